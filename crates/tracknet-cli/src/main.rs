@@ -1,0 +1,3 @@
+//! The `tracknet` command.
+
+fn main() {}

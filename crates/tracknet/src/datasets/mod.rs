@@ -1,0 +1,6 @@
+//! datasets
+
+/// Errors of this area.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DatasetError(pub String);

@@ -1,0 +1,50 @@
+//! The one error type of the library. Every variant carries the file, key or tensor that it speaks of.
+
+use std::path::{Path, PathBuf};
+
+/// A result with the library's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, by the part of the library that found it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration is wrong; carries every problem of it.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// A dataset, label file or image is wrong.
+    #[error(transparent)]
+    Dataset(#[from] crate::datasets::DatasetError),
+    /// A model cannot be built, loaded, adapted or quantized.
+    #[error(transparent)]
+    Model(#[from] crate::models::ModelError),
+    /// A training run cannot start or go on.
+    #[error(transparent)]
+    Training(#[from] crate::training::TrainingError),
+    /// A file or directory cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A video or an external program failed.
+    #[error(transparent)]
+    Inference(#[from] crate::inference::InferenceError),
+}
+
+/// Adds the path to an I/O result: `std::fs::read(&path).at(&path)?`.
+pub trait IoContext<T> {
+    /// Names the file or directory that the operation was about.
+    fn at(self, path: impl AsRef<Path>) -> Result<T, Error>;
+}
+
+impl<T> IoContext<T> for std::io::Result<T> {
+    fn at(self, path: impl AsRef<Path>) -> Result<T, Error> {
+        self.map_err(|source| Error::Io {
+            path: path.as_ref().to_path_buf(),
+            source,
+        })
+    }
+}

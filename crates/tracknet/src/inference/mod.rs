@@ -1,0 +1,6 @@
+//! inference
+
+/// Errors of this area.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct InferenceError(pub String);

@@ -1,0 +1,23 @@
+//! Finds the ball in sports video: heatmap detectors on pretrained vision transformers, fine-tuned with
+//! LoRA adapters on a frozen backbone that can be quantized to 4 bits.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`config`] | YAML → validated structs; no tensors |
+//! | [`models`] | backbone → decoder → head, LoRA, quantization; [`models::build_model`] knows every variant |
+//! | [`datasets`] | label readers, the synthetic rally renderer, the batch loader |
+//! | [`training`] | losses, optimizer, the fit loop, checkpoints |
+//! | [`evaluation`] | heatmap decoding, metrics, reports |
+//! | [`inference`] | prediction on images, folders and clips; overlays |
+#![recursion_limit = "256"]
+
+pub mod config;
+pub mod datasets;
+pub mod error;
+pub mod evaluation;
+pub mod files;
+pub mod inference;
+pub mod models;
+pub mod training;
+
+pub use error::{Error, Result};
