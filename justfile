@@ -1,0 +1,30 @@
+# Short names for the commands of the README and of CI.
+
+# The first command of the README: fine-tune the shipped 4-bit backbone on rallies of another look.
+quickstart *args:
+    cargo run --release -- quickstart {{args}}
+
+# Every test of the workspace, as CI runs them.
+test:
+    cargo test --workspace
+
+# What CI runs.
+ci:
+    bash .ci/run
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Licences, sources and duplicate bans of the dependency tree (cargo install cargo-deny).
+deny:
+    cargo deny check licenses bans sources
+
+# The CUDA build must compile; it needs no CUDA toolkit.
+cuda-check:
+    cargo check --workspace --features cuda
