@@ -1,3 +1,58 @@
-//! The `tracknet` command.
+//! The `tracknet` command: parse → call the library → exit code. One file a verb.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 130/143 interrupted by SIGINT/SIGTERM after a checkpoint.
+#![recursion_limit = "256"]
 
-fn main() {}
+mod args;
+mod config;
+mod data;
+mod device;
+mod eval;
+mod export;
+mod interrupt;
+mod predict;
+mod quickstart;
+mod shipped;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Finds the ball in sports video: trains, evaluates and runs heatmap detectors built from a pretrained vision
+/// transformer, with LoRA adapters on a backbone stored in 4 bits.
+#[derive(Parser)]
+#[command(name = "tracknet", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Start with: tracknet quickstart")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Quickstart(quickstart::QuickstartArgs),
+    Train(train::TrainArgs),
+    Eval(eval::EvalArgs),
+    Predict(predict::PredictArgs),
+    Data(data::DataArgs),
+    Config(config::ConfigVerbArgs),
+    Export(export::ExportArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.verb {
+        Verb::Quickstart(args) => quickstart::run(&args),
+        Verb::Train(args) => train::run(&args),
+        Verb::Eval(args) => eval::run(&args),
+        Verb::Predict(args) => predict::run(&args),
+        Verb::Data(args) => data::run(&args),
+        Verb::Config(args) => config::run(&args),
+        Verb::Export(args) => export::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,55 @@
+//! Flags that several verbs share, and how they become configuration sources.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tracknet::config::ConfigSources;
+
+/// Where the configuration comes from: three groups, then overrides.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConfigArgs {
+    /// Data configuration: a name (configs/data/NAME.yaml) or a path.
+    #[arg(long, value_name = "NAME|PATH")]
+    pub(crate) data: Option<String>,
+    /// Model configuration: a name (configs/model/NAME.yaml) or a path.
+    #[arg(long, value_name = "NAME|PATH")]
+    pub(crate) model: Option<String>,
+    /// Training configuration: a name (configs/training/NAME.yaml) or a path.
+    #[arg(long, value_name = "NAME|PATH")]
+    pub(crate) training: Option<String>,
+    /// Another configs folder; also TRACKNET_CONFIG_DIR.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) config_dir: Option<PathBuf>,
+    /// Seed of the run; overrides training.seed.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Where everything that the command writes goes.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+    /// Values that replace those of the files, in YAML syntax: training.optimizer.lr=1e-4
+    #[arg(value_name = "SECTION.KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// The sources in the form that the library resolves.
+    pub(crate) fn sources(&self) -> ConfigSources {
+        ConfigSources {
+            config_dir: self.config_dir.clone(),
+            data: self.data.clone(),
+            model: self.model.clone(),
+            training: self.training.clone(),
+            overrides: self.overrides.clone(),
+            seed: self.seed,
+            output_dir: self.output_dir.clone(),
+        }
+    }
+}
+
+/// Which processor computes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DeviceArgs {
+    /// Where to compute: auto, cpu, cuda[:N] or wgpu[:N], as far as this build has them.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: String,
+}

@@ -1,0 +1,33 @@
+//! `tracknet config print`: the merged, resolved configuration.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use tracknet::config::Config;
+
+use crate::args::ConfigArgs;
+
+/// Show the configuration that a run would use.
+#[derive(Args)]
+pub(crate) struct ConfigVerbArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Print the merged, resolved configuration as YAML.
+    #[command(after_help = "Example:\n  tracknet config print --model vit_qlora_heatmap training.optimizer.lr=1e-4")]
+    Print(ConfigArgs),
+}
+
+pub(crate) fn run(args: &ConfigVerbArgs) -> Result<ExitCode> {
+    let Action::Print(config) = &args.action;
+    let loaded = Config::load(&config.sources()).map_err(tracknet::Error::from)?;
+    for note in &loaded.notes {
+        eprintln!("note: {note}");
+    }
+    print!("{}", loaded.config.to_yaml());
+    Ok(ExitCode::SUCCESS)
+}

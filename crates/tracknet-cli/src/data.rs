@@ -1,0 +1,202 @@
+//! `tracknet data generate | check | preview`: make a dataset, look it through, look at it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use tracknet::config::DataFormat;
+use tracknet::datasets::synthetic::{GenerateOptions, LookSet, generate};
+use tracknet::datasets::tracknet::available_games;
+use tracknet::datasets::{Dataset, preview, report};
+use tracknet::inference::overlay;
+
+/// Make, check and look at datasets.
+#[derive(Args)]
+pub(crate) struct DataArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    Generate(GenerateArgs),
+    Check(CheckArgs),
+    Preview(PreviewArgs),
+}
+
+/// Render synthetic tennis rallies with exact labels, in the tennis format (game/Clip/NNNN.jpg + Label.csv).
+///
+/// The same seed gives the same files on any machine and thread count; every game has its own court, camera and
+/// players, so that games can be split without leaking.
+#[derive(Args)]
+#[command(after_help = "Example:\n  tracknet data generate data/rallies --games 12 --clips 2 --frames 24 --seed 7")]
+struct GenerateArgs {
+    /// The dataset root to write; games that exist are never overwritten.
+    root: PathBuf,
+    /// Games to render; each has a look of its own.
+    #[arg(long, default_value_t = 10)]
+    games: usize,
+    /// Number of the first game.
+    #[arg(long, default_value_t = 1)]
+    first_game: usize,
+    /// Clips in a game.
+    #[arg(long, default_value_t = 4)]
+    clips: usize,
+    /// Frames in a clip.
+    #[arg(long, default_value_t = 24)]
+    frames: usize,
+    /// Frame size in pixels.
+    #[arg(long, value_name = "WxH", default_value = "1280x720", value_parser = parse_size)]
+    size: [usize; 2],
+    /// Which looks to draw from.
+    #[arg(long, value_enum, default_value_t = Look::Broadcast)]
+    look: Look,
+    /// The same seed gives the same files.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Rendering threads; 0 = one per core. The files do not depend on it.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+/// `--look`.
+#[derive(Clone, Copy, ValueEnum)]
+enum Look {
+    /// Hard and clay courts in stadiums, seen by a broadcast camera.
+    Broadcast,
+    /// Worn grass in low sun, at a club: another surface, camera and ball size.
+    Grass,
+    /// Both.
+    Mixed,
+}
+
+impl From<Look> for LookSet {
+    fn from(look: Look) -> Self {
+        match look {
+            Look::Broadcast => Self::Broadcast,
+            Look::Grass => Self::Grass,
+            Look::Mixed => Self::Mixed,
+        }
+    }
+}
+
+/// Read every label and decode every image of a dataset, and list what is wrong by file and line.
+#[derive(Args)]
+#[command(after_help = "Example:\n  tracknet data check data/tracknet --strict")]
+struct CheckArgs {
+    /// The dataset root: <root>/<game>/<clip>/Label.csv.
+    root: PathBuf,
+    /// Only these games (comma-separated); all of the root by default.
+    #[arg(long, value_delimiter = ',')]
+    games: Vec<String>,
+    /// Read labels only.
+    #[arg(long)]
+    skip_images: bool,
+    /// Fail when anything is wrong.
+    #[arg(long)]
+    strict: bool,
+}
+
+/// Draw a contact sheet of labelled frames, to see at a glance whether the labels are right.
+#[derive(Args)]
+#[command(after_help = "Example:\n  tracknet data preview data/tracknet --output sheet.png --count 12")]
+struct PreviewArgs {
+    /// The dataset root.
+    root: PathBuf,
+    /// Only these games (comma-separated); all of the root by default.
+    #[arg(long, value_delimiter = ',')]
+    games: Vec<String>,
+    /// The PNG to write.
+    #[arg(long, short, default_value = "preview.png")]
+    output: PathBuf,
+    /// Frames on the sheet, evenly spread over the dataset.
+    #[arg(long, default_value_t = 12)]
+    count: usize,
+}
+
+pub(crate) fn run(args: &DataArgs) -> Result<ExitCode> {
+    match &args.action {
+        Action::Generate(args) => run_generate(args),
+        Action::Check(args) => run_check(args),
+        Action::Preview(args) => run_preview(args),
+    }
+}
+
+fn run_generate(args: &GenerateArgs) -> Result<ExitCode> {
+    let options = GenerateOptions {
+        seed: args.seed,
+        games: args.games,
+        first_game: args.first_game,
+        clips_per_game: args.clips,
+        frames_per_clip: args.frames,
+        size: args.size,
+        look: args.look.into(),
+        threads: args.threads,
+        ..GenerateOptions::default()
+    };
+    let report = generate_with_bar(&args.root, &options)?;
+    let [absent, visible, hard, occluded] = report.visibility;
+    println!(
+        "wrote {} frames in {} clips of {} games to {}\nvisible {visible}, hard {hard}, occluded {occluded}, absent {absent}",
+        report.frames,
+        report.clips,
+        report.games.len(),
+        args.root.display(),
+    );
+    println!("look at them: tracknet data preview {}", args.root.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Renders with a progress bar on standard error.
+pub(crate) fn generate_with_bar(
+    root: &std::path::Path,
+    options: &GenerateOptions,
+) -> Result<tracknet::datasets::synthetic::GenerateReport> {
+    let style = ProgressStyle::with_template("rendering {wide_bar} {pos}/{len} frames, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(0).with_style(style);
+    let report = generate(root, options, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    Ok(report?)
+}
+
+fn run_check(args: &CheckArgs) -> Result<ExitCode> {
+    let mut dataset = open(&args.root, &args.games)?;
+    let mut bad = false;
+    if !args.skip_images {
+        let images = report::check_images(&dataset);
+        dataset.check_coordinates(false)?;
+        bad |= !images.is_clean();
+        print!("{images}");
+    }
+    print!("{}", dataset.report);
+    bad |= !dataset.report.problems.is_empty();
+    if bad && args.strict {
+        bail!("{} has problems; they are listed above", args.root.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
+    let dataset = open(&args.root, &args.games)?;
+    let sheet = preview::contact_sheet(&dataset, args.count)?;
+    overlay::write_png(&args.output, &sheet)?;
+    println!("wrote {} ({}x{})", args.output.display(), sheet.width(), sheet.height());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(root: &std::path::Path, games: &[String]) -> Result<Dataset> {
+    let games = if games.is_empty() { available_games(root)? } else { games.to_vec() };
+    Ok(Dataset::open(root, DataFormat::Auto, &games, false)?)
+}
+
+fn parse_size(text: &str) -> Result<[usize; 2]> {
+    let (width, height) = text.split_once('x').context("write WxH, for example 1280x720")?;
+    let number = |digits: &str| digits.parse::<usize>().with_context(|| format!("`{digits}` is not a number of pixels"));
+    Ok([number(width)?, number(height)?])
+}
