@@ -5,4 +5,7 @@
 
 pub mod fourbit;
 
-pub use fourbit::{Absmax, PackedWeight, QuantType, QuantizationError, QuantizeError, QuantizeOptions};
+pub use fourbit::{
+    Absmax, ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizationError, QuantizeError, QuantizeOptions,
+    linear_4bit,
+};

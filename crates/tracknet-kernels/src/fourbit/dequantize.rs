@@ -7,7 +7,7 @@ use super::nested::{NESTED_BLOCKSIZE, nested_scale};
 use super::{PackedWeight, QuantType};
 
 /// Values that one task writes; it only sets the grain of the work, never a result.
-const VALUES_PER_TASK: usize = 1 << 16;
+const VALUES_PER_TASK: usize = 1 << 15;
 
 /// The type that dequantized weights are rounded to before they multiply.
 ///
@@ -130,12 +130,20 @@ impl<'a> PackedView<'a> {
         }
     }
 
+    /// [`Self::dequantize_range`] on all threads; the result does not depend on their number.
+    ///
+    /// # Panics
+    /// If the range ends past the weight.
+    pub fn dequantize_into(&self, start: usize, out: &mut [f32], dtype: ComputeDtype) {
+        out.par_chunks_mut(VALUES_PER_TASK)
+            .enumerate()
+            .for_each(|(task, out)| self.dequantize_range(start + task * VALUES_PER_TASK, out, dtype));
+    }
+
     /// All values, row-major, rounded once to `dtype`.
     pub fn dequantize(&self, dtype: ComputeDtype) -> Vec<f32> {
         let mut out = vec![0.0; self.elements];
-        out.par_chunks_mut(VALUES_PER_TASK)
-            .enumerate()
-            .for_each(|(task, out)| self.dequantize_range(task * VALUES_PER_TASK, out, dtype));
+        self.dequantize_into(0, &mut out, dtype);
         out
     }
 }
