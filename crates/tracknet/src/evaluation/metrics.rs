@@ -294,9 +294,13 @@ impl Metrics {
         let usable: Vec<&FrameOutcome> = outcomes.iter().copied().filter(|o| o.label.is_usable()).collect();
         let main = judge(&usable, options.tolerance, options.visible);
         let (points, detection) = (sweep(&main), detection_metrics(&main, options.tolerance, options.threshold));
-        let best = points.iter().fold(None, |best: Option<OperatingPoint>, point| {
-            if best.is_none_or(|best| point.f1 > best.f1) { Some(*point) } else { best }
-        });
+        let best =
+            points.iter().fold(
+                None,
+                |best: Option<OperatingPoint>, point| {
+                    if best.is_none_or(|best| point.f1 > best.f1) { Some(*point) } else { best }
+                },
+            );
         let also = options.also.iter().map(|&tolerance| {
             detection_metrics(&judge(&usable, tolerance, options.visible), tolerance, options.threshold)
         });
@@ -513,14 +517,14 @@ pub(crate) mod tests {
 
     fn hand_case() -> Vec<FrameOutcome> {
         vec![
-            outcome(Visible, Some((3.0, 0.9))),   // TP at every tolerance, 1.2 px at 512
-            outcome(Visible, Some((10.0, 0.8))),  // exactly 4 px at 512: TP; too far natively
-            outcome(Hard, Some((10.1, 0.7))),     // FP1
-            outcome(Absent, Some((0.0, 0.6))),    // FP2
-            outcome(Occluded, Some((0.0, 0.4))),  // below the threshold: FN
-            outcome(Visible, None),               // FN
-            outcome(Absent, None),                // TN
-            outcome(Absent, Some((0.0, 0.1))),    // TN
+            outcome(Visible, Some((3.0, 0.9))),  // TP at every tolerance, 1.2 px at 512
+            outcome(Visible, Some((10.0, 0.8))), // exactly 4 px at 512: TP; too far natively
+            outcome(Hard, Some((10.1, 0.7))),    // FP1
+            outcome(Absent, Some((0.0, 0.6))),   // FP2
+            outcome(Occluded, Some((0.0, 0.4))), // below the threshold: FN
+            outcome(Visible, None),              // FN
+            outcome(Absent, None),               // TN
+            outcome(Absent, Some((0.0, 0.1))),   // TN
         ]
     }
 
@@ -573,7 +577,10 @@ pub(crate) mod tests {
         let mut reversed = outcomes.to_vec();
         reversed.reverse();
         let high = MetricOptions { threshold: 0.99, ..MetricOptions::default() };
-        assert_eq!(Metrics::from_outcomes(&reversed, &high).detection.average_precision, metrics.detection.average_precision);
+        assert_eq!(
+            Metrics::from_outcomes(&reversed, &high).detection.average_precision,
+            metrics.detection.average_precision
+        );
     }
 
     #[test]
@@ -620,7 +627,8 @@ pub(crate) mod tests {
     #[test]
     fn recall_is_split_by_visibility_class() {
         let metrics = Metrics::from_outcomes(&hand_case(), &MetricOptions::default());
-        let classes: Vec<_> = metrics.by_visibility.iter().map(|c| (c.class, c.frames, c.recall, c.strict_recall)).collect();
+        let classes: Vec<_> =
+            metrics.by_visibility.iter().map(|c| (c.class, c.frames, c.recall, c.strict_recall)).collect();
         let two_thirds = Some(2.0 / 3.0);
         let expected = [
             ("visible", 3, two_thirds, two_thirds),
@@ -632,7 +640,8 @@ pub(crate) mod tests {
 
     #[test]
     fn ratios_without_a_denominator_are_null_and_never_nan() {
-        let unusable = FrameOutcome { label: Label { visibility: Visible, xy: None }, ..outcome(Visible, Some((0.0, 0.9))) };
+        let unusable =
+            FrameOutcome { label: Label { visibility: Visible, xy: None }, ..outcome(Visible, Some((0.0, 0.9))) };
         for outcomes in [vec![], vec![unusable], vec![outcome(Absent, None)]] {
             let metrics = Metrics::from_outcomes(&outcomes, &MetricOptions::default());
             assert_eq!((metrics.detection.f1, metrics.detection.average_precision), (None, None));
@@ -644,7 +653,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_frame_with_an_unusable_label_is_left_out_and_counted() {
-        let unusable = FrameOutcome { label: Label { visibility: Visible, xy: None }, ..outcome(Visible, Some((0.0, 0.9))) };
+        let unusable =
+            FrameOutcome { label: Label { visibility: Visible, xy: None }, ..outcome(Visible, Some((0.0, 0.9))) };
         let metrics = Metrics::from_outcomes(&[unusable, outcome(Absent, None)], &MetricOptions::default());
         assert_eq!((metrics.frames, metrics.skipped, metrics.detection.counts.tn), (1, 1, 1));
     }

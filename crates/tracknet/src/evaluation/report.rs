@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::metrics::{ClassRecall, MetricOptions, Metrics, PointMetrics};
 use super::FrameOutcome;
+use super::metrics::{ClassRecall, MetricOptions, Metrics, PointMetrics};
 use crate::error::Result;
 use crate::files::write_atomic;
 
@@ -81,7 +81,20 @@ impl fmt::Display for EvaluationReport {
         writeln!(
             f,
             "{:width$} {:>7} {:>6} {:>5} {:>5} {:>6} {:>6} {:>9} {:>6} {:>6} {:>6} {:>8} {:>6} {:>6}",
-            "game", "frames", "TP", "FP1", "FP2", "FN", "TN", "precision", "recall", "strict", "F1", "accuracy", "AP", "RMSE"
+            "game",
+            "frames",
+            "TP",
+            "FP1",
+            "FP2",
+            "FN",
+            "TN",
+            "precision",
+            "recall",
+            "strict",
+            "F1",
+            "accuracy",
+            "AP",
+            "RMSE"
         )?;
         for game in &self.games {
             write_row(f, &game.game, &game.metrics, width)?;
