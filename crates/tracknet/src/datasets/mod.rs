@@ -1,5 +1,7 @@
 //! datasets
 
+pub mod synthetic;
+
 /// Errors of this area.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
