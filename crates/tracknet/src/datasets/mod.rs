@@ -9,6 +9,7 @@
 //! | [`augment`], [`random`] | opt-in augmentations, from seeded streams |
 //! | [`heatmap`] | where a native pixel lies on the heatmap and back; the target |
 //! | [`batcher`] | worker threads that decode ahead, in the order of the sampler |
+//! | [`synthetic`] | rallies rendered with exact labels |
 //! | [`draw`], [`preview`] | drawing primitives; the contact sheet |
 
 use std::fmt;
@@ -26,6 +27,7 @@ pub mod image;
 pub mod preview;
 pub mod random;
 pub mod report;
+pub mod synthetic;
 pub mod tracknet;
 
 pub use batcher::{Batch, BatchLoader, BatchSpec, LoaderOptions, SampleInfo};

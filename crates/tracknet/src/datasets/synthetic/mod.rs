@@ -1,0 +1,256 @@
+//! Synthetic tennis rallies with exact labels: real footage is scarce and cannot be shipped, and rendered frames
+//! carry the float centre of every streak.
+//!
+//! A game fixes one [`look`] (court, stadium, lens, clothes, ball), a clip one camera pose and one stretch of a
+//! simulated [`rally`]. The still scene is drawn once per clip onto a plate; frames crop it and add players, net,
+//! ball, graphics and the camera's electronics. Everything is a function of `(seed, game, clip, frame)`: files are
+//! the same on every machine and thread count.
+
+mod ball;
+mod body;
+mod camera;
+mod clip;
+mod court;
+mod develop;
+mod flight;
+mod look;
+mod math;
+mod motion;
+mod overlay;
+mod rally;
+mod raster;
+mod rng;
+mod scenery;
+mod text;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use image::ExtendedColorType;
+use image::codecs::jpeg::JpegEncoder;
+use rayon::prelude::*;
+
+use crate::datasets::DatasetError;
+use crate::error::{IoContext, Result};
+use crate::files::{write_atomic, write_dir_atomic};
+
+use clip::{ClipKey, Truth, render_clip};
+use look::Look;
+pub use look::LookSet;
+use rng::Rng;
+
+/// Version of the renderer, raised whenever the same options give other files.
+pub const RENDERER_VERSION: u32 = 1;
+
+/// What to render.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GenerateOptions {
+    /// The same seed gives the same files.
+    pub seed: u64,
+    /// Number of games: each has a look of its own.
+    pub games: usize,
+    /// Number of the first game: names run `game<first_game>`, …; a game's content depends on its number only.
+    pub first_game: usize,
+    /// Clips in a game.
+    pub clips_per_game: usize,
+    /// Frames in a clip.
+    pub frames_per_clip: usize,
+    /// Frame size `[width, height]`, pixels, each 32 to 8192.
+    pub size: [usize; 2],
+    /// Which looks to draw from.
+    pub look: LookSet,
+    /// Range of JPEG qualities, one per clip, 1 to 100.
+    pub jpeg_quality: [u8; 2],
+    /// Worker threads; 0 for one per core. No influence on the files.
+    #[serde(skip)]
+    pub threads: usize,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            games: 10,
+            first_game: 1,
+            clips_per_game: 4,
+            frames_per_clip: 24,
+            size: [1280, 720],
+            look: LookSet::Broadcast,
+            jpeg_quality: [70, 92],
+            threads: 0,
+        }
+    }
+}
+
+/// What was rendered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GenerateReport {
+    /// Directories of the games.
+    pub games: Vec<PathBuf>,
+    /// Clips written.
+    pub clips: usize,
+    /// Frames written.
+    pub frames: usize,
+    /// Frames by visibility class: absent, visible, hard, occluded.
+    pub visibility: [usize; 4],
+}
+
+/// Renders games into `<root>/game<N>/Clip<M>/{0000.jpg, …, Label.csv}` and writes `<root>/generate.json`.
+///
+/// `progress` gets (frames done, frames in all) after every frame. A clip appears whole or not at all.
+///
+/// # Errors
+/// Options out of range, a game directory that exists and is not empty, and everything the file system refuses.
+pub fn generate(
+    root: &Path,
+    options: &GenerateOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<GenerateReport> {
+    check(options)?;
+    let games: Vec<PathBuf> =
+        (0..options.games).map(|i| root.join(format!("game{}", options.first_game + i))).collect();
+    for game in &games {
+        refuse_existing(game)?;
+    }
+    fs::create_dir_all(root).at(root)?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads)
+        .build()
+        .map_err(|e| DatasetError(format!("cannot start {} rendering threads: {e}", options.threads)))?;
+    let jobs: Vec<(usize, usize)> =
+        (0..options.games).flat_map(|g| (0..options.clips_per_game).map(move |c| (g, c))).collect();
+    let total = jobs.len() * options.frames_per_clip;
+    let (sender, receiver) = mpsc::channel::<()>();
+    let counts: Result<Vec<[usize; 4]>> = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let sender = sender;
+            pool.install(|| {
+                jobs.par_iter()
+                    .map_with(sender, |sender, &(game, clip)| {
+                        let directory = root.join(format!("game{}/Clip{}", options.first_game + game, clip + 1));
+                        write_clip(&directory, options, options.first_game + game, clip, sender)
+                    })
+                    .collect()
+            })
+        });
+        for done in 1.. {
+            if receiver.recv().is_err() {
+                break;
+            }
+            progress(done, total);
+        }
+        worker.join().unwrap_or_else(|_| Err(DatasetError("a rendering thread panicked".to_owned()).into()))
+    });
+    let mut report = GenerateReport { games, clips: jobs.len(), frames: total, ..GenerateReport::default() };
+    for count in counts? {
+        report.visibility.iter_mut().zip(count).for_each(|(sum, n)| *sum += n);
+    }
+    write_provenance(root, options)?;
+    Ok(report)
+}
+
+fn check(options: &GenerateOptions) -> Result<()> {
+    let problem = |text: String| Err(DatasetError(format!("cannot generate rallies: {text}")).into());
+    for (key, value) in [
+        ("games", options.games),
+        ("clips_per_game", options.clips_per_game),
+        ("frames_per_clip", options.frames_per_clip),
+    ] {
+        if value == 0 || value > 100_000 {
+            return problem(format!("`{key}` is {value}, expected 1 to 100000"));
+        }
+    }
+    let [width, height] = options.size;
+    if [width, height].iter().any(|s| !(32..=8192).contains(s)) {
+        return problem(format!("`size` is {width}x{height}, expected 32 to 8192 pixels each way"));
+    }
+    let [low, high] = options.jpeg_quality;
+    if low < 1 || low > high || high > 100 {
+        return problem(format!("`jpeg_quality` is [{low}, {high}], expected 1 <= low <= high <= 100"));
+    }
+    Ok(())
+}
+
+fn refuse_existing(game: &Path) -> Result<()> {
+    if game.exists() && fs::read_dir(game).at(game)?.next().is_some() {
+        let text = format!(
+            "{}: the game exists already and is not empty; choose another root or first game, or remove it",
+            game.display()
+        );
+        return Err(DatasetError(text).into());
+    }
+    Ok(())
+}
+
+/// Renders and writes one clip; returns the frames by visibility class.
+fn write_clip(
+    directory: &Path,
+    options: &GenerateOptions,
+    game: usize,
+    clip: usize,
+    done: &mpsc::Sender<()>,
+) -> Result<[usize; 4]> {
+    let (game, clip) = (game as u64, clip as u64);
+    let key = ClipKey { seed: options.seed, game, clip, frames: options.frames_per_clip, size: options.size };
+    let [low, high] = options.jpeg_quality;
+    let mut draw = Rng::keyed(options.seed, &[game, clip, 0x19e6]);
+    let quality = low + draw.index(usize::from(high - low) + 1) as u8;
+    let done = std::sync::Mutex::new(done.clone());
+    let frames = render_clip(key, Look::sample(options.look, options.seed, game), |_, rgb| {
+        let file = encode(rgb, options.size, quality);
+        if let Ok(done) = done.lock() {
+            // The listener leaves only when all is over.
+            let _ = done.send(());
+        }
+        file
+    });
+    let mut counts = [0; 4];
+    write_dir_atomic(directory, |temporary| {
+        for (index, (file, truth)) in frames.iter().enumerate() {
+            let path = temporary.join(format!("{index:04}.jpg"));
+            let bytes = file.as_ref().map_err(|e| DatasetError(format!("{}: cannot encode: {e}", path.display())))?;
+            fs::write(&path, bytes).at(&path)?;
+            if let Some(count) = counts.get_mut(usize::from(truth.visibility)) {
+                *count += 1;
+            }
+        }
+        let path = temporary.join("Label.csv");
+        fs::write(&path, labels(frames.iter().map(|(_, truth)| truth))).at(&path)
+    })?;
+    Ok(counts)
+}
+
+fn encode(rgb: &[u8], [width, height]: [usize; 2], quality: u8) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::with_capacity(width * height / 4);
+    JpegEncoder::new_with_quality(&mut bytes, quality)
+        .encode(rgb, width as u32, height as u32, ExtendedColorType::Rgb8)
+        .map_err(|e| e.to_string())?;
+    Ok(bytes)
+}
+
+/// The tennis format's `Label.csv`; coordinates in pixels with two decimals, blank when absent.
+fn labels<'a>(truths: impl Iterator<Item = &'a Truth>) -> String {
+    let mut text = String::from("file name,visibility,x-coordinate,y-coordinate,status\n");
+    for (index, truth) in truths.enumerate() {
+        let (x, y, status) = match truth.xy {
+            Some([x, y]) => (format!("{x:.2}"), format!("{y:.2}"), truth.status.to_string()),
+            None => (String::new(), String::new(), String::new()),
+        };
+        text.push_str(&format!("{index:04}.jpg,{},{x},{y},{status}\n", truth.visibility));
+    }
+    text
+}
+
+fn write_provenance(root: &Path, options: &GenerateOptions) -> Result<()> {
+    #[derive(serde::Serialize)]
+    struct Provenance<'a> {
+        renderer_version: u32,
+        options: &'a GenerateOptions,
+    }
+    write_atomic(root.join("generate.json"), |file| {
+        let provenance = Provenance { renderer_version: RENDERER_VERSION, options };
+        serde_json::to_writer_pretty(file, &provenance).map_err(std::io::Error::other)
+    })
+}
