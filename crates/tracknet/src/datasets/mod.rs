@@ -311,6 +311,9 @@ pub enum DatasetError {
     /// A part of the program itself is damaged (its built-in font).
     #[error("internal: {0}")]
     Internal(&'static str),
+    /// Synthetic rallies cannot be rendered: options out of range, or a game that exists already.
+    #[error("{0}")]
+    Generate(String),
 }
 
 fn or_nothing(names: &[String]) -> String {

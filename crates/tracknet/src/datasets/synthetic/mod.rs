@@ -118,7 +118,7 @@ pub fn generate(
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.threads)
         .build()
-        .map_err(|e| DatasetError(format!("cannot start {} rendering threads: {e}", options.threads)))?;
+        .map_err(|e| DatasetError::Generate(format!("cannot start {} rendering threads: {e}", options.threads)))?;
     let jobs: Vec<(usize, usize)> =
         (0..options.games).flat_map(|g| (0..options.clips_per_game).map(move |c| (g, c))).collect();
     let total = jobs.len() * options.frames_per_clip;
@@ -141,7 +141,7 @@ pub fn generate(
             }
             progress(done, total);
         }
-        worker.join().unwrap_or_else(|_| Err(DatasetError("a rendering thread panicked".to_owned()).into()))
+        worker.join().unwrap_or_else(|_| Err(DatasetError::Generate("a rendering thread panicked".to_owned()).into()))
     });
     let mut report = GenerateReport { games, clips: jobs.len(), frames: total, ..GenerateReport::default() };
     for count in counts? {
@@ -152,7 +152,7 @@ pub fn generate(
 }
 
 fn check(options: &GenerateOptions) -> Result<()> {
-    let problem = |text: String| Err(DatasetError(format!("cannot generate rallies: {text}")).into());
+    let problem = |text: String| Err(DatasetError::Generate(format!("cannot generate rallies: {text}")).into());
     for (key, value) in [
         ("games", options.games),
         ("clips_per_game", options.clips_per_game),
@@ -179,7 +179,7 @@ fn refuse_existing(game: &Path) -> Result<()> {
             "{}: the game exists already and is not empty; choose another root or first game, or remove it",
             game.display()
         );
-        return Err(DatasetError(text).into());
+        return Err(DatasetError::Generate(text).into());
     }
     Ok(())
 }
@@ -210,7 +210,7 @@ fn write_clip(
     write_dir_atomic(directory, |temporary| {
         for (index, (file, truth)) in frames.iter().enumerate() {
             let path = temporary.join(format!("{index:04}.jpg"));
-            let bytes = file.as_ref().map_err(|e| DatasetError(format!("{}: cannot encode: {e}", path.display())))?;
+            let bytes = file.as_ref().map_err(|e| DatasetError::Generate(format!("{}: cannot encode: {e}", path.display())))?;
             fs::write(&path, bytes).at(&path)?;
             if let Some(count) = counts.get_mut(usize::from(truth.visibility)) {
                 *count += 1;
