@@ -1,0 +1,72 @@
+//! `tracknet train`: resolve the configuration, fit, and say where everything is.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use tracknet::config::{Config, Loaded};
+use tracknet::models::build_model;
+use tracknet::training::{Console, FitOptions, Outcome, dry_run, fit};
+
+use crate::args::{ConfigArgs, DeviceArgs};
+use crate::device;
+use crate::interrupt::Interrupt;
+
+/// Train a ball detector: adapters on a frozen (4-bit) backbone, a decoder and a head; or everything.
+///
+/// Resolves and checks the configuration, reads the labels, builds the model, prints the parameter and memory
+/// reports, trains, and evaluates the best checkpoint on the validation games. Ctrl-C finishes the step and writes
+/// a checkpoint that --resume continues bit for bit.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tracknet train --data tracknet --model vit_qlora_heatmap --training default data.root=data/tennis
+  tracknet train --resume outputs/run-20260101-120000-s42 training.epochs=30
+  tracknet train --model vit_qlora_heatmap --dry-run")]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Continue the run of this directory.
+    #[arg(long, value_name = "RUN")]
+    resume: Option<PathBuf>,
+    /// Most memory the run may use, in MB; by default what the system has available.
+    #[arg(long, value_name = "MB")]
+    memory_limit: Option<u64>,
+    /// Resolve, validate, report parameters and memory; write nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
+    let mut sources = args.config.sources();
+    sources.run = args.resume.clone();
+    let Loaded { config, notes, .. } = Config::load(&sources).map_err(tracknet::Error::from)?;
+    for note in &notes {
+        eprintln!("note: {note}");
+    }
+    let device = device::resolve(&args.device.device)?;
+    if args.dry_run {
+        print!("{}", dry_run(&config, &device)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let interrupt = Interrupt::listen()?;
+    let options = FitOptions {
+        device,
+        resume: args.resume.clone(),
+        stop: interrupt.stop.clone(),
+        memory_limit: args.memory_limit.map(|mb| mb << 20),
+    };
+    let report = fit(&config, options, &mut Console::new())?;
+    let run = report.paths.root.display();
+    if report.outcome == Outcome::Interrupted {
+        eprintln!("interrupted; continue with: tracknet train --resume {run}");
+        return Ok(interrupt.exit_code());
+    }
+    if let Some(evaluation) = &report.evaluation {
+        println!("\nbest checkpoint on the validation games\n{}", evaluation.report);
+    }
+    println!("run: {run}\nnext: tracknet eval {run}\n      tracknet predict {run} VIDEO_OR_FOLDER");
+    Ok(ExitCode::SUCCESS)
+}
