@@ -1,7 +1,7 @@
 //! The 4-bit linear layer on the CPU against dense products, finite differences and itself.
 #![cfg(feature = "flex")]
 
-use burn::module::{AutodiffModule, Module};
+use burn::module::Module;
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use tracknet_kernels::{
     ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizeError, QuantizeOptions, linear_4bit,
@@ -240,7 +240,7 @@ struct Layer {
 }
 
 #[test]
-fn inside_a_module_it_is_constant_and_survives_valid_train_clone_and_to_device() {
+fn inside_a_module_it_is_constant_and_survives_valid_train_clone_fork_and_to_device() {
     let device = Device::flex().autodiff();
     let packed = pack([11, 13], QuantType::Nf4, 32, true);
     let layer = Layer {
@@ -255,15 +255,16 @@ fn inside_a_module_it_is_constant_and_survives_valid_train_clone_and_to_device()
     let valid = layer.valid();
     assert_eq!(valid.weight.to_packed().unwrap(), packed);
     let trained = valid.train();
-    let moved = trained.clone().to_device(&device).fork(&device);
-    for layer in [layer, trained, moved] {
+    let forked = trained.clone().fork(&device);
+    assert_eq!(trained.clone().to_device(&Device::flex()).weight.to_packed().unwrap(), packed);
+    for (name, layer) in [("new", layer), ("trained", trained), ("forked", forked)] {
         assert_eq!(layer.weight.to_packed().unwrap(), packed);
         let x = Tensor::from_inner(input.clone()).require_grad();
         let y = linear_4bit(x.clone(), &layer.weight, Some(layer.bias.val()));
         assert_eq!(y.clone().inner().into_data(), expected);
         let gradients = y.sum().backward();
         assert!(x.grad(&gradients).is_some());
-        assert!(layer.bias.val().grad(&gradients).is_some());
+        assert!(layer.bias.val().grad(&gradients).is_some(), "{name}");
     }
 }
 
