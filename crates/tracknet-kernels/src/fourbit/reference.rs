@@ -73,7 +73,8 @@ fn spread<B: Backend>(values: FloatTensor<B>, blocks: usize, blocksize: usize, e
     B::float_slice(flat, &[Slice::from(0..elements)])
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(feature = "flex")]
+#[cfg(test)]
 mod tests {
     use burn::backend::Flex;
     use burn::tensor::{Device, Tensor};
