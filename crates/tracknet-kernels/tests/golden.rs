@@ -1,6 +1,6 @@
 //! The codec against bitsandbytes: every byte and every bit.
 
-// clippy.toml allows these in test functions, not in their helpers.
+// clippy.toml allows these in test functions, not in the functions they share.
 #![allow(clippy::unwrap_used)]
 
 use half::{bf16, f16};

@@ -1,6 +1,6 @@
 //! The 4-bit linear layer on the CPU against dense products, finite differences and itself.
 #![cfg(feature = "flex")]
-// clippy.toml allows these in test functions, not in their helpers.
+// clippy.toml allows these in test functions, not in the functions they share.
 #![allow(clippy::unwrap_used)]
 
 use burn::module::Module;
