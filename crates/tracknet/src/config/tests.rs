@@ -591,6 +591,7 @@ fn suspicious_values_are_noted() {
         .with("data.split.val_games=[game9]")
         .with("training.epochs=2")
         .with("training.scheduler.warmup_epochs=2")
+        .with("training.early_stopping.monitor=val/f1")
         .load()
         .unwrap();
     assert_eq!(
@@ -599,6 +600,8 @@ fn suspicious_values_are_noted() {
             "game9 is a training game and a validation game: scores will flatter",
             "training.scheduler.warmup_epochs 2 reaches past training.epochs 2: the full learning rate is never \
              reached",
+            "training.early_stopping.monitor val/f1 is watched with mode min: the smallest value counts as the best; set \
+             training.early_stopping.mode if larger is better",
         ]
     );
 }

@@ -140,6 +140,16 @@ impl Rules<'_> {
             );
             self.layers.notes.push(text);
         }
+        let stopping = &training.early_stopping;
+        let mode_given = self.checked.origins.contains_key("training.early_stopping.mode");
+        if self.was_given("training.early_stopping.monitor") && !mode_given && !stopping.monitor.contains("loss") {
+            let text = format!(
+                "training.early_stopping.monitor {} is watched with mode min: the smallest value counts as the best; set \
+                 training.early_stopping.mode if larger is better",
+                stopping.monitor
+            );
+            self.layers.notes.push(text);
+        }
     }
 }
 
