@@ -31,9 +31,9 @@ pub struct BatchSpec {
     pub normalize: bool,
     /// What a frame without a ball teaches.
     pub absent_ball: AbsentBall,
-    /// Probability of a horizontal flip, when [`LoaderOptions::augment`] is set.
+    /// Probability of a horizontal flip, when [`LoaderOptions::augment`](super::LoaderOptions::augment) is set.
     pub flip_prob: f32,
-    /// Further augmentations, when [`LoaderOptions::augment`] is set.
+    /// Further augmentations, when [`LoaderOptions::augment`](super::LoaderOptions::augment) is set.
     pub augment: AugmentConfig,
 }
 

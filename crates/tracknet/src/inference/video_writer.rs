@@ -99,6 +99,7 @@ impl VideoWriter {
 
 impl Drop for VideoWriter {
     fn drop(&mut self) {
+        // Both fail only when the program has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
