@@ -27,7 +27,7 @@ pub struct PackedFormat {
 ///
 /// The default bodies compose ordinary tensor operations (and so need memory for the dense weight while they run); a
 /// backend with an own kernel overrides them.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cuda"))]
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
 pub trait FourBitOps: Backend {
     /// `x · Wᵀ`: `[rows, in]` to `[rows, out]`; `transposed`: `x · W`, `[rows, out]` to `[rows, in]`.
     ///
@@ -54,5 +54,5 @@ pub trait FourBitOps: Backend {
     }
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 impl FourBitOps for burn::backend::Cube {}

@@ -8,6 +8,7 @@
 //! | [`image`] | decode, resize, normalize |
 //! | [`augment`], [`random`] | opt-in augmentations, from seeded streams |
 //! | [`heatmap`] | where a native pixel lies on the heatmap and back; the target |
+//! | [`sample`] | one frame → one sample, with the frame cache |
 //! | [`batcher`] | worker threads that decode ahead, in the order of the sampler |
 //! | [`synthetic`] | rallies rendered with exact labels |
 //! | [`draw`], [`preview`] | drawing primitives; the contact sheet |
@@ -27,6 +28,7 @@ pub mod image;
 pub mod preview;
 pub mod random;
 pub mod report;
+pub mod sample;
 pub mod synthetic;
 pub mod tracknet;
 

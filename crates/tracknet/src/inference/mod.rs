@@ -2,7 +2,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`video`] | frames in and out of video files, through the `ffmpeg` program |
+//! | [`video`], [`video_writer`] | frames out of and into video files, through the `ffmpeg` program |
 //! | [`overlay`] | pictures of predictions and heatmaps |
 //! | [`predictions`] | CSV and JSON lines |
 
@@ -11,9 +11,11 @@ use std::path::PathBuf;
 pub mod overlay;
 pub mod predictions;
 pub mod video;
+pub mod video_writer;
 
 pub use predictions::Prediction;
-pub use video::{VideoFrames, VideoInfo, VideoTools, VideoWriter};
+pub use video::{VideoFrames, VideoInfo, VideoTools};
+pub use video_writer::VideoWriter;
 
 /// Why a prediction, a video or an external program failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,9 @@
-//! Frames in and out of video files, through the `ffmpeg` program: every codec, and nothing to link against.
+//! Frames out of video files, through the `ffmpeg` program: every codec, and nothing to link against.
 //!
 //! Frames come as PPM pictures on a pipe, each with its own size: a rotated phone video or one that changes its size
 //! needs no guess from a probe. The pipe holds back `ffmpeg` when nobody reads, so memory is bounded by one frame.
 
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use image::RgbImage;
 
 use super::InferenceError;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 
 /// The programs to run; by default `ffmpeg` and `ffprobe` from the search path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ fn check_file(path: &Path) -> Result<()> {
 }
 
 /// `file:` keeps names like `http:…` or `-x.mp4` what they are: names of files.
-fn file_argument(path: &Path) -> std::ffi::OsString {
+pub(super) fn file_argument(path: &Path) -> std::ffi::OsString {
     let mut argument = std::ffi::OsString::from("file:");
     argument.push(path);
     argument
@@ -92,7 +92,7 @@ fn video(path: &Path, reason: String) -> Error {
     InferenceError::Video { path: path.to_path_buf(), reason }.into()
 }
 
-fn start_failure(program: &Path, source: std::io::Error) -> Error {
+pub(super) fn start_failure(program: &Path, source: std::io::Error) -> Error {
     let program = program.to_path_buf();
     match source.kind() {
         ErrorKind::NotFound => InferenceError::ProgramMissing { program }.into(),
@@ -232,7 +232,7 @@ impl Drop for VideoFrames {
 }
 
 /// Reads everything, so that the program never waits for a full pipe, and keeps the end of it.
-fn tail(mut stream: impl Read) -> String {
+pub(super) fn tail(mut stream: impl Read) -> String {
     const KEEP: usize = 4096;
     let (mut kept, mut buffer) = (Vec::new(), [0; 1024]);
     loop {
@@ -283,112 +283,9 @@ fn read_ppm(stream: &mut impl Read) -> std::io::Result<Option<RgbImage>> {
     Ok(RgbImage::from_raw(width, height, pixels))
 }
 
-/// Temporary files are created private (0600); what is kept gets the permissions of an ordinary new file.
-fn make_readable(path: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))?;
-    }
-    let _ = path;
-    Ok(())
-}
-
-/// Writes frames to a video file; it appears under its name only when [`VideoWriter::finish`] succeeds.
-#[derive(Debug)]
-pub struct VideoWriter {
-    path: PathBuf,
-    /// Where the file grows; removed when it is not finished.
-    temporary: tempfile::TempPath,
-    child: Child,
-    stderr: Option<JoinHandle<String>>,
-    size: [u32; 2],
-    frames: u64,
-}
-
-impl VideoWriter {
-    /// Starts a video of `size` = `[W, H]` at `fps` frames a second; the container follows the extension of `path`.
-    ///
-    /// # Errors
-    /// A missing program, or a directory that cannot be written.
-    pub fn create(tools: &VideoTools, path: &Path, size: [u32; 2], fps: f64) -> Result<Self> {
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).at(parent)?;
-        let extension = path.extension().map_or("mp4".into(), |e| e.to_string_lossy());
-        let temporary = tempfile::Builder::new()
-            .prefix(".tracknet-")
-            .suffix(&format!(".{extension}"))
-            .tempfile_in(parent)
-            .at(parent)?
-            .into_temp_path();
-        let mut child = Command::new(&tools.ffmpeg)
-            .args(["-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"])
-            .args(["-video_size", &format!("{}x{}", size[0], size[1]), "-framerate", &fps.to_string(), "-i", "-"])
-            // Players want 4:2:0, which wants even sizes.
-            .args(["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"])
-            .arg(file_argument(&temporary))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| start_failure(&tools.ffmpeg, source))?;
-        let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || tail(stderr)));
-        Ok(Self { path: path.to_path_buf(), temporary, child, stderr, size, frames: 0 })
-    }
-
-    /// Appends a frame.
-    ///
-    /// # Errors
-    /// A frame of another size, or a program that stopped, with what it said.
-    pub fn write(&mut self, frame: &RgbImage) -> Result<()> {
-        let [width, height] = self.size;
-        if frame.dimensions() != (width, height) {
-            let found = format!("the frame is {}×{}, the video {width}×{height}", frame.width(), frame.height());
-            return Err(self.failure(found));
-        }
-        let written = self.child.stdin.as_mut().map(|stdin| stdin.write_all(frame.as_raw()));
-        if !matches!(written, Some(Ok(()))) {
-            let said = self.wait().1;
-            return Err(self.failure(format!("ffmpeg stopped ({})", said.trim())));
-        }
-        self.frames += 1;
-        Ok(())
-    }
-
-    /// Ends the video and gives the file its name.
-    ///
-    /// # Errors
-    /// A program that failed, with what it said, or a name that cannot be given.
-    pub fn finish(mut self) -> Result<()> {
-        let (success, said) = self.wait();
-        if !success {
-            return Err(self.failure(format!("ffmpeg failed ({})", said.trim())));
-        }
-        make_readable(&self.temporary).at(&self.path)?;
-        // `persist` would take the guard, which a type with `Drop` cannot give away; it will find nothing to remove.
-        std::fs::rename(&self.temporary, &self.path).at(&self.path)
-    }
-
-    fn wait(&mut self) -> (bool, String) {
-        drop(self.child.stdin.take());
-        let success = self.child.wait().is_ok_and(|status| status.success());
-        (success, self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default())
-    }
-
-    fn failure(&self, reason: String) -> Error {
-        InferenceError::VideoFrame { path: self.path.clone(), frame: self.frames, reason }.into()
-    }
-}
-
-impl Drop for VideoWriter {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::VideoWriter;
     use super::*;
 
     /// Whether the programs are installed; a test that needs them says so when they are not.
