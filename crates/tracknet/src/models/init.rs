@@ -86,6 +86,11 @@ impl<'a> Builder<'a> {
         Self { source, device, path: String::new() }
     }
 
+    /// The name of the module this builder stands at.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// The device parameters are made on.
     pub fn device(&self) -> &'a Device {
         self.device
@@ -111,6 +116,11 @@ impl<'a> Builder<'a> {
 pub(crate) struct Random(u64);
 
 impl Random {
+    /// A stream that starts here.
+    pub(crate) fn new(state: u64) -> Self {
+        Self(state)
+    }
+
     /// A stream of its own for every `(seed, name)` (FNV-1a over the name).
     pub(crate) fn keyed(seed: u64, name: &str) -> Self {
         let hash =

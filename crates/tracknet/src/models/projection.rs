@@ -5,6 +5,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use tracknet_kernels::{Linear4bitWeight, linear_4bit};
 
 use super::init::{Builder, Fill};
 use super::lora::LoraAdapter;
@@ -43,6 +44,8 @@ pub struct Projection {
 pub enum Base {
     /// Floats, `[out, in]` as PyTorch has them.
     Dense(Param<Tensor<2>>),
+    /// 4-bit codes; a constant that can never receive a gradient.
+    Packed(Linear4bitWeight),
 }
 
 impl Projection {
@@ -63,15 +66,14 @@ impl Projection {
 
     /// Whether the weight is stored in 4 bits.
     pub fn is_quantized(&self) -> bool {
-        match &self.base {
-            Base::Dense(_) => false,
-        }
+        matches!(self.base, Base::Packed(_))
     }
 
     /// `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
         match &self.base {
             Base::Dense(weight) => weight.lazy_shape().dims(),
+            Base::Packed(weight) => weight.shape(),
         }
     }
 
@@ -83,6 +85,7 @@ impl Projection {
         let x = x.reshape([rows, input]);
         let base = match &self.base {
             Base::Dense(weight) => self.add_bias(x.clone().matmul(weight.val().transpose())),
+            Base::Packed(weight) => linear_4bit(x.clone(), weight, self.bias.as_ref().map(|b| b.val())),
         };
         let y = match &self.adapter {
             Some(adapter) => base + adapter.forward(x),

@@ -4,8 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::LoraConfig;
+use crate::models::dropout::Dropout;
 use crate::models::init::{Builder, Fill};
-use crate::models::layers::Dropout;
 
 /// `s · B(A(dropout(x)))` with `A: [rank, in]`, `B: [out, rank]`, `s = alpha / rank`.
 #[derive(Module, Debug)]
@@ -25,14 +25,20 @@ impl LoraAdapter {
         Self {
             a: builder.at("lora_A").param("weight", [config.r, input], Fill::kaiming_uniform_sqrt5(input)),
             b: builder.at("lora_B").param("weight", [output, config.r], Fill::ZERO),
-            dropout: Dropout::new(config.lora_dropout),
+            dropout: Dropout::new(config.lora_dropout, builder.path()),
             scale: config.lora_alpha / config.r as f32,
         }
     }
 
-    /// An adapter with given matrices, trainable; `a` is `[rank, in]`, `b` is `[out, rank]`.
-    pub fn from_data(a: TensorData, b: TensorData, scale: f32, dropout: f32, device: &Device) -> Self {
-        Self { a: Param::from_data(a, device), b: Param::from_data(b, device), dropout: Dropout::new(dropout), scale }
+    /// An adapter with given matrices, trainable; `a` is `[rank, in]`, `b` is `[out, rank]`, `path` the module it adapts.
+    pub fn from_data(matrices: [TensorData; 2], scale: f32, dropout: f32, path: &str, device: &Device) -> Self {
+        let [a, b] = matrices.map(|data| Param::from_data(data, device));
+        Self { a, b, dropout: Dropout::new(dropout, path), scale }
+    }
+
+    /// Restarts the draws of the dropout.
+    pub fn seed_dropout(&self, seed: u64) {
+        self.dropout.seed(seed);
     }
 
     /// Rows of `A`, columns of `B`.
