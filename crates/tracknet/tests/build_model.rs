@@ -1,4 +1,5 @@
 //! `build_model` from end to end: what it builds, what it refuses and how it says so.
+#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 mod common;
 
@@ -6,12 +7,13 @@ use std::fs;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Device, Distribution, Tensor};
-use tracknet::config::{Activation, ModelConfig, Norm, TargetModules};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use tracknet::config::{Activation, ModelConfig, Norm, QuantizationConfig, TargetModules};
 use tracknet::models::pretrained::save::{read_all, write_tensors};
 use tracknet::models::pretrained::{StoredAs, write_backbone, write_head};
+use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, Require, load_state, named_parameters, state_dict};
-use tracknet::models::{HeatmapModel, build_model};
+use tracknet::models::{HeatmapModel, VisitProjections, apply_quantization, build_model};
 
 use common::{fixture, pixels};
 
@@ -366,4 +368,42 @@ fn dropout_acts_in_training_only_and_its_draws_follow_the_seed() {
     let plain = Device::flex();
     let valid = model.valid();
     assert!(logits(&valid, &plain) == logits(&valid, &plain));
+}
+
+#[test]
+fn packing_while_loading_gives_the_same_bytes_as_packing_the_loaded_model() {
+    let device = Device::flex();
+    let built = |mode: &str| {
+        let mut config = pretrained(&fixture("dinov3_tiny"));
+        config.quantization.enabled = true;
+        config.quantization.mode = mode.to_owned();
+        config.quantization.skip_modules = Some(vec!["o_proj".to_owned(), "pooler".to_owned()]);
+        build_model(&config, SIZE, 1, &device).unwrap()
+    };
+    let packed = |model: &HeatmapModel| {
+        let mut all = Vec::new();
+        model.visit_projections(&mut |path, p| match &p.base {
+            Base::Packed(weight) => all.push((path.to_owned(), Some(weight.to_packed().unwrap()))),
+            Base::Dense(_) => all.push((path.to_owned(), None)),
+        });
+        all
+    };
+    let [(manual, manual_report), (hf, hf_report)] = ["manual", "hf"].map(built);
+    assert!(packed(&manual) == packed(&hf));
+    assert_eq!(packed(&manual).iter().filter(|(_, w)| w.is_none()).count(), 2);
+    assert_eq!(manual_report.quantization, hf_report.quantization);
+    assert_eq!(manual_report.base_hash, hf_report.base_hash);
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_not_quantized_but_named() {
+    let (model, _) = build_model(&tiny(), SIZE, 1, &Device::flex()).unwrap();
+    let name = "layer.1.mlp.up_proj.weight";
+    let mut state = state_dict(&model.backbone, |p| p.name == name);
+    let mut values: Vec<f32> = state[name].clone().try_to_vec().unwrap();
+    values[5] = f32::INFINITY;
+    state.insert(name.to_owned(), TensorData::new(values, [128, 64]));
+    let backbone = load_state(model.backbone, state, Require::Nothing).unwrap();
+    let message = apply_quantization(backbone, &QuantizationConfig::default()).unwrap_err().to_string();
+    assert!(message.contains(name) && message.contains("inf"), "{message}");
 }

@@ -1,4 +1,5 @@
 //! LoRA and 4-bit backbones against PEFT and bitsandbytes: adapter files, outputs, gradients.
+#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 mod common;
 

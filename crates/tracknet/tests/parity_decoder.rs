@@ -1,4 +1,5 @@
 //! The upsampling decoder and the head against PyTorch: output, loss and every gradient.
+#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 mod common;
 

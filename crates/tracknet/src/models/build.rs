@@ -15,7 +15,7 @@ use crate::error::Result;
 use super::backbones::VitSpec;
 use super::decoders::UpsamplingSpec;
 use super::init::{Builder, Fill, RandomSource, Source};
-use super::lora::quantization::Format;
+use super::lora::quantization::{Format, Packer};
 use super::lora::{LoraReport, QuantizationReport, apply_lora_to_model, apply_quantization, wrapper};
 use super::memory::MemoryReport;
 use super::pretrained::checkpoint::WeightSource;
@@ -71,16 +71,23 @@ pub fn build_model(
 ) -> Result<(HeatmapModel, BuildReport)> {
     // Assemble, load, freeze, quantize, adapt: adapters come last, so that freezing cannot reach them.
     let plan = Plan::new(config, input_size)?;
-    let (mut model, base_hash) = plan.assemble_and_load(seed, device)?;
+    let packer = match config.quantization.mode.as_str() {
+        "hf" if config.quantization.enabled => Some(Packer::new(&config.quantization)?),
+        _ => None,
+    };
+    let (mut model, base_hash) = plan.assemble_and_load(seed, device, packer.as_ref())?;
     if config.backbone.freeze || config.lora.enabled {
         model.backbone = model.backbone.freeze();
     }
-    let mut quantization = None;
-    if config.quantization.enabled {
-        let (backbone, report) = apply_quantization(model.backbone, &config.quantization)?;
-        model.backbone = backbone;
-        quantization = Some(report);
-    }
+    let quantization = match packer {
+        Some(packer) => Some(packer.finish()?),
+        None if config.quantization.enabled => {
+            let (backbone, report) = apply_quantization(model.backbone, &config.quantization)?;
+            model.backbone = backbone;
+            Some(report)
+        }
+        None => None,
+    };
     let mut lora = None;
     if config.lora.enabled {
         let (backbone, report) = apply_lora_to_model(model.backbone, &config.lora, None, seed)?;
@@ -145,18 +152,18 @@ impl Plan {
         Ok(Self { source, checkpoint, backbone, decoder, head: config.decoder.pretrained.clone(), notes })
     }
 
-    fn assemble_and_load(&self, seed: u64, device: &Device) -> Result<(HeatmapModel, String)> {
+    fn assemble_and_load(&self, seed: u64, device: &Device, packer: Option<&Packer>) -> Result<(HeatmapModel, String)> {
         let random = RandomSource { seed };
         let (backbone, base_hash) = match &self.checkpoint {
             None => {
                 let source = Hashed::new(&random);
-                (Vit::new(&self.backbone, &Builder::new(&source, device)), source.finish())
+                (Vit::new(&self.backbone, &Builder::new(&source, device).packing(packer)), source.finish())
             }
             Some(checkpoint) => {
                 let names = self.backbone.names;
                 let source = WeightSource::new(&checkpoint.weights, names.optional_prefix);
                 let hashed = Hashed::new(&source);
-                let backbone = Vit::new(&self.backbone, &Builder::new(&hashed, device));
+                let backbone = Vit::new(&self.backbone, &Builder::new(&hashed, device).packing(packer));
                 let hash = hashed.finish();
                 source.finish(|name| names.is_unused(name))?;
                 (backbone, hash)

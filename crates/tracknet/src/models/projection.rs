@@ -40,6 +40,8 @@ pub struct Projection {
 }
 
 /// How the weight `[out, in]` is stored.
+// A few hundred of these exist; a box around the larger variant would save nothing that counts.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum Base {
     /// Floats, `[out, in]` as PyTorch has them.
@@ -52,7 +54,7 @@ impl Projection {
     /// A dense projection from `shape[1]` to `shape[0]` features.
     pub fn new(shape: [usize; 2], bias: bool, role: Role, deviation: f32, builder: &Builder<'_>) -> Self {
         Self {
-            base: Base::Dense(builder.param("weight", shape, Fill::TruncatedNormal(deviation))),
+            base: builder.linear_weight(shape, Fill::TruncatedNormal(deviation)),
             bias: bias.then(|| builder.param("bias", [shape[0]], Fill::ZERO)),
             adapter: None,
             role,

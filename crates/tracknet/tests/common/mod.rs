@@ -1,5 +1,5 @@
 //! Shared by the parity tests: fixtures and comparison.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -57,3 +57,43 @@ impl LoraAdapter {
         thin.mul_scalar(self.scale).matmul(self.b.val().transpose())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    #[test]
+    fn output_and_gradients_are_those_of_the_dense_update_at_odd_shapes() {
+        let device = Device::default().autodiff();
+        let [rows, input, output, rank, scale] = [11, 7, 5, 3, 2];
+        let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let x = random([rows, input]).require_grad();
+        let weight = random([output, rows]);
+        let [a, b] = [random([rank, input]), random([output, rank])];
+        let matrices = [a.clone().into_data(), b.clone().into_data()];
+        let adapter = LoraAdapter::from_data(matrices, scale as f32, 0.0, "test", &device);
+        let thin = adapter.forward(x.clone());
+        let thin_gradients = thin.clone().matmul(weight.clone()).square().mean().backward();
+
+        let (a, b) = (a.detach().require_grad(), b.detach().require_grad());
+        let y = x.clone().detach().require_grad();
+        let update = b.clone().matmul(a.clone()).mul_scalar(scale as f32);
+        let dense = y.clone().matmul(update.transpose());
+        let dense_gradients = dense.clone().matmul(weight).square().mean().backward();
+
+        let pairs = [
+            (thin, dense),
+            (x.grad(&thin_gradients).unwrap(), y.grad(&dense_gradients).unwrap()),
+            (adapter.a.val().grad(&thin_gradients).unwrap(), a.grad(&dense_gradients).unwrap()),
+            (adapter.b.val().grad(&thin_gradients).unwrap(), b.grad(&dense_gradients).unwrap()),
+        ];
+        for (got, want) in pairs {
+            let largest = want.clone().abs().max().into_scalar::<f32>();
+            let difference = (got - want).abs().max().into_scalar::<f32>();
+            // Sums of fewer than a hundred f32 products, associated differently.
+            assert!(difference <= 1e-5 * largest, "{difference} of {largest}");
+        }
+    }
+}

@@ -1,8 +1,10 @@
 //! Stores the projections of a model in 4 bits, with the rules of bitsandbytes.
 
+use std::cell::RefCell;
 use std::fmt;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::fourbit::BLOCKSIZES;
 use tracknet_kernels::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizeOptions};
 
@@ -103,6 +105,17 @@ impl Format {
         Ok(Self { options, compute })
     }
 
+    fn pack(
+        &self,
+        path: &str,
+        values: &[f32],
+        shape: [usize; 2],
+        device: &Device,
+    ) -> Result<Linear4bitWeight, ModelError> {
+        let packed = PackedWeight::quantize(values, shape, &self.options).map_err(|e| unpackable(path, e))?;
+        Linear4bitWeight::from_packed(&packed, self.compute, device).map_err(|e| unpackable(path, e))
+    }
+
     /// Bytes of codes and scales for this many values.
     fn bytes(&self, count: usize) -> usize {
         let blocks = count.div_ceil(self.options.blocksize);
@@ -122,13 +135,10 @@ pub fn plan_quantization<M: VisitProjections>(
     let format = Format::new(config)?;
     let skip = config.skip_modules.clone().unwrap_or_default();
     let mut report = QuantizationReport::default();
-    let mut used = vec![false; skip.len()];
     let mut seen = 0;
     model.visit_projections(&mut |path, projection| {
         seen += 1;
-        let matching: Vec<usize> = (0..skip.len()).filter(|i| path.contains(skip[*i].as_str())).collect();
-        matching.iter().for_each(|i| used[*i] = true);
-        if !matching.is_empty() {
+        if skip.iter().any(|entry| path.contains(entry.as_str())) {
             report.skipped.push(path.to_owned());
         } else if !projection.is_quantized() {
             let shape = projection.shape();
@@ -137,14 +147,9 @@ pub fn plan_quantization<M: VisitProjections>(
             report.layers.push(layer);
         }
     });
-    let unused = skip.iter().zip(&used).filter(|(_, used)| !**used);
-    report.notes.extend(unused.map(|(entry, _)| format!("quantization.skip_modules: `{entry}` matches nothing")));
+    report.notes = unused_notes(&skip, |entry| report.skipped.iter().any(|path| path.contains(entry)));
     if report.layers.is_empty() {
-        let message = match seen {
-            0 => "the model has no linear layers to quantize".to_owned(),
-            _ => format!("none of the {seen} linear layers is left to quantize: {} skipped", report.skipped.len()),
-        };
-        return Err(ModelError::key("quantization", message));
+        return Err(nothing_left(seen, report.skipped.len()));
     }
     Ok(report)
 }
@@ -178,13 +183,93 @@ pub fn apply_quantization<M: Module + VisitProjections>(
 /// Packs one projection; returns the bytes it is stored in.
 fn pack(path: &str, projection: &mut Projection, format: Format) -> Result<usize, ModelError> {
     let Base::Dense(weight) = &projection.base else { return Ok(0) };
-    let named = |message: String| ModelError::Tensor { name: format!("{path}.weight"), message };
     let device = weight.lazy_device();
-    let values = weight.val().into_data().try_to_vec::<f32>().map_err(|e| named(format!("{e:?}")))?;
-    let packed =
-        PackedWeight::quantize(&values, projection.shape(), &format.options).map_err(|e| named(e.to_string()))?;
-    let weight = Linear4bitWeight::from_packed(&packed, format.compute, &device).map_err(|e| named(e.to_string()))?;
+    let values = weight.val().into_data().try_to_vec::<f32>().map_err(|e| unpackable(path, format!("{e:?}")))?;
+    let weight = format.pack(path, &values, projection.shape(), &device)?;
     let bytes = weight.storage_bytes();
     projection.base = Base::Packed(weight);
     Ok(bytes)
+}
+
+fn unpackable(path: &str, message: impl fmt::Display) -> ModelError {
+    ModelError::Tensor { name: format!("{path}.weight"), message: message.to_string() }
+}
+
+/// Packs weights while a model is built (`mode: hf`): the same bytes as [`apply_quantization`] on the finished model,
+/// without ever holding the model as floats.
+#[derive(Debug)]
+pub struct Packer {
+    format: Format,
+    skip: Vec<String>,
+    report: RefCell<QuantizationReport>,
+    failed: RefCell<Option<ModelError>>,
+}
+
+impl Packer {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// As [`Format::new`].
+    pub fn new(config: &QuantizationConfig) -> Result<Self, ModelError> {
+        Ok(Self {
+            format: Format::new(config)?,
+            skip: config.skip_modules.clone().unwrap_or_default(),
+            report: RefCell::default(),
+            failed: RefCell::default(),
+        })
+    }
+
+    /// Whether the projection at this path is packed; one that is not is noted as skipped.
+    pub fn packs(&self, path: &str) -> bool {
+        let skipped = self.skip.iter().any(|entry| path.contains(entry.as_str()));
+        if skipped {
+            self.report.borrow_mut().skipped.push(path.to_owned());
+        }
+        !skipped
+    }
+
+    /// Packs a weight. A failure is kept for [`Packer::finish`], and the weight left as it is.
+    pub fn pack(&self, path: &str, values: Vec<f32>, shape: [usize; 2], device: &Device) -> Base {
+        match self.format.pack(path, &values, shape, device) {
+            Ok(weight) => {
+                let [before, after] = [4 * values.len(), weight.storage_bytes()];
+                self.report.borrow_mut().layers.push(QuantizedLayer { path: path.to_owned(), shape, before, after });
+                Base::Packed(weight)
+            }
+            Err(error) => {
+                self.failed.borrow_mut().get_or_insert(error);
+                Base::Dense(Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device)))
+            }
+        }
+    }
+
+    /// What was packed.
+    ///
+    /// # Errors
+    /// The first weight that could not be packed, or nothing was packed.
+    pub fn finish(self) -> Result<QuantizationReport, ModelError> {
+        if let Some(error) = self.failed.into_inner() {
+            return Err(error);
+        }
+        let mut report = self.report.into_inner();
+        report.notes = unused_notes(&self.skip, |entry| report.skipped.iter().any(|path| path.contains(entry)));
+        if report.layers.is_empty() {
+            Err(nothing_left(report.skipped.len(), report.skipped.len()))
+        } else {
+            Ok(report)
+        }
+    }
+}
+
+fn unused_notes(skip: &[String], is_used: impl Fn(&str) -> bool) -> Vec<String> {
+    let unused = skip.iter().filter(|entry| !is_used(entry));
+    unused.map(|entry| format!("quantization.skip_modules: `{entry}` matches nothing")).collect()
+}
+
+fn nothing_left(linears: usize, skipped: usize) -> ModelError {
+    let message = match linears {
+        0 => "the model has no linear layers to quantize".to_owned(),
+        _ => format!("none of the {linears} linear layers is left to quantize: {skipped} skipped"),
+    };
+    ModelError::key("quantization", message)
 }
