@@ -43,6 +43,8 @@ pub struct VitSpec {
     pub initializer_range: f32,
     /// What the checkpoint calls things.
     pub names: &'static VitNames,
+    /// The configuration as it was read, so that it can be written again.
+    pub config: Map<String, Value>,
 }
 
 /// Shape of the MLP.
@@ -196,7 +198,7 @@ impl VitSpec {
     /// An unknown `model_type`, a key of the wrong type, or sizes that cannot work together.
     pub fn from_config(config: &Map<String, Value>, key: &str) -> Result<(Self, Vec<String>), ModelError> {
         let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let (spec, unknown) = match model_type {
+        let (mut spec, unknown) = match model_type {
             "dinov3_vit" => dinov3::spec(config, key)?,
             "dinov2" => dinov2::spec(config, key, false)?,
             "dinov2_with_registers" => dinov2::spec(config, key, true)?,
@@ -211,6 +213,7 @@ impl VitSpec {
             }
         };
         spec.validate(key)?;
+        spec.config = config.clone();
         Ok((spec, unknown))
     }
 
@@ -226,13 +229,13 @@ impl VitSpec {
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return refuse(name, "is 0, expected a positive number".to_owned());
         }
-        if self.hidden % self.heads != 0 {
+        if !self.hidden.is_multiple_of(self.heads) {
             return refuse(
                 "num_attention_heads",
                 format!("{} does not divide hidden_size {}", self.heads, self.hidden),
             );
         }
-        if matches!(self.position, Position::Rope { .. }) && (self.hidden / self.heads) % 4 != 0 {
+        if matches!(self.position, Position::Rope { .. }) && !(self.hidden / self.heads).is_multiple_of(4) {
             let head = self.hidden / self.heads;
             let message =
                 format!("a head has {head} features; rotary embedding in two directions needs a multiple of 4");
@@ -265,7 +268,7 @@ impl VitSpec {
         }
         let near = |size: usize| {
             let below = size / patch * patch;
-            if size % patch == 0 && size > 0 {
+            if size.is_multiple_of(patch) && size > 0 {
                 size.to_string()
             } else if below == 0 {
                 patch.to_string()
