@@ -286,6 +286,13 @@ fn damaged_and_foreign_checkpoints_are_refused_by_name() {
     fs::remove_file(&path).unwrap();
     fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
     assert!(refusal(&pretrained(dir.path()), SIZE).contains("convert"));
+
+    let dir = checkpoint();
+    let path = dir.path().join("config.json");
+    let text =
+        fs::read_to_string(&path).unwrap().replacen('{', "{\"quantization_config\": {\"load_in_4bit\": true},", 1);
+    fs::write(&path, text).unwrap();
+    assert!(refusal(&pretrained(dir.path()), SIZE).contains("already quantized"));
 }
 
 #[test]
