@@ -24,6 +24,15 @@ pub struct MetricLog {
     columns: Vec<String>,
 }
 
+/// What a checkpoint knows: rows of later steps, and of epochs it had not closed, are written again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeepRows {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Epoch to continue with, from 0.
+    pub epoch: usize,
+}
+
 /// Whether a row is about one step or a whole epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowKind {
@@ -35,15 +44,15 @@ pub enum RowKind {
 
 impl MetricLog {
     /// Opens `metrics.csv` and `metrics.jsonl` in `dir`, with a CSV column for each of `metrics`.
-    /// Rows after step `keep_until` are dropped; `None` starts empty files.
+    /// Of existing files, the rows up to `keep` stay; `None` starts empty files.
     ///
     /// # Errors
     /// If the files cannot be read or written.
-    pub fn open(dir: &Path, metrics: &[String], keep_until: Option<u64>) -> Result<Self> {
+    pub fn open(dir: &Path, metrics: &[String], keep: Option<KeepRows>) -> Result<Self> {
         let columns: Vec<String> = COLUMNS.iter().map(|c| (*c).to_owned()).chain(metrics.iter().cloned()).collect();
         let (csv, jsonl) = (dir.join("metrics.csv"), dir.join("metrics.jsonl"));
-        let rows = match keep_until {
-            Some(step) if jsonl.exists() => kept_rows(&jsonl, step)?,
+        let rows = match keep {
+            Some(keep) if jsonl.exists() => kept_rows(&jsonl, keep)?,
             _ => Vec::new(),
         };
         write_atomic(&csv, |w| {
@@ -82,10 +91,15 @@ fn append_line((path, file): &mut (PathBuf, File), line: &str) -> Result<()> {
     file.write_all(format!("{line}\n").as_bytes()).map_err(|source| Error::Io { path: path.clone(), source })
 }
 
-fn kept_rows(jsonl: &Path, until: u64) -> Result<Vec<Map<String, Value>>> {
+fn kept_rows(jsonl: &Path, keep: KeepRows) -> Result<Vec<Map<String, Value>>> {
     let text = std::fs::read_to_string(jsonl).at(jsonl)?;
     let rows = text.lines().filter_map(|line| serde_json::from_str::<Map<String, Value>>(line).ok());
-    Ok(rows.filter(|row| row.get("step").and_then(Value::as_u64).is_some_and(|step| step <= until)).collect())
+    let number = |row: &Map<String, Value>, key: &str| row.get(key).and_then(Value::as_u64).unwrap_or(u64::MAX);
+    let known = |row: &Map<String, Value>| {
+        let closed = row.get("kind").is_some_and(|kind| kind == "step") || number(row, "epoch") < keep.epoch as u64;
+        number(row, "step") <= keep.step && closed
+    };
+    Ok(rows.filter(known).collect())
 }
 
 fn csv_line(columns: &[String], row: &Map<String, Value>) -> String {
@@ -127,11 +141,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let whole = tempfile::tempdir().unwrap();
         write_steps(&mut MetricLog::open(whole.path(), &[], None).unwrap(), 1..=5);
-        write_steps(&mut MetricLog::open(dir.path(), &[], None).unwrap(), 1..=4);
+        let mut log = MetricLog::open(dir.path(), &[], None).unwrap();
+        write_steps(&mut log, 1..=2);
+        // Written before the checkpoint that would have closed the epoch.
+        log.write(RowKind::Epoch, 0, 2, &[("train/loss", 1.0)]).unwrap();
+        write_steps(&mut log, 3..=4);
         // Killed while writing a line.
         let mut jsonl = OpenOptions::new().append(true).open(dir.path().join("metrics.jsonl")).unwrap();
         jsonl.write_all(b"{\"kind\":\"st").unwrap();
-        write_steps(&mut MetricLog::open(dir.path(), &[], Some(2)).unwrap(), 3..=5);
+        let keep = KeepRows { step: 2, epoch: 0 };
+        write_steps(&mut MetricLog::open(dir.path(), &[], Some(keep)).unwrap(), 3..=5);
         for name in ["metrics.csv", "metrics.jsonl"] {
             let read = |dir: &tempfile::TempDir| std::fs::read_to_string(dir.path().join(name)).unwrap();
             assert_eq!(read(&dir), read(&whole), "{name}");
