@@ -16,19 +16,13 @@ pub fn write_atomic(
     let path = path.as_ref();
     let parent = parent_of(path);
     fs::create_dir_all(parent).at(parent)?;
-    let temporary = tempfile::Builder::new()
-        .prefix(".tracknet-")
-        .suffix(".tmp")
-        .tempfile_in(parent)
-        .at(parent)?;
+    let temporary = tempfile::Builder::new().prefix(".tracknet-").suffix(".tmp").tempfile_in(parent).at(parent)?;
     let mut writer = BufWriter::new(temporary.as_file());
     write(&mut writer).at(path)?;
     writer.flush().at(path)?;
     drop(writer);
     temporary.as_file().sync_all().at(path)?;
-    let file = temporary
-        .persist(path)
-        .map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
+    let file = temporary.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
     make_readable(&file).at(path)?;
     Ok(())
 }
@@ -41,11 +35,7 @@ pub fn write_dir_atomic(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Resu
     let path = path.as_ref();
     let parent = parent_of(path);
     fs::create_dir_all(parent).at(parent)?;
-    let temporary = tempfile::Builder::new()
-        .prefix(".tracknet-")
-        .suffix(".tmp")
-        .tempdir_in(parent)
-        .at(parent)?;
+    let temporary = tempfile::Builder::new().prefix(".tracknet-").suffix(".tmp").tempdir_in(parent).at(parent)?;
     fill(temporary.path())?;
     sync_directory(temporary.path())?;
     let old = path.with_extension("old");

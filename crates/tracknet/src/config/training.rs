@@ -116,13 +116,7 @@ pub struct DataLoaderConfig {
 
 impl Default for DataLoaderConfig {
     fn default() -> Self {
-        Self {
-            num_workers: 4,
-            pin_memory: true,
-            persistent_workers: true,
-            prefetch_factor: 2,
-            drop_last: false,
-        }
+        Self { num_workers: 4, pin_memory: true, persistent_workers: true, prefetch_factor: 2, drop_last: false }
     }
 }
 
@@ -186,12 +180,7 @@ pub struct SchedulerConfig {
 
 impl Default for SchedulerConfig {
     fn default() -> Self {
-        Self {
-            name: SchedulerName::Cosine,
-            warmup_epochs: 3,
-            warmup_start_factor: 0.1,
-            interval: Interval::Epoch,
-        }
+        Self { name: SchedulerName::Cosine, warmup_epochs: 3, warmup_start_factor: 0.1, interval: Interval::Epoch }
     }
 }
 
@@ -263,13 +252,7 @@ pub struct EarlyStoppingConfig {
 
 impl Default for EarlyStoppingConfig {
     fn default() -> Self {
-        Self {
-            enabled: false,
-            monitor: "val/loss".to_owned(),
-            mode: MonitorMode::Min,
-            patience: 10,
-            min_delta: 0.0,
-        }
+        Self { enabled: false, monitor: "val/loss".to_owned(), mode: MonitorMode::Min, patience: 10, min_delta: 0.0 }
     }
 }
 

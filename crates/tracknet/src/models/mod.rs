@@ -1,6 +1,73 @@
-//! models
+//! Heatmap models: a backbone sees the frame, a decoder brings its features to heatmap resolution, a head
+//! writes one channel of logits.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`backbones`] | one vision transformer, described by data for every checkpoint family |
+//! | [`decoders`] | from the patch grid to heatmap resolution |
+//! | [`heads`] | the last convolution |
+//! | [`projection`] | the linear layer that can be 4-bit and carry an adapter |
+//! | [`lora`] | adapters, 4-bit storage, and what they are applied to |
+//! | [`pretrained`] | Hugging Face directories and safetensors files |
+//! | [`state`] | parameters by name: for the optimizer, checkpoints and files |
+//! | [`build`] | the only place that knows every variant |
 
-/// Errors of this area.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ModelError(pub String);
+pub mod backbones;
+pub mod build;
+pub mod decoders;
+mod error;
+mod features;
+pub mod heads;
+pub mod init;
+pub mod layers;
+pub mod lora;
+pub mod pretrained;
+pub mod projection;
+pub mod state;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+pub use backbones::Vit;
+pub use build::{BuildReport, build_model};
+pub use decoders::UpsamplingDecoder;
+pub use error::ModelError;
+pub use features::Features;
+pub use heads::HeatmapHead;
+pub use lora::apply_lora_to_model;
+pub use projection::{Projection, VisitProjections};
+
+/// Backbone → decoder → head.
+#[derive(Module, Debug)]
+pub struct HeatmapModel {
+    /// Sees the frame as patches.
+    pub backbone: Vit,
+    /// Brings patch features to heatmap resolution.
+    pub decoder: UpsamplingDecoder,
+    /// Writes the logits.
+    pub head: HeatmapHead,
+}
+
+impl HeatmapModel {
+    /// Heatmap logits `[batch, 1, heatmap height, heatmap width]` of normalized RGB frames
+    /// `[batch, 3, height, width]`.
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
+        let features = self.backbone.forward(images.clone());
+        let features = self.decoder.forward(features, images);
+        self.head.forward(features)
+    }
+}
+
+impl VisitProjections for HeatmapModel {
+    fn peft_prefix(&self) -> &'static str {
+        self.backbone.peft_prefix()
+    }
+
+    fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {
+        self.backbone.visit_projections(visit);
+    }
+
+    fn visit_projections_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Projection)) {
+        self.backbone.visit_projections_mut(visit);
+    }
+}

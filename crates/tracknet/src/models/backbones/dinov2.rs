@@ -1,0 +1,130 @@
+//! DINOv2 vision transformers (`dinov2`, `dinov2_with_registers`): a learned position table, layer scale, and a
+//! SwiGLU MLP in the largest model.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::models::ModelError;
+use crate::models::layers::Activation;
+
+use super::spec::{Biases, ImageSize, MlpKind, Position, Resampling, VitNames, VitSpec, activation, parse};
+
+const PLAIN: VitNames = VitNames {
+    model_type: "dinov2",
+    architecture: "Dinov2Model",
+    optional_prefix: None,
+    peft_prefix: "",
+    blocks: "encoder.layer",
+    patch: "embeddings.patch_embeddings.projection",
+    norm: "layernorm",
+    norm1: "norm1",
+    norm2: "norm2",
+    query: "attention.attention.query",
+    key: "attention.attention.key",
+    value: "attention.attention.value",
+    output: "attention.output.dense",
+    up: "mlp.fc1",
+    gate: "",
+    down: "mlp.fc2",
+    unused: &["embeddings.mask_token"],
+};
+const SWIGLU: VitNames = VitNames { up: "mlp.weights_in", down: "mlp.weights_out", ..PLAIN };
+const REGISTERS: VitNames =
+    VitNames { model_type: "dinov2_with_registers", architecture: "Dinov2WithRegistersModel", ..PLAIN };
+const REGISTERS_SWIGLU: VitNames = VitNames { up: "mlp.weights_in", down: "mlp.weights_out", ..REGISTERS };
+
+const KEYS: &[&str] = &[
+    "patch_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "mlp_ratio",
+    "hidden_act",
+    "initializer_range",
+    "layer_norm_eps",
+    "qkv_bias",
+    "layerscale_value",
+    "use_swiglu_ffn",
+    "num_register_tokens",
+    "image_size",
+    "num_channels",
+];
+
+/// `transformers`' defaults: ViT-B/14.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct Config {
+    patch_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    mlp_ratio: f64,
+    hidden_act: String,
+    initializer_range: f32,
+    layer_norm_eps: f64,
+    qkv_bias: bool,
+    layerscale_value: f32,
+    use_swiglu_ffn: bool,
+    num_register_tokens: usize,
+    image_size: ImageSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            patch_size: 14,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            mlp_ratio: 4.0,
+            hidden_act: "gelu".to_owned(),
+            initializer_range: 0.02,
+            layer_norm_eps: 1e-6,
+            qkv_bias: true,
+            layerscale_value: 1.0,
+            use_swiglu_ffn: false,
+            num_register_tokens: 4,
+            image_size: ImageSize::Square(224),
+        }
+    }
+}
+
+pub(super) fn spec(
+    config: &Map<String, Value>,
+    key: &str,
+    registers: bool,
+) -> Result<(VitSpec, Vec<String>), ModelError> {
+    let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
+    let width = (c.hidden_size as f64 * c.mlp_ratio) as usize;
+    let (mlp, mlp_kind) = if c.use_swiglu_ffn {
+        // Two thirds, so that three matrices cost as much as two, rounded up to a multiple of 8.
+        ((width * 2 / 3).div_ceil(8) * 8, MlpKind::GatedStacked)
+    } else {
+        (width, MlpKind::Plain)
+    };
+    let spec = VitSpec {
+        hidden: c.hidden_size,
+        layers: c.num_hidden_layers,
+        heads: c.num_attention_heads,
+        mlp,
+        patch: c.patch_size,
+        registers: if registers { c.num_register_tokens } else { 0 },
+        epsilon: c.layer_norm_eps,
+        activation: if c.use_swiglu_ffn { Activation::Silu } else { activation(&c.hidden_act, key)? },
+        mlp_kind,
+        layer_scale: Some(c.layerscale_value),
+        position: Position::Learned {
+            grid: c.image_size.grid(c.patch_size, key)?,
+            resampling: if registers { Resampling::BicubicAntialias } else { Resampling::Bicubic },
+        },
+        biases: Biases { query: c.qkv_bias, key: c.qkv_bias, value: c.qkv_bias, output: true, mlp: true },
+        initializer_range: c.initializer_range,
+        names: match (registers, c.use_swiglu_ffn) {
+            (false, false) => &PLAIN,
+            (false, true) => &SWIGLU,
+            (true, false) => &REGISTERS,
+            (true, true) => &REGISTERS_SWIGLU,
+        },
+    };
+    Ok((spec, unknown))
+}

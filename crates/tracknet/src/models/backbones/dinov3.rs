@@ -1,0 +1,124 @@
+//! DINOv3 vision transformers (`dinov3_vit`): rotary positions, register tokens, layer scale, no key bias.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::models::ModelError;
+
+use super::spec::{Biases, MlpKind, Position, VitNames, VitSpec, activation, parse};
+
+const NAMES: VitNames = VitNames {
+    model_type: "dinov3_vit",
+    architecture: "DINOv3ViTModel",
+    optional_prefix: Some("model."),
+    peft_prefix: "model.",
+    blocks: "layer",
+    patch: "embeddings.patch_embeddings",
+    norm: "norm",
+    norm1: "norm1",
+    norm2: "norm2",
+    query: "attention.q_proj",
+    key: "attention.k_proj",
+    value: "attention.v_proj",
+    output: "attention.o_proj",
+    up: "mlp.up_proj",
+    gate: "mlp.gate_proj",
+    down: "mlp.down_proj",
+    unused: &["embeddings.mask_token"],
+};
+
+const KEYS: &[&str] = &[
+    "patch_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "initializer_range",
+    "layer_norm_eps",
+    "rope_theta",
+    "query_bias",
+    "key_bias",
+    "value_bias",
+    "proj_bias",
+    "mlp_bias",
+    "layerscale_value",
+    "use_gated_mlp",
+    "num_register_tokens",
+    "image_size",
+    "num_channels",
+];
+
+/// `transformers`' defaults: ViT-S/16.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct Config {
+    patch_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    hidden_act: String,
+    initializer_range: f32,
+    layer_norm_eps: f64,
+    rope_theta: f32,
+    query_bias: bool,
+    key_bias: bool,
+    value_bias: bool,
+    proj_bias: bool,
+    mlp_bias: bool,
+    layerscale_value: f32,
+    use_gated_mlp: bool,
+    num_register_tokens: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            patch_size: 16,
+            hidden_size: 384,
+            intermediate_size: 1536,
+            num_hidden_layers: 12,
+            num_attention_heads: 6,
+            hidden_act: "gelu".to_owned(),
+            initializer_range: 0.02,
+            layer_norm_eps: 1e-5,
+            rope_theta: 100.0,
+            query_bias: true,
+            key_bias: false,
+            value_bias: true,
+            proj_bias: true,
+            mlp_bias: true,
+            layerscale_value: 1.0,
+            use_gated_mlp: false,
+            num_register_tokens: 0,
+        }
+    }
+}
+
+pub(super) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, Vec<String>), ModelError> {
+    let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
+    let spec = VitSpec {
+        hidden: c.hidden_size,
+        layers: c.num_hidden_layers,
+        heads: c.num_attention_heads,
+        mlp: c.intermediate_size,
+        patch: c.patch_size,
+        registers: c.num_register_tokens,
+        epsilon: c.layer_norm_eps,
+        activation: activation(&c.hidden_act, key)?,
+        mlp_kind: if c.use_gated_mlp { MlpKind::Gated } else { MlpKind::Plain },
+        layer_scale: Some(c.layerscale_value),
+        position: Position::Rope { theta: c.rope_theta },
+        biases: Biases {
+            query: c.query_bias,
+            key: c.key_bias,
+            value: c.value_bias,
+            output: c.proj_bias,
+            mlp: c.mlp_bias,
+        },
+        initializer_range: c.initializer_range,
+        names: &NAMES,
+    };
+    Ok((spec, unknown))
+}

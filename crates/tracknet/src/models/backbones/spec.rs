@@ -1,0 +1,365 @@
+//! What distinguishes one vision transformer from another, as data.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::models::ModelError;
+use crate::models::layers::Activation;
+use crate::models::projection::Role;
+
+use super::{dinov2, dinov3, vit};
+
+/// The values of `config.json: model_type` that can be built.
+pub const MODEL_TYPES: [&str; 4] = ["dinov3_vit", "dinov2", "dinov2_with_registers", "vit"];
+
+/// A vision transformer, described.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VitSpec {
+    /// Features of a token.
+    pub hidden: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads; divides `hidden`.
+    pub heads: usize,
+    /// Features inside the MLP, after its activation.
+    pub mlp: usize,
+    /// Pixels of a patch's edge.
+    pub patch: usize,
+    /// Register tokens, after the class token.
+    pub registers: usize,
+    /// Epsilon of every layer normalization.
+    pub epsilon: f64,
+    /// Activation of the MLP.
+    pub activation: Activation,
+    /// Shape of the MLP.
+    pub mlp_kind: MlpKind,
+    /// First value of the layer scales; `None` = there are none.
+    pub layer_scale: Option<f32>,
+    /// How tokens know where they are.
+    pub position: Position,
+    /// Which projections have a bias.
+    pub biases: Biases,
+    /// Deviation of random weights.
+    pub initializer_range: f32,
+    /// What the checkpoint calls things.
+    pub names: &'static VitNames,
+}
+
+/// Shape of the MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlpKind {
+    /// `down(act(up(x)))`.
+    Plain,
+    /// `down(act(gate(x)) · up(x))`.
+    Gated,
+    /// The same, with gate and up stacked in one projection.
+    GatedStacked,
+}
+
+/// How tokens know where they are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Position {
+    /// Rotary embedding on queries and keys of the patches.
+    Rope {
+        /// Base of the frequencies.
+        theta: f32,
+    },
+    /// A learned table for a square of `grid × grid` patches, resampled to the input's grid.
+    Learned {
+        /// Patches along an edge of the table.
+        grid: usize,
+        /// How the table is resampled.
+        resampling: Resampling,
+    },
+}
+
+/// Cubic resampling, as PyTorch's `interpolate` does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resampling {
+    /// `mode="bicubic"`.
+    Bicubic,
+    /// `mode="bicubic", antialias=True`.
+    BicubicAntialias,
+}
+
+/// Which projections have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Biases {
+    pub query: bool,
+    pub key: bool,
+    pub value: bool,
+    pub output: bool,
+    pub mlp: bool,
+}
+
+/// What a family of checkpoints calls the parts of a vision transformer.
+#[derive(Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct VitNames {
+    /// `config.json: model_type`.
+    pub model_type: &'static str,
+    /// `config.json: architectures`.
+    pub architecture: &'static str,
+    /// What some releases put before every name.
+    pub optional_prefix: Option<&'static str>,
+    /// What PEFT puts before paths, because `transformers` holds the model one module deeper than its files say.
+    pub peft_prefix: &'static str,
+    /// Where block `i` is: `<blocks>.<i>`.
+    pub blocks: &'static str,
+    pub patch: &'static str,
+    pub norm: &'static str,
+    pub norm1: &'static str,
+    pub norm2: &'static str,
+    pub query: &'static str,
+    pub key: &'static str,
+    pub value: &'static str,
+    pub output: &'static str,
+    pub up: &'static str,
+    pub gate: &'static str,
+    pub down: &'static str,
+    /// Tensors that checkpoints have and that heatmaps do not need; a trailing `.` stands for everything below.
+    pub unused: &'static [&'static str],
+}
+
+impl VitNames {
+    /// What the checkpoint calls a parameter of [`super::Vit`], given its path in the Rust module.
+    pub fn public(&self, path: &[&str]) -> String {
+        match path {
+            ["cls_token"] => "embeddings.cls_token".to_owned(),
+            ["register_tokens"] => "embeddings.register_tokens".to_owned(),
+            ["position"] => "embeddings.position_embeddings".to_owned(),
+            ["patch", rest @ ..] => join(self.patch, rest),
+            ["norm", rest @ ..] => join(self.norm, rest),
+            ["blocks", index, part, rest @ ..] => {
+                format!("{}.{index}.{}", self.blocks, join(self.part(part), &projection_names(rest)))
+            }
+            other => other.join("."),
+        }
+    }
+
+    fn part<'a>(&'a self, field: &'a str) -> &'a str {
+        match field {
+            "norm1" => self.norm1,
+            "norm2" => self.norm2,
+            "scale1" => "layer_scale1.lambda1",
+            "scale2" => "layer_scale2.lambda1",
+            "query" => self.query,
+            "key" => self.key,
+            "value" => self.value,
+            "output" => self.output,
+            "up" => self.up,
+            "gate" => self.gate,
+            "down" => self.down,
+            other => other,
+        }
+    }
+
+    /// The last component of the names of the projections with this role, such as `q_proj`.
+    pub fn short_names(&self, role: Role) -> Vec<&'static str> {
+        let last = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
+        match role {
+            Role::Query => vec![last(self.query)],
+            Role::Key => vec![last(self.key)],
+            Role::Value => vec![last(self.value)],
+            Role::Output => vec![last(self.output)],
+            Role::Mlp => [self.gate, self.up, self.down].into_iter().filter(|p| !p.is_empty()).map(last).collect(),
+        }
+    }
+
+    /// Whether a checkpoint may hold this tensor without the model needing it.
+    pub fn is_unused(&self, name: &str) -> bool {
+        self.unused.iter().any(|u| if u.ends_with('.') { name.starts_with(u) } else { name == *u })
+    }
+}
+
+fn join(head: &str, rest: &[&str]) -> String {
+    std::iter::once(head).chain(rest.iter().copied()).collect::<Vec<_>>().join(".")
+}
+
+/// A projection's own fields, named as PEFT and PyTorch name them.
+fn projection_names<'a>(path: &[&'a str]) -> Vec<&'a str> {
+    match path {
+        ["base", _] => vec!["weight"],
+        ["adapter", "a"] => vec!["lora_A", "weight"],
+        ["adapter", "b"] => vec!["lora_B", "weight"],
+        other => other.to_vec(),
+    }
+}
+
+impl VitSpec {
+    /// Reads a Hugging Face `config.json`, or the `backbone.architecture` section; `key` names it in errors.
+    ///
+    /// Also returns the keys that mean nothing to this family.
+    ///
+    /// # Errors
+    /// An unknown `model_type`, a key of the wrong type, or sizes that cannot work together.
+    pub fn from_config(config: &Map<String, Value>, key: &str) -> Result<(Self, Vec<String>), ModelError> {
+        let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        let (spec, unknown) = match model_type {
+            "dinov3_vit" => dinov3::spec(config, key)?,
+            "dinov2" => dinov2::spec(config, key, false)?,
+            "dinov2_with_registers" => dinov2::spec(config, key, true)?,
+            "vit" => vit::spec(config, key)?,
+            "" => {
+                let message = format!("is missing; known model types: {}", MODEL_TYPES.join(", "));
+                return Err(ModelError::key(format!("{key}.model_type"), message));
+            }
+            other => {
+                let message = format!("`{other}` is not supported; known model types: {}", MODEL_TYPES.join(", "));
+                return Err(ModelError::key(format!("{key}.model_type"), message));
+            }
+        };
+        spec.validate(key)?;
+        Ok((spec, unknown))
+    }
+
+    fn validate(&self, key: &str) -> Result<(), ModelError> {
+        let refuse = |name: &str, message: String| Err(ModelError::key(format!("{key}.{name}"), message));
+        let sizes = [
+            ("hidden_size", self.hidden),
+            ("num_hidden_layers", self.layers),
+            ("num_attention_heads", self.heads),
+            ("intermediate_size", self.mlp),
+            ("patch_size", self.patch),
+        ];
+        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return refuse(name, "is 0, expected a positive number".to_owned());
+        }
+        if self.hidden % self.heads != 0 {
+            return refuse(
+                "num_attention_heads",
+                format!("{} does not divide hidden_size {}", self.heads, self.hidden),
+            );
+        }
+        if matches!(self.position, Position::Rope { .. }) && (self.hidden / self.heads) % 4 != 0 {
+            let head = self.hidden / self.heads;
+            let message =
+                format!("a head has {head} features; rotary embedding in two directions needs a multiple of 4");
+            return refuse("num_attention_heads", message);
+        }
+        if matches!(self.position, Position::Learned { grid: 0, .. }) {
+            return refuse("image_size", format!("is smaller than a patch of {} pixels", self.patch));
+        }
+        Ok(())
+    }
+
+    /// Class and register tokens before the patches.
+    pub fn prefix_tokens(&self) -> usize {
+        1 + self.registers
+    }
+
+    /// Output features of the MLP's first projection.
+    pub fn mlp_in(&self) -> usize {
+        if self.mlp_kind == MlpKind::GatedStacked { 2 * self.mlp } else { self.mlp }
+    }
+
+    /// Checks that frames of this size `[W, H]` can be cut into patches; returns the grid `[rows, columns]`.
+    ///
+    /// # Errors
+    /// Names both sizes and the nearest legal ones.
+    pub fn grid(&self, [width, height]: [usize; 2]) -> Result<[usize; 2], ModelError> {
+        let patch = self.patch;
+        if width % patch == 0 && height % patch == 0 && width > 0 && height > 0 {
+            return Ok([height / patch, width / patch]);
+        }
+        let near = |size: usize| {
+            let below = size / patch * patch;
+            if size % patch == 0 && size > 0 {
+                size.to_string()
+            } else if below == 0 {
+                patch.to_string()
+            } else {
+                format!("{below} or {}", below + patch)
+            }
+        };
+        Err(ModelError::key(
+            "data.preprocess.resize",
+            format!(
+                "[{width}, {height}] cannot be cut into patches of {patch}×{patch} pixels: width and height must be \
+                 multiples of {patch}; nearest: width {}, height {}",
+                near(width),
+                near(height)
+            ),
+        ))
+    }
+}
+
+/// Reads the keys of a family's configuration; everything it does not know is returned by name.
+pub(super) fn parse<T: DeserializeOwned>(
+    config: &Map<String, Value>,
+    key: &str,
+    known: &[&str],
+) -> Result<(T, Vec<String>), ModelError> {
+    // `null` means "the default" in Hugging Face configurations.
+    let given: Map<String, Value> =
+        config.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let unknown = given.keys().filter(|k| *k != "model_type" && !known.contains(&k.as_str())).cloned().collect();
+    let parsed = serde_json::from_value(Value::Object(given)).map_err(|e| ModelError::key(key, e.to_string()))?;
+    Ok((parsed, unknown))
+}
+
+pub(super) fn activation(name: &str, key: &str) -> Result<Activation, ModelError> {
+    Activation::from_name(name).ok_or_else(|| {
+        let message = format!("`{name}` is not known; known activations: {}", Activation::NAMES);
+        ModelError::key(format!("{key}.hidden_act"), message)
+    })
+}
+
+/// `image_size` as a number or as `[height, width]`; learned tables are square in every published checkpoint.
+#[derive(Debug, Clone, Copy, serde::Deserialize)]
+#[serde(untagged)]
+pub(super) enum ImageSize {
+    Square(usize),
+    Sides([usize; 2]),
+}
+
+impl ImageSize {
+    pub(super) fn grid(self, patch: usize, key: &str) -> Result<usize, ModelError> {
+        match self {
+            Self::Square(size) | Self::Sides([size, _]) if patch == 0 => Ok(size),
+            Self::Square(size) => Ok(size / patch),
+            Self::Sides([height, width]) if height == width => Ok(height / patch),
+            Self::Sides([height, width]) => Err(ModelError::key(
+                format!("{key}.image_size"),
+                format!("[{height}, {width}] is not square; only square position tables are supported"),
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: &str) -> Result<VitSpec, ModelError> {
+        VitSpec::from_config(&serde_json::from_str(json).unwrap(), "config.json").map(|s| s.0)
+    }
+
+    #[test]
+    fn a_size_that_is_not_a_multiple_of_the_patch_names_the_nearest_legal_sizes() {
+        let spec = spec(r#"{"model_type": "dinov2", "patch_size": 14, "image_size": 518}"#).unwrap();
+        let message = spec.grid([512, 288]).unwrap_err().to_string();
+        assert!(message.contains("[512, 288]") && message.contains("14×14"), "{message}");
+        assert!(message.contains("width 504 or 518") && message.contains("height 280 or 294"), "{message}");
+        assert_eq!(spec.grid([504, 294]).unwrap(), [21, 36]);
+    }
+
+    #[test]
+    fn an_unknown_model_type_lists_the_known_ones() {
+        let message = spec(r#"{"model_type": "swin"}"#).unwrap_err().to_string();
+        assert!(message.contains("`swin`") && message.contains("dinov2_with_registers"), "{message}");
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_the_hidden_size_are_refused() {
+        let message = spec(r#"{"model_type": "vit", "hidden_size": 65}"#).unwrap_err().to_string();
+        assert!(message.contains("num_attention_heads") && message.contains("65"), "{message}");
+    }
+
+    #[test]
+    fn a_key_of_the_wrong_type_is_named() {
+        let message = spec(r#"{"model_type": "vit", "hidden_size": "big"}"#).unwrap_err().to_string();
+        assert!(message.contains("config.json") && message.contains("big"), "{message}");
+    }
+}

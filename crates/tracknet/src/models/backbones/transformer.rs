@@ -1,0 +1,271 @@
+//! The vision transformer (Dosovitskiy et al., 2021) of every supported family.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use crate::models::features::Features;
+use crate::models::init::{Builder, Fill};
+use crate::models::layers::{Conv, ConvSpec, LayerNorm};
+use crate::models::projection::{Projection, Role, VisitProjections};
+
+use super::attention::attention;
+use super::position::{Rope, resample_table};
+use super::spec::{MlpKind, Position, VitSpec};
+
+/// Patches → tokens → blocks → a grid of features.
+///
+/// It has no dropout, drop path or position jitter: a backbone, frozen or not, always runs as in evaluation.
+#[derive(Module, Debug)]
+pub struct Vit {
+    cls_token: Param<Tensor<3>>,
+    register_tokens: Option<Param<Tensor<3>>>,
+    position: Option<Param<Tensor<3>>>,
+    patch: Conv,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    #[module(skip)]
+    spec: VitSpec,
+}
+
+impl Vit {
+    /// Builds what `spec` describes; the builder gives the values.
+    pub fn new(spec: &VitSpec, builder: &Builder<'_>) -> Self {
+        let token = Fill::TruncatedNormal(spec.initializer_range);
+        let hidden = spec.hidden;
+        let embeddings = builder.at("embeddings");
+        let table = match spec.position {
+            Position::Learned { grid, .. } => Some(1 + grid * grid),
+            Position::Rope { .. } => None,
+        };
+        Self {
+            cls_token: embeddings.param("cls_token", [1, 1, hidden], token),
+            register_tokens: (spec.registers > 0)
+                .then(|| embeddings.param("register_tokens", [1, spec.registers, hidden], token)),
+            position: table.map(|rows| embeddings.param("position_embeddings", [1, rows, hidden], token)),
+            patch: ConvSpec::patches([3, hidden], spec.patch, spec.initializer_range)
+                .build(&builder.at(spec.names.patch)),
+            blocks: (0..spec.layers).map(|i| Block::new(spec, &builder.at(spec.names.blocks).at(i))).collect(),
+            norm: LayerNorm::new(hidden, spec.epsilon, &builder.at(spec.names.norm)),
+            spec: spec.clone(),
+        }
+    }
+
+    /// What was built.
+    pub fn spec(&self) -> &VitSpec {
+        &self.spec
+    }
+
+    /// Patch features of normalized frames `[batch, 3, height, width]`, after the final norm, without class and
+    /// register tokens. Height and width must be multiples of the patch size ([`VitSpec::grid`]).
+    pub fn forward(&self, images: Tensor<4>) -> Features {
+        let [batch, _, height, width] = images.dims();
+        let [rows, columns] = [height / self.spec.patch, width / self.spec.patch];
+        let tokens = self.tokens(images);
+        let prefix = self.spec.prefix_tokens();
+        let patches = tokens.slice([0..batch, prefix..prefix + rows * columns, 0..self.spec.hidden]);
+        let map = patches.swap_dims(1, 2).reshape([batch, self.spec.hidden, rows, columns]);
+        Features { map, stride: self.spec.patch }
+    }
+
+    /// All tokens after the final norm, `[batch, prefix + patches, hidden]`.
+    pub fn tokens(&self, images: Tensor<4>) -> Tensor<3> {
+        let grid = self.grid_of(&images);
+        let rope = self.rope(grid, &images);
+        let tokens = self.embed(images, grid);
+        let tokens = self.blocks.iter().fold(tokens, |x, block| block.forward(x, rope.as_ref(), &self.spec));
+        self.norm.forward(tokens)
+    }
+
+    /// The tokens before the first block and after each, before the final norm: `layers + 1` tensors.
+    pub fn hidden_states(&self, images: Tensor<4>) -> Vec<Tensor<3>> {
+        let grid = self.grid_of(&images);
+        let rope = self.rope(grid, &images);
+        let mut states = vec![self.embed(images, grid)];
+        for block in &self.blocks {
+            states.extend(states.last().cloned().map(|x| block.forward(x, rope.as_ref(), &self.spec)));
+        }
+        states
+    }
+
+    fn grid_of(&self, images: &Tensor<4>) -> [usize; 2] {
+        let [_, _, height, width] = images.dims();
+        [height / self.spec.patch, width / self.spec.patch]
+    }
+
+    fn rope(&self, grid: [usize; 2], images: &Tensor<4>) -> Option<Rope> {
+        match self.spec.position {
+            Position::Rope { theta } => Some(Rope::new(&self.spec, theta, grid, &images.device())),
+            Position::Learned { .. } => None,
+        }
+    }
+
+    /// Class token, registers and patches; learned positions are added before the registers come in.
+    fn embed(&self, images: Tensor<4>, grid: [usize; 2]) -> Tensor<3> {
+        let patches = self.patchify(images, grid);
+        let [batch, count, hidden] = patches.dims();
+        let class = self.cls_token.val().expand([batch, 1, hidden]);
+        let tokens = Tensor::cat(vec![class, patches], 1);
+        let tokens = match (&self.position, self.spec.position) {
+            (Some(table), Position::Learned { grid: from, resampling }) => {
+                tokens + resample_table(table.val(), from, grid, resampling)
+            }
+            _ => tokens,
+        };
+        match &self.register_tokens {
+            None => tokens,
+            Some(registers) => Tensor::cat(
+                vec![
+                    tokens.clone().slice([0..batch, 0..1, 0..hidden]),
+                    registers.val().expand([batch, self.spec.registers, hidden]),
+                    tokens.slice([0..batch, 1..1 + count, 0..hidden]),
+                ],
+                1,
+            ),
+        }
+    }
+
+    /// The patch convolution as one matrix product, because its patches do not overlap: `[batch, patches, hidden]`.
+    fn patchify(&self, images: Tensor<4>, [rows, columns]: [usize; 2]) -> Tensor<3> {
+        let [batch, channels, ..] = images.dims();
+        let patch = self.spec.patch;
+        let pixels = channels * patch * patch;
+        let patches = images
+            .reshape([batch, channels, rows, patch, columns, patch])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch * rows * columns, pixels]);
+        let weight = self.patch.weight.val().reshape([self.spec.hidden, pixels]);
+        let y = patches.matmul(weight.transpose());
+        let y = match &self.patch.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        };
+        y.reshape([batch, rows * columns, self.spec.hidden])
+    }
+}
+
+impl VisitProjections for Vit {
+    fn peft_prefix(&self) -> &'static str {
+        self.spec.names.peft_prefix
+    }
+
+    fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {
+        for (i, block) in self.blocks.iter().enumerate() {
+            for (name, projection) in block.projections(&self.spec) {
+                visit(&format!("{}.{i}.{name}", self.spec.names.blocks), projection);
+            }
+        }
+    }
+
+    fn visit_projections_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Projection)) {
+        for (i, block) in self.blocks.iter_mut().enumerate() {
+            for (name, projection) in block.projections_mut(&self.spec) {
+                visit(&format!("{}.{i}.{name}", self.spec.names.blocks), projection);
+            }
+        }
+    }
+}
+
+/// Attention and MLP, each after a norm and added to its input.
+#[derive(Module, Debug)]
+pub struct Block {
+    norm1: LayerNorm,
+    query: Projection,
+    key: Projection,
+    value: Projection,
+    output: Projection,
+    scale1: Option<Param<Tensor<1>>>,
+    norm2: LayerNorm,
+    gate: Option<Projection>,
+    up: Projection,
+    down: Projection,
+    scale2: Option<Param<Tensor<1>>>,
+}
+
+impl Block {
+    fn new(spec: &VitSpec, builder: &Builder<'_>) -> Self {
+        let (hidden, names, biases) = (spec.hidden, spec.names, spec.biases);
+        let projection = |name: &str, shape, bias, role| {
+            Projection::new(shape, bias, role, spec.initializer_range, &builder.at(name))
+        };
+        let square = |name: &str, bias, role| projection(name, [hidden, hidden], bias, role);
+        let scale =
+            |name: &str| spec.layer_scale.map(|v| builder.at(name).param("lambda1", [hidden], Fill::Constant(v)));
+        Self {
+            norm1: LayerNorm::new(hidden, spec.epsilon, &builder.at(names.norm1)),
+            query: square(names.query, biases.query, Role::Query),
+            key: square(names.key, biases.key, Role::Key),
+            value: square(names.value, biases.value, Role::Value),
+            output: square(names.output, biases.output, Role::Output),
+            scale1: scale("layer_scale1"),
+            norm2: LayerNorm::new(hidden, spec.epsilon, &builder.at(names.norm2)),
+            gate: (spec.mlp_kind == MlpKind::Gated)
+                .then(|| projection(names.gate, [spec.mlp, hidden], biases.mlp, Role::Mlp)),
+            up: projection(names.up, [spec.mlp_in(), hidden], biases.mlp, Role::Mlp),
+            down: projection(names.down, [hidden, spec.mlp], biases.mlp, Role::Mlp),
+            scale2: scale("layer_scale2"),
+        }
+    }
+
+    /// `[batch, tokens, hidden]` → the same shape.
+    fn forward(&self, x: Tensor<3>, rope: Option<&Rope>, spec: &VitSpec) -> Tensor<3> {
+        let y = self.attend(self.norm1.forward(x.clone()), rope, spec.heads);
+        let x = x + scaled(y, self.scale1.as_ref());
+        let y = self.mlp(self.norm2.forward(x.clone()), spec);
+        x + scaled(y, self.scale2.as_ref())
+    }
+
+    fn attend(&self, x: Tensor<3>, rope: Option<&Rope>, heads: usize) -> Tensor<3> {
+        let turn = |x: Tensor<3>| match rope {
+            Some(rope) => rope.turn(x),
+            None => x,
+        };
+        let query = turn(self.query.forward(x.clone()));
+        let key = turn(self.key.forward(x.clone()));
+        let value = self.value.forward(x);
+        self.output.forward(attention(query, key, value, heads))
+    }
+
+    fn mlp(&self, x: Tensor<3>, spec: &VitSpec) -> Tensor<3> {
+        let inner = match &self.gate {
+            Some(gate) => spec.activation.forward(gate.forward(x.clone())) * self.up.forward(x),
+            None if spec.mlp_kind == MlpKind::GatedStacked => {
+                let both = self.up.forward(x);
+                let [batch, tokens, _] = both.dims();
+                let gate = both.clone().slice([0..batch, 0..tokens, 0..spec.mlp]);
+                let up = both.slice([0..batch, 0..tokens, spec.mlp..2 * spec.mlp]);
+                spec.activation.forward(gate) * up
+            }
+            None => spec.activation.forward(self.up.forward(x)),
+        };
+        self.down.forward(inner)
+    }
+
+    fn projections(&self, spec: &VitSpec) -> Vec<(&'static str, &Projection)> {
+        let n = spec.names;
+        let mut all =
+            vec![(n.query, &self.query), (n.key, &self.key), (n.value, &self.value), (n.output, &self.output)];
+        all.extend(self.gate.as_ref().map(|gate| (n.gate, gate)));
+        all.extend([(n.up, &self.up), (n.down, &self.down)]);
+        all
+    }
+
+    fn projections_mut(&mut self, spec: &VitSpec) -> Vec<(&'static str, &mut Projection)> {
+        let n = spec.names;
+        let mut all = vec![
+            (n.query, &mut self.query),
+            (n.key, &mut self.key),
+            (n.value, &mut self.value),
+            (n.output, &mut self.output),
+        ];
+        all.extend(self.gate.as_mut().map(|gate| (n.gate, gate)));
+        all.extend([(n.up, &mut self.up), (n.down, &mut self.down)]);
+        all
+    }
+}
+
+fn scaled(x: Tensor<3>, scale: Option<&Param<Tensor<1>>>) -> Tensor<3> {
+    match scale {
+        Some(scale) => x * scale.val().unsqueeze(),
+        None => x,
+    }
+}

@@ -1,0 +1,229 @@
+//! The `upsampling` decoder of vision transformers.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use crate::config::DecoderConfig;
+use crate::models::ModelError;
+use crate::models::features::Features;
+use crate::models::init::Builder;
+use crate::models::layers::{Conv, ConvSpec};
+
+use super::block::ResidualBlock;
+use super::resize::resize_bilinear;
+use super::stem::Stem;
+
+/// A decoder's plan: the configuration, checked against the backbone it follows.
+#[derive(Debug, Clone)]
+pub struct UpsamplingSpec {
+    config: DecoderConfig,
+    stages: Vec<StageSpec>,
+    output: [usize; 2],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct StageSpec {
+    channels: [usize; 2],
+    factor: usize,
+    skip: Option<Skip>,
+}
+
+/// Which of the stem's features a stage takes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Skip {
+    Half,
+    Quarter,
+}
+
+impl Skip {
+    fn channels(self) -> usize {
+        let [half, quarter] = Stem::CHANNELS;
+        if self == Self::Half { half } else { quarter }
+    }
+}
+
+impl UpsamplingSpec {
+    /// Checks a configuration against the backbone's `channels` and `stride`; `heatmap` is `[W, H]`.
+    ///
+    /// # Errors
+    /// Names the key, its value, and the value that would work.
+    pub fn new(
+        config: &DecoderConfig,
+        channels: usize,
+        stride: usize,
+        heatmap: [usize; 2],
+    ) -> Result<Self, ModelError> {
+        check(config, channels)?;
+        let mut reached = 1;
+        let stages: Vec<StageSpec> = config
+            .channels
+            .windows(2)
+            .enumerate()
+            .map(|(i, pair)| {
+                let factor = config.upsample.get(i).copied().unwrap_or(1);
+                reached *= factor;
+                let skip = match reached {
+                    _ if !config.skip || factor == 1 => None,
+                    r if r * 2 == stride => Some(Skip::Half),
+                    r if r * 4 == stride => Some(Skip::Quarter),
+                    _ => None,
+                };
+                StageSpec { channels: [pair[0], pair[1]], factor, skip }
+            })
+            .collect();
+        if config.skip && stages.iter().all(|s| s.skip.is_none()) {
+            let message = format!(
+                "no stage reaches a quarter or half of the input's resolution: patches of {stride} pixels, factors {:?}",
+                config.upsample
+            );
+            return Err(ModelError::key("model.decoder.skip", message));
+        }
+        let [width, height] = heatmap;
+        Ok(Self { config: config.clone(), stages, output: [height, width] })
+    }
+
+    /// Channels that the head receives.
+    pub fn output_channels(&self) -> usize {
+        self.config.channels.last().copied().unwrap_or_default()
+    }
+}
+
+fn check(config: &DecoderConfig, channels: usize) -> Result<(), ModelError> {
+    let refuse = |key: &str, message: String| Err(ModelError::key(format!("model.decoder.{key}"), message));
+    match config.channels.first() {
+        None => return refuse("channels", format!("is empty; it starts with the backbone's hidden size {channels}")),
+        Some(first) if *first != channels => {
+            let message = format!("starts with {first}, but the backbone's hidden size is {channels}: make them equal");
+            return refuse("channels", message);
+        }
+        Some(_) => {}
+    }
+    if config.channels.contains(&0) {
+        return refuse("channels", format!("{:?} holds a 0", config.channels));
+    }
+    if config.upsample.contains(&0) {
+        return refuse("upsample", format!("{:?} holds a 0; 1 keeps the size", config.upsample));
+    }
+    let stages = config.channels.len() - 1;
+    if config.upsample.len() > stages {
+        let message = format!("has {} factors, but `channels` makes {stages} stages", config.upsample.len());
+        return refuse("upsample", message);
+    }
+    if !(0.0..1.0).contains(&config.dropout) {
+        return refuse("dropout", format!("is {}, expected 0 ≤ dropout < 1", config.dropout));
+    }
+    if config.use_se && config.se_reduction == 0 {
+        return refuse("se_reduction", "is 0, expected a positive number".to_owned());
+    }
+    Ok(())
+}
+
+/// Stages of resize, projection and residual blocks.
+#[derive(Module, Debug)]
+pub struct UpsamplingDecoder {
+    stages: Vec<Stage>,
+    stem: Option<Stem>,
+    #[module(skip)]
+    output: [usize; 2],
+}
+
+impl UpsamplingDecoder {
+    /// Builds what `spec` describes; the builder gives the values.
+    pub fn new(spec: &UpsamplingSpec, builder: &Builder<'_>) -> Self {
+        Self {
+            stages: spec
+                .stages
+                .iter()
+                .enumerate()
+                .map(|(i, stage)| Stage::new(*stage, &spec.config, &builder.at("stages").at(i)))
+                .collect(),
+            stem: spec.config.skip.then(|| Stem::new(&spec.config, &builder.at("stem"))),
+            output: spec.output,
+        }
+    }
+
+    /// Backbone features, and the frames `[batch, 3, height, width]` they come from, to
+    /// `[batch, channels, heatmap height, heatmap width]`.
+    pub fn forward(&self, features: Features, images: Tensor<4>) -> Tensor<4> {
+        let skips = self.stem.as_ref().map(|stem| stem.forward(images));
+        let x = self.stages.iter().fold(features.map, |x, stage| stage.forward(x, skips.as_ref()));
+        resize_bilinear(x, self.output)
+    }
+}
+
+/// Resize, `proj`, residual blocks.
+#[derive(Module, Debug)]
+pub struct Stage {
+    proj: Option<Conv>,
+    blocks: Vec<ResidualBlock>,
+    #[module(skip)]
+    factor: usize,
+    #[module(skip)]
+    skip: Option<Skip>,
+}
+
+impl Stage {
+    fn new(spec: StageSpec, config: &DecoderConfig, builder: &Builder<'_>) -> Self {
+        let [input, output] = spec.channels;
+        let input = input + spec.skip.map_or(0, Skip::channels);
+        Self {
+            proj: (input != output || spec.skip.is_some())
+                .then(|| ConvSpec::square([input, output], 1).build(&builder.at("proj"))),
+            blocks: (0..config.blocks_per_stage)
+                .map(|j| ResidualBlock::new(config, output, &builder.at("blocks").at(j)))
+                .collect(),
+            factor: spec.factor,
+            skip: spec.skip,
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, skips: Option<&[Tensor<4>; 2]>) -> Tensor<4> {
+        let [_, channels, height, width] = x.dims();
+        let size = [height * self.factor, width * self.factor];
+        let extra = match (skips, self.skip) {
+            (Some([half, _]), Some(Skip::Half)) => Some(half.clone()),
+            (Some([_, quarter]), Some(Skip::Quarter)) => Some(quarter.clone()),
+            _ => None,
+        };
+        // `proj` has no bias and works on each pixel, the resize works on each channel and its weights sum to one:
+        // the two commute, so the projection runs at the lower resolution and the resize on fewer channels.
+        let x = match (&self.proj, extra) {
+            (Some(proj), None) => resize_bilinear(proj.forward(x), size),
+            (Some(proj), Some(extra)) => {
+                let width = channels + extra.dims()[1];
+                let from_features = resize_bilinear(proj.forward_channels(x, 0..channels), size);
+                from_features + proj.forward_channels(extra, channels..width)
+            }
+            (None, _) => resize_bilinear(x, size),
+        };
+        self.blocks.iter().fold(x, |x, block| block.forward(x))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_channel_count_must_be_the_hidden_size() {
+        let message = UpsamplingSpec::new(&DecoderConfig::default(), 768, 16, [256, 144]).unwrap_err().to_string();
+        assert!(message.contains("384") && message.contains("768"), "{message}");
+    }
+
+    #[test]
+    fn skips_join_the_stages_that_reach_a_quarter_and_a_half() {
+        let config = DecoderConfig { skip: true, ..DecoderConfig::default() };
+        let spec = UpsamplingSpec::new(&config, 384, 16, [256, 144]).unwrap();
+        let skips: Vec<_> = spec.stages.iter().map(|s| s.skip).collect();
+        assert_eq!(skips, [None, Some(Skip::Quarter), Some(Skip::Half)]);
+        let message = UpsamplingSpec::new(&config, 384, 14, [256, 144]).unwrap_err().to_string();
+        assert!(message.contains("decoder.skip") && message.contains("14"), "{message}");
+    }
+
+    #[test]
+    fn more_factors_than_stages_are_refused() {
+        let config = DecoderConfig { upsample: vec![2; 4], ..DecoderConfig::default() };
+        let message = UpsamplingSpec::new(&config, 384, 16, [256, 144]).unwrap_err().to_string();
+        assert!(message.contains("4 factors") && message.contains("3 stages"), "{message}");
+    }
+}

@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+
+/// Why a model cannot be built, loaded, adapted, quantized or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A key of the configuration, or of a checkpoint's `config.json`, has a value that cannot work.
+    #[error("{key}: {message}")]
+    Key {
+        /// The key, with its section.
+        key: String,
+        /// What was found, what was expected, what to do.
+        message: String,
+    },
+    /// A file of a checkpoint is missing, damaged or of another format.
+    #[error("{}: {message}", path.display())]
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// Tensors of a file do not fit the model; one line for each.
+    #[error("{}: {} not fit the model:\n  {}", path.display(), tensors(.problems.len()), .problems.join("\n  "))]
+    Tensors {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with each tensor: its name, what was found, what was expected.
+        problems: Vec<String>,
+    },
+    /// No linear layer matches the target list.
+    #[error("lora.target_modules: {requested} matches no linear layer of the model; it has: {existing}")]
+    NoTarget {
+        /// What was asked for.
+        requested: String,
+        /// The modules that exist, condensed.
+        existing: String,
+    },
+    /// A tensor cannot be quantized or used.
+    #[error("tensor `{name}`: {message}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+impl ModelError {
+    pub(crate) fn key(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Key { key: key.into(), message: message.into() }
+    }
+
+    pub(crate) fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self::File { path: path.into(), message: message.into() }
+    }
+}
+
+fn tensors(count: usize) -> String {
+    if count == 1 { "1 tensor does".to_owned() } else { format!("{count} tensors do") }
+}

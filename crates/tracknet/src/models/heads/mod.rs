@@ -1,0 +1,5 @@
+//! From decoder features to logits.
+
+mod heatmap;
+
+pub use heatmap::HeatmapHead;

@@ -1,0 +1,233 @@
+//! Small layers with PyTorch's parameter names and shapes, so that files need no translation.
+
+use burn::module::{Flag, Module, Param};
+use burn::tensor::activation;
+use burn::tensor::module::{conv2d, layer_norm};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Distribution, Tensor};
+
+use super::init::{Builder, Fill};
+
+/// Activations that checkpoints and decoders ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// GELU with the exact erf (`gelu`).
+    Gelu,
+    /// GELU by tanh (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// `x · sigmoid(1.702 x)` (`quick_gelu`).
+    QuickGelu,
+    /// `x · sigmoid(x)` (`silu`, `swish`).
+    Silu,
+    /// `max(x, 0)` (`relu`).
+    Relu,
+}
+
+impl Activation {
+    /// The names Hugging Face configurations use, for error messages.
+    pub const NAMES: &'static str = "gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, silu, swish, relu";
+
+    /// Finds an activation by its Hugging Face name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "gelu" => Self::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" => Self::GeluTanh,
+            "quick_gelu" => Self::QuickGelu,
+            "silu" | "swish" => Self::Silu,
+            "relu" => Self::Relu,
+            _ => return None,
+        })
+    }
+
+    /// Element-wise, any shape.
+    pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Gelu => activation::gelu(x),
+            Self::GeluTanh => activation::gelu_approximate(x),
+            Self::QuickGelu => activation::sigmoid(x.clone().mul_scalar(1.702)) * x,
+            Self::Silu => activation::silu(x),
+            Self::Relu => activation::relu(x),
+        }
+    }
+}
+
+/// Normalization over the last dimension.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+    #[module(skip)]
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// Weight 1, bias 0, or the checkpoint's.
+    pub fn new(channels: usize, epsilon: f64, builder: &Builder<'_>) -> Self {
+        Self {
+            weight: builder.param("weight", [channels], Fill::ONE),
+            bias: builder.param("bias", [channels], Fill::ZERO),
+            epsilon,
+        }
+    }
+
+    /// `[.., channels]` → the same shape.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        layer_norm(x, self.weight.val(), Some(self.bias.val()), self.epsilon)
+    }
+}
+
+/// A 2-D convolution, weight `[out, in / groups, height, width]`.
+#[derive(Module, Debug)]
+pub struct Conv {
+    /// `[out, in / groups, height, width]`.
+    pub weight: Param<Tensor<4>>,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    options: ConvOptions<2>,
+}
+
+/// The shape of a convolution; start from [`ConvSpec::square`].
+#[derive(Debug, Clone, Copy)]
+pub struct ConvSpec {
+    channels: [usize; 2],
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+    bias: bool,
+    padding: usize,
+    fill: Option<Fill>,
+}
+
+impl ConvSpec {
+    /// A `kernel × kernel` convolution from `channels[0]` to `channels[1]`, stride 1, padded to keep the size of
+    /// an odd kernel's input, without bias.
+    pub fn square(channels: [usize; 2], kernel: usize) -> Self {
+        Self { channels, kernel, stride: 1, groups: 1, bias: false, padding: kernel / 2, fill: None }
+    }
+
+    /// The convolution that turns patches into tokens: kernel = stride, with a bias, weights truncated normal.
+    pub fn patches(channels: [usize; 2], patch: usize, deviation: f32) -> Self {
+        let fill = Some(Fill::TruncatedNormal(deviation));
+        Self { channels, kernel: patch, stride: patch, groups: 1, bias: true, padding: 0, fill }
+    }
+
+    /// With this stride in both directions.
+    #[must_use]
+    pub fn stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// One group for each input channel.
+    #[must_use]
+    pub fn depthwise(self) -> Self {
+        Self { groups: self.channels[0], ..self }
+    }
+
+    /// With a bias.
+    #[must_use]
+    pub fn with_bias(self) -> Self {
+        Self { bias: true, ..self }
+    }
+
+    /// Kaiming normal weights and zero bias, or the checkpoint's.
+    pub fn build(self, builder: &Builder<'_>) -> Conv {
+        let [input, output] = self.channels;
+        let shape = [output, input / self.groups, self.kernel, self.kernel];
+        Conv {
+            weight: builder.param("weight", shape, self.fill.unwrap_or(Fill::kaiming_fan_out(shape))),
+            bias: self.bias.then(|| builder.param("bias", [output], Fill::ZERO)),
+            options: ConvOptions::new([self.stride; 2], [self.padding; 2], [1; 2], self.groups),
+        }
+    }
+}
+
+impl Conv {
+    /// `[batch, in, height, width]` → `[batch, out, height / stride, width / stride]`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        if self.is_pointwise() { self.pointwise(x) } else { self.general(x) }
+    }
+
+    fn general(&self, x: Tensor<4>) -> Tensor<4> {
+        let bias = self.bias.as_ref().map(|b| b.val());
+        conv2d(x, self.weight.val(), bias, self.options.clone())
+    }
+
+    fn is_pointwise(&self) -> bool {
+        let shape = self.weight.lazy_shape();
+        shape[2] == 1 && shape[3] == 1 && self.options.stride == [1, 1] && self.options.groups == 1
+    }
+
+    fn pointwise(&self, x: Tensor<4>) -> Tensor<4> {
+        let y = pointwise(x, self.weight.val());
+        match &self.bias {
+            Some(bias) => {
+                let channels = y.dims()[1];
+                y + bias.val().reshape([1, channels, 1, 1])
+            }
+            None => y,
+        }
+    }
+}
+
+impl Conv {
+    /// The part of a 1×1 convolution that reads input channels `range` only: a convolution of joined features is the
+    /// sum of such parts, and nothing needs to be joined.
+    pub fn forward_channels(&self, x: Tensor<4>, range: std::ops::Range<usize>) -> Tensor<4> {
+        let weight = self.weight.val();
+        let output = weight.dims()[0];
+        pointwise(x, weight.slice([0..output, range]))
+    }
+}
+
+/// A 1×1 convolution is one matrix product per image: `W [out, in] · X [in, height·width]`.
+fn pointwise(x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
+    let [batch, input, height, width] = x.dims();
+    let output = weight.dims()[0];
+    let y = weight.reshape([1, output, input]).matmul(x.reshape([batch, input, height * width]));
+    y.reshape([batch, output, height, width])
+}
+
+/// Inverted dropout (Srivastava et al., 2014): off in evaluation, on a device without gradients, and at 0.
+#[derive(Module, Debug)]
+pub struct Dropout {
+    training: Param<Flag>,
+    #[module(skip)]
+    probability: f32,
+}
+
+impl Dropout {
+    /// Drops with this probability, below 1.
+    pub fn new(probability: f32) -> Self {
+        Self { training: Param::from_bool(true), probability }
+    }
+
+    /// Drops single elements.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        if !self.is_active(&x) {
+            return x;
+        }
+        let mask = self.mask(x.dims(), &x.device());
+        x * mask
+    }
+
+    /// Drops whole channels of `[batch, channels, height, width]`.
+    pub fn forward_channels(&self, x: Tensor<4>) -> Tensor<4> {
+        if !self.is_active(&x) {
+            return x;
+        }
+        let [batch, channels, ..] = x.dims();
+        let mask = self.mask([batch, channels, 1, 1], &x.device());
+        x * mask
+    }
+
+    fn is_active<const D: usize>(&self, x: &Tensor<D>) -> bool {
+        self.probability > 0.0 && self.training.is_enabled() && x.device().is_autodiff()
+    }
+
+    /// `1 / (1 − p)` where a value is kept, 0 where it is dropped; drawn from the device's generator.
+    fn mask<const D: usize>(&self, shape: [usize; D], device: &Device) -> Tensor<D> {
+        let keep = f64::from(1.0 - self.probability);
+        Tensor::random(shape, Distribution::Bernoulli(keep), device).mul_scalar(1.0 / keep)
+    }
+}

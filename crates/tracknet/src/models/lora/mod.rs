@@ -1,0 +1,14 @@
+//! Adapters and 4-bit storage for any model that names its projections.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`adapter`] | the two thin matrices and their forward |
+//! | [`targets`] | which projections `target_modules` means |
+//! | [`wrapper`] | [`apply_lora_to_model`] |
+
+pub mod adapter;
+pub mod targets;
+pub mod wrapper;
+
+pub use adapter::LoraAdapter;
+pub use wrapper::{AdaptedModule, LoraReport, apply_lora_to_model};

@@ -1,0 +1,295 @@
+//! Parameters by name: what the optimizer iterates, checkpoints hold and reports count.
+//!
+//! A name is `backbone.<path as transformers writes it>`, `backbone.<path>.lora_A.weight`, `decoder.…` or `head.…`;
+//! where the Rust module nests differently, [`Naming`] translates.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
+
+use super::backbones::{Vit, VitNames};
+use super::{HeatmapModel, ModelError};
+
+/// The part of a model a parameter belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// A base weight of the backbone.
+    Backbone,
+    /// A matrix of an adapter.
+    Adapter,
+    /// The decoder.
+    Decoder,
+    /// The head.
+    Head,
+}
+
+/// A parameter, described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterInfo {
+    /// The public name.
+    pub name: String,
+    /// Its shape, as PyTorch has it.
+    pub shape: Vec<usize>,
+    /// Whether it receives a gradient now: false for everything in a model that went through `valid()`.
+    pub trainable: bool,
+    /// The part of the model it belongs to.
+    pub group: Group,
+}
+
+impl ParameterInfo {
+    /// Elements.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it is a bias or belongs to a normalization, which decay may leave out.
+    pub fn is_bias_or_norm(&self) -> bool {
+        self.shape.len() == 1
+    }
+}
+
+/// A model whose parameters have public names.
+pub trait NamedModule: Module {
+    /// How paths in the Rust module become names.
+    fn naming(&self) -> Naming;
+}
+
+impl NamedModule for HeatmapModel {
+    fn naming(&self) -> Naming {
+        Naming { backbone: self.backbone.spec().names, whole: true }
+    }
+}
+
+impl NamedModule for Vit {
+    fn naming(&self) -> Naming {
+        Naming { backbone: self.spec().names, whole: false }
+    }
+}
+
+/// From the path of a parameter in the Rust module to its public name.
+#[derive(Debug, Clone, Copy)]
+pub struct Naming {
+    backbone: &'static VitNames,
+    /// A whole model, or a backbone alone, whose names have no `backbone.` in front.
+    whole: bool,
+}
+
+impl Naming {
+    fn name(&self, path: &[&str]) -> (String, Group) {
+        let group = |name: &str| {
+            if name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight") {
+                Group::Adapter
+            } else {
+                Group::Backbone
+            }
+        };
+        match path {
+            ["backbone", rest @ ..] if self.whole => {
+                let name = self.backbone.public(rest);
+                (format!("backbone.{name}"), group(&name))
+            }
+            ["decoder", ..] if self.whole => (decoder_name(path), Group::Decoder),
+            ["head", ..] if self.whole => (path.join("."), Group::Head),
+            path => {
+                let name = self.backbone.public(path);
+                let group = group(&name);
+                (name, group)
+            }
+        }
+    }
+}
+
+/// The decoder's modules are named as its parameters, but for enum variants, `BatchNorm` and `se.fc`.
+fn decoder_name(path: &[&str]) -> String {
+    let parts = path.iter().filter(|p| !matches!(**p, "Group" | "Batch")).map(|p| match *p {
+        "gamma" => "weight",
+        "beta" => "bias",
+        "reduce" => "fc.0",
+        "expand" => "fc.2",
+        other => other,
+    });
+    parts.collect::<Vec<_>>().join(".")
+}
+
+/// Sees every parameter with its name.
+pub trait ParameterVisitor {
+    /// Called once for each parameter, in the order of the model.
+    fn visit<const D: usize>(&mut self, info: &ParameterInfo, parameter: &Param<Tensor<D>>);
+}
+
+/// Replaces parameters, knowing their names.
+pub trait ParameterMapper {
+    /// Called once for each parameter, in the order of the model.
+    fn map<const D: usize>(&mut self, info: &ParameterInfo, parameter: Param<Tensor<D>>) -> Param<Tensor<D>>;
+}
+
+/// Visits every parameter of a model.
+pub fn visit_parameters<M: NamedModule, V: ParameterVisitor>(model: &M, visitor: &mut V) {
+    model.visit(&mut Named { naming: model.naming(), path: Vec::new(), inner: visitor });
+}
+
+/// Maps every parameter of a model.
+pub fn map_parameters<M: NamedModule, F: ParameterMapper>(model: M, mapper: &mut F) -> M {
+    let naming = model.naming();
+    model.map(&mut Named { naming, path: Vec::new(), inner: mapper })
+}
+
+/// Turns Burn's paths into names for a visitor or mapper.
+struct Named<'a, T> {
+    naming: Naming,
+    path: Vec<String>,
+    inner: &'a mut T,
+}
+
+impl<T> Named<'_, T> {
+    fn info<const D: usize>(&self, param: &Param<Tensor<D>>) -> ParameterInfo {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        let (name, group) = self.naming.name(&path);
+        ParameterInfo { name, shape: param.lazy_shape().to_vec(), trainable: param.is_require_grad(), group }
+    }
+}
+
+impl<V: ParameterVisitor> ModuleVisitor for Named<'_, V> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let info = self.info(param);
+        self.inner.visit(&info, param);
+    }
+}
+
+impl<F: ParameterMapper> ModuleMapper for Named<'_, F> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let info = self.info(&param);
+        self.inner.map(&info, param)
+    }
+}
+
+/// Every float parameter of a model, in its order. Packed 4-bit weights are not parameters.
+pub fn named_parameters<M: NamedModule>(model: &M) -> Vec<ParameterInfo> {
+    struct Collect(Vec<ParameterInfo>);
+    impl ParameterVisitor for Collect {
+        fn visit<const D: usize>(&mut self, info: &ParameterInfo, _parameter: &Param<Tensor<D>>) {
+            self.0.push(info.clone());
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    visit_parameters(model, &mut collect);
+    collect.0
+}
+
+/// The values of the parameters that `filter` keeps.
+pub fn state_dict<M: NamedModule>(model: &M, filter: impl Fn(&ParameterInfo) -> bool) -> BTreeMap<String, TensorData> {
+    struct Collect<F>(F, BTreeMap<String, TensorData>);
+    impl<F: Fn(&ParameterInfo) -> bool> ParameterVisitor for Collect<F> {
+        fn visit<const D: usize>(&mut self, info: &ParameterInfo, parameter: &Param<Tensor<D>>) {
+            if (self.0)(info) {
+                self.1.insert(info.name.clone(), parameter.val().into_data());
+            }
+        }
+    }
+    let mut collect = Collect(filter, BTreeMap::new());
+    visit_parameters(model, &mut collect);
+    collect.1
+}
+
+/// Which parameters [`load_state`] must find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Require {
+    /// Every parameter of the model.
+    All,
+    /// Every trainable parameter.
+    Trainable,
+    /// None: what is not there keeps its value.
+    Nothing,
+}
+
+/// Replaces values by name; what trains and what does not stays as it is.
+///
+/// # Errors
+/// One error that lists every name the model does not have, every shape that differs and every parameter that is
+/// required and missing.
+pub fn load_state<M: NamedModule>(
+    model: M,
+    state: BTreeMap<String, TensorData>,
+    require: Require,
+) -> Result<M, ModelError> {
+    let parameters = named_parameters(&model);
+    let problems = compare(&parameters, &state, require);
+    if !problems.is_empty() {
+        return Err(ModelError::Tensors { path: "saved state".into(), problems });
+    }
+    struct Load(BTreeMap<String, TensorData>);
+    impl ParameterMapper for Load {
+        fn map<const D: usize>(&mut self, info: &ParameterInfo, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            match self.0.remove(&info.name) {
+                Some(data) => replace(parameter, data),
+                None => parameter,
+            }
+        }
+    }
+    Ok(map_parameters(model, &mut Load(state)))
+}
+
+/// Gives a parameter new values of the same shape.
+pub fn replace<const D: usize>(parameter: Param<Tensor<D>>, data: TensorData) -> Param<Tensor<D>> {
+    parameter.map(|old| {
+        let new = Tensor::from_data(data.convert::<f32>(), &old.device());
+        if old.is_require_grad() { new.require_grad() } else { new }
+    })
+}
+
+/// Decides for every parameter whether it trains.
+pub fn set_trainable<M: NamedModule>(model: M, trains: impl Fn(&ParameterInfo) -> bool) -> M {
+    struct Set<F>(F);
+    impl<F: Fn(&ParameterInfo) -> bool> ParameterMapper for Set<F> {
+        fn map<const D: usize>(&mut self, info: &ParameterInfo, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            parameter.set_require_grad((self.0)(info))
+        }
+    }
+    map_parameters(model, &mut Set(trains))
+}
+
+fn compare(parameters: &[ParameterInfo], state: &BTreeMap<String, TensorData>, require: Require) -> Vec<String> {
+    let mut problems = Vec::new();
+    for info in parameters {
+        match state.get(&info.name) {
+            Some(data) if data.shape().to_vec() != info.shape => {
+                let found = data.shape().to_vec();
+                problems.push(format!("{}: found {found:?}, expected {:?}", info.name, info.shape));
+            }
+            Some(_) => {}
+            None => {
+                let required = match require {
+                    Require::All => true,
+                    Require::Trainable => info.trainable,
+                    Require::Nothing => false,
+                };
+                if required {
+                    problems.push(format!("{}: missing, expected {:?}", info.name, info.shape));
+                }
+            }
+        }
+    }
+    for (name, data) in state {
+        if !parameters.iter().any(|p| &p.name == name) {
+            problems.push(format!("{name}: found {:?}, but the model has no such parameter", data.shape().to_vec()));
+        }
+    }
+    problems
+}

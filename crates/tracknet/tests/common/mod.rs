@@ -1,0 +1,49 @@
+//! Shared by the parity tests: fixtures and comparison.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::{Dtype, SafeTensors};
+
+/// A file or directory of `tests/fixtures`.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// The f32 tensors of a safetensors file.
+pub(crate) fn tensors(path: &Path) -> BTreeMap<String, TensorData> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.tensors()
+        .into_iter()
+        .filter(|(_, view)| view.dtype() == Dtype::F32)
+        .map(|(name, view)| {
+            let values: Vec<f32> =
+                view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            (name, TensorData::new(values, view.shape().to_vec()))
+        })
+        .collect()
+}
+
+/// The input every golden shares, `[2, 3, 64, 96]`.
+pub(crate) fn pixels(device: &Device) -> Tensor<4> {
+    let io = tensors(&fixture("dinov3_tiny/io.safetensors"));
+    Tensor::from_data(io["pixel_values"].clone(), device)
+}
+
+/// Fails with the largest difference when it is above `tolerance`.
+pub(crate) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: &TensorData, tolerance: f32) {
+    let got = got.into_data();
+    assert_eq!(got.shape(), want.shape(), "{what}");
+    let difference = largest_difference(&got, want);
+    assert!(difference <= tolerance, "{what}: differs by {difference}, tolerance {tolerance}");
+}
+
+pub(crate) fn largest_difference(a: &TensorData, b: &TensorData) -> f32 {
+    let values = |d: &TensorData| d.clone().convert::<f32>().to_vec::<f32>().unwrap();
+    let pairs = values(a).into_iter().zip(values(b));
+    // `max` would swallow NaN.
+    pairs.map(|(x, y)| (x - y).abs()).fold(0.0, |m, d| if d.is_nan() || d > m { d } else { m })
+}

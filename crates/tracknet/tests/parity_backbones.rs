@@ -1,0 +1,87 @@
+//! Backbones against `transformers`, from tiny checkpoints with random weights in every parameter.
+//!
+//! The expected values were computed in f32 by PyTorch; two implementations of the same sums in another order differ
+//! by a few f32 roundings per layer, far below the tolerance used here. A wrong rotation, a swapped pair of halves
+//! or the other GELU differ by 1e-2 and more.
+
+mod common;
+
+use burn::tensor::{Device, Tensor};
+use tracknet::models::Vit;
+use tracknet::models::backbones::VitSpec;
+use tracknet::models::init::Builder;
+use tracknet::models::pretrained::Checkpoint;
+use tracknet::models::pretrained::checkpoint::WeightSource;
+
+use common::{assert_close, fixture, pixels, tensors};
+
+const TOLERANCE: f32 = 1e-4;
+
+fn load(name: &str, device: &Device) -> Vit {
+    let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
+    let (spec, _) = VitSpec::from_config(&checkpoint.config, "config.json").unwrap();
+    let source = WeightSource::new(&checkpoint.weights, spec.names.optional_prefix);
+    let vit = Vit::new(&spec, &Builder::new(&source, device));
+    source.finish(|n| spec.names.is_unused(n)).unwrap();
+    vit
+}
+
+fn check(name: &str, layers: usize) {
+    let expected = tensors(&fixture(name).join("io.safetensors"));
+    // With and without autodiff: attention takes another path.
+    for device in [Device::flex(), Device::flex().autodiff()] {
+        let vit = load(name, &device);
+        let images = pixels(&device);
+        for (i, state) in vit.hidden_states(images.clone()).into_iter().enumerate() {
+            if let Some(want) = expected.get(&format!("hidden_states.{i}")) {
+                assert_close(&format!("{name} hidden state {i}"), state, want, TOLERANCE);
+            }
+        }
+        let tokens = vit.tokens(images.clone());
+        assert_close(name, tokens.clone(), &expected["last_hidden_state"], TOLERANCE);
+
+        let features = vit.forward(images.clone());
+        let [batch, hidden, rows, columns] = features.map.dims();
+        assert_eq!([rows, columns], [64 / features.stride, 96 / features.stride]);
+        let prefix = vit.spec().prefix_tokens();
+        let patches = tokens.slice([0..batch, prefix..prefix + rows * columns, 0..hidden]);
+        let back = features.map.reshape([batch, hidden, rows * columns]).swap_dims(1, 2);
+        assert!(back.equal(patches).all().into_scalar::<bool>(), "the grid is the patch tokens, row by row");
+
+        if let Some(want) = expected.get("last_hidden_state_64x64") {
+            let square: Tensor<4> = images.slice([0..2, 0..3, 0..64, 0..64]);
+            assert_close(&format!("{name} 64×64"), vit.tokens(square), want, TOLERANCE);
+        }
+    }
+    assert_eq!(load(name, &Device::flex()).hidden_states(pixels(&Device::flex())).len(), layers + 1);
+}
+
+#[test]
+fn dinov3_gives_the_hidden_states_of_transformers() {
+    check("dinov3_tiny", 2);
+}
+
+#[test]
+fn dinov3_with_a_gated_mlp_gives_the_hidden_states_of_transformers() {
+    check("dinov3_tiny_gated", 2);
+}
+
+#[test]
+fn dinov2_gives_the_hidden_states_of_transformers() {
+    check("dinov2_tiny", 2);
+}
+
+#[test]
+fn dinov2_with_registers_resamples_its_positions_with_antialiasing() {
+    check("dinov2_reg_tiny", 2);
+}
+
+#[test]
+fn dinov2_with_swiglu_gives_the_hidden_states_of_transformers() {
+    check("dinov2_tiny_swiglu", 1);
+}
+
+#[test]
+fn vit_gives_the_hidden_states_of_transformers_native_and_interpolated() {
+    check("vit_tiny", 2);
+}
