@@ -1,6 +1,350 @@
-//! datasets
+//! Frames and labels on disk → batches in memory. No tensors here: a batch is plain `Vec<f32>`s, so that reading,
+//! checking and drawing a dataset need no device and no model.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`tracknet`] | the tennis label reader: `<root>/<game>/<clip>/Label.csv` |
+//! | [`report`] | what is wrong with a dataset, by file and line, and the checks that decode images |
+//! | [`image`] | decode, resize, normalize |
+//! | [`augment`], [`random`] | opt-in augmentations, from seeded streams |
+//! | [`heatmap`] | where a native pixel lies on the heatmap and back; the target |
+//! | [`batcher`] | worker threads that decode ahead, in the order of the sampler |
+//! | [`draw`], [`preview`] | drawing primitives; the contact sheet |
 
-/// Errors of this area.
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::DataFormat;
+use crate::error::Result;
+
+pub mod augment;
+pub mod batcher;
+pub mod draw;
+pub mod heatmap;
+pub mod image;
+pub mod preview;
+pub mod random;
+pub mod report;
+pub mod tracknet;
+
+pub use batcher::{Batch, BatchLoader, BatchSpec, LoaderOptions, SampleInfo};
+pub use heatmap::Geometry;
+pub use report::{DataReport, Problem, ProblemKind};
+
+/// How well the ball of a frame can be seen; the numbers are those of the label files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Visibility {
+    /// No ball in the frame.
+    Absent = 0,
+    /// Easy to see.
+    Visible = 1,
+    /// In the frame, but hard to see.
+    Hard = 2,
+    /// Behind something; the label is where it must be.
+    Occluded = 3,
+}
+
+impl Visibility {
+    /// Every class, in the order of the numbers.
+    pub const ALL: [Self; 4] = [Self::Absent, Self::Visible, Self::Hard, Self::Occluded];
+
+    /// The class with this number, if it is 0, 1, 2 or 3.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// `absent`, `visible`, `hard` or `occluded`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Visible => "visible",
+            Self::Hard => "hard",
+            Self::Occluded => "occluded",
+        }
+    }
+}
+
+/// Where the ball of one frame is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Label {
+    /// How well it can be seen.
+    pub visibility: Visibility,
+    /// Position in pixels of the original image; `None` exactly when the ball is absent, or when the position
+    /// turned out to be outside the image (such a frame teaches and measures nothing).
+    pub xy: Option<[f32; 2]>,
+}
+
+impl Label {
+    /// A frame without a ball.
+    pub const ABSENT: Self = Self { visibility: Visibility::Absent, xy: None };
+
+    /// Whether the label says something: absent, or a position.
+    pub fn is_usable(&self) -> bool {
+        self.visibility == Visibility::Absent || self.xy.is_some()
+    }
+}
+
+/// One labelled image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Frame {
+    /// The image file.
+    pub path: PathBuf,
+    /// Its name inside the clip.
+    pub file_name: String,
+    /// Its label.
+    pub label: Label,
+    /// The line of the label file that says so, from 1; 0 when there is no label file.
+    pub line: usize,
+}
+
+/// Consecutive frames of one camera.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clip {
+    /// Directory name.
+    pub name: String,
+    /// Directory.
+    pub dir: PathBuf,
+    /// The label file.
+    pub label_file: PathBuf,
+    /// Frames in natural order of their names.
+    pub frames: Vec<Frame>,
+}
+
+/// The clips of one match.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Game {
+    /// Directory name.
+    pub name: String,
+    /// Clips in natural order (`Clip2` before `Clip10`).
+    pub clips: Vec<Clip>,
+}
+
+/// The games of one split, and what was wrong with their files.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// The directory that holds the games.
+    pub root: PathBuf,
+    /// Games in the order in which they were asked for.
+    pub games: Vec<Game>,
+    /// Counts, and every row or file that was skipped.
+    pub report: DataReport,
+}
+
+impl Dataset {
+    /// Reads the labels of `games` under `root`; no image is opened.
+    ///
+    /// Bad rows are skipped and listed in [`Dataset::report`]; with `strict` they are an error.
+    ///
+    /// # Errors
+    /// A missing root or game (the message lists what exists), an unreadable directory, no usable frame at all, and
+    /// any problem when `strict`.
+    pub fn open(root: &Path, format: DataFormat, games: &[String], strict: bool) -> Result<Self> {
+        Self::open_split("data.split", root, format, games, strict)
+    }
+
+    /// [`Dataset::open`], with the configuration key that asked for these games, for the error messages
+    /// (`data.split.val_games`).
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn open_split(
+        key: &str,
+        root: &Path,
+        format: DataFormat,
+        games: &[String],
+        strict: bool,
+    ) -> Result<Self> {
+        match format {
+            DataFormat::Auto | DataFormat::Tracknet => tracknet::open(key, root, games, strict),
+        }
+    }
+
+    /// Every frame, in order, as cheap shared references.
+    pub fn frames(&self) -> Vec<FrameRef> {
+        let mut frames = Vec::new();
+        for game in &self.games {
+            let game_name: Arc<str> = game.name.as_str().into();
+            for clip in &game.clips {
+                let clip_name: Arc<str> = clip.name.as_str().into();
+                let label_file: Arc<Path> = clip.label_file.as_path().into();
+                frames.extend(clip.frames.iter().map(|frame| FrameRef {
+                    game: Arc::clone(&game_name),
+                    clip: Arc::clone(&clip_name),
+                    label_file: Arc::clone(&label_file),
+                    frame: Arc::new(frame.clone()),
+                }));
+            }
+        }
+        frames
+    }
+}
+
+/// A frame with the names of its game and clip; cheap to clone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FrameRef {
+    /// Name of the game.
+    pub game: Arc<str>,
+    /// Name of the clip.
+    pub clip: Arc<str>,
+    /// The label file of the clip.
+    pub label_file: Arc<Path>,
+    /// The frame itself.
+    pub frame: Arc<Frame>,
+}
+
+impl FrameRef {
+    /// A frame of which nothing is known but its file: for prediction.
+    pub fn unlabelled(path: &Path) -> Self {
+        let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Self {
+            game: "".into(),
+            clip: "".into(),
+            label_file: Path::new("").into(),
+            frame: Arc::new(Frame { path: path.to_path_buf(), file_name, label: Label::ABSENT, line: 0 }),
+        }
+    }
+}
+
+impl fmt::Display for FrameRef {
+    /// `game1/Clip2/0007.jpg`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.game.is_empty() && self.clip.is_empty() {
+            return write!(f, "{}", self.frame.path.display());
+        }
+        write!(f, "{}/{}/{}", self.game, self.clip, self.frame.file_name)
+    }
+}
+
+/// Why a dataset, a label file or an image was refused.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct DatasetError(pub String);
+#[non_exhaustive]
+pub enum DatasetError {
+    /// The dataset root does not exist or is not a directory.
+    #[error(
+        "dataset root {} is not a directory; set data.root, or make a dataset there with `tracknet data generate`",
+        root.display()
+    )]
+    RootMissing {
+        /// What `data.root` says.
+        root: PathBuf,
+    },
+    /// The configuration asks for no game at all.
+    #[error("{key} is empty: name at least one game of {} ({})", root.display(), or_nothing(existing))]
+    NoGames {
+        /// The key that asked.
+        key: String,
+        /// The dataset root.
+        root: PathBuf,
+        /// Directories that exist under the root.
+        existing: Vec<String>,
+    },
+    /// Games that the configuration asks for do not exist.
+    #[error(
+        "{key} asks for {}, which {} does not have{}; it has: {}",
+        missing.join(", "), root.display(), suggestion(nearest), or_nothing(existing)
+    )]
+    GamesMissing {
+        /// The key that asked.
+        key: String,
+        /// The dataset root.
+        root: PathBuf,
+        /// The missing directories.
+        missing: Vec<String>,
+        /// The existing directory whose name is nearest to the first missing one.
+        nearest: Option<String>,
+        /// Directories that exist under the root.
+        existing: Vec<String>,
+    },
+    /// No frame of the split can be used.
+    #[error(
+        "{key}: no usable frame in {} under {} (expected <game>/Clip*/Label.csv beside jpg, jpeg or png frames){}",
+        games.join(", "), root.display(), Listing(problems)
+    )]
+    NoFrames {
+        /// The key that asked.
+        key: String,
+        /// The dataset root.
+        root: PathBuf,
+        /// The games that were read.
+        games: Vec<String>,
+        /// Why rows and files were skipped.
+        problems: Vec<Problem>,
+    },
+    /// Bad rows or files, and `strict` was asked for.
+    #[error("{} in {} (strict){}", count(problems.len(), "problem"), root.display(), Listing(problems))]
+    Strict {
+        /// The dataset root.
+        root: PathBuf,
+        /// Every problem.
+        problems: Vec<Problem>,
+    },
+    /// An image cannot be read or decoded.
+    #[error("image {}: {reason}", path.display())]
+    Image {
+        /// The image file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A sample of a batch cannot be made.
+    #[error("frame {frame} ({}): {source}", label_place(label_file, *line))]
+    Sample {
+        /// `game/clip/file`.
+        frame: String,
+        /// The label file that names the image.
+        label_file: PathBuf,
+        /// The line in it, from 1.
+        line: usize,
+        /// What went wrong.
+        source: Box<DatasetError>,
+    },
+    /// A value of the batch specification makes no sense.
+    #[error("{key} = {found}: {expected}")]
+    Spec {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What is expected.
+        expected: &'static str,
+    },
+    /// A worker thread cannot be started.
+    #[error("cannot start a decode worker: {0}; lower training.data_loader.num_workers")]
+    Worker(std::io::Error),
+    /// A part of the program itself is damaged (its built-in font).
+    #[error("internal: {0}")]
+    Internal(&'static str),
+}
+
+fn or_nothing(names: &[String]) -> String {
+    if names.is_empty() { "no game directory".to_owned() } else { names.join(", ") }
+}
+
+fn suggestion(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
+}
+
+fn label_place(label_file: &Path, line: usize) -> String {
+    if line == 0 { "no label".to_owned() } else { format!("{} line {line}", label_file.display()) }
+}
+
+/// `1 problem`, `2 problems`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The first problems, one a line, and how many more there are.
+struct Listing<'a>(&'a [Problem]);
+
+impl fmt::Display for Listing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in self.0.iter().take(report::LISTED_PROBLEMS) {
+            write!(f, "\n  {problem}")?;
+        }
+        match self.0.len().saturating_sub(report::LISTED_PROBLEMS) {
+            0 => Ok(()),
+            more => write!(f, "\n  … and {more} more"),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Opt-in augmentations of training frames: zoom crop, flip, colour jitter, blur, noise, JPEG.
+//!
+//! Everything a sample draws comes from one stream keyed by `(seed, epoch, index)`, in two steps: the plan is drawn
+//! before anything is decoded (the crop decides what to decode), the pixels change afterwards.
+
+use std::io::Cursor;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{Rgb, RgbImage};
+
+use super::random::Stream;
+use crate::config::AugmentConfig;
+
+/// What the stream of one sample decided about its geometry.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Plan {
+    /// Mirror the resized frame.
+    pub(crate) flip: bool,
+    /// Zoom factor and the position of the window, each as a uniform number in `[0, 1)`.
+    pub(crate) zoom: Option<(f64, [f64; 2])>,
+}
+
+impl Plan {
+    /// Draws the plan; the number of draws does not depend on the configuration.
+    pub(crate) fn draw(stream: &mut Stream, flip_prob: f32, config: &AugmentConfig) -> Self {
+        let flip = stream.chance(flip_prob);
+        let zoomed = stream.chance(config.zoom_prob);
+        let factor = stream.range(1.0, config.zoom_max.max(1.0));
+        let place = [stream.unit(), stream.unit()].map(f64::from);
+        Self { flip, zoom: zoomed.then_some((f64::from(factor), place)) }
+    }
+
+    /// The window `[left, top, width, height]` in native pixels that the plan takes from an image of this size.
+    ///
+    /// A labelled ball stays inside: the window is placed among those that hold it, since a ball that is cropped away
+    /// would turn a positive into a frame that teaches nothing.
+    pub(crate) fn window(&self, native_size: [usize; 2], ball: Option<[f32; 2]>) -> Option<[f64; 4]> {
+        let (factor, place) = self.zoom?;
+        let size = native_size.map(|n| n as f64);
+        let window = size.map(|n| (n / factor).clamp(1.0, n));
+        let start = [0, 1].map(|axis| {
+            let (mut low, mut high) = (0.0, size[axis] - window[axis]);
+            if let Some(ball) = ball.map(|xy| f64::from(xy[axis])) {
+                // One pixel of margin, so that rounding cannot put the ball on the excluded right edge.
+                low = f64::max(low, ball + 1.0 - window[axis]).min(high);
+                high = f64::min(high, ball).max(low);
+            }
+            low + (high - low) * place[axis]
+        });
+        Some([start[0], start[1], window[0], window[1]])
+    }
+}
+
+/// Changes the pixels of a resized frame; the ball stays where it is.
+///
+/// # Errors
+/// A failure of the JPEG codec, with its reason.
+pub(crate) fn change_pixels(frame: RgbImage, stream: &mut Stream, config: &AugmentConfig) -> Result<RgbImage, String> {
+    let mut frame = frame;
+    if stream.chance(config.color_jitter_prob) {
+        color_jitter(&mut frame, stream, config.color_jitter);
+    }
+    if stream.chance(config.blur_prob) {
+        frame = image::imageops::blur(&frame, stream.range(0.3, 1.2));
+    }
+    if stream.chance(config.noise_prob) {
+        let std = config.noise_std * stream.unit();
+        for value in frame.iter_mut() {
+            *value = (f32::from(*value) + std * stream.normal()).round() as u8;
+        }
+    }
+    if stream.chance(config.jpeg_prob) {
+        let [low, high] = config.jpeg_quality;
+        let quality = low.saturating_add(stream.below(usize::from(high.saturating_sub(low)) + 1) as u8);
+        frame = reencode(&frame, quality.clamp(1, 100))?;
+    }
+    Ok(frame)
+}
+
+/// Brightness, contrast and saturation by factors in `1 ± strength`, hue by an angle up to `18° · strength / 0.3`.
+fn color_jitter(frame: &mut RgbImage, stream: &mut Stream, strength: f32) {
+    let mut factor = || 1.0 + strength * stream.range(-1.0, 1.0);
+    let (brightness, contrast, saturation) = (factor(), factor(), factor());
+    let angle = strength * stream.range(-1.0, 1.0) * std::f32::consts::PI / 3.0;
+    let (sin, cos) = angle.sin_cos();
+    let pixels = frame.pixels().len().max(1) as f64;
+    let mean = frame.pixels().map(|p| f64::from(luma(p.0.map(f32::from)))).sum::<f64>() / pixels;
+    let mean = brightness * mean as f32;
+    for Rgb(pixel) in frame.pixels_mut() {
+        let rgb = pixel.map(|v| (f32::from(v) * brightness - mean) * contrast + mean);
+        let y = luma(rgb);
+        // In the YIQ plane (NTSC primaries), saturation scales and hue turns the two chroma axes.
+        let i = 0.5959 * rgb[0] - 0.2746 * rgb[1] - 0.3213 * rgb[2];
+        let q = 0.2115 * rgb[0] - 0.5227 * rgb[1] + 0.3112 * rgb[2];
+        let (i, q) = (saturation * (cos * i - sin * q), saturation * (sin * i + cos * q));
+        let turned = [y + 0.956 * i + 0.619 * q, y - 0.272 * i - 0.647 * q, y - 1.106 * i + 1.703 * q];
+        *pixel = turned.map(|v| v.round() as u8);
+    }
+}
+
+fn luma(rgb: [f32; 3]) -> f32 {
+    0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
+}
+
+fn reencode(frame: &RgbImage, quality: u8) -> Result<RgbImage, String> {
+    let mut bytes = Vec::new();
+    let encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
+    frame.write_with_encoder(encoder).map_err(|e| format!("JPEG augmentation: {e}"))?;
+    let decoded = image::load(Cursor::new(bytes), image::ImageFormat::Jpeg);
+    Ok(decoded.map_err(|e| format!("JPEG augmentation: {e}"))?.into_rgb8())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame() -> RgbImage {
+        RgbImage::from_fn(48, 32, |x, y| Rgb([(x * 5) as u8, (y * 8) as u8, (x * y) as u8]))
+    }
+
+    fn change(config: &AugmentConfig, key: u64) -> RgbImage {
+        change_pixels(frame(), &mut Stream::new(&[key]), config).unwrap()
+    }
+
+    #[test]
+    fn each_augmentation_changes_pixels_the_same_way_for_the_same_key() {
+        let off = AugmentConfig::default();
+        assert_eq!(change(&off, 1), frame());
+        let cases = [
+            AugmentConfig { color_jitter_prob: 1.0, ..off.clone() },
+            AugmentConfig { blur_prob: 1.0, ..off.clone() },
+            AugmentConfig { noise_prob: 1.0, ..off.clone() },
+            AugmentConfig { jpeg_prob: 1.0, ..off },
+        ];
+        for config in cases {
+            let once = change(&config, 1);
+            assert_ne!(once, frame(), "{config:?}");
+            assert_eq!(once.dimensions(), (48, 32));
+            assert_eq!(once, change(&config, 1), "{config:?}");
+            assert_ne!(once, change(&config, 2), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn a_jitter_of_strength_zero_changes_nothing_but_rounding() {
+        let config = AugmentConfig { color_jitter_prob: 1.0, color_jitter: 0.0, ..Default::default() };
+        for (a, b) in change(&config, 1).iter().zip(frame().iter()) {
+            // The YIQ matrices are rounded to four digits: at most 0.5 grey levels, then rounding.
+            assert!(a.abs_diff(*b) <= 1, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn the_zoom_window_lies_in_the_image_and_holds_the_ball() {
+        let config = AugmentConfig { zoom_prob: 1.0, zoom_max: 4.0, ..Default::default() };
+        for key in 0..500 {
+            let mut stream = Stream::new(&[key]);
+            let ball = [stream.range(0.0, 1279.9), stream.range(0.0, 719.9)];
+            let plan = Plan::draw(&mut stream, 0.5, &config);
+            let [left, top, width, height] = plan.window([1280, 720], Some(ball)).unwrap();
+            assert!(left >= 0.0 && top >= 0.0 && left + width <= 1280.0 && top + height <= 720.0);
+            let (x, y) = (f64::from(ball[0]), f64::from(ball[1]));
+            assert!(x >= left && x < left + width && y >= top && y < top + height, "{key}: {ball:?}");
+        }
+    }
+
+    #[test]
+    fn without_zoom_there_is_no_window() {
+        let plan = Plan::draw(&mut Stream::new(&[1]), 0.0, &AugmentConfig::default());
+        assert_eq!((plan.flip, plan.window([64, 64], None)), (false, None));
+    }
+}
