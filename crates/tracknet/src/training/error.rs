@@ -102,6 +102,15 @@ pub enum TrainingError {
     /// The model and the batches do not fit together.
     #[error("{0}")]
     Mismatch(String),
+    /// A heatmap or an option of the evaluation is wrong.
+    #[error(transparent)]
+    Evaluation(#[from] crate::evaluation::EvaluationError),
+    /// A new run would overwrite another.
+    #[error("{}: this directory already holds a run; resume it, or wait a second for another run id", path.display())]
+    RunExists {
+        /// The run's directory.
+        path: PathBuf,
+    },
     /// A tensor could not be read back from the device.
     #[error("reading `{name}` from the device: {problem}")]
     Device {

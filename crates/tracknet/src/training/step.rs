@@ -89,8 +89,8 @@ pub struct StepReport {
 pub struct Stepper {
     /// The loss.
     pub loss: HeatmapLoss,
-    /// Frames per forward pass.
-    pub micro_batch: usize,
+    /// Frames per forward pass; `None` until it was fitted to the memory: the whole batch.
+    pub micro_batch: Option<usize>,
     /// Sizes of a batch's tensors.
     pub shape: BatchShape,
     /// Where the model trains, with autodiff.
@@ -102,10 +102,10 @@ pub struct Stepper {
 
 impl Stepper {
     /// From the `training` section; `device` must be one with autodiff.
-    pub fn new(config: &TrainingConfig, shape: BatchShape, micro_batch: usize, device: &Device) -> Self {
+    pub fn new(config: &TrainingConfig, shape: BatchShape, device: &Device) -> Self {
         Self {
             loss: HeatmapLoss::from(&config.loss),
-            micro_batch: micro_batch.max(1),
+            micro_batch: None,
             shape,
             device: device.clone(),
             seed: config.seed,
@@ -122,14 +122,14 @@ impl Stepper {
     /// After [`MAX_NON_FINITE`] such steps in a row, or if shapes do not fit or the backend fails.
     pub fn step(
         &mut self,
-        model: HeatmapModel,
+        model: &mut HeatmapModel,
         batch: &Batch,
         table: &ParameterTable,
         optimizer: &mut NamedOptimizer,
         step: u64,
         factor: f64,
-    ) -> Result<(HeatmapModel, StepReport)> {
-        let (mut gradients, mut report) = self.gradients(&model, batch, table, step)?;
+    ) -> Result<StepReport> {
+        let (mut gradients, mut report) = self.gradients(model, batch, table, step)?;
         let norm = match gradients.norm()? {
             _ if !report.loss_sum.is_finite() => Err("loss".to_owned()),
             GradientNorm::NonFinite(name) => Err(format!("gradient of `{name}`")),
@@ -142,7 +142,6 @@ impl Stepper {
                     return Err(TrainingError::NonFinite { what, count: self.non_finite_in_a_row, step }.into());
                 }
                 report.skipped = Some(what);
-                Ok((model, report))
             }
             Ok(norm) => {
                 self.non_finite_in_a_row = 0;
@@ -150,12 +149,12 @@ impl Stepper {
                 if let Some(limit) = self.clip {
                     gradients.clip(norm, limit);
                 }
-                let model = table.update(model, gradients, |parameter, value, gradient| {
+                *model = table.update(model.clone(), gradients, |parameter, value, gradient| {
                     optimizer.update(&parameter.name, parameter.kind, factor, value, gradient)
                 });
-                Ok((model, report))
             }
         }
+        Ok(report)
     }
 
     /// Loss and gradients of a batch, without an update.
@@ -173,8 +172,9 @@ impl Stepper {
         let mask_sum = mask_weight(batch);
         let mut sum = NamedGradients::default();
         let mut loss_sum = 0.0;
-        for from in (0..batch.size).step_by(self.micro_batch) {
-            let to = (from + self.micro_batch).min(batch.size);
+        let frames = self.micro_batch.unwrap_or(batch.size).max(1);
+        for from in (0..batch.size).step_by(frames) {
+            let to = (from + frames).min(batch.size);
             let chunk = self.shape.tensors(batch, from, to, &self.device)?;
             let logits = model.forward(chunk.images);
             let loss = self.loss.sum(logits, chunk.targets, chunk.masks, mask_sum)?;
