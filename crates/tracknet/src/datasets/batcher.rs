@@ -78,7 +78,12 @@ impl BatchSpec {
         let sigma_ok = self.sigma.is_finite() && self.sigma > 0.0;
         check(sigma_ok, "model.heatmap.sigma", self.sigma.to_string(), "a positive number of heatmap pixels")?;
         let std_ok = self.mean.iter().all(|v| v.is_finite()) && self.std.iter().all(|v| v.is_finite() && *v > 0.0);
-        check(std_ok, "image std", format!("{:?} (mean {:?})", self.std, self.mean), "finite means, positive deviations")
+        check(
+            std_ok,
+            "image std",
+            format!("{:?} (mean {:?})", self.std, self.mean),
+            "finite means, positive deviations",
+        )
     }
 }
 
@@ -175,7 +180,14 @@ impl BatchLoader {
         }
         let normalizer = spec.normalizer();
         let cache = Cache::new(frames.len(), options.cache_bytes);
-        let source = Source { frames, spec, normalizer, cache, seed: options.shuffle_seed.unwrap_or(0), augment: options.augment };
+        let source = Source {
+            frames,
+            spec,
+            normalizer,
+            cache,
+            seed: options.shuffle_seed.unwrap_or(0),
+            augment: options.augment,
+        };
         Ok(Self { source: Arc::new(source), batch_size, options })
     }
 
@@ -554,7 +566,10 @@ mod tests {
         let batches = load(&frames, &small_spec(), 3, LoaderOptions::default(), 0);
         assert_eq!(batches.iter().map(|b| b.size).collect::<Vec<_>>(), [3, 2]);
         let (first, plane) = (&batches[0], 16 * 9);
-        assert_eq!((first.images.len(), first.targets.len(), first.masks.len()), (3 * 3 * 33 * 17, 3 * plane, 3 * plane));
+        assert_eq!(
+            (first.images.len(), first.targets.len(), first.masks.len()),
+            (3 * 3 * 33 * 17, 3 * plane, 3 * plane)
+        );
         assert_eq!(first.samples[2].frame.to_string(), "game1/Clip1/0002.jpg");
         assert_eq!(first.samples[0].native_size, [64, 36]);
         let center = first.samples[0].heatmap_xy().unwrap();
@@ -594,7 +609,8 @@ mod tests {
         for epoch in 0..3 {
             let reference = load(&frames, &spec, 2, options(0, 0, 0), epoch);
             for (workers, prefetch, cache) in [(1, 0, 0), (1, 2, 1 << 20), (3, 1, 4000), (3, 5, 1 << 20)] {
-                let loader = BatchLoader::new(frames.clone(), spec.clone(), 2, options(workers, prefetch, cache)).unwrap();
+                let loader =
+                    BatchLoader::new(frames.clone(), spec.clone(), 2, options(workers, prefetch, cache)).unwrap();
                 // Fill the cache in another epoch first.
                 assert_eq!(loader.epoch(17).count(), 3);
                 let batches: Vec<Batch> = loader.epoch(epoch).collect::<Result<_>>().unwrap();
@@ -686,7 +702,10 @@ mod tests {
             let results: Vec<_> = loader.epoch(0).collect();
             assert_eq!(results.len(), 3);
             let message = results[2].as_ref().unwrap_err().to_string();
-            assert!(message.starts_with("frame game1/Clip1/0002.jpg (") && message.contains("Label.csv line 4): image "), "{message}");
+            assert!(
+                message.starts_with("frame game1/Clip1/0002.jpg (") && message.contains("Label.csv line 4): image "),
+                "{message}"
+            );
             assert!(message.contains("0002.jpg: cannot decode: "), "{message}");
         }
     }

@@ -44,22 +44,18 @@ impl Geometry {
     /// A native position on the heatmap: without crop and flip `cx = X · Wh / W`.
     pub fn to_heatmap(&self, native: [f32; 2]) -> [f32; 2] {
         let input = self.to_input(native);
-        [0, 1].map(|axis| {
-            (f64::from(input[axis]) * self.heatmap_size[axis] as f64 / self.input_size[axis] as f64) as f32
-        })
+        [0, 1]
+            .map(|axis| (f64::from(input[axis]) * self.heatmap_size[axis] as f64 / self.input_size[axis] as f64) as f32)
     }
 
     /// A heatmap position in native pixels: the inverse of [`Geometry::to_heatmap`].
     pub fn to_native(&self, heatmap: [f32; 2]) -> [f32; 2] {
-        let mut input = [0, 1].map(|axis| {
-            f64::from(heatmap[axis]) * self.input_size[axis] as f64 / self.heatmap_size[axis] as f64
-        });
+        let mut input =
+            [0, 1].map(|axis| f64::from(heatmap[axis]) * self.input_size[axis] as f64 / self.heatmap_size[axis] as f64);
         if self.flipped {
             input[0] = self.input_size[0] as f64 - 1.0 - input[0];
         }
-        [0, 1].map(|axis| {
-            (input[axis] * self.crop[axis + 2] / self.input_size[axis] as f64 + self.crop[axis]) as f32
-        })
+        [0, 1].map(|axis| (input[axis] * self.crop[axis + 2] / self.input_size[axis] as f64 + self.crop[axis]) as f32)
     }
 }
 

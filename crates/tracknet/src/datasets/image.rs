@@ -63,7 +63,8 @@ fn failure(path: &Path, reason: String) -> DatasetError {
 /// A crop outside the image, with the reason.
 pub fn resize(image: &RgbImage, crop: Option<[f64; 4]>, size: [usize; 2]) -> Result<RgbImage, String> {
     let [width, height] = [0, 1].map(|axis| u32::try_from(size[axis]).unwrap_or(u32::MAX));
-    let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).map_err(|e| e.to_string())?;
+    let source =
+        ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).map_err(|e| e.to_string())?;
     let mut target = Image::new(width, height, PixelType::U8x3);
     let mut options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     if let Some([left, top, width, height]) = crop {
@@ -142,7 +143,9 @@ mod tests {
             decode(&path).unwrap_err().to_string()
         };
         assert!(message(b"").ends_with("0001.jpg: cannot decode: the file is empty"));
-        assert!(message(b"\xff\xd8\xff\xe0half").ends_with("0001.jpg: cannot decode: the JPEG is cut off (no end marker)"));
+        assert!(
+            message(b"\xff\xd8\xff\xe0half").ends_with("0001.jpg: cannot decode: the JPEG is cut off (no end marker)")
+        );
         assert!(message(b"plain text").contains("0001.jpg: cannot decode: "));
         let mut png = Vec::new();
         let image = RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));

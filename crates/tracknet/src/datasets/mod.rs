@@ -148,13 +148,7 @@ impl Dataset {
     ///
     /// # Errors
     /// As [`Dataset::open`].
-    pub fn open_split(
-        key: &str,
-        root: &Path,
-        format: DataFormat,
-        games: &[String],
-        strict: bool,
-    ) -> Result<Self> {
+    pub fn open_split(key: &str, root: &Path, format: DataFormat, games: &[String], strict: bool) -> Result<Self> {
         match format {
             DataFormat::Auto | DataFormat::Tracknet => tracknet::open(key, root, games, strict),
         }

@@ -311,7 +311,8 @@ mod tests {
             line: Some(line),
             detail: "bad".to_owned(),
         };
-        let report = DataReport { games: vec![game("game1"), game("game10")], problems: (1..=23).map(problem).collect() };
+        let report =
+            DataReport { games: vec![game("game1"), game("game10")], problems: (1..=23).map(problem).collect() };
         let text = report.to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], "game1       2       28       20       3         4       1");

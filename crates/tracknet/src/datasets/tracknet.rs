@@ -161,8 +161,9 @@ impl Columns {
         if file_name.is_empty() || file_name.contains(['/', '\\']) {
             return Err(unparsable(format!("`{file_name}` is not the name of a file in this clip")));
         }
-        let visibility = parse_visibility(fields[self.visibility])
-            .ok_or_else(|| unparsable(format!("{file_name}: visibility `{}` is not 0, 1, 2 or 3", fields[self.visibility])))?;
+        let visibility = parse_visibility(fields[self.visibility]).ok_or_else(|| {
+            unparsable(format!("{file_name}: visibility `{}` is not 0, 1, 2 or 3", fields[self.visibility]))
+        })?;
         let xy = if visibility == Visibility::Absent {
             None
         } else {
@@ -373,7 +374,12 @@ pub(crate) mod tests {
 
         /// A clip with `frames` images and the usual header before `rows`.
         pub(crate) fn clip(&self, game: &str, clip: &str, frames: usize, rows: &str) {
-            self.raw_clip(game, clip, frames, &format!("file name,visibility,x-coordinate,y-coordinate,status\n{rows}"));
+            self.raw_clip(
+                game,
+                clip,
+                frames,
+                &format!("file name,visibility,x-coordinate,y-coordinate,status\n{rows}"),
+            );
         }
 
         pub(crate) fn raw_clip(&self, game: &str, clip: &str, frames: usize, labels: &str) {
@@ -422,8 +428,12 @@ pub(crate) mod tests {
         let tree = Tree::new();
         tree.clip("game1", "Clip1", 4, "0000.jpg,0,,,\n0001.jpg,1,10,20,0\n0002.jpg,2,1.5,2.5,1\n0003.jpg,3,7,8,2\n");
         let labels: Vec<Label> = tree.labels().into_iter().map(|(_, label)| label).collect();
-        let expected =
-            [Label::ABSENT, at(Visibility::Visible, 10.0, 20.0), at(Visibility::Hard, 1.5, 2.5), at(Visibility::Occluded, 7.0, 8.0)];
+        let expected = [
+            Label::ABSENT,
+            at(Visibility::Visible, 10.0, 20.0),
+            at(Visibility::Hard, 1.5, 2.5),
+            at(Visibility::Occluded, 7.0, 8.0),
+        ];
         assert_eq!(labels, expected);
     }
 
@@ -442,7 +452,12 @@ pub(crate) mod tests {
         let tree = Tree::new();
         tree.raw_clip("game1", "Clip1", 1, "File Name,Visibility Class,X,Y,Trajectory Pattern\n0000.jpg,1,10,20,0\n");
         assert_eq!(tree.labels()[0].1, at(Visibility::Visible, 10.0, 20.0));
-        tree.raw_clip("game1", "Clip1", 1, "STATUS,Y-Coordinate,x_coordinate,VISIBILITY,File Name\n0,20,10,2,0000.jpg\n");
+        tree.raw_clip(
+            "game1",
+            "Clip1",
+            1,
+            "STATUS,Y-Coordinate,x_coordinate,VISIBILITY,File Name\n0,20,10,2,0000.jpg\n",
+        );
         assert_eq!(tree.labels()[0].1, at(Visibility::Hard, 10.0, 20.0));
     }
 
@@ -481,7 +496,11 @@ pub(crate) mod tests {
             ("0001.jpg,1,10,NaN,0\n", UnparsableRow, "Label.csv:3: 0001.jpg: y `NaN` is not a number"),
             ("0001.jpg,7,10,20,0\n", UnparsableRow, "Label.csv:3: 0001.jpg: visibility `7` is not 0, 1, 2 or 3"),
             ("0001.jpg,,10,20,0\n", UnparsableRow, "Label.csv:3: 0001.jpg: visibility `` is not 0, 1, 2 or 3"),
-            ("0001.jpg,1,,,0\n", MissingCoordinates, "Label.csv:3: 0001.jpg: visibility 1 (visible) without coordinates"),
+            (
+                "0001.jpg,1,,,0\n",
+                MissingCoordinates,
+                "Label.csv:3: 0001.jpg: visibility 1 (visible) without coordinates",
+            ),
             ("0001.jpg,1,-1,-1,0\n", OutsideFrame, "Label.csv:3: 0001.jpg: (-1, -1) is outside the frame"),
         ];
         for (row, kind, text) in cases {
@@ -540,8 +559,9 @@ pub(crate) mod tests {
         let root = tree.path("").display().to_string();
         let error = tree.open(&["game1", "gmae2"]).unwrap_err().to_string();
         let root = root.trim_end_matches('/');
-        let expected =
-            format!("data.split.val_games asks for gmae2, which {root} does not have (did you mean game2?); it has: game1, game2");
+        let expected = format!(
+            "data.split.val_games asks for gmae2, which {root} does not have (did you mean game2?); it has: game1, game2"
+        );
         assert_eq!(error, expected);
         let error = tree.open(&[]).unwrap_err().to_string();
         assert!(error.starts_with("data.split.val_games is empty: name at least one game of "), "{error}");

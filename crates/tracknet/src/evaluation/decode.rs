@@ -96,7 +96,11 @@ impl Detection {
 ///
 /// # Errors
 /// A value that is not finite, a wrong number of values, or a threshold that is not a number.
-pub fn decode(heatmap: &[f32], size: [usize; 2], options: &DecodeOptions) -> Result<Option<Detection>, EvaluationError> {
+pub fn decode(
+    heatmap: &[f32],
+    size: [usize; 2],
+    options: &DecodeOptions,
+) -> Result<Option<Detection>, EvaluationError> {
     let [threshold, support] = [options.threshold, options.relative_support];
     if !(0.0..=1.0).contains(&threshold) || !(0.0..=1.0).contains(&support) {
         let (name, expected) = ("decode threshold, relative support", "numbers from 0 to 1");
@@ -260,7 +264,9 @@ mod tests {
 
     #[test]
     fn the_parabola_is_exact_for_a_parabola() {
-        let heatmap: Vec<f32> = (0..25).map(|i| 0.9 - 0.1 * ((i % 5) as f32 - 2.25).powi(2) - 0.1 * ((i / 5) as f32 - 1.75).powi(2)).collect();
+        let heatmap: Vec<f32> = (0..25)
+            .map(|i| 0.9 - 0.1 * ((i % 5) as f32 - 2.25).powi(2) - 0.1 * ((i / 5) as f32 - 1.75).powi(2))
+            .collect();
         let found = decode(&heatmap, [5, 5], &options(DecodeMethod::Argmax)).unwrap().unwrap();
         assert!((found.x - 2.25).abs() < 1e-5 && (found.y - 1.75).abs() < 1e-5, "{found:?}");
     }

@@ -140,6 +140,9 @@ mod tests {
         let mut heatmap = vec![0.0; 64 * 36];
         heatmap[64 * 3 + 5] = f32::NAN;
         let error = FrameOutcome::from_heatmap(&sample(false), &heatmap, &DecodeOptions::default()).unwrap_err();
-        assert!(error.to_string().starts_with("frame a/0001.jpg: heatmap value NaN at x = 5, y = 3 is not finite"), "{error}");
+        assert!(
+            error.to_string().starts_with("frame a/0001.jpg: heatmap value NaN at x = 5, y = 3 is not finite"),
+            "{error}"
+        );
     }
 }

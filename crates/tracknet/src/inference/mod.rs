@@ -1,6 +1,61 @@
-//! inference
+//! Prediction on images, folders and clips, and what is written for people and programs.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`video`] | frames in and out of video files, through the `ffmpeg` program |
+//! | [`overlay`] | pictures of predictions and heatmaps |
+//! | [`predictions`] | CSV and JSON lines |
 
-/// Errors of this area.
+use std::path::PathBuf;
+
+pub mod overlay;
+pub mod predictions;
+pub mod video;
+
+pub use predictions::Prediction;
+pub use video::{VideoFrames, VideoInfo, VideoTools, VideoWriter};
+
+/// Why a prediction, a video or an external program failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct InferenceError(pub String);
+#[non_exhaustive]
+pub enum InferenceError {
+    /// The `ffmpeg` or `ffprobe` program is not installed.
+    #[error(
+        "cannot find the program `{program}`, which reads and writes video files; install it with `apt install ffmpeg` \
+         (Debian, Ubuntu), `dnf install ffmpeg` (Fedora), `brew install ffmpeg` (macOS) or `winget install ffmpeg` \
+         (Windows), or give the frames as a folder of images"
+    )]
+    ProgramMissing {
+        /// The program that was looked for.
+        program: PathBuf,
+    },
+    /// The program is there but cannot be started.
+    #[error("cannot run `{}`: {source}", program.display())]
+    ProgramFailed {
+        /// The program.
+        program: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A video cannot be opened: no file, no video, or a broken one.
+    #[error("video {}: {reason}", path.display())]
+    Video {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A video breaks off while it is read or written.
+    #[error("video {} at frame {frame}: {reason}", path.display())]
+    VideoFrame {
+        /// The file.
+        path: PathBuf,
+        /// The frame, from 0.
+        frame: u64,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A heatmap cannot be decoded.
+    #[error(transparent)]
+    Evaluation(#[from] crate::evaluation::EvaluationError),
+}
