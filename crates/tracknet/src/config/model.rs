@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::ConfigError;
+
 /// The `model` section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -230,4 +232,57 @@ impl Default for QuantizationConfig {
             blocksize: 64,
         }
     }
+}
+
+/// What dequantized weights are rounded to (`quantization.compute_dtype`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComputeDtype {
+    /// `bfloat16`, `bf16`.
+    Bfloat16,
+    /// `float16`, `fp16`.
+    Float16,
+    /// `float32`, `fp32`.
+    Float32,
+}
+
+/// The 4-bit codebook (`quantization.quant_type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuantTypeName {
+    /// 4-bit NormalFloat.
+    Nf4,
+    /// 4-bit float.
+    Fp4,
+}
+
+impl QuantizationConfig {
+    /// `compute_dtype`, typed.
+    ///
+    /// # Errors
+    /// A config that was built in code may hold any text; one that was loaded never fails.
+    pub fn compute_dtype_kind(&self) -> Result<ComputeDtype, ConfigError> {
+        match self.compute_dtype.as_str() {
+            "bfloat16" | "bf16" => Ok(ComputeDtype::Bfloat16),
+            "float16" | "fp16" => Ok(ComputeDtype::Float16),
+            "float32" | "fp32" => Ok(ComputeDtype::Float32),
+            other => Err(unknown_word("compute_dtype", other, "bfloat16, float16, float32")),
+        }
+    }
+
+    /// `quant_type`, typed.
+    ///
+    /// # Errors
+    /// A config that was built in code may hold any text; one that was loaded never fails.
+    pub fn quant_type_kind(&self) -> Result<QuantTypeName, ConfigError> {
+        match self.quant_type.as_str() {
+            "nf4" => Ok(QuantTypeName::Nf4),
+            "fp4" => Ok(QuantTypeName::Fp4),
+            other => Err(unknown_word("quant_type", other, "nf4, fp4")),
+        }
+    }
+}
+
+fn unknown_word(key: &str, found: &str, allowed: &str) -> ConfigError {
+    let key = format!("model.quantization.{key}");
+    let message = format!("{key}: expected one of {allowed}, found `{found}`");
+    ConfigError::new("configuration", key, message)
 }

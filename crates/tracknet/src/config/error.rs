@@ -1,0 +1,66 @@
+//! Every problem of a configuration in one error: a run that fails ten times for ten typos wastes ten starts.
+
+use std::fmt;
+
+/// Why a configuration was refused: every problem that was found, in the order of the files and keys.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// The problems; never empty.
+    pub problems: Vec<Problem>,
+}
+
+impl ConfigError {
+    /// An error with one problem that has no line.
+    pub fn new(source: impl Into<String>, key: impl Into<String>, message: impl Into<String>) -> Self {
+        let problem = Problem { source: source.into(), line: None, key: key.into(), message: message.into() };
+        Self { problems: vec![problem] }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One thing that is wrong, where it is, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// A file, an override (`override training.epochs=many`) or a flag.
+    pub source: String,
+    /// Line of the file, from 1.
+    pub line: Option<u64>,
+    /// Full path of the key (`model.lora.r`); empty when the problem is about the file as a whole.
+    pub key: String,
+    /// What was found, what was expected, what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.source, self.message),
+            None => write!(f, "{}: {}", self.source, self.message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_rendered_with_its_file_and_line() {
+        let at_line =
+            Problem { source: "a.yaml".into(), line: Some(12), key: "model.x".into(), message: "unknown key".into() };
+        let mut error = ConfigError::new("flag --seed", "", "too large");
+        error.problems.insert(0, at_line);
+        assert_eq!(error.to_string(), "a.yaml:12: unknown key\nflag --seed: too large");
+    }
+}

@@ -1,0 +1,487 @@
+//! `${…}` in values, as users of OmegaConf expect it.
+//!
+//! `${oc.env:VAR}`, `${oc.env:VAR,default}`, `${oc.decode:text}`, `${training.output_dir}`, `${.sibling}`,
+//! `${..uncle}`, nested (`${oc.env:${.name}}`), and `\${` for a literal `${`. A value that is one `${…}` keeps the
+//! type of what it names; inside other text it is pasted as text.
+
+use super::layers::Layers;
+use super::schema;
+use super::yaml::{self, Entry, Node, Value, join};
+
+/// References that lead through more keys than this are a mistake.
+const MAX_DEPTH: usize = 32;
+/// Bounds the work and the memory that references to references can ask for.
+const MAX_STEPS: usize = 10_000;
+const MAX_TEXT: usize = 1 << 20;
+
+/// Resolves every `${…}` of the tree. A value that cannot be resolved is reported and taken out.
+pub(crate) fn resolve(layers: &mut Layers, defaults: &Node, env: &dyn Fn(&str) -> Option<String>) {
+    let original = layers.tree.clone();
+    let mut resolver = Resolver::new(&original, defaults, env);
+    let mut problems = Vec::new();
+    let resolved = resolver.tree(&original, "", &mut |node, path, message| {
+        problems.push(layers.problem(node.at, path, message));
+    });
+    layers.problems.extend(problems);
+    if let Some(tree) = resolved {
+        layers.tree = tree;
+    }
+}
+
+/// The resolved value at one path, without reports.
+pub(crate) fn value_at(
+    root: &Node,
+    defaults: &Node,
+    env: &dyn Fn(&str) -> Option<String>,
+    path: &str,
+) -> Option<Value> {
+    Resolver::new(root, defaults, env).key(path, "").ok()
+}
+
+/// Writes `${` so that it is read back as text.
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut backslashes = 0;
+    for (i, c) in text.char_indices() {
+        if c == '$' && text.get(i..).is_some_and(|rest| rest.starts_with("${")) {
+            out.extend(std::iter::repeat_n('\\', backslashes + 1));
+        }
+        backslashes = if c == '\\' { backslashes + 1 } else { 0 };
+        out.push(c);
+    }
+    out
+}
+
+/// Why a value has no resolution.
+enum Failure {
+    /// What to tell the user, at the key whose own text is wrong.
+    Because(String),
+    /// What to tell the user, at the key where it was met: no single key is wrong.
+    Throughout(String),
+    /// Reported at another key.
+    Elsewhere,
+}
+
+struct Resolver<'a> {
+    root: &'a Node,
+    defaults: &'a Node,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    /// Keys whose values are being resolved.
+    stack: Vec<String>,
+    /// Keys of a cycle that is reported already.
+    cycled: Vec<String>,
+    steps: usize,
+}
+
+impl<'a> Resolver<'a> {
+    fn new(root: &'a Node, defaults: &'a Node, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { root, defaults, env, stack: Vec::new(), cycled: Vec::new(), steps: 0 }
+    }
+
+    fn tree(&mut self, node: &Node, path: &str, report: &mut dyn FnMut(&Node, &str, String)) -> Option<Node> {
+        let value = match &node.value {
+            Value::List(items) => {
+                let each = items.iter().enumerate();
+                Value::List(each.filter_map(|(i, n)| self.tree(n, &join(path, &i.to_string()), report)).collect())
+            }
+            Value::Map(entries) => Value::Map(
+                entries
+                    .iter()
+                    .filter_map(|e| {
+                        let node = self.tree(&e.node, &join(path, &e.key), report)?;
+                        Some(Entry { key: e.key.clone(), at: e.at, node })
+                    })
+                    .collect(),
+            ),
+            Value::Text(text) if text.contains("${") => {
+                self.stack = vec![path.to_owned()];
+                match self.text(text, path, 0) {
+                    Ok(value) => value,
+                    Err(Failure::Elsewhere) => return None,
+                    Err(Failure::Because(why) | Failure::Throughout(why)) => {
+                        report(node, path, format!("{path}: {why}"));
+                        return None;
+                    }
+                }
+            }
+            plain => plain.clone(),
+        };
+        Some(Node { value, at: node.at })
+    }
+
+    /// Expands a text: one `${…}` alone keeps its type.
+    fn text(&mut self, text: &str, path: &str, depth: usize) -> Result<Value, Failure> {
+        self.steps += 1;
+        if depth > MAX_DEPTH || self.steps > MAX_STEPS {
+            return Err(Failure::Throughout("interpolation is nested too deeply".to_owned()));
+        }
+        let parts = split(text).map_err(Failure::Because)?;
+        if let [Part::Reference(inner)] = parts.as_slice() {
+            return self.reference(inner, path, depth);
+        }
+        let mut out = String::new();
+        for part in parts {
+            match part {
+                Part::Literal(literal) => out.push_str(&literal),
+                Part::Reference(inner) => {
+                    let value = self.reference(&inner, path, depth)?;
+                    let pasted = value.scalar_text().ok_or_else(|| {
+                        Failure::Because(format!(
+                            "`${{{inner}}}` is {}, which cannot be pasted into text",
+                            value.found()
+                        ))
+                    })?;
+                    out.push_str(&pasted);
+                }
+            }
+            if out.len() > MAX_TEXT {
+                return Err(Failure::Because("interpolation makes a text that is too long".to_owned()));
+            }
+        }
+        Ok(Value::Text(out))
+    }
+
+    /// What stands between `${` and `}`.
+    fn reference(&mut self, inner: &str, path: &str, depth: usize) -> Result<Value, Failure> {
+        match resolver_name(inner) {
+            Some((name, arguments)) => self.call(name, arguments, path, depth),
+            None => {
+                let name = self.text_argument(inner, path, depth)?;
+                let absolute = absolute_path(name.trim(), path).map_err(Failure::Because)?;
+                self.key(&absolute, path)
+            }
+        }
+    }
+
+    fn call(&mut self, name: &str, arguments: &str, path: &str, depth: usize) -> Result<Value, Failure> {
+        let (first, rest) = split_argument(arguments);
+        match name {
+            "oc.env" => {
+                let variable = self.text_argument(first, path, depth)?;
+                match ((self.env)(&variable), rest) {
+                    (Some(found), _) => Ok(decode_collection(&found)),
+                    (None, Some(default)) => match unquoted(default) {
+                        Some(quoted) => Ok(Value::Text(quoted.to_owned())),
+                        None if default == "null" => Ok(Value::Null),
+                        None => match self.text(default, path, depth + 1)? {
+                            Value::Text(text) => Ok(decode_collection(&text)),
+                            value => Ok(value),
+                        },
+                    },
+                    (None, None) => Err(Failure::Because(format!(
+                        "environment variable {variable} is not set; set it, or give a default: ${{oc.env:{variable},…}}"
+                    ))),
+                }
+            }
+            "oc.decode" => {
+                let text = self.text_argument(arguments, path, depth)?;
+                Ok(yaml::parse(&text, 0, &mut Vec::new()).map_or(Value::Text(text), |node| node.value))
+            }
+            other => Err(Failure::Because(format!(
+                "unknown resolver `{other}` in an interpolation; known: oc.env, oc.decode, and names of other keys"
+            ))),
+        }
+    }
+
+    fn text_argument(&mut self, text: &str, path: &str, depth: usize) -> Result<String, Failure> {
+        if let Some(quoted) = unquoted(text) {
+            return Ok(quoted.to_owned());
+        }
+        let value = self.text(text, path, depth + 1)?;
+        value.scalar_text().ok_or_else(|| Failure::Because(format!("`{text}` is {}, not text", value.found())))
+    }
+
+    /// The resolved value of another key; its default when no layer gives it.
+    fn key(&mut self, path: &str, from: &str) -> Result<Value, Failure> {
+        let (found, path) = match self.find(path, from) {
+            Some(hit) => hit,
+            None => return Err(Failure::Because(missing(path))),
+        };
+        if let Some(start) = self.stack.iter().position(|p| *p == path) {
+            let mut cycle = self.stack.split_off(start);
+            if cycle.iter().any(|p| self.cycled.contains(p)) {
+                return Err(Failure::Elsewhere);
+            }
+            self.cycled.extend(cycle.iter().cloned());
+            cycle.push(path);
+            return Err(Failure::Throughout(format!("interpolation goes in a circle: {}", cycle.join(" → "))));
+        }
+        if self.cycled.contains(&path) {
+            return Err(Failure::Elsewhere);
+        }
+        if self.stack.len() > MAX_DEPTH {
+            return Err(Failure::Throughout("interpolation goes through too many keys".to_owned()));
+        }
+        let outer = self.stack.clone();
+        self.stack.push(path.clone());
+        let value = self.value(found, &path);
+        self.stack = outer;
+        // The text that is wrong is met again at its own key, and reported there.
+        value.map_err(|failure| if let Failure::Because(_) = failure { Failure::Elsewhere } else { failure })
+    }
+
+    fn value(&mut self, node: &Node, path: &str) -> Result<Value, Failure> {
+        self.steps += 1;
+        if self.steps > MAX_STEPS {
+            return Err(Failure::Throughout("interpolation is nested too deeply".to_owned()));
+        }
+        match &node.value {
+            Value::Text(text) if text.contains("${") => self.text(text, path, 0),
+            Value::List(items) => {
+                let mut resolved = Vec::with_capacity(items.len());
+                for (i, item) in items.iter().enumerate() {
+                    let value = self.value(item, &join(path, &i.to_string()))?;
+                    resolved.push(Node { value, at: item.at });
+                }
+                Ok(Value::List(resolved))
+            }
+            Value::Map(entries) => {
+                let mut resolved = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    let value = self.value(&entry.node, &join(path, &entry.key))?;
+                    let node = Node { value, at: entry.node.at };
+                    resolved.push(Entry { key: entry.key.clone(), at: entry.at, node });
+                }
+                Ok(Value::Map(resolved))
+            }
+            plain => Ok(plain.clone()),
+        }
+    }
+
+    /// A key from the root, or (for files that were written to be read alone) from the root of their own group.
+    fn find(&self, path: &str, from: &str) -> Option<(&'a Node, String)> {
+        let group = from.split('.').next().unwrap_or_default();
+        [path.to_owned(), join(group, path)].into_iter().find_map(|candidate| {
+            let node = self.root.get(&candidate).or_else(|| self.defaults.get(&candidate))?;
+            Some((node, candidate))
+        })
+    }
+}
+
+fn missing(path: &str) -> String {
+    let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let hint = if schema::is_section(section) { schema::suggestion(section, name) } else { String::new() };
+    if path.starts_with("runtime.") {
+        return format!("`${{{path}}}`: runtime is derived after the configuration is read, and cannot be referred to");
+    }
+    let hint = if hint.is_empty() { "a reference is written ${section.key}".to_owned() } else { hint };
+    format!("`${{{path}}}` names a key that does not exist; {hint}")
+}
+
+enum Part {
+    Literal(String),
+    Reference(String),
+}
+
+/// Cuts a text into literals and the insides of `${…}`.
+fn split(text: &str) -> Result<Vec<Part>, String> {
+    let mut parts = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let (before, from) = rest.split_at(start);
+        let bare = before.trim_end_matches('\\');
+        let backslashes = before.len() - bare.len();
+        literal.push_str(bare);
+        literal.extend(std::iter::repeat_n('\\', backslashes / 2));
+        let inside = from.strip_prefix("${").unwrap_or(from);
+        if backslashes % 2 == 1 {
+            literal.push_str("${");
+            rest = inside;
+            continue;
+        }
+        let end =
+            closing(inside).ok_or_else(|| format!("`{}` has no closing `}}`", Value::Text(from.into()).found()))?;
+        if !literal.is_empty() {
+            parts.push(Part::Literal(std::mem::take(&mut literal)));
+        }
+        let (reference, after) = inside.split_at(end);
+        parts.push(Part::Reference(reference.to_owned()));
+        rest = after.strip_prefix('}').unwrap_or(after);
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() || parts.is_empty() {
+        parts.push(Part::Literal(literal));
+    }
+    Ok(parts)
+}
+
+/// Position of the `}` that closes a `${`.
+fn closing(inside: &str) -> Option<usize> {
+    let mut depth = 0usize;
+    for (i, c) in inside.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => return Some(i),
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// `oc.env` and `VAR,default` of `oc.env:VAR,default`; `None` for the name of a key.
+fn resolver_name(inner: &str) -> Option<(&str, &str)> {
+    let (name, arguments) = inner.split_once(':')?;
+    let name = name.trim();
+    (!name.contains("${")).then_some((name, arguments.trim()))
+}
+
+/// The first argument, and what stands after the first comma outside of nested braces.
+fn split_argument(arguments: &str) -> (&str, Option<&str>) {
+    let mut depth = 0usize;
+    for (i, c) in arguments.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                let (first, rest) = arguments.split_at(i);
+                return (first.trim(), Some(rest.trim_start_matches(',').trim()));
+            }
+            _ => {}
+        }
+    }
+    (arguments.trim(), None)
+}
+
+fn unquoted(text: &str) -> Option<&str> {
+    let inside = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    inside('\'').or_else(|| inside('"'))
+}
+
+/// Environment variables are text; one that is a YAML list or mapping becomes it, so that sizes can be set by them.
+fn decode_collection(text: &str) -> Value {
+    let parsed = if text.starts_with(['[', '{']) { yaml::parse(text, 0, &mut Vec::new()) } else { None };
+    parsed.map_or_else(|| Value::Text(text.to_owned()), |node| node.value)
+}
+
+/// `a.b[0]` → `a.b.0`; leading dots count sections upwards from the key that holds the reference.
+fn absolute_path(name: &str, from: &str) -> Result<String, String> {
+    let plain = name.replace('[', ".").replace(']', "");
+    let bare = plain.trim_start_matches('.');
+    let ups = plain.len() - bare.len();
+    if bare.is_empty() {
+        return Err(format!("`${{{name}}}` names no key"));
+    }
+    if ups == 0 {
+        return Ok(plain);
+    }
+    let parents: Vec<&str> = from.split('.').collect();
+    match parents.len().checked_sub(ups).and_then(|kept| parents.get(..kept)) {
+        Some(kept) => Ok(join(&kept.join("."), bare)),
+        None => Err(format!("`${{{name}}}` goes above the root of the configuration")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(model: &str) -> Layers {
+        let mut layers = Layers::new();
+        layers.add_group("m.yaml", "model", model);
+        let defaults = yaml::parse("training:\n  output_dir: outputs\n  seed: 42\n", 0, &mut Vec::new()).unwrap();
+        let env = |name: &str| match name {
+            "NAME" => Some("vit".to_owned()),
+            "SIZE" => Some("[64, 32]".to_owned()),
+            "WHICH" => Some("NAME".to_owned()),
+            _ => None,
+        };
+        resolve(&mut layers, &defaults, &env);
+        layers
+    }
+
+    fn text(model: &str) -> Value {
+        let layers = run(model);
+        assert_eq!(layers.problems, []);
+        layers.tree.get("model.model_name").unwrap().value.clone()
+    }
+
+    fn problem(model: &str) -> String {
+        let layers = run(model);
+        assert_eq!(layers.problems.len(), 1, "{:?}", layers.problems);
+        layers.problems[0].to_string()
+    }
+
+    #[test]
+    fn environment_variables_and_their_defaults_are_pasted() {
+        assert_eq!(text("model_name: ${oc.env:NAME}_x"), Value::Text("vit_x".into()));
+        assert_eq!(text("model_name: ${oc.env:NONE,a b}"), Value::Text("a b".into()));
+        assert_eq!(text("model_name: ${oc.env:NONE,'a,b'}"), Value::Text("a,b".into()));
+        assert_eq!(text("model_name: ${oc.env:NONE,null}"), Value::Null);
+        assert_eq!(text("model_name: ${oc.env:NONE,}"), Value::Text(String::new()));
+        assert_eq!(text("model_name: ${oc.env:NONE,${oc.env:NAME}}"), Value::Text("vit".into()));
+        assert_eq!(text("model_name: ${oc.env:${oc.env:WHICH}}"), Value::Text("vit".into()));
+        assert_eq!(text("model_name: ${oc.decode:'5e-4'}"), Value::Float(5e-4));
+        assert!(matches!(text("model_name: ${oc.env:SIZE}"), Value::List(items) if items.len() == 2));
+    }
+
+    #[test]
+    fn a_reference_alone_keeps_its_type_and_inside_text_it_is_pasted() {
+        assert_eq!(text("model_name: ${training.seed}"), Value::Int(42));
+        assert_eq!(text("model_name: ${training.output_dir}/logs"), Value::Text("outputs/logs".into()));
+        assert_eq!(text("model_name: ${model.heatmap.size[1]}\nheatmap:\n  size: [7, 9]"), Value::Int(9));
+    }
+
+    #[test]
+    fn references_can_be_relative_and_chained() {
+        assert_eq!(text("model_name: ${.other}\nother: ${.third}\nthird: 3"), Value::Int(3));
+        assert_eq!(text("model_name: ${.lora.r}\nlora:\n  r: ${..rank}\nrank: 4"), Value::Int(4));
+        assert_eq!(text("model_name: ${rank}\nrank: 4"), Value::Int(4));
+    }
+
+    #[test]
+    fn a_backslash_keeps_the_dollar_and_brace() {
+        assert_eq!(text(r"model_name: \${x}"), Value::Text("${x}".into()));
+        assert_eq!(text(r"model_name: \\${oc.env:NAME}"), Value::Text(r"\vit".into()));
+        assert_eq!(text(r"model_name: a\b"), Value::Text(r"a\b".into()));
+    }
+
+    #[test]
+    fn what_cannot_be_resolved_is_named_once_with_its_line() {
+        assert_eq!(
+            problem("\nmodel_name: ${training.sed}"),
+            "m.yaml:2: model.model_name: `${training.sed}` names a key that does not exist; did you mean seed?"
+        );
+        assert_eq!(
+            problem("model_name: ${oc.env:NONE}"),
+            "m.yaml:1: model.model_name: environment variable NONE is not set; set it, or give a default: \
+             ${oc.env:NONE,…}"
+        );
+        assert!(problem("model_name: ${now:%Y}").contains("unknown resolver `now`"));
+        assert!(problem("model_name: a${training.seed").contains("has no closing `}`"));
+        assert!(problem("model_name: ${}").contains("names no key"));
+        assert!(problem("model_name: ${....x}").contains("above the root"));
+        assert!(problem("model_name: a${.l}\nl: [1]").contains("cannot be pasted into text"));
+        assert!(problem("model_name: ${.b}\nb: ${.c}").contains("model.b: `${model.c}` names a key"));
+    }
+
+    #[test]
+    fn a_circle_is_reported_once() {
+        assert_eq!(
+            problem("model_name: ${.b}\nb: ${.c}\nc: ${.b}"),
+            "m.yaml:1: model.model_name: interpolation goes in a circle: model.b → model.c → model.b"
+        );
+        assert!(problem("model_name: x${model.model_name}").contains("circle: model.model_name → model.model_name"));
+    }
+
+    #[test]
+    fn references_that_multiply_are_stopped() {
+        let mut yaml = String::from("k0: xxxxxxxxxxxxxxxx\n");
+        for i in 1..30 {
+            yaml.push_str(&format!("k{i}: {}\n", format!("${{.k{}}}", i - 1).repeat(8)));
+        }
+        assert!(!run(&yaml).problems.is_empty());
+        run(&format!("model_name: {}", "${".repeat(50_000)));
+        run(&format!("model_name: {}{}", "${".repeat(5_000), "}".repeat(5_000)));
+    }
+
+    #[test]
+    fn escaped_text_is_read_back_as_it_was() {
+        for original in ["${a}", r"\${a}", r"\\${a}", "a$b{c}", "$${x", r"\"] {
+            let parts = split(&escape(original)).unwrap();
+            let [Part::Literal(back)] = parts.as_slice() else { panic!("{original}: a reference") };
+            assert_eq!(back, original);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Values that are right alone and wrong together, found before any data is read.
+
+use super::check::Checked;
+use super::layers::Layers;
+use super::model::ModelConfig;
+use super::{Config, DataConfig, TrainingConfig};
+
+/// Reports combinations that cannot work as problems, and ones that are probably not meant as notes.
+pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) {
+    let mut rules = Rules { checked, layers };
+    rules.resize_fits_patches(&config.data, &config.model);
+    rules.patch_sizes_agree(&config.model);
+    rules.decoder_stages(&config.model);
+    rules.jpeg_range(&config.data);
+    rules.quantized_backbone_is_frozen(&config.model);
+    rules.notes(config);
+    rules.training_notes(&config.training);
+}
+
+struct Rules<'a> {
+    checked: &'a Checked,
+    layers: &'a mut Layers,
+}
+
+impl Rules<'_> {
+    /// Reports at the first of `keys` that was given; says nothing when one of them was refused already.
+    fn problem(&mut self, keys: &[&'static str], message: String) {
+        if keys.iter().any(|k| self.checked.refused.contains(k)) {
+            return;
+        }
+        let Some((key, at)) = keys.iter().find_map(|k| self.checked.origins.get(k).map(|at| (*k, *at))) else {
+            let key = keys.first().copied().unwrap_or_default();
+            let source = "defaults".to_owned();
+            self.layers.problems.push(super::Problem { source, line: None, key: key.to_owned(), message });
+            return;
+        };
+        let problem = self.layers.problem(at, key, message);
+        self.layers.problems.push(problem);
+    }
+
+    fn resize_fits_patches(&mut self, data: &DataConfig, model: &ModelConfig) {
+        let (size, patch) = (data.preprocess.resize, model.backbone.patch_size);
+        if patch == 0 || size.iter().all(|side| side % patch == 0) {
+            return;
+        }
+        let sides = size.map(|side| nearest_multiples(side, patch));
+        let legal = |pick: fn(&(usize, usize)) -> usize| {
+            let [w, h] = [pick(&sides[0]), pick(&sides[1])];
+            format!("[{w}, {h}]")
+        };
+        let mut message = format!(
+            "data.preprocess.resize [{}, {}] is not a multiple of model.backbone.patch_size {patch}: \
+             the nearest legal sizes are {} and {}",
+            size[0],
+            size[1],
+            legal(|side| side.0),
+            legal(|side| side.1),
+        );
+        if patch == 14 {
+            message.push_str("; models with patches of 14 need multiples of 14");
+        }
+        self.problem(&["data.preprocess.resize", "model.backbone.patch_size"], message);
+    }
+
+    fn patch_sizes_agree(&mut self, model: &ModelConfig) {
+        let inline = model.backbone.architecture.as_ref().and_then(|a| a.get("patch_size")).and_then(|p| p.as_u64());
+        let patch = model.backbone.patch_size as u64;
+        if model.pretrained_model_name.is_none()
+            && let Some(inline) = inline
+            && inline != patch
+        {
+            let message = format!(
+                "model.backbone.architecture.patch_size is {inline}, but model.backbone.patch_size is {patch}; \
+                 make them equal"
+            );
+            self.problem(&["model.backbone.architecture", "model.backbone.patch_size"], message);
+        }
+    }
+
+    fn decoder_stages(&mut self, model: &ModelConfig) {
+        let (channels, upsample) = (&model.decoder.channels, &model.decoder.upsample);
+        let stages = channels.len().saturating_sub(1);
+        if upsample.len() > stages {
+            let message = format!(
+                "model.decoder.upsample has {} factors, but model.decoder.channels {channels:?} make {stages} stages \
+                 (one less than channels); leave out factors or add channels",
+                upsample.len()
+            );
+            self.problem(&["model.decoder.upsample", "model.decoder.channels"], message);
+        }
+    }
+
+    fn jpeg_range(&mut self, data: &DataConfig) {
+        let [low, high] = data.augment.jpeg_quality;
+        if low > high {
+            let message = format!("data.augment.jpeg_quality is [low, high]; found [{low}, {high}]");
+            self.problem(&["data.augment.jpeg_quality"], message);
+        }
+    }
+
+    fn quantized_backbone_is_frozen(&mut self, model: &ModelConfig) {
+        if model.quantization.enabled && !model.lora.enabled && !model.backbone.freeze {
+            let message = "model.quantization.enabled is true with model.backbone.freeze false and LoRA off: no gradient \
+                           flows into packed 4-bit weights, so the backbone cannot train; enable model.lora (adapters \
+                           train beside the packed weights), set model.backbone.freeze to true, or turn quantization off"
+                .to_owned();
+            let keys = ["model.backbone.freeze", "model.quantization.enabled", "model.lora.enabled"];
+            self.problem(&keys, message);
+        }
+    }
+
+    /// Whether one of the keys was given where notes are wanted: a run that goes on has had its notes.
+    fn was_given(&self, prefix: &str) -> bool {
+        let given = self.checked.origins.iter().filter(|(key, _)| key.starts_with(prefix));
+        given.into_iter().any(|(_, at)| self.layers.layers.get(at.layer).is_some_and(|l| l.notes))
+    }
+
+    fn notes(&mut self, config: &Config) {
+        let split = &config.data.split;
+        let said = self.was_given("data.split.");
+        for game in split.train_games.iter().filter(|_| said) {
+            let other = [("validation", &split.val_games), ("test", &split.test_games)];
+            for (name, _) in other.into_iter().filter(|(_, games)| games.contains(game)) {
+                self.layers.notes.push(format!("{game} is a training game and a {name} game: scores will flatter"));
+            }
+        }
+        for section in ["model.fpn", "model.hrnet", "model.deformable_encoder"] {
+            if self.was_given(&format!("{section}.")) {
+                self.layers.notes.push(format!("{section} is not read by {}", config.model.model_name));
+            }
+        }
+    }
+
+    fn training_notes(&mut self, training: &TrainingConfig) {
+        let (warmup, epochs) = (training.scheduler.warmup_epochs, training.epochs);
+        if warmup >= epochs && self.was_given("training.scheduler.warmup_epochs") {
+            let text = format!(
+                "training.scheduler.warmup_epochs {warmup} reaches past training.epochs {epochs}: the full learning \
+                 rate is never reached"
+            );
+            self.layers.notes.push(text);
+        }
+    }
+}
+
+/// The multiples of `step` around `side`, neither of them zero.
+fn nearest_multiples(side: usize, step: usize) -> (usize, usize) {
+    let below = (side / step).max(1) * step;
+    (below, side.div_ceil(step) * step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_multiples_are_never_zero() {
+        assert_eq!(nearest_multiples(500, 16), (496, 512));
+        assert_eq!(nearest_multiples(288, 16), (288, 288));
+        assert_eq!(nearest_multiples(5, 14), (14, 14));
+    }
+}
