@@ -34,8 +34,8 @@ fn overfit(model_json: serde_json::Value, loss: &str, steps: u64) -> [f64; 2] {
 
 #[test]
 fn lora_on_a_frozen_backbone_overfits_one_batch() {
-    let [before, after] = overfit(lora(), "mse", 80);
-    assert!(after < 0.2 * before && after < 5e-3, "loss {before} → {after}");
+    let [before, after] = overfit(lora(), "mse", 200);
+    assert!(after < 1e-3 * before, "loss {before} → {after}");
 }
 
 #[test]

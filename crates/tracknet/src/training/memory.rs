@@ -81,7 +81,7 @@ pub fn choose_micro_batch(
 /// Counts the tensors that the backward pass needs: in each block of the backbone the inputs of norms, projections and
 /// activations and the attention probabilities, in each stage of the decoder the inputs of its convolutions; and for
 /// every trained parameter its gradient, two moments and the new value.
-pub fn estimate_training(config: &Config, model: &HeatmapModel, trains: usize, frames: usize) -> u64 {
+pub(super) fn estimate_training(config: &Config, model: &HeatmapModel, trains: usize, frames: usize) -> u64 {
     let spec = model.backbone.spec();
     let [width, height] = config.data.preprocess.resize;
     let tokens = (width / spec.patch) * (height / spec.patch) + spec.prefix_tokens();

@@ -13,16 +13,16 @@ use tracknet::config::{Config, DataConfig, ModelConfig, TrainingConfig};
 use tracknet::training::{FitOptions, FitReport, Reporter, StepProgress, fit};
 
 /// Input size as `[W, H]`.
-pub const INPUT: [usize; 2] = [64, 48];
+pub(crate) const INPUT: [usize; 2] = [64, 48];
 
 /// Dropout draws from one generator a process: runs that must be equal take turns.
-pub fn take_turns() -> MutexGuard<'static, ()> {
+pub(crate) fn take_turns() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes `<root>/<game>/Clip1` with `frames` pictures of a moving dot; every fifth has none.
-pub fn write_game(root: &Path, game: &str, frames: usize) {
+pub(crate) fn write_game(root: &Path, game: &str, frames: usize) {
     let clip = root.join(game).join("Clip1");
     fs::create_dir_all(&clip).unwrap();
     let mut labels = String::from("file name,visibility,x-coordinate,y-coordinate,status\n");
@@ -46,7 +46,7 @@ pub fn write_game(root: &Path, game: &str, frames: usize) {
 }
 
 /// A model section from JSON over a tiny random backbone.
-pub fn model(json: serde_json::Value) -> ModelConfig {
+pub(crate) fn model(json: serde_json::Value) -> ModelConfig {
     let mut base = serde_json::json!({
         "backbone": { "architecture": {
             "model_type": "dinov3_vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -60,12 +60,12 @@ pub fn model(json: serde_json::Value) -> ModelConfig {
 }
 
 /// LoRA on every projection, with dropout.
-pub fn lora() -> serde_json::Value {
+pub(crate) fn lora() -> serde_json::Value {
     serde_json::json!({ "lora": { "enabled": true, "r": 4, "lora_alpha": 8.0, "lora_dropout": 0.1 } })
 }
 
 /// A training section from JSON over one that is small and quick.
-pub fn training(out: &Path, json: serde_json::Value) -> TrainingConfig {
+pub(crate) fn training(out: &Path, json: serde_json::Value) -> TrainingConfig {
     let mut base = serde_json::json!({
         "seed": 7, "batch_size": 4, "epochs": 2, "precision": "fp32", "backbone_freeze_epochs": 0,
         "data_loader": { "num_workers": 1 },
@@ -77,7 +77,7 @@ pub fn training(out: &Path, json: serde_json::Value) -> TrainingConfig {
 }
 
 /// Two games of dots below `root`, trained and validated on.
-pub fn config(root: &Path, model: ModelConfig, training: TrainingConfig) -> Config {
+pub(crate) fn config(root: &Path, model: ModelConfig, training: TrainingConfig) -> Config {
     let data_root = root.join("data");
     if !data_root.exists() {
         write_game(&data_root, "game1", 14);
@@ -104,13 +104,13 @@ fn merge(base: &mut serde_json::Value, over: serde_json::Value) {
 
 /// Keeps what a run says, and sets its stop flag after a number of steps.
 #[derive(Default)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     /// Every note.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// Mean loss after every step.
-    pub losses: Vec<f64>,
+    pub(crate) losses: Vec<f64>,
     /// One line an epoch.
-    pub epochs: Vec<String>,
+    pub(crate) epochs: Vec<String>,
     stop: Option<(usize, Arc<std::sync::atomic::AtomicBool>)>,
 }
 
@@ -136,7 +136,7 @@ impl Reporter for Recorder {
 }
 
 /// Trains, interrupted after `stop_after` steps if given.
-pub fn run(
+pub(crate) fn run(
     config: &Config,
     resume: Option<&Path>,
     stop_after: Option<usize>,
