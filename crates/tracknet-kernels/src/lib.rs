@@ -1,1 +1,11 @@
-//! 4-bit kernels as Burn backend extensions.
+//! Numeric kernels of tracknet on plain Burn tensors; nothing here knows of balls, models or YAML.
+//!
+//! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
+//!   with them without ever keeping a dense copy.
+
+pub mod fourbit;
+
+pub use fourbit::{
+    Absmax, ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizationError, QuantizeError, QuantizeOptions,
+    linear_4bit,
+};

@@ -61,6 +61,13 @@ impl Projection {
         self.role
     }
 
+    /// Whether the weight is stored in 4 bits.
+    pub fn is_quantized(&self) -> bool {
+        match &self.base {
+            Base::Dense(_) => false,
+        }
+    }
+
     /// `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
         match &self.base {

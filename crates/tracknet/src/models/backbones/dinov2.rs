@@ -125,6 +125,7 @@ pub(super) fn spec(
             (true, false) => &REGISTERS,
             (true, true) => &REGISTERS_SWIGLU,
         },
+        config: Map::new(),
     };
     Ok((spec, unknown))
 }

@@ -119,6 +119,7 @@ pub(super) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, V
         },
         initializer_range: c.initializer_range,
         names: &NAMES,
+        config: Map::new(),
     };
     Ok((spec, unknown))
 }

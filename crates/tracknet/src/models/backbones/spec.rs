@@ -43,6 +43,8 @@ pub struct VitSpec {
     pub initializer_range: f32,
     /// What the checkpoint calls things.
     pub names: &'static VitNames,
+    /// The configuration as it was read, so that it can be written again.
+    pub config: Map<String, Value>,
 }
 
 /// Shape of the MLP.
@@ -196,7 +198,7 @@ impl VitSpec {
     /// An unknown `model_type`, a key of the wrong type, or sizes that cannot work together.
     pub fn from_config(config: &Map<String, Value>, key: &str) -> Result<(Self, Vec<String>), ModelError> {
         let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let (spec, unknown) = match model_type {
+        let (mut spec, unknown) = match model_type {
             "dinov3_vit" => dinov3::spec(config, key)?,
             "dinov2" => dinov2::spec(config, key, false)?,
             "dinov2_with_registers" => dinov2::spec(config, key, true)?,
@@ -211,6 +213,7 @@ impl VitSpec {
             }
         };
         spec.validate(key)?;
+        spec.config = config.clone();
         Ok((spec, unknown))
     }
 

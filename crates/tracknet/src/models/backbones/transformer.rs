@@ -50,6 +50,13 @@ impl Vit {
         }
     }
 
+    /// Whether any projection is stored in 4 bits.
+    pub fn is_quantized(&self) -> bool {
+        let mut quantized = false;
+        self.visit_projections(&mut |_, p| quantized |= p.is_quantized());
+        quantized
+    }
+
     /// What was built.
     pub fn spec(&self) -> &VitSpec {
         &self.spec

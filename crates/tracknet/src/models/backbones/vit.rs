@@ -91,6 +91,7 @@ pub(super) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, V
         biases: Biases { query: c.qkv_bias, key: c.qkv_bias, value: c.qkv_bias, output: true, mlp: true },
         initializer_range: c.initializer_range,
         names: &NAMES,
+        config: Map::new(),
     };
     Ok((spec, unknown))
 }

@@ -1,7 +1,7 @@
 //! A low-rank adapter (Hu et al., 2021), with the rules of Hugging Face PEFT so that files interchange.
 
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::LoraConfig;
 use crate::models::init::{Builder, Fill};
@@ -16,7 +16,7 @@ pub struct LoraAdapter {
     pub b: Param<Tensor<2>>,
     dropout: Dropout,
     #[module(skip)]
-    alpha: f32,
+    scale: f32,
 }
 
 impl LoraAdapter {
@@ -26,28 +26,28 @@ impl LoraAdapter {
             a: builder.at("lora_A").param("weight", [config.r, input], Fill::kaiming_uniform_sqrt5(input)),
             b: builder.at("lora_B").param("weight", [output, config.r], Fill::ZERO),
             dropout: Dropout::new(config.lora_dropout),
-            alpha: config.lora_alpha,
+            scale: config.lora_alpha / config.r as f32,
         }
     }
 
-    /// Columns of `B`.
+    /// An adapter with given matrices, trainable; `a` is `[rank, in]`, `b` is `[out, rank]`.
+    pub fn from_data(a: TensorData, b: TensorData, scale: f32, dropout: f32, device: &Device) -> Self {
+        Self { a: Param::from_data(a, device), b: Param::from_data(b, device), dropout: Dropout::new(dropout), scale }
+    }
+
+    /// Rows of `A`, columns of `B`.
     pub fn rank(&self) -> usize {
         self.a.lazy_shape()[0]
     }
 
     /// The factor in front of `B(A(x))`.
     pub fn scale(&self) -> f32 {
-        self.alpha / self.rank() as f32
-    }
-
-    /// `alpha` of the configuration.
-    pub fn alpha(&self) -> f32 {
-        self.alpha
+        self.scale
     }
 
     /// `[rows, in]` → `[rows, out]`, as two thin products; the scale is applied to the thin one.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let thin = self.dropout.forward(x).matmul(self.a.val().transpose());
-        thin.mul_scalar(self.scale()).matmul(self.b.val().transpose())
+        thin.mul_scalar(self.scale).matmul(self.b.val().transpose())
     }
 }

@@ -3,12 +3,15 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`adapter`] | the two thin matrices and their forward |
+//! | [`peft`] | adapter directories |
 //! | [`targets`] | which projections `target_modules` means |
 //! | [`wrapper`] | [`apply_lora_to_model`] |
 
 pub mod adapter;
+pub mod peft;
 pub mod targets;
 pub mod wrapper;
 
 pub use adapter::LoraAdapter;
+pub use peft::{load_adapter, write_adapter};
 pub use wrapper::{AdaptedModule, LoraReport, apply_lora_to_model};

@@ -1,0 +1,58 @@
+//! The operations a backend provides for 4-bit weights.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, backend_extension};
+
+use super::{ComputeDtype, QuantType, reference};
+
+/// What the bytes of a 4-bit weight mean; travels beside its tensors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PackedFormat {
+    /// `[out_features, in_features]`.
+    pub shape: [usize; 2],
+    /// The code.
+    pub quant_type: QuantType,
+    /// Values per scale.
+    pub blocksize: usize,
+    /// What dequantized values are rounded to.
+    pub compute_dtype: ComputeDtype,
+    /// With double quantization, the mean that was subtracted from the scales.
+    pub offset: Option<f32>,
+}
+
+/// 4-bit weights on a backend.
+///
+/// A weight is three tensors: `packed` u8 `[ceil(out * in / 2)]`; `scales` f32, one per block, or with double
+/// quantization one per 256 blocks; `scale_codes` u8, one per block, read only with double quantization.
+///
+/// The default bodies compose ordinary tensor operations (and so need memory for the dense weight while they run); a
+/// backend with an own kernel overrides them.
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cuda"))]
+pub trait FourBitOps: Backend {
+    /// `x · Wᵀ`: `[rows, in]` to `[rows, out]`; `transposed`: `x · W`, `[rows, out]` to `[rows, in]`.
+    ///
+    /// Weights are rounded to the compute dtype, products accumulate in f32, the result has the dtype of `x`.
+    fn linear_4bit(
+        x: FloatTensor<Self>,
+        packed: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scale_codes: IntTensor<Self>,
+        format: PackedFormat,
+        transposed: bool,
+    ) -> FloatTensor<Self> {
+        reference::linear::<Self>(x, Self::dequantize_4bit(packed, scales, scale_codes, format), transposed)
+    }
+
+    /// The dense weight in f32, `[out, in]`, rounded to the compute dtype.
+    fn dequantize_4bit(
+        packed: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        scale_codes: IntTensor<Self>,
+        format: PackedFormat,
+    ) -> FloatTensor<Self> {
+        reference::dequantize::<Self>(packed, scales, scale_codes, format)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl FourBitOps for burn::backend::Cube {}

@@ -1,0 +1,74 @@
+//! The operations written with ordinary tensor operations: what every backend without an own kernel runs, and the oracle
+//! that kernels are tested against.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{FloatDType, IntDType, Scalar, Shape, Slice, TensorData};
+
+use super::ComputeDtype;
+use super::codebook::dynamic_map;
+use super::nested::NESTED_BLOCKSIZE;
+use super::ops::PackedFormat;
+
+/// The dense weight `[out, in]` in f32, rounded to the compute dtype.
+pub(super) fn dequantize<B: Backend>(
+    packed: IntTensor<B>,
+    scales: FloatTensor<B>,
+    scale_codes: IntTensor<B>,
+    format: PackedFormat,
+) -> FloatTensor<B> {
+    let [out_features, in_features] = format.shape;
+    let elements = out_features * in_features;
+    let bytes = elements.div_ceil(2);
+    let device = packed.device();
+
+    let packed = B::int_reshape(B::int_cast(packed, IntDType::I32), Shape::from([bytes, 1]));
+    let high = B::bitwise_right_shift_scalar(packed.clone(), Scalar::from(4));
+    let low = B::bitwise_and_scalar(packed, Scalar::from(15));
+    let codes = B::int_reshape(B::int_cat(vec![high, low], 1), Shape::from([2 * bytes]));
+    let codes = B::int_slice(codes, &[Slice::from(0..elements)]);
+    let table = TensorData::new(format.quant_type.codes().to_vec(), [16]);
+    let values = B::float_select(B::float_from_data(table, &device), 0, codes);
+
+    let blocks = elements.div_ceil(format.blocksize);
+    let scales = match format.offset {
+        Some(offset) => nested_scales::<B>(scales, scale_codes, offset, blocks),
+        None => scales,
+    };
+    let values = B::float_mul(values, spread::<B>(scales, blocks, format.blocksize, elements));
+    let rounded = match format.compute_dtype {
+        ComputeDtype::Bf16 => B::float_cast(B::float_cast(values, FloatDType::BF16), FloatDType::F32),
+        ComputeDtype::F16 => B::float_cast(B::float_cast(values, FloatDType::F16), FloatDType::F32),
+        ComputeDtype::F32 => values,
+    };
+    B::float_reshape(rounded, Shape::from([out_features, in_features]))
+}
+
+/// `x · Wᵀ`, or `x · W` when transposed, accumulated in f32.
+pub(super) fn linear<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, transposed: bool) -> FloatTensor<B> {
+    let dtype = FloatDType::from(x.dtype());
+    let weight = if transposed { weight } else { B::float_transpose(weight) };
+    let product = B::float_matmul(B::float_cast(x, FloatDType::F32), weight);
+    B::float_cast(product, dtype)
+}
+
+fn nested_scales<B: Backend>(
+    absmax: FloatTensor<B>,
+    codes: IntTensor<B>,
+    offset: f32,
+    blocks: usize,
+) -> FloatTensor<B> {
+    let device = absmax.device();
+    let map = B::float_from_data(TensorData::new(dynamic_map().to_vec(), [256]), &device);
+    let values = B::float_select(map, 0, B::int_cast(codes, IntDType::I32));
+    let absmax = spread::<B>(absmax, blocks.div_ceil(NESTED_BLOCKSIZE), NESTED_BLOCKSIZE, blocks);
+    B::float_add_scalar(B::float_mul(values, absmax), Scalar::from(offset))
+}
+
+/// `[blocks]` to `[elements]`, each value repeated `blocksize` times.
+fn spread<B: Backend>(values: FloatTensor<B>, blocks: usize, blocksize: usize, elements: usize) -> FloatTensor<B> {
+    let column = B::float_reshape(values, Shape::from([blocks, 1]));
+    let repeated = B::float_repeat_dim(column, 1, blocksize);
+    let flat = B::float_reshape(repeated, Shape::from([blocks * blocksize]));
+    B::float_slice(flat, &[Slice::from(0..elements)])
+}

@@ -1,0 +1,139 @@
+//! Writes weights in the layouts that other programs read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use half::f16;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::json;
+
+use crate::error::Result;
+use crate::files::write_atomic;
+use crate::models::state::{Group, Require, load_state, state_dict};
+use crate::models::{HeatmapModel, ModelError, Vit};
+
+use super::weights::Weights;
+
+/// The file that holds decoder and head, beside an adapter or alone.
+pub const HEAD_FILE: &str = "tracknet_head.safetensors";
+
+/// How values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredAs {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats: half the size, three decimal digits.
+    F16,
+}
+
+/// Writes the backbone's base weights as a directory that `transformers` loads: `config.json` and
+/// `model.safetensors`. Adapters are not part of it.
+///
+/// # Errors
+/// The backbone's weights are packed, or the directory cannot be written.
+pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()> {
+    let state = state_dict(backbone, |p| p.group == Group::Backbone);
+    if backbone.is_quantized() {
+        let message = "the backbone is stored in 4 bits; only float weights are written in this layout";
+        return Err(ModelError::file(dir, message).into());
+    }
+    let spec = backbone.spec();
+    let mut config = spec.config.clone();
+    config.insert("model_type".to_owned(), json!(spec.names.model_type));
+    config.insert("architectures".to_owned(), json!([spec.names.architecture]));
+    config.insert("patch_size".to_owned(), json!(spec.patch));
+    config.remove("torch_dtype");
+    config.insert("dtype".to_owned(), json!(if stored == StoredAs::F32 { "float32" } else { "float16" }));
+    write_tensors(&dir.join("model.safetensors"), state, stored)?;
+    write_json(&dir.join("config.json"), &config)
+}
+
+/// Writes decoder and head to [`HEAD_FILE`] in `dir`.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_head(dir: &Path, model: &HeatmapModel) -> Result<()> {
+    let state = state_dict(model, |p| is_head(p.group));
+    write_tensors(&dir.join(HEAD_FILE), state, StoredAs::F32)
+}
+
+/// Loads decoder and head from a file, or from [`HEAD_FILE`] in a directory.
+///
+/// # Errors
+/// The file is missing or damaged, or its tensors are not exactly those of the model's decoder and head.
+pub fn load_head(path: &Path, model: HeatmapModel) -> Result<HeatmapModel> {
+    let file: PathBuf = if path.is_dir() { path.join(HEAD_FILE) } else { path.to_path_buf() };
+    let state = read_all(&file)?;
+    let expected = crate::models::state::named_parameters(&model);
+    let missing = expected.iter().filter(|p| is_head(p.group) && !state.contains_key(&p.name));
+    let mut problems: Vec<String> = missing.map(|p| format!("{}: missing, expected {:?}", p.name, p.shape)).collect();
+    let loaded = load_state(model, state, Require::Nothing);
+    if let Err(ModelError::Tensors { problems: more, .. }) = &loaded {
+        problems.extend(more.iter().cloned());
+    }
+    if !problems.is_empty() {
+        return Err(ModelError::Tensors { path: file, problems }.into());
+    }
+    Ok(loaded?)
+}
+
+fn is_head(group: Group) -> bool {
+    matches!(group, Group::Decoder | Group::Head)
+}
+
+/// Every tensor of a safetensors file, as `f32`.
+///
+/// # Errors
+/// The file cannot be read, or a tensor is damaged.
+pub fn read_all(path: &Path) -> Result<BTreeMap<String, TensorData>> {
+    let weights = Weights::open_file(path)?;
+    let read = |name: &str| {
+        let shape = weights.shape(name).unwrap_or_default().to_vec();
+        Ok((name.to_owned(), TensorData::new(weights.read(name)?, shape)))
+    };
+    weights.names().map(read).collect()
+}
+
+/// Writes a safetensors file with the metadata PyTorch programs expect. The file is whole or absent.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_tensors(path: &Path, state: BTreeMap<String, TensorData>, stored: StoredAs) -> Result<()> {
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = state
+        .into_iter()
+        .map(|(name, data)| {
+            let shape = data.shape().to_vec();
+            (name, shape, bytes(data, stored))
+        })
+        .collect();
+    let dtype = if stored == StoredAs::F32 { Dtype::F32 } else { Dtype::F16 };
+    let invalid = |e: safetensors::SafeTensorError| ModelError::file(path, e.to_string());
+    let views: Vec<(&str, TensorView<'_>)> = tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(dtype, shape.clone(), bytes).map_err(invalid)?)))
+        .collect::<Result<_>>()?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let file = safetensors::serialize(views, Some(metadata)).map_err(invalid)?;
+    write_atomic(path, |w| w.write_all(&file))
+}
+
+fn bytes(data: TensorData, stored: StoredAs) -> Vec<u8> {
+    let data = data.convert::<f32>();
+    let values = data.iter::<f32>();
+    match stored {
+        StoredAs::F32 => values.flat_map(f32::to_le_bytes).collect(),
+        StoredAs::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
+    }
+}
+
+/// Writes JSON with sorted keys and an indent of two spaces.
+pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let sorted: BTreeMap<String, serde_json::Value> = serde_json::to_value(value)
+        .and_then(serde_json::from_value)
+        .map_err(|e| ModelError::file(path, e.to_string()))?;
+    let text = serde_json::to_string_pretty(&sorted).map_err(|e| ModelError::file(path, e.to_string()))?;
+    write_atomic(path, |w| w.write_all(text.as_bytes()))
+}
