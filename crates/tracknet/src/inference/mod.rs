@@ -4,15 +4,18 @@
 //! |---|---|
 //! | [`video`] | frames in and out of video files, through the `ffmpeg` program |
 //! | [`overlay`] | pictures of predictions and heatmaps |
+//! | [`predictor`] | a trained model on images, folders and videos |
 //! | [`predictions`] | CSV and JSON lines |
 
 use std::path::PathBuf;
 
 pub mod overlay;
 pub mod predictions;
+pub mod predictor;
 pub mod video;
 
 pub use predictions::Prediction;
+pub use predictor::{FrameResult, Predictor};
 pub use video::{VideoFrames, VideoInfo, VideoTools, VideoWriter};
 
 /// Why a prediction, a video or an external program failed.

@@ -33,7 +33,7 @@ use super::tensors::{self, HostTensors};
 pub const FORMAT_VERSION: u32 = 1;
 
 /// File of decoder and head weights in a checkpoint.
-pub const HEAD_FILE: &str = "tracknet_head.safetensors";
+pub use crate::models::pretrained::HEAD_FILE;
 /// Directory of adapters in a checkpoint.
 pub const ADAPTER_DIR: &str = "adapter";
 /// Directory of a trained backbone in a checkpoint.

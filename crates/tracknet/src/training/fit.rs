@@ -312,7 +312,8 @@ impl<'a> Trainer<'a> {
         let Some(loader) = &self.loaders.validation else { return Ok(Some(BTreeMap::new())) };
         let (epoch, paths) = (self.state.epoch, &self.paths);
         let first_batch = |batch: &Batch, heatmaps: &[f32]| {
-            write_overlays(batch, heatmaps, &paths.overlays("pred", epoch), &paths.overlays("target", epoch))
+            let [pred, target] = ["pred", "target"].map(|kind| paths.overlays(kind, epoch));
+            write_overlays(batch, heatmaps, loader.spec(), &pred, &target)
         };
         let evaluation = self.run_over(loader, &self.options.stop, first_batch)?;
         Ok(evaluation.map(|e| e.metrics("val/")))
@@ -348,7 +349,7 @@ impl<'a> Trainer<'a> {
         if outcome != Outcome::Interrupted {
             if self.paths.best().exists() {
                 let best = Checkpoint::open(&self.paths.best())?;
-                self.model = weights::load(self.model, &best, self.config)?;
+                self.model = weights::load(self.model, &best)?;
             }
             if let Some(loader) = &self.loaders.validation {
                 evaluation = self.run_over(loader, &AtomicBool::new(false), |_, _| Ok(()))?;
@@ -405,7 +406,7 @@ impl Start {
         for difference in resume::differences(config, &checkpoint)? {
             reporter.note(&difference);
         }
-        self.model = weights::load(self.model, &checkpoint, config)?;
+        self.model = weights::load(self.model, &checkpoint)?;
         self.optimizer.load_tensors(&checkpoint.optimizer()?, &table.lengths(), device).map_err(|problem| {
             TrainingError::DoesNotFit { path: checkpoint.optimizer_path(), problem }
         })?;

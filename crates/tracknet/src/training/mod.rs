@@ -42,3 +42,4 @@ pub use run::RunPaths;
 pub use schedule::Schedule;
 pub use step::{BatchShape, BatchTensors, MAX_NON_FINITE, StepReport, Stepper, mask_weight, mix};
 pub use tensors::{HostTensor, HostTensors};
+pub use weights::{LoadedModel, load_model_for_inference};

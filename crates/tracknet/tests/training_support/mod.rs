@@ -103,7 +103,7 @@ fn merge(base: &mut serde_json::Value, over: serde_json::Value) {
 }
 
 /// Keeps what a run says, and sets its stop flag after a number of steps.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Recorder {
     /// Every note.
     pub(crate) notes: Vec<String>,
