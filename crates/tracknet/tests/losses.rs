@@ -1,6 +1,9 @@
 //! The masked losses against values and gradients computed in float64 by PyTorch
 //! (`fixtures/losses.safetensors`; logits, soft targets with exact ones, a mask with an empty channel).
 
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};

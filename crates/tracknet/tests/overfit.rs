@@ -1,5 +1,8 @@
 //! A model that cannot learn one batch by heart learns nothing: the loss on one fixed batch must fall far.
 
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use burn::tensor::Device;
 use serde_json::json;
 use tracknet::datasets::{BatchLoader, Dataset, LoaderOptions};

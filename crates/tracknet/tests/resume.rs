@@ -1,5 +1,8 @@
 //! A run that is stopped anywhere and resumed ends with the files of the run that was not.
 
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 

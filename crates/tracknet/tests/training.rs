@@ -1,5 +1,8 @@
 //! Runs of the whole loop on a tiny model: what trains and what stays, micro-batches, workers, files.
 
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs;
 

@@ -1,6 +1,9 @@
 //! Five AdamW steps of LoRA against PyTorch + peft (+ bitsandbytes): losses, first gradients and final weights
 //! (`fixtures/train_step/{lora,qlora}.safetensors`: rank 4, alpha 8, no dropout, a 1×1 head, mean squared error).
 
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

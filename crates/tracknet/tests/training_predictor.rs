@@ -1,5 +1,8 @@
 //! A trained run predicts, in native pixels, what its own evaluation found.
 
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 
 use burn::tensor::Device;

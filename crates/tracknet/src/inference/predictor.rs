@@ -182,11 +182,7 @@ impl Predictor {
         frames.into_iter().zip(heatmaps.chunks(pixels)).map(|(frame, heatmap)| self.result(frame, heatmap)).collect()
     }
 
-    fn result(
-        &self,
-        (number, file, frame): (u64, Option<String>, RgbImage),
-        heatmap: &[f32],
-    ) -> Result<FrameResult> {
+    fn result(&self, (number, file, frame): (u64, Option<String>, RgbImage), heatmap: &[f32]) -> Result<FrameResult> {
         let size = self.spec.heatmap_size;
         let native = [frame.width() as usize, frame.height() as usize];
         let geometry = Geometry::whole(native, self.spec.input_size, size);
@@ -230,8 +226,11 @@ mod tests {
         for name in ["10.png", "2.PNG", "1.jpg", "Label.csv", "b2.png", "b10.png"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
-        let names: Vec<_> =
-            frames_of(dir.path()).unwrap().iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
+        let names: Vec<_> = frames_of(dir.path())
+            .unwrap()
+            .iter()
+            .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
         assert_eq!(names, ["1.jpg", "2.PNG", "10.png", "b2.png", "b10.png"]);
         let empty = tempfile::tempdir().unwrap();
         assert!(frames_of(empty.path()).unwrap_err().to_string().contains("no jpg or png"));

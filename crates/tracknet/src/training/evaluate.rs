@@ -12,10 +12,10 @@ use crate::error::Result;
 use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
 use crate::models::{BuildReport, HeatmapModel};
 
+use super::TrainingError;
 use super::loaders::{batch_spec, loader_options, shape_of};
 use super::loss::{HeatmapLoss, MIN_MASK_WEIGHT};
 use super::step::mask_weight;
-use super::TrainingError;
 
 /// Frames per forward pass: enough to keep the processor busy, few enough for little memory.
 const FRAMES_AT_ONCE: usize = 8;
@@ -68,7 +68,8 @@ pub fn evaluate(
     let spec = batch_spec(config, build);
     let loader = BatchLoader::new(data.frames(), spec, config.training.batch_size, loader_options)?;
     let no_stop = AtomicBool::new(false);
-    let evaluation = Run { model: &model.valid(), config, device, options, stop: &no_stop }.over(&loader, |_, _| Ok(()))?;
+    let evaluation =
+        Run { model: &model.valid(), config, device, options, stop: &no_stop }.over(&loader, |_, _| Ok(()))?;
     evaluation.ok_or_else(|| TrainingError::Mismatch("the evaluation was stopped".to_owned()).into())
 }
 

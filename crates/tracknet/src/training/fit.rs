@@ -225,8 +225,7 @@ impl<'a> Trainer<'a> {
             let batch = batch?;
             let factor = self.schedule.factor(epoch, self.state.batch);
             let step = self.state.step;
-            let report =
-                self.stepper.step(&mut self.model, &batch, &self.table, &mut self.optimizer, step, factor)?;
+            let report = self.stepper.step(&mut self.model, &batch, &self.table, &mut self.optimizer, step, factor)?;
             frames += batch.size;
             self.count(&report)?;
             self.log_step(&report, factor, frames as f64 / clock.elapsed().as_secs_f64().max(1e-9), batch.size)?;
@@ -407,9 +406,9 @@ impl Start {
             reporter.note(&difference);
         }
         self.model = weights::load(self.model, &checkpoint)?;
-        self.optimizer.load_tensors(&checkpoint.optimizer()?, &table.lengths(), device).map_err(|problem| {
-            TrainingError::DoesNotFit { path: checkpoint.optimizer_path(), problem }
-        })?;
+        self.optimizer
+            .load_tensors(&checkpoint.optimizer()?, &table.lengths(), device)
+            .map_err(|problem| TrainingError::DoesNotFit { path: checkpoint.optimizer_path(), problem })?;
         self.paths = resume::resumed_run_paths(config, from, &checkpoint);
         self.state = checkpoint.state;
         reporter.note(&format!(

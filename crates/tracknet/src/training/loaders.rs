@@ -43,9 +43,8 @@ impl Loaders {
     /// # Errors
     /// If a game is missing or nothing in it can be used.
     pub fn open(config: &Config, build: &BuildReport, memory_limit: Option<u64>) -> Result<Self> {
-        let open = |key: &str, games: &[String]| {
-            Dataset::open_split(key, &config.data.root, config.data.format, games, false)
-        };
+        let open =
+            |key: &str, games: &[String]| Dataset::open_split(key, &config.data.root, config.data.format, games, false);
         let split = &config.data.split;
         let train = open("data.split.train_games", &split.train_games)?;
         let validation = match split.val_games.as_slice() {

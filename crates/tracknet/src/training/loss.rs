@@ -145,7 +145,7 @@ mod tests {
     /// Logits of both signs, soft targets with exact 0 and 1, and a mask with holes.
     fn sample() -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let n = SHAPE.iter().product::<usize>();
-        let z = (0..n).map(|i| f64::from(((i as f32 * 1.7).sin() * 4.0) as f32)).collect();
+        let z = (0..n).map(|i| f64::from((i as f32 * 1.7).sin() * 4.0)).collect();
         let t = (0..n).map(|i| [0.0, 0.25, 1.0, 0.625][i % 4]).collect();
         let m = (0..n).map(|i| f64::from(u8::from(i % 3 != 1))).collect();
         (z, t, m)

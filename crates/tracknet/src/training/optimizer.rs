@@ -53,8 +53,8 @@ enum Rules {
 
 #[derive(Clone)]
 enum State {
-    AdamW(AdamWState<1>),
-    Sgd(SgdState<1>),
+    AdamW(Box<AdamWState<1>>),
+    Sgd(Box<SgdState<1>>),
 }
 
 impl NamedOptimizer {
@@ -88,8 +88,9 @@ impl NamedOptimizer {
 
     /// Whether weight decay acts on a parameter.
     pub fn decays(&self, kind: ParameterKind) -> bool {
-        !(self.config.exclude_bias_and_norm && kind.bias_or_norm)
-            && !(self.config.exclude_adapters && kind.part == Part::Adapter)
+        let excluded = (self.config.exclude_bias_and_norm && kind.bias_or_norm)
+            || (self.config.exclude_adapters && kind.part == Part::Adapter);
+        !excluded
     }
 
     /// The new value of the parameter `name`. `value` and `gradient` are flat and without autodiff;
@@ -107,14 +108,14 @@ impl NamedOptimizer {
         let old = self.states.remove(name);
         let (value, state) = match &self.rules {
             Rules::AdamW { decayed, plain } => {
-                let old = old.and_then(|s| if let State::AdamW(s) = s { Some(s) } else { None });
+                let old = old.and_then(|s| if let State::AdamW(s) = s { Some(*s) } else { None });
                 let (value, state) = (if decays { decayed } else { plain }).step(lr, value, gradient, old);
-                (value, state.map(State::AdamW))
+                (value, state.map(|s| State::AdamW(Box::new(s))))
             }
             Rules::Sgd { decayed, plain } => {
-                let old = old.and_then(|s| if let State::Sgd(s) = s { Some(s) } else { None });
+                let old = old.and_then(|s| if let State::Sgd(s) = s { Some(*s) } else { None });
                 let (value, state) = (if decays { decayed } else { plain }).step(lr, value, gradient, old);
-                (value, state.map(State::Sgd))
+                (value, state.map(|s| State::Sgd(Box::new(s))))
             }
         };
         if let Some(state) = state {
@@ -195,7 +196,7 @@ impl NamedOptimizer {
                 (Rules::AdamW { .. }, "step") => {
                     let time = tensors[key].values.first().copied().unwrap_or(0.0) as usize;
                     let momentum = AdaptiveMomentumState::new(time, take("moment_1")?, take("moment_2")?);
-                    State::AdamW(AdamWState::new(momentum))
+                    State::AdamW(Box::new(AdamWState::new(momentum)))
                 }
                 (Rules::AdamW { .. }, "moment_1" | "moment_2") => {
                     // The state is made once, when its count comes by; here its absence is found.
@@ -205,7 +206,7 @@ impl NamedOptimizer {
                     }
                     continue;
                 }
-                (Rules::Sgd { .. }, "velocity") => State::Sgd(with_velocity(take("velocity")?, device)?),
+                (Rules::Sgd { .. }, "velocity") => State::Sgd(Box::new(with_velocity(take("velocity")?, device)?)),
                 _ => return Err(format!("`{key}` is not a state of {:?}", self.config.name)),
             };
             states.insert(name.to_owned(), state);

@@ -191,9 +191,13 @@ mod tests {
         for expected in [0.0, 1.0] {
             let gradients = table.gradients(&model, &mut model.loss().backward());
             assert_eq!(names(&gradients), ["a", "b"]);
-            model = table.update(model, gradients, |p, value, gradient| {
-                if p.name == "a" { value - gradient } else { value }
-            });
+            model = table.update(
+                model,
+                gradients,
+                |p, value, gradient| {
+                    if p.name == "a" { value - gradient } else { value }
+                },
+            );
             assert_eq!(values(model.a.val()), [expected - expected * 2.0; 6]);
             assert_eq!(values(model.frozen.val()), [1.0; 2]);
         }

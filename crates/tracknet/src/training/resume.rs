@@ -6,12 +6,12 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::BuildReport;
 
+use super::TrainingError;
 use super::checkpoint::{BaseIdentity, CONFIG_FILE, Checkpoint};
 use super::evaluate::Evaluation;
 use super::optimizer::Part;
 use super::parameters::ParameterTable;
 use super::run::RunPaths;
-use super::TrainingError;
 
 /// Finds a checkpoint of a run (the first of `names` that exists), or opens `path` if it is a checkpoint itself.
 /// A run whose `ckpt_dir` is elsewhere is looked up there.

@@ -15,11 +15,11 @@ use crate::models::pretrained::{StoredAs, load_head, write_backbone, write_head}
 use crate::models::state::{Require, load_state, state_dict};
 use crate::models::{BuildReport, HeatmapModel, VisitProjections, build_model};
 
+use super::TrainingError;
 use super::checkpoint::{ADAPTER_DIR, BACKBONE_DIR, BaseIdentity, Checkpoint};
 use super::optimizer::Part;
 use super::parameters::ParameterTable;
 use super::resume::find_checkpoint;
-use super::TrainingError;
 
 /// Base parameters that train beside adapters, such as biases with `lora.bias: all`, by their names in the model.
 const TRAINED_BASE_FILE: &str = "trained_base.safetensors";

@@ -1,6 +1,6 @@
 //! A tiny dataset and a tiny model: a coloured dot on a dark field, and a random vision transformer of two layers.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;
