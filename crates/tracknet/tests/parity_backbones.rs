@@ -3,6 +3,7 @@
 //! The expected values were computed in f32 by PyTorch; two implementations of the same sums in another order differ
 //! by a few f32 roundings per layer, far below the tolerance used here. A wrong rotation, a swapped pair of halves
 //! or the other GELU differ by 1e-2 and more.
+#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 mod common;
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::path::PathBuf;
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -14,10 +15,11 @@ use crate::error::Result;
 use super::backbones::VitSpec;
 use super::decoders::UpsamplingSpec;
 use super::init::{Builder, Fill, RandomSource, Source};
-use super::lora::{LoraReport, apply_lora_to_model};
+use super::lora::quantization::{Format, Packer};
+use super::lora::{LoraReport, QuantizationReport, apply_lora_to_model, apply_quantization, wrapper};
+use super::memory::MemoryReport;
 use super::pretrained::checkpoint::WeightSource;
-use super::pretrained::{Checkpoint, Preprocessing, hub};
-use super::state::{Group, NamedModule, ParameterInfo, named_parameters};
+use super::pretrained::{Checkpoint, Preprocessing, hub, load_head};
 use super::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, Vit};
 
 /// What was built, for the log and the run directory.
@@ -29,8 +31,10 @@ pub struct BuildReport {
     pub preprocessing: Option<Preprocessing>,
     /// Which modules were adapted.
     pub lora: Option<LoraReport>,
-    /// How many parameters train.
-    pub trainable: TrainableSummary,
+    /// Which projections were packed.
+    pub quantization: Option<QuantizationReport>,
+    /// Parameters and bytes.
+    pub memory: MemoryReport,
     /// SHA-256 over names, shapes and values of the backbone's weights as they were before quantization.
     pub base_hash: String,
     /// What the user should know.
@@ -40,54 +44,17 @@ pub struct BuildReport {
 impl fmt::Display for BuildReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "backbone: {}", self.source)?;
+        if let Some(quantization) = &self.quantization {
+            writeln!(f, "{quantization}")?;
+        }
         if let Some(lora) = &self.lora {
             writeln!(f, "{lora}")?;
         }
         for note in &self.notes {
             writeln!(f, "{note}")?;
         }
-        write!(f, "{}", self.trainable)
+        write!(f, "{}", self.memory)
     }
-}
-
-/// Parameters that train, of all; sizes are logical, as if nothing were packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TrainableSummary {
-    /// Parameters that receive gradients.
-    pub trainable: usize,
-    /// All parameters.
-    pub all: usize,
-}
-
-impl TrainableSummary {
-    /// Counts the parameters of a model.
-    pub fn of<M: NamedModule>(model: &M) -> Self {
-        let parameters = named_parameters(model);
-        let count =
-            |filter: fn(&ParameterInfo) -> bool| parameters.iter().filter(|p| filter(p)).map(|p| p.count()).sum();
-        Self { trainable: count(|p| p.trainable), all: count(|_| true) }
-    }
-}
-
-impl fmt::Display for TrainableSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = 100.0 * self.trainable as f64 / self.all.max(1) as f64;
-        let [trainable, all] = [self.trainable, self.all].map(grouped);
-        write!(f, "trainable params: {trainable} || all params: {all} || trainable%: {percent:.4}")
-    }
-}
-
-/// `1234567` as `1,234,567`.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Builds the model that `config` describes for frames of `input_size` (`[W, H]`, pixels) on `device`.
@@ -104,22 +71,35 @@ pub fn build_model(
 ) -> Result<(HeatmapModel, BuildReport)> {
     // Assemble, load, freeze, quantize, adapt: adapters come last, so that freezing cannot reach them.
     let plan = Plan::new(config, input_size)?;
-    let (mut model, base_hash) = plan.assemble_and_load(seed, device)?;
+    let packer = match config.quantization.mode.as_str() {
+        "hf" if config.quantization.enabled => Some(Packer::new(&config.quantization)?),
+        _ => None,
+    };
+    let (mut model, base_hash) = plan.assemble_and_load(seed, device, packer.as_ref())?;
     if config.backbone.freeze || config.lora.enabled {
         model.backbone = model.backbone.freeze();
     }
+    let quantization = match packer {
+        Some(packer) => Some(packer.finish()?),
+        None if config.quantization.enabled => {
+            let (backbone, report) = apply_quantization(model.backbone, &config.quantization)?;
+            model.backbone = backbone;
+            Some(report)
+        }
+        None => None,
+    };
     let mut lora = None;
     if config.lora.enabled {
         let (backbone, report) = apply_lora_to_model(model.backbone, &config.lora, None, seed)?;
         model.backbone = backbone;
         lora = Some(report);
     }
-    let trainable = TrainableSummary::of(&model);
     let report = BuildReport {
         source: plan.source,
         preprocessing: plan.checkpoint.as_ref().and_then(|c| c.preprocessing),
+        quantization,
         lora,
-        trainable,
+        memory: MemoryReport::of(&model),
         base_hash,
         notes: plan.notes,
     };
@@ -132,6 +112,8 @@ struct Plan {
     checkpoint: Option<Checkpoint>,
     backbone: VitSpec,
     decoder: UpsamplingSpec,
+    /// Decoder and head weights to start from.
+    head: Option<PathBuf>,
     notes: Vec<String>,
 }
 
@@ -141,6 +123,7 @@ impl Plan {
             let message = format!("`{}` is not known; known models: {}", config.model_name, MODEL_NAMES.join(", "));
             return Err(ModelError::key("model.model_name", message).into());
         }
+        check_adaptation(config)?;
         let mut notes = Vec::new();
         let (source, checkpoint, backbone) = match &config.pretrained_model_name {
             Some(name) => {
@@ -166,21 +149,21 @@ impl Plan {
         }
         backbone.grid(input_size)?;
         let decoder = UpsamplingSpec::new(&config.decoder, backbone.hidden, backbone.patch, config.heatmap.size)?;
-        Ok(Self { source, checkpoint, backbone, decoder, notes })
+        Ok(Self { source, checkpoint, backbone, decoder, head: config.decoder.pretrained.clone(), notes })
     }
 
-    fn assemble_and_load(&self, seed: u64, device: &Device) -> Result<(HeatmapModel, String)> {
+    fn assemble_and_load(&self, seed: u64, device: &Device, packer: Option<&Packer>) -> Result<(HeatmapModel, String)> {
         let random = RandomSource { seed };
         let (backbone, base_hash) = match &self.checkpoint {
             None => {
                 let source = Hashed::new(&random);
-                (Vit::new(&self.backbone, &Builder::new(&source, device)), source.finish())
+                (Vit::new(&self.backbone, &Builder::new(&source, device).packing(packer)), source.finish())
             }
             Some(checkpoint) => {
                 let names = self.backbone.names;
                 let source = WeightSource::new(&checkpoint.weights, names.optional_prefix);
                 let hashed = Hashed::new(&source);
-                let backbone = Vit::new(&self.backbone, &Builder::new(&hashed, device));
+                let backbone = Vit::new(&self.backbone, &Builder::new(&hashed, device).packing(packer));
                 let hash = hashed.finish();
                 source.finish(|name| names.is_unused(name))?;
                 (backbone, hash)
@@ -189,8 +172,29 @@ impl Plan {
         let builder = Builder::new(&random, device);
         let decoder = UpsamplingDecoder::new(&self.decoder, &builder.at("decoder"));
         let head = HeatmapHead::new(self.decoder.output_channels(), &builder.at("head"));
-        Ok((HeatmapModel { backbone, decoder, head }, base_hash))
+        let model = HeatmapModel { backbone, decoder, head };
+        let model = match &self.head {
+            Some(path) => load_head(path, model)?,
+            None => model,
+        };
+        Ok((model, base_hash))
     }
+}
+
+/// Refuses what cannot train or cannot be packed before anything is read.
+fn check_adaptation(config: &ModelConfig) -> Result<(), ModelError> {
+    if config.lora.enabled {
+        wrapper::validate(&config.lora)?;
+    }
+    if config.quantization.enabled {
+        Format::new(&config.quantization)?;
+        if !config.lora.enabled && !config.backbone.freeze {
+            let message = "no gradient can pass into packed weights, so a quantized backbone cannot train by itself: set \
+                           model.lora.enabled or model.backbone.freeze to true";
+            return Err(ModelError::key("model.quantization.enabled", message));
+        }
+    }
+    Ok(())
 }
 
 /// The `architecture` section with what it leaves out: DINOv3, and the configured patch size.
@@ -228,9 +232,4 @@ impl Source for Hashed<'_> {
         }
         values
     }
-}
-
-/// Whether a parameter is part of the base whose hash a checkpoint keeps.
-pub fn is_base(info: &ParameterInfo) -> bool {
-    info.group == Group::Backbone
 }

@@ -10,6 +10,9 @@ use std::fmt::Display;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::lora::quantization::Packer;
+use super::projection::Base;
+
 /// How a parameter without a checkpoint starts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fill {
@@ -76,6 +79,7 @@ impl Source for RandomSource {
 #[derive(Clone)]
 pub struct Builder<'a> {
     source: &'a dyn Source,
+    packer: Option<&'a Packer>,
     device: &'a Device,
     path: String,
 }
@@ -83,7 +87,18 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// A builder at the root of the names.
     pub fn new(source: &'a dyn Source, device: &'a Device) -> Self {
-        Self { source, device, path: String::new() }
+        Self { source, packer: None, device, path: String::new() }
+    }
+
+    /// Packs the weights of projections on their way to the device, so that they never exist as floats all at once.
+    #[must_use]
+    pub fn packing(self, packer: Option<&'a Packer>) -> Self {
+        Self { packer, ..self }
+    }
+
+    /// The name of the module this builder stands at.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// The device parameters are made on.
@@ -96,6 +111,17 @@ impl<'a> Builder<'a> {
     pub fn at(&self, name: impl Display) -> Self {
         let path = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
         Self { path, ..self.clone() }
+    }
+
+    /// The weight `[out, in]` of the projection this builder stands at: packed when the builder packs, else trainable.
+    pub fn linear_weight(&self, shape: [usize; 2], fill: Fill) -> Base {
+        match self.packer.filter(|packer| packer.packs(&self.path)) {
+            None => Base::Dense(self.param("weight", shape, fill)),
+            Some(packer) => {
+                let values = self.source.values(&self.at("weight").path, &shape, fill);
+                packer.pack(&self.path, values, shape, self.device)
+            }
+        }
     }
 
     /// A trainable parameter of the module this builder stands at.
@@ -111,6 +137,11 @@ impl<'a> Builder<'a> {
 pub(crate) struct Random(u64);
 
 impl Random {
+    /// A stream that starts here.
+    pub(crate) fn new(state: u64) -> Self {
+        Self(state)
+    }
+
     /// A stream of its own for every `(seed, name)` (FNV-1a over the name).
     pub(crate) fn keyed(seed: u64, name: &str) -> Self {
         let hash =

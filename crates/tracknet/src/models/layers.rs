@@ -1,10 +1,10 @@
 //! Small layers with PyTorch's parameter names and shapes, so that files need no translation.
 
-use burn::module::{Flag, Module, Param};
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
 use burn::tensor::activation;
 use burn::tensor::module::{conv2d, layer_norm};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Distribution, Tensor};
 
 use super::init::{Builder, Fill};
 
@@ -186,48 +186,4 @@ fn pointwise(x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
     let output = weight.dims()[0];
     let y = weight.reshape([1, output, input]).matmul(x.reshape([batch, input, height * width]));
     y.reshape([batch, output, height, width])
-}
-
-/// Inverted dropout (Srivastava et al., 2014): off in evaluation, on a device without gradients, and at 0.
-#[derive(Module, Debug)]
-pub struct Dropout {
-    training: Param<Flag>,
-    #[module(skip)]
-    probability: f32,
-}
-
-impl Dropout {
-    /// Drops with this probability, below 1.
-    pub fn new(probability: f32) -> Self {
-        Self { training: Param::from_bool(true), probability }
-    }
-
-    /// Drops single elements.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        if !self.is_active(&x) {
-            return x;
-        }
-        let mask = self.mask(x.dims(), &x.device());
-        x * mask
-    }
-
-    /// Drops whole channels of `[batch, channels, height, width]`.
-    pub fn forward_channels(&self, x: Tensor<4>) -> Tensor<4> {
-        if !self.is_active(&x) {
-            return x;
-        }
-        let [batch, channels, ..] = x.dims();
-        let mask = self.mask([batch, channels, 1, 1], &x.device());
-        x * mask
-    }
-
-    fn is_active<const D: usize>(&self, x: &Tensor<D>) -> bool {
-        self.probability > 0.0 && self.training.is_enabled() && x.device().is_autodiff()
-    }
-
-    /// `1 / (1 − p)` where a value is kept, 0 where it is dropped; drawn from the device's generator.
-    fn mask<const D: usize>(&self, shape: [usize; D], device: &Device) -> Tensor<D> {
-        let keep = f64::from(1.0 - self.probability);
-        Tensor::random(shape, Distribution::Bernoulli(keep), device).mul_scalar(1.0 / keep)
-    }
 }

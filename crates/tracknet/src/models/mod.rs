@@ -8,6 +8,7 @@
 //! | [`heads`] | the last convolution |
 //! | [`projection`] | the linear layer that can be 4-bit and carry an adapter |
 //! | [`lora`] | adapters, 4-bit storage, and what they are applied to |
+//! | [`memory`] | what a model weighs |
 //! | [`pretrained`] | Hugging Face directories and safetensors files |
 //! | [`state`] | parameters by name: for the optimizer, checkpoints and files |
 //! | [`build`] | the only place that knows every variant |
@@ -15,12 +16,14 @@
 pub mod backbones;
 pub mod build;
 pub mod decoders;
+pub mod dropout;
 mod error;
 mod features;
 pub mod heads;
 pub mod init;
 pub mod layers;
 pub mod lora;
+pub mod memory;
 pub mod pretrained;
 pub mod projection;
 pub mod state;
@@ -34,7 +37,8 @@ pub use decoders::UpsamplingDecoder;
 pub use error::ModelError;
 pub use features::Features;
 pub use heads::HeatmapHead;
-pub use lora::apply_lora_to_model;
+pub use lora::{apply_lora_to_model, apply_quantization};
+pub use memory::MemoryReport;
 pub use projection::{Projection, VisitProjections};
 
 /// Backbone → decoder → head.
@@ -55,6 +59,17 @@ impl HeatmapModel {
         let features = self.backbone.forward(images.clone());
         let features = self.decoder.forward(features, images);
         self.head.forward(features)
+    }
+
+    /// Makes the dropout masks of the next forward passes a function of `seed`. Called with a seed of the step before
+    /// every step, a resumed run draws what the unbroken run would have drawn.
+    pub fn seed_dropout(&self, seed: u64) {
+        self.visit_projections(&mut |_, projection| {
+            if let Some(adapter) = &projection.adapter {
+                adapter.seed_dropout(seed);
+            }
+        });
+        self.decoder.seed_dropout(seed);
     }
 }
 

@@ -5,6 +5,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use tracknet_kernels::{Linear4bitWeight, linear_4bit};
 
 use super::init::{Builder, Fill};
 use super::lora::LoraAdapter;
@@ -39,17 +40,21 @@ pub struct Projection {
 }
 
 /// How the weight `[out, in]` is stored.
+// A few hundred of these exist; a box around the larger variant would save nothing that counts.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum Base {
     /// Floats, `[out, in]` as PyTorch has them.
     Dense(Param<Tensor<2>>),
+    /// 4-bit codes; a constant that can never receive a gradient.
+    Packed(Linear4bitWeight),
 }
 
 impl Projection {
     /// A dense projection from `shape[1]` to `shape[0]` features.
     pub fn new(shape: [usize; 2], bias: bool, role: Role, deviation: f32, builder: &Builder<'_>) -> Self {
         Self {
-            base: Base::Dense(builder.param("weight", shape, Fill::TruncatedNormal(deviation))),
+            base: builder.linear_weight(shape, Fill::TruncatedNormal(deviation)),
             bias: bias.then(|| builder.param("bias", [shape[0]], Fill::ZERO)),
             adapter: None,
             role,
@@ -63,15 +68,14 @@ impl Projection {
 
     /// Whether the weight is stored in 4 bits.
     pub fn is_quantized(&self) -> bool {
-        match &self.base {
-            Base::Dense(_) => false,
-        }
+        matches!(self.base, Base::Packed(_))
     }
 
     /// `[out, in]`.
     pub fn shape(&self) -> [usize; 2] {
         match &self.base {
             Base::Dense(weight) => weight.lazy_shape().dims(),
+            Base::Packed(weight) => weight.shape(),
         }
     }
 
@@ -83,6 +87,7 @@ impl Projection {
         let x = x.reshape([rows, input]);
         let base = match &self.base {
             Base::Dense(weight) => self.add_bias(x.clone().matmul(weight.val().transpose())),
+            Base::Packed(weight) => linear_4bit(x.clone(), weight, self.bias.as_ref().map(|b| b.val())),
         };
         let y = match &self.adapter {
             Some(adapter) => base + adapter.forward(x),

@@ -1,5 +1,5 @@
 //! Shared by the parity tests: fixtures and comparison.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub(crate) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: &Te
 }
 
 pub(crate) fn largest_difference(a: &TensorData, b: &TensorData) -> f32 {
-    let values = |d: &TensorData| d.clone().convert::<f32>().to_vec::<f32>().unwrap();
+    let values = |d: &TensorData| d.clone().convert::<f32>().try_to_vec::<f32>().unwrap();
     let pairs = values(a).into_iter().zip(values(b));
     // `max` would swallow NaN.
     pairs.map(|(x, y)| (x - y).abs()).fold(0.0, |m, d| if d.is_nan() || d > m { d } else { m })

@@ -229,13 +229,13 @@ impl VitSpec {
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return refuse(name, "is 0, expected a positive number".to_owned());
         }
-        if self.hidden % self.heads != 0 {
+        if !self.hidden.is_multiple_of(self.heads) {
             return refuse(
                 "num_attention_heads",
                 format!("{} does not divide hidden_size {}", self.heads, self.hidden),
             );
         }
-        if matches!(self.position, Position::Rope { .. }) && (self.hidden / self.heads) % 4 != 0 {
+        if matches!(self.position, Position::Rope { .. }) && !(self.hidden / self.heads).is_multiple_of(4) {
             let head = self.hidden / self.heads;
             let message =
                 format!("a head has {head} features; rotary embedding in two directions needs a multiple of 4");
@@ -268,7 +268,7 @@ impl VitSpec {
         }
         let near = |size: usize| {
             let below = size / patch * patch;
-            if size % patch == 0 && size > 0 {
+            if size.is_multiple_of(patch) && size > 0 {
                 size.to_string()
             } else if below == 0 {
                 patch.to_string()

@@ -5,8 +5,9 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid};
 
 use crate::config::{Activation as ActivationName, DecoderConfig};
+use crate::models::dropout::Dropout;
 use crate::models::init::Builder;
-use crate::models::layers::{Activation, Conv, ConvSpec, Dropout};
+use crate::models::layers::{Activation, Conv, ConvSpec};
 
 use super::norm::NormLayer;
 
@@ -32,9 +33,14 @@ impl ResidualBlock {
             norm: NormLayer::new(config.norm, channels, &builder.at("norm")),
             pw: ConvSpec::square([channels, channels], 1).build(&builder.at("pw")),
             se: config.use_se.then(|| SqueezeExcite::new(channels, config.se_reduction, &builder.at("se"))),
-            dropout: Dropout::new(config.dropout),
+            dropout: Dropout::new(config.dropout, builder.path()),
             activation: activation(config.activation),
         }
+    }
+
+    /// Restarts the draws of the dropout.
+    pub fn seed_dropout(&self, seed: u64) {
+        self.dropout.seed(seed);
     }
 
     /// `[batch, channels, height, width]` → the same shape.

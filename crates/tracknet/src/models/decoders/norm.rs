@@ -78,7 +78,7 @@ impl GroupNorm {
 /// 32, halved until it divides the channels.
 fn groups_for(channels: usize) -> usize {
     let mut groups = 32;
-    while channels % groups != 0 {
+    while !channels.is_multiple_of(groups) {
         groups /= 2;
     }
     groups

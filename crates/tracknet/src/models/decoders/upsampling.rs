@@ -142,6 +142,23 @@ impl UpsamplingDecoder {
         }
     }
 
+    /// Restarts the draws of every dropout.
+    pub fn seed_dropout(&self, seed: u64) {
+        self.stages.iter().flat_map(|s| &s.blocks).for_each(|block| block.seed_dropout(seed));
+    }
+
+    /// Elements that a forward over one frame keeps for its backward, for a grid `[rows, columns]`: input, convolution,
+    /// norm, activation and output of every block, and the resized input of every stage.
+    pub fn activation_elements(&self, [rows, columns]: [usize; 2]) -> usize {
+        let mut cells = rows * columns;
+        let mut elements = 0;
+        for stage in &self.stages {
+            cells *= stage.factor * stage.factor;
+            elements += cells * stage.channels * (2 + 8 * stage.blocks.len());
+        }
+        elements
+    }
+
     /// Backbone features, and the frames `[batch, 3, height, width]` they come from, to
     /// `[batch, channels, heatmap height, heatmap width]`.
     pub fn forward(&self, features: Features, images: Tensor<4>) -> Tensor<4> {
@@ -159,6 +176,8 @@ pub struct Stage {
     #[module(skip)]
     factor: usize,
     #[module(skip)]
+    channels: usize,
+    #[module(skip)]
     skip: Option<Skip>,
 }
 
@@ -173,6 +192,7 @@ impl Stage {
                 .map(|j| ResidualBlock::new(config, output, &builder.at("blocks").at(j)))
                 .collect(),
             factor: spec.factor,
+            channels: output,
             skip: spec.skip,
         }
     }

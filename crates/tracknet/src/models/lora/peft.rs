@@ -229,7 +229,7 @@ fn attach(
         };
         projection.bias = Some(crate::models::state::replace(old, bias));
     }
-    let adapter = LoraAdapter::from_data(a, b, config.scale(path, rank), config.lora_dropout, device);
+    let adapter = LoraAdapter::from_data([a, b], config.scale(path, rank), config.lora_dropout, path, device);
     let scale = adapter.scale();
     projection.adapter = Some(adapter);
     Ok(AdaptedModule { path: path.to_owned(), shape, rank, scale })

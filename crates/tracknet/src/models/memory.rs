@@ -1,0 +1,120 @@
+//! What a model weighs, counted on its tensors, and what training it will take, estimated.
+
+use std::fmt;
+
+use burn::module::Param;
+use burn::tensor::Tensor;
+
+use super::HeatmapModel;
+use super::projection::{Base, VisitProjections};
+use super::state::{Group, NamedModule, ParameterInfo, ParameterVisitor, visit_parameters};
+
+/// Exact sizes of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryReport {
+    /// Parameters, packed weights counted as what they stand for.
+    pub parameters: usize,
+    /// Parameters that receive gradients.
+    pub trainable: usize,
+    /// Bytes of the backbone's base weights if all were 32-bit floats.
+    pub backbone_f32: usize,
+    /// Bytes of the backbone's base weights as they are stored.
+    pub backbone_stored: usize,
+    /// Bytes of everything that is stored.
+    pub stored: usize,
+}
+
+impl MemoryReport {
+    /// Counts a model.
+    pub fn of<M: NamedModule + VisitProjections>(model: &M) -> Self {
+        let mut report = Self::default();
+        visit_parameters(model, &mut report);
+        model.visit_projections(&mut |_, projection| {
+            if let Base::Packed(weight) = &projection.base {
+                let count = weight.shape().iter().product::<usize>();
+                report.parameters += count;
+                report.backbone_f32 += 4 * count;
+                report.backbone_stored += weight.storage_bytes();
+                report.stored += weight.storage_bytes();
+            }
+        });
+        report
+    }
+}
+
+impl ParameterVisitor for MemoryReport {
+    fn visit<const D: usize>(&mut self, info: &ParameterInfo, parameter: &Param<Tensor<D>>) {
+        let bytes = info.count() * parameter.val().dtype().size();
+        self.parameters += info.count();
+        self.stored += bytes;
+        if info.trainable {
+            self.trainable += info.count();
+        }
+        if info.group == Group::Backbone {
+            self.backbone_f32 += 4 * info.count();
+            self.backbone_stored += bytes;
+        }
+    }
+}
+
+impl fmt::Display for MemoryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = 100.0 * self.trainable as f64 / self.parameters.max(1) as f64;
+        writeln!(
+            f,
+            "trainable params: {} || all params: {} || trainable%: {percent:.4}",
+            grouped(self.trainable),
+            grouped(self.parameters)
+        )?;
+        let ratio = self.backbone_f32 as f64 / self.backbone_stored.max(1) as f64;
+        write!(
+            f,
+            "backbone: {} as float32, {} as stored ({ratio:.2}× smaller); whole model: {}",
+            bytes(self.backbone_f32),
+            bytes(self.backbone_stored),
+            bytes(self.stored)
+        )
+    }
+}
+
+/// An estimate of the peak while training on batches of `batch` frames of `[W, H]` pixels, in bytes: what is stored,
+/// gradient and two moments of what trains, and the activations that the backward pass keeps.
+///
+/// The activations are counted per block and per decoder stage from the tensors their forward makes, so it is good to
+/// a few tens of percent, not more.
+pub fn training_estimate(model: &HeatmapModel, batch: usize, [width, height]: [usize; 2]) -> usize {
+    let spec = model.backbone.spec();
+    let report = MemoryReport::of(model);
+    let patches = (width / spec.patch) * (height / spec.patch);
+    let tokens = batch * (patches + spec.prefix_tokens());
+    let mut backbone_trains = false;
+    model.visit_projections(&mut |_, p| {
+        let dense = matches!(&p.base, Base::Dense(weight) if weight.is_require_grad());
+        backbone_trains |= p.adapter.is_some() || dense;
+    });
+    // Norms, projections, rotations, residuals: about 14 tensors of the hidden size; the MLP about 3 of its own; scores
+    // before and after softmax.
+    let per_block =
+        tokens * (14 * spec.hidden + 3 * spec.mlp_in()) + 2 * tokens * (patches + spec.prefix_tokens()) * spec.heads;
+    let blocks = if backbone_trains { spec.layers } else { 1 };
+    let decoder = batch * model.decoder.activation_elements([height / spec.patch, width / spec.patch]);
+    report.stored + 12 * report.trainable + 4 * (per_block * blocks + decoder)
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in MiB.
+pub fn bytes(count: usize) -> String {
+    format!("{:.1} MiB", count as f64 / f64::from(1 << 20))
+}
