@@ -4,16 +4,19 @@
 //! |---|---|
 //! | [`video`], [`video_writer`] | frames out of and into video files, through the `ffmpeg` program |
 //! | [`overlay`] | pictures of predictions and heatmaps |
+//! | [`predictor`] | a trained model on images, folders and videos |
 //! | [`predictions`] | CSV and JSON lines |
 
 use std::path::PathBuf;
 
 pub mod overlay;
 pub mod predictions;
+pub mod predictor;
 pub mod video;
 pub mod video_writer;
 
 pub use predictions::Prediction;
+pub use predictor::{FrameResult, Predictor};
 pub use video::{VideoFrames, VideoInfo, VideoTools};
 pub use video_writer::VideoWriter;
 

@@ -1,6 +1,45 @@
-//! training
+//! Losses, optimizer, schedule, the fit loop, checkpoints and logs.
 
-/// Errors of this area.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TrainingError(pub String);
+mod checkpoint;
+mod error;
+mod evaluate;
+mod fit;
+mod gradients;
+mod loaders;
+mod logging;
+mod loss;
+mod memory;
+mod monitor;
+mod optimizer;
+mod parameters;
+mod overlays;
+mod reporter;
+mod resume;
+mod run;
+mod schedule;
+mod step;
+mod tensors;
+mod weights;
+
+pub use checkpoint::{
+    ADAPTER_DIR, BACKBONE_DIR, BaseIdentity, CONFIG_FILE, Checkpoint, FORMAT_VERSION, HEAD_FILE, RunState,
+    write_checkpoint,
+};
+pub use error::TrainingError;
+pub use evaluate::{EvaluateOptions, Evaluation, activation_of, evaluate};
+pub use fit::{FitOptions, FitReport, Outcome, Trainer, fit, training_device};
+pub use gradients::{GradientNorm, NamedGradients, clip_limit};
+pub use loaders::{Loaders, batch_spec, shape_of};
+pub use logging::{KeepRows, MetricLog, RowKind};
+pub use loss::{HeatmapLoss, LossSum, MIN_MASK_WEIGHT};
+pub use memory::{MemoryBound, MicroBatch, choose_micro_batch};
+pub use monitor::{Monitor, Verdict};
+pub use optimizer::{NamedOptimizer, ParameterKind, Part};
+pub use parameters::{ParameterTable, TrainableParameter};
+pub use reporter::{Console, Reporter, Silent, StepProgress};
+pub use resume::find_checkpoint;
+pub use run::RunPaths;
+pub use schedule::Schedule;
+pub use step::{BatchShape, BatchTensors, MAX_NON_FINITE, StepReport, Stepper, mask_weight, mix};
+pub use tensors::{HostTensor, HostTensors};
+pub use weights::{LoadedModel, load_model_for_inference};

@@ -1,0 +1,430 @@
+//! A checkpoint is a directory of ordinary files, written whole or not at all and checked when it is read.
+//!
+//! ```text
+//! last/
+//!   config.yaml                  the merged configuration of the run
+//!   state.json                   epoch, batch and step to continue with, best value so far, metrics, base
+//!   optimizer.safetensors        <parameter>.moment_1, .moment_2, .step
+//!   adapter/                     PEFT layout, when the backbone has adapters
+//!   backbone/                    Hugging Face layout, when the backbone itself trains
+//!   tracknet_head.safetensors    decoder and head
+//!   checksums.json               SHA-256 of each file above
+//! ```
+//!
+//! A frozen or quantized base is named in `state.json`, with its hash, and never copied. There is no random
+//! state to save: shuffling, augmentation and dropout are functions of the seed and the position in the run.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{IoContext, Result};
+use crate::files::write_dir_atomic;
+
+use super::TrainingError;
+use super::monitor::{Monitor, exact};
+use super::tensors::{self, HostTensors};
+
+/// Version of the directory's layout and of `state.json`.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// File of decoder and head weights in a checkpoint.
+pub use crate::models::pretrained::HEAD_FILE;
+/// Directory of adapters in a checkpoint.
+pub const ADAPTER_DIR: &str = "adapter";
+/// Directory of a trained backbone in a checkpoint.
+pub const BACKBONE_DIR: &str = "backbone";
+/// The merged configuration in a run or checkpoint.
+pub const CONFIG_FILE: &str = "config.yaml";
+const STATE_FILE: &str = "state.json";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const CHECKSUM_FILE: &str = "checksums.json";
+
+/// Where a run is: everything needed to continue it besides weights and optimizer state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Version of this file.
+    pub format_version: u32,
+    /// The run's id.
+    pub run_id: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Epoch to continue with, from 0.
+    pub epoch: usize,
+    /// Batches of that epoch already trained on.
+    pub batch: usize,
+    /// Optimizer steps so far, skipped ones included.
+    pub step: u64,
+    /// Steps skipped because a loss or gradient was not finite.
+    pub skipped_steps: u64,
+    /// Training loss of the epoch so far, `Σ(l·m)`.
+    #[serde(with = "exact")]
+    pub epoch_loss_sum: f64,
+    /// Mask weight of the epoch so far, `Σm`.
+    #[serde(with = "exact")]
+    pub epoch_mask_sum: f64,
+    /// Best value of the watched metric.
+    pub monitor: Monitor,
+    /// Metrics of the last complete epoch; `null` where one was not finite.
+    pub metrics: BTreeMap<String, Option<f64>>,
+    /// The frozen base that the weights here belong to; `null` when the whole model is in the checkpoint.
+    pub base: Option<BaseIdentity>,
+}
+
+/// A base that is named instead of copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseIdentity {
+    /// `model.pretrained_model_name`, or what stands for it.
+    pub name: String,
+    /// SHA-256 over the names, shapes and bytes of its tensors as the model holds them.
+    pub sha256: String,
+}
+
+impl RunState {
+    /// The state before the first step.
+    pub fn start(run_id: impl Into<String>, seed: u64, base: Option<BaseIdentity>) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            run_id: run_id.into(),
+            seed,
+            epoch: 0,
+            batch: 0,
+            step: 0,
+            skipped_steps: 0,
+            epoch_loss_sum: 0.0,
+            epoch_mask_sum: 0.0,
+            monitor: Monitor::new(),
+            metrics: BTreeMap::new(),
+            base,
+        }
+    }
+}
+
+/// Writes a checkpoint to `dir`, replacing the one there as a whole. `write_weights` puts the model's files into
+/// the directory it is given.
+///
+/// # Errors
+/// If a file cannot be written; the old checkpoint then stays.
+pub fn write_checkpoint(
+    dir: &Path,
+    config_yaml: &str,
+    state: &RunState,
+    optimizer: &HostTensors,
+    write_weights: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    write_dir_atomic(dir, |temporary| {
+        let put = |name: &str, bytes: &[u8]| {
+            let path = temporary.join(name);
+            fs::write(&path, bytes).at(&path)
+        };
+        write_weights(temporary)?;
+        put(CONFIG_FILE, config_yaml.as_bytes())?;
+        put(STATE_FILE, &json(state, STATE_FILE)?)?;
+        put(OPTIMIZER_FILE, &tensors::to_bytes(optimizer).map_err(|e| TrainingError::damaged(OPTIMIZER_FILE, e))?)?;
+        let mut checksums = BTreeMap::new();
+        for path in files_in(temporary)? {
+            let name = relative_name(temporary, &path);
+            checksums.insert(name, sync_and_hash(&path)?);
+        }
+        put(CHECKSUM_FILE, &json(&checksums, CHECKSUM_FILE)?)?;
+        let path = temporary.join(CHECKSUM_FILE);
+        File::open(&path).and_then(|f| f.sync_all()).at(&path)
+    })
+}
+
+fn json<T: Serialize>(value: &T, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| TrainingError::damaged(name, e))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// A checkpoint whose files have been checked.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Where the run was.
+    pub state: RunState,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in `dir`, or the one that a crash left as `<dir>.old`, and checks every file.
+    ///
+    /// # Errors
+    /// Names the file that is missing, changed or unreadable.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let dir = existing(dir).ok_or_else(|| TrainingError::NoCheckpoint {
+            path: dir.to_path_buf(),
+            problem: format!("neither {STATE_FILE} in it nor in {}", dir.with_extension("old").display()),
+        })?;
+        verify(&dir)?;
+        let path = dir.join(STATE_FILE);
+        let text = fs::read_to_string(&path).at(&path)?;
+        check_version(&path, &text)?;
+        let state = serde_json::from_str(&text).map_err(|e| TrainingError::damaged(&path, e))?;
+        Ok(Self { dir, state })
+    }
+
+    /// Finds a checkpoint from a run directory, its `checkpoints` folder or a checkpoint itself; of a run, the
+    /// first of `names` that exists.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and if there is none.
+    pub fn find(path: &Path, names: &[&str]) -> Result<Self> {
+        if existing(path).is_some() {
+            return Self::open(path);
+        }
+        let folders = [path.join("checkpoints"), path.to_path_buf()];
+        let candidates = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+        for candidate in candidates {
+            if existing(&candidate).is_some() {
+                return Self::open(&candidate);
+            }
+        }
+        let problem = format!("looked for {} in {} and in it", names.join(" and "), folders[0].display());
+        Err(TrainingError::NoCheckpoint { path: path.to_path_buf(), problem }.into())
+    }
+
+    /// The configuration the run had.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn config_yaml(&self) -> Result<String> {
+        let path = self.dir.join(CONFIG_FILE);
+        fs::read_to_string(&path).at(&path)
+    }
+
+    /// The optimizer's state.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn optimizer(&self) -> Result<HostTensors> {
+        tensors::read(&self.optimizer_path())
+    }
+
+    /// Path of the optimizer's state.
+    pub fn optimizer_path(&self) -> PathBuf {
+        self.dir.join(OPTIMIZER_FILE)
+    }
+
+    /// The adapters, when the checkpoint has them.
+    pub fn adapter_dir(&self) -> Option<PathBuf> {
+        Some(self.dir.join(ADAPTER_DIR)).filter(|dir| dir.is_dir())
+    }
+
+    /// The trained backbone, when the checkpoint has it.
+    pub fn backbone_dir(&self) -> Option<PathBuf> {
+        Some(self.dir.join(BACKBONE_DIR)).filter(|dir| dir.is_dir())
+    }
+
+    /// Decoder and head weights.
+    pub fn head_path(&self) -> PathBuf {
+        self.dir.join(HEAD_FILE)
+    }
+
+    /// Checks that the base in use is the one the checkpoint was trained on.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn check_base(&self, found: Option<&BaseIdentity>) -> Result<()> {
+        let Some(expected) = &self.state.base else { return Ok(()) };
+        match found {
+            Some(found) if found.sha256 == expected.sha256 => Ok(()),
+            _ => Err(TrainingError::OtherBase {
+                path: self.dir.clone(),
+                name: expected.name.clone(),
+                expected: expected.sha256.clone(),
+                found: found.map_or_else(|| "no frozen weights".to_owned(), |f| f.sha256.clone()),
+            }
+            .into()),
+        }
+    }
+}
+
+/// `dir`, or its `.old` twin if a crash between two renames left only that.
+fn existing(dir: &Path) -> Option<PathBuf> {
+    [dir.to_path_buf(), dir.with_extension("old")].into_iter().find(|dir| dir.join(STATE_FILE).is_file())
+}
+
+fn check_version(path: &Path, text: &str) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Version {
+        format_version: u32,
+    }
+    let found = serde_json::from_str::<Version>(text).map_err(|e| TrainingError::damaged(path, e))?.format_version;
+    if found > FORMAT_VERSION {
+        let path = path.to_path_buf();
+        return Err(TrainingError::NewerCheckpoint { path, found, supported: FORMAT_VERSION }.into());
+    }
+    Ok(())
+}
+
+fn verify(dir: &Path) -> Result<()> {
+    let path = dir.join(CHECKSUM_FILE);
+    let text = fs::read_to_string(&path).map_err(|e| TrainingError::damaged(&path, e))?;
+    let checksums: BTreeMap<String, String> =
+        serde_json::from_str(&text).map_err(|e| TrainingError::damaged(&path, e))?;
+    for (name, expected) in &checksums {
+        let file = dir.join(name);
+        let found = hash_file(&file).map_err(|e| TrainingError::damaged(&file, e))?;
+        if found != *expected {
+            let problem = format!("the file has changed: its SHA-256 is {found}, {CHECKSUM_FILE} has {expected}");
+            return Err(TrainingError::damaged(&file, problem).into());
+        }
+    }
+    Ok(())
+}
+
+fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).at(dir)? {
+        let path = entry.at(dir)?.path();
+        if path.is_dir() {
+            files.extend(files_in(&path)?);
+            sync_folder(&path)?;
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    #[cfg(unix)]
+    File::open(path).and_then(|d| d.sync_all()).at(path)?;
+    let _ = path;
+    Ok(())
+}
+
+/// Path below `root` with forward slashes on every system.
+fn relative_name(root: &Path, path: &Path) -> String {
+    let parts = path.strip_prefix(root).unwrap_or(path).components();
+    parts.map(|c| c.as_os_str().to_string_lossy().into_owned()).collect::<Vec<_>>().join("/")
+}
+
+fn sync_and_hash(path: &Path) -> Result<String> {
+    File::options().write(true).open(path).and_then(|f| f.sync_all()).at(path)?;
+    hash_file(path).at(path)
+}
+
+fn hash_file(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 16];
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::HostTensor;
+    use super::*;
+
+    fn write(dir: &Path, step: u64) -> Result<()> {
+        let base = BaseIdentity { name: "dinov3".to_owned(), sha256: "ab".to_owned() };
+        let state = RunState { step, epoch_loss_sum: 0.1 + 0.2, ..RunState::start("run-1", 42, Some(base)) };
+        let moments = HostTensor { shape: vec![2], values: vec![0.1, 0.2] };
+        let optimizer = HostTensors::from([("head.w.moment_1".to_owned(), moments)]);
+        write_checkpoint(dir, "training: {}\n", &state, &optimizer, |d| {
+            let adapter = d.join(ADAPTER_DIR);
+            fs::create_dir(&adapter).at(&adapter)?;
+            fs::write(adapter.join("adapter_config.json"), "{}").at(&adapter)?;
+            fs::write(d.join(HEAD_FILE), [1, 2, 3]).at(d)
+        })
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_as_it_was_written() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("checkpoints/last");
+        for step in [3, 4] {
+            write(&dir, step).unwrap();
+        }
+        let found = Checkpoint::find(run.path(), &["last"]).unwrap();
+        assert_eq!((found.state.step, found.state.epoch_loss_sum), (4, 0.1 + 0.2));
+        assert_eq!(found.config_yaml().unwrap(), "training: {}\n");
+        assert_eq!(found.optimizer().unwrap()["head.w.moment_1"].values, [0.1, 0.2]);
+        assert!(found.adapter_dir().is_some() && found.backbone_dir().is_none());
+        let text = fs::read_to_string(dir.join(CHECKSUM_FILE)).unwrap();
+        assert!(text.contains("\"adapter/adapter_config.json\""), "{text}");
+    }
+
+    #[test]
+    fn a_changed_missing_or_cut_file_is_named() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("last");
+        for name in [HEAD_FILE, CONFIG_FILE, STATE_FILE, OPTIMIZER_FILE, "adapter/adapter_config.json"] {
+            write(&dir, 1).unwrap();
+            let path = dir.join(name);
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[0] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            let error = Checkpoint::open(&dir).unwrap_err().to_string();
+            assert!(error.contains(Path::new(name).file_name().unwrap().to_str().unwrap()), "{error}");
+            assert!(error.contains("changed"), "{error}");
+        }
+        write(&dir, 1).unwrap();
+        fs::remove_file(dir.join(HEAD_FILE)).unwrap();
+        assert!(Checkpoint::open(&dir).unwrap_err().to_string().contains(HEAD_FILE));
+    }
+
+    #[test]
+    fn what_a_crash_between_the_renames_left_is_found() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("last");
+        write(&dir, 7).unwrap();
+        fs::rename(&dir, run.path().join("last.old")).unwrap();
+        assert_eq!(Checkpoint::find(run.path(), &["best", "last"]).unwrap().state.step, 7);
+        write(&dir, 8).unwrap();
+        assert_eq!(Checkpoint::open(&dir).unwrap().state.step, 8);
+        assert!(!run.path().join("last.old").exists());
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_checkpoint() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("last");
+        write(&dir, 1).unwrap();
+        let state = RunState::start("run-1", 42, None);
+        let full = |d: &Path| Err(std::io::Error::other("disk full")).at(d);
+        write_checkpoint(&dir, "", &state, &HostTensors::new(), full).unwrap_err();
+        assert_eq!(Checkpoint::open(&dir).unwrap().state.step, 1);
+        assert_eq!(fs::read_dir(run.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn another_base_is_refused_with_both_hashes() {
+        let run = tempfile::tempdir().unwrap();
+        write(&run.path().join("last"), 1).unwrap();
+        let found = Checkpoint::open(&run.path().join("last")).unwrap();
+        let base = |hash: &str| BaseIdentity { name: "other".to_owned(), sha256: hash.to_owned() };
+        found.check_base(Some(&base("ab"))).unwrap();
+        let error = found.check_base(Some(&base("cd"))).unwrap_err().to_string();
+        assert!(error.contains("ab") && error.contains("cd") && error.contains("dinov3"), "{error}");
+        assert!(found.check_base(None).is_err());
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_its_version() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("last");
+        let state = RunState { format_version: 99, ..RunState::start("r", 1, None) };
+        write_checkpoint(&dir, "", &state, &HostTensors::new(), |_| Ok(())).unwrap();
+        assert!(Checkpoint::open(&dir).unwrap_err().to_string().contains("version 99"));
+    }
+}

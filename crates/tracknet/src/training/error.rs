@@ -1,0 +1,134 @@
+//! Why a training run cannot start or go on.
+
+use std::path::{Path, PathBuf};
+
+/// Errors of training and of checkpoints. Each names what was found, what was expected and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainingError {
+    /// Nothing would be trained.
+    #[error("nothing to train: {reason}")]
+    NothingToTrain {
+        /// Which part of the configuration leaves the set empty.
+        reason: String,
+    },
+    /// Losses or gradients stayed non-finite.
+    #[error(
+        "the {what} was not finite in {count} steps in a row (last at step {step}): lower training.optimizer.lr, \
+         enable training.grad_clip, or look for broken images or weights"
+    )]
+    NonFinite {
+        /// `loss` or the name of a parameter's gradient.
+        what: String,
+        /// Steps in a row that were skipped.
+        count: usize,
+        /// Optimizer step of the run.
+        step: u64,
+    },
+    /// A checkpoint file is damaged or missing.
+    #[error("{}: {problem}; use another checkpoint of the run, or start it again", path.display())]
+    DamagedCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No checkpoint where one was asked for.
+    #[error("{}: no checkpoint here: {problem}", path.display())]
+    NoCheckpoint {
+        /// The run or checkpoint directory.
+        path: PathBuf,
+        /// What was looked for.
+        problem: String,
+    },
+    /// A checkpoint was written by a newer program.
+    #[error("{}: checkpoint format version {found}, this program reads up to {supported}; update tracknet", path.display())]
+    NewerCheckpoint {
+        /// `state.json`.
+        path: PathBuf,
+        /// Version in the file.
+        found: u32,
+        /// Newest version this program reads.
+        supported: u32,
+    },
+    /// The frozen base of the model is not the one the checkpoint was trained on.
+    #[error(
+        "{}: the checkpoint was trained on base `{name}` with hash {expected}, but the base loaded now has {found}; \
+         point model.pretrained_model_name at the original weights (same quantization settings)",
+        path.display()
+    )]
+    OtherBase {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The base's name.
+        name: String,
+        /// Hash in the checkpoint.
+        expected: String,
+        /// Hash of the base that was loaded.
+        found: String,
+    },
+    /// A checkpoint does not fit the model or the configuration of this run.
+    #[error("{}: {problem}", path.display())]
+    DoesNotFit {
+        /// The checkpoint or a file of it.
+        path: PathBuf,
+        /// What differs.
+        problem: String,
+    },
+    /// Even the smallest micro-batch needs too much memory.
+    #[error(
+        "a micro-batch of {micro_batch} needs about {} MiB, but only {} MiB {origin}: lower training.min_micro_batch_size, \
+         data.preprocess.resize or the model's size, or raise the memory limit",
+        needed >> 20, available >> 20
+    )]
+    OutOfMemory {
+        /// Smallest micro-batch that was tried.
+        micro_batch: usize,
+        /// Estimated peak in bytes.
+        needed: u64,
+        /// What may be used, in bytes.
+        available: u64,
+        /// Where the bound comes from.
+        origin: &'static str,
+    },
+    /// A split has no frame to use.
+    #[error("no {split} frames: {problem}")]
+    NoFrames {
+        /// `training` or `validation`.
+        split: &'static str,
+        /// Which key to look at.
+        problem: String,
+    },
+    /// The model and the batches do not fit together.
+    #[error("{0}")]
+    Mismatch(String),
+    /// A heatmap or an option of the evaluation is wrong.
+    #[error(transparent)]
+    Evaluation(#[from] crate::evaluation::EvaluationError),
+    /// A new run would overwrite another.
+    #[error("{}: this directory already holds a run; resume it, or wait a second for another run id", path.display())]
+    RunExists {
+        /// The run's directory.
+        path: PathBuf,
+    },
+    /// A tensor could not be read back from the device.
+    #[error("reading `{name}` from the device: {problem}")]
+    Device {
+        /// Tensor name.
+        name: String,
+        /// What the backend said.
+        problem: String,
+    },
+}
+
+impl TrainingError {
+    /// A damaged or missing checkpoint file.
+    pub(crate) fn damaged(path: impl AsRef<Path>, problem: impl std::fmt::Display) -> Self {
+        Self::DamagedCheckpoint { path: path.as_ref().to_path_buf(), problem: problem.to_string() }
+    }
+
+    /// A tensor that could not be read back.
+    pub(crate) fn device(name: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+        Self::Device { name: name.into(), problem: problem.to_string() }
+    }
+}

@@ -1,0 +1,168 @@
+//! Frames → heatmaps → outcomes → metrics: validation while training, `tracknet eval`, and the end of a run.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::module::Module;
+use burn::tensor::Device;
+
+use crate::config::{Config, LossName};
+use crate::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
+use crate::error::Result;
+use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
+use crate::models::{BuildReport, HeatmapModel};
+
+use super::TrainingError;
+use super::loaders::{batch_spec, loader_options, shape_of};
+use super::loss::{HeatmapLoss, MIN_MASK_WEIGHT};
+use super::step::mask_weight;
+
+/// Frames per forward pass: enough to keep the processor busy, few enough for little memory.
+const FRAMES_AT_ONCE: usize = 8;
+
+/// How detections are found and counted.
+#[derive(Debug, Clone, Default)]
+pub struct EvaluateOptions {
+    /// From heatmap to detection.
+    pub decode: DecodeOptions,
+    /// From detections to metrics.
+    pub metrics: MetricOptions,
+    /// At most this many batches; 0 = all.
+    pub limit_batches: usize,
+}
+
+/// What an evaluation found.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    /// Mean loss over the mask.
+    pub loss: f64,
+    /// Every metric, in total and by game.
+    pub report: EvaluationReport,
+    /// What became of each frame, in order.
+    pub outcomes: Vec<FrameOutcome>,
+}
+
+/// What turns the logits of a model trained with this configuration into values in 0..1.
+pub fn activation_of(config: &Config) -> Activation {
+    match config.training.loss.name {
+        LossName::Mse => Activation::Clamp,
+        LossName::Focal | LossName::Wbce => Activation::Sigmoid,
+    }
+}
+
+/// Evaluates `model` on games of the configuration's dataset. `build` is the report of the model's build: it knows the
+/// normalization of the checkpoint.
+///
+/// # Errors
+/// If a game is missing, a frame cannot be read, or the model gives values that are not finite.
+pub fn evaluate(
+    model: &HeatmapModel,
+    build: &BuildReport,
+    config: &Config,
+    games: &[String],
+    device: &Device,
+    options: &EvaluateOptions,
+) -> Result<Evaluation> {
+    let data = Dataset::open(&config.data.root, config.data.format, games, false)?;
+    let loader_options = LoaderOptions { limit: options.limit_batches, cache_bytes: 0, ..loader_options(config) };
+    let spec = batch_spec(config, build);
+    let loader = BatchLoader::new(data.frames(), spec, config.training.batch_size, loader_options)?;
+    let no_stop = AtomicBool::new(false);
+    let evaluation =
+        Run { model: &model.valid(), config, device, options, stop: &no_stop }.over(&loader, |_, _| Ok(()))?;
+    evaluation.ok_or_else(|| TrainingError::Mismatch("the evaluation was stopped".to_owned()).into())
+}
+
+/// One pass over a loader.
+pub(super) struct Run<'a> {
+    /// The model, without autodiff.
+    pub(super) model: &'a HeatmapModel,
+    pub(super) config: &'a Config,
+    pub(super) device: &'a Device,
+    pub(super) options: &'a EvaluateOptions,
+    pub(super) stop: &'a AtomicBool,
+}
+
+impl Run<'_> {
+    /// Evaluates every batch; `first` sees the first batch and its activated heatmaps. `None` if the stop flag was set.
+    pub(super) fn over(
+        &self,
+        loader: &BatchLoader,
+        first: impl FnOnce(&Batch, &[f32]) -> Result<()>,
+    ) -> Result<Option<Evaluation>> {
+        let mut first = Some(first);
+        let mut outcomes = Vec::with_capacity(loader.samples());
+        let (mut loss, mut weight) = (0.0, 0.0);
+        for batch in loader.epoch(0) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let batch = batch?;
+            let (heatmaps, loss_sum) = self.heatmaps(&batch, loader)?;
+            loss += loss_sum;
+            weight += mask_weight(&batch);
+            let pixels = heatmaps.len() / batch.size.max(1);
+            for (info, heatmap) in batch.samples.iter().zip(heatmaps.chunks(pixels.max(1))) {
+                let outcome = FrameOutcome::from_heatmap(info, heatmap, &self.options.decode);
+                outcomes.push(outcome.map_err(TrainingError::from)?);
+            }
+            if let Some(first) = first.take() {
+                first(&batch, &heatmaps)?;
+            }
+        }
+        let report = EvaluationReport::from_outcomes(&outcomes, &self.options.metrics);
+        Ok(Some(Evaluation { loss: loss / weight.max(MIN_MASK_WEIGHT), report, outcomes }))
+    }
+
+    /// Activated heatmaps `[batch, height, width]` and `Σ(l·m)` of a batch.
+    fn heatmaps(&self, batch: &Batch, loader: &BatchLoader) -> Result<(Vec<f32>, f64)> {
+        let shape = shape_of(loader.spec());
+        let loss = HeatmapLoss::from(&self.config.training.loss);
+        let mut heatmaps = Vec::with_capacity(batch.targets.len());
+        let mut sum = 0.0;
+        for from in (0..batch.size).step_by(FRAMES_AT_ONCE) {
+            let to = (from + FRAMES_AT_ONCE).min(batch.size);
+            let chunk = shape.tensors(batch, from, to, self.device)?;
+            let logits = self.model.forward(chunk.images);
+            sum += loss.sum(logits.clone(), chunk.targets, chunk.masks, 1.0)?.sum;
+            let values = logits.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("heatmap", e))?;
+            heatmaps.extend(values);
+        }
+        activation_of(self.config).apply(&mut heatmaps);
+        Ok((heatmaps, sum))
+    }
+}
+
+impl Evaluation {
+    /// The numbers by name, for logs and for the watched metric; NaN where there is none.
+    pub fn metrics(&self, prefix: &str) -> BTreeMap<String, f64> {
+        let total = &self.report.total;
+        let detection = &total.detection;
+        let mut values = vec![
+            ("loss".to_owned(), Some(self.loss)),
+            ("f1".to_owned(), detection.f1),
+            ("precision".to_owned(), detection.precision),
+            ("recall".to_owned(), detection.recall),
+            ("strict_recall".to_owned(), detection.strict_recall),
+            ("accuracy".to_owned(), detection.accuracy),
+            ("ap".to_owned(), detection.average_precision),
+            ("rmse".to_owned(), detection.rmse),
+            ("best_f1".to_owned(), total.best.as_ref().and_then(|b| b.f1)),
+            ("best_threshold".to_owned(), total.best.as_ref().map(|b| f64::from(b.threshold))),
+        ];
+        for (kind, points) in [("argmax", &total.heatmap.argmax), ("soft_argmax", &total.heatmap.soft_argmax)] {
+            values.push((format!("{kind}_l2"), points.mean_l2));
+            for (radius, share) in self.report.options.pck_radii.iter().zip(&points.pck) {
+                values.push((format!("{kind}_pck@{radius}"), *share));
+            }
+        }
+        values.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value.unwrap_or(f64::NAN))).collect()
+    }
+
+    /// Names of the metrics that a run logs.
+    pub fn metric_names(prefix: &str) -> Vec<String> {
+        let report = EvaluationReport::from_outcomes(&[], &MetricOptions::default());
+        let empty = Self { loss: 0.0, report, outcomes: Vec::new() };
+        empty.metrics(prefix).into_keys().collect()
+    }
+}

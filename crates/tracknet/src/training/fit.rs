@@ -1,0 +1,423 @@
+//! The training loop: epochs of steps, validation, checkpoints, logs.
+//!
+//! Everything random is a function of the seed and of the position in the run, and the position is in every
+//! checkpoint: a run that was stopped anywhere and resumed ends with the weights of the run that was not.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::tensor::Device;
+
+use crate::config::{Config, Precision};
+use crate::datasets::{Batch, BatchLoader};
+use crate::error::Result;
+use crate::files::write_atomic;
+use crate::models::{BuildReport, HeatmapModel, build_model};
+
+use super::evaluate::{EvaluateOptions, Evaluation, Run};
+use super::loaders::Loaders;
+use super::logging::{KeepRows, MetricLog, RowKind};
+use super::memory::{MemoryBound, choose_micro_batch, estimate_training};
+use super::monitor::Verdict;
+use super::optimizer::{NamedOptimizer, ParameterKind, Part};
+use super::overlays::write_overlays;
+use super::parameters::ParameterTable;
+use super::reporter::{Reporter, StepProgress};
+use super::resume;
+use super::run::RunPaths;
+use super::schedule::Schedule;
+use super::step::{StepReport, Stepper};
+use super::weights;
+use super::{CONFIG_FILE, Checkpoint, RunState, TrainingError, write_checkpoint};
+
+/// How a run is started.
+#[derive(Debug, Clone)]
+pub struct FitOptions {
+    /// Where to train, without autodiff.
+    pub device: Device,
+    /// A run or checkpoint directory to continue.
+    pub resume: Option<PathBuf>,
+    /// Set by a signal handler: finish the step, write a checkpoint, return.
+    pub stop: Arc<AtomicBool>,
+    /// Bytes that the run may use; `None` = what the system has available.
+    pub memory_limit: Option<u64>,
+}
+
+impl FitOptions {
+    /// A new run on `device` that nothing stops.
+    pub fn new(device: Device) -> Self {
+        Self { device, resume: None, stop: Arc::default(), memory_limit: None }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All epochs are done.
+    Finished,
+    /// The watched metric did not improve any more.
+    StoppedEarly,
+    /// The stop flag was set; the run can be resumed.
+    Interrupted,
+}
+
+/// What a run leaves besides its files.
+#[derive(Debug)]
+pub struct FitReport {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Where its files are.
+    pub paths: RunPaths,
+    /// Where the run is: epochs, steps, best value, metrics of the last epoch.
+    pub state: RunState,
+    /// The model: with the weights of the best epoch after a run that ended by itself, as the last step left it
+    /// after an interrupt.
+    pub model: HeatmapModel,
+    /// The best checkpoint on the validation games; `None` after an interrupt or without validation games.
+    pub evaluation: Option<Evaluation>,
+}
+
+/// Builds the model of `config` and trains it.
+///
+/// # Errors
+/// Anything that keeps the run from starting or going on; files already written stay whole.
+pub fn fit(config: &Config, options: FitOptions, reporter: &mut dyn Reporter) -> Result<FitReport> {
+    let device = training_device(config, &options.device);
+    let (model, build) = build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device)?;
+    Trainer::new(config, model, &build, options, reporter)?.fit()
+}
+
+/// The device with autodiff, and with recomputation in the backward pass when `gradient_checkpointing` is on.
+pub fn training_device(config: &Config, device: &Device) -> Device {
+    let device = device.clone().autodiff();
+    if config.training.gradient_checkpointing { device.gradient_checkpointing() } else { device }
+}
+
+/// A run in progress.
+pub struct Trainer<'a> {
+    config: &'a Config,
+    config_yaml: String,
+    options: FitOptions,
+    reporter: &'a mut dyn Reporter,
+    paths: RunPaths,
+    loaders: Loaders,
+    model: HeatmapModel,
+    table: ParameterTable,
+    stepper: Stepper,
+    optimizer: NamedOptimizer,
+    schedule: Schedule,
+    log: MetricLog,
+    state: RunState,
+}
+
+impl<'a> Trainer<'a> {
+    /// Opens the data, takes `model` as [`build_model`] made it on a [`training_device`], and continues where a
+    /// resumed run was.
+    ///
+    /// # Errors
+    /// If the data cannot be opened, nothing would train, or the checkpoint does not fit.
+    pub fn new(
+        config: &'a Config,
+        model: HeatmapModel,
+        build: &BuildReport,
+        options: FitOptions,
+        reporter: &'a mut dyn Reporter,
+    ) -> Result<Self> {
+        let device = training_device(config, &options.device);
+        let loaders = Loaders::open(config, build, options.memory_limit)?;
+        let table = ParameterTable::of(&model);
+        if table.sorted().is_empty() {
+            return Err(TrainingError::NothingToTrain { reason: resume::why_nothing_trains(config) }.into());
+        }
+        for text in [build.to_string(), loaders.report.clone()] {
+            reporter.report(&text);
+        }
+        let base = resume::base_identity(config, build, &table);
+        let mut start = Start {
+            model,
+            optimizer: NamedOptimizer::new(&config.training.optimizer),
+            state: RunState::start(&config.runtime.run_id, config.training.seed, base),
+            paths: resume::new_run_paths(config),
+        };
+        resume::check_monitor(config)?;
+        let mut keep = None;
+        if let Some(from) = &options.resume {
+            start = start.resumed(config, from, &table, &options.device, reporter)?;
+            keep = Some(KeepRows { step: start.state.step, epoch: start.state.epoch });
+        } else if start.paths.root.join(CONFIG_FILE).exists() {
+            return Err(TrainingError::RunExists { path: start.paths.root }.into());
+        }
+        let Start { model, optimizer, state, paths } = start;
+        let config_yaml = config.to_yaml()?;
+        write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
+        let training = &config.training;
+        Ok(Self {
+            stepper: Stepper::new(training, loaders.shape(), &device),
+            schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
+            log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
+            config,
+            config_yaml,
+            options,
+            reporter,
+            paths,
+            loaders,
+            model,
+            table,
+            optimizer,
+            state,
+        })
+    }
+
+    /// Trains until the last epoch, an early stop or the stop flag.
+    ///
+    /// # Errors
+    /// If a batch cannot be read, losses stay non-finite, or a file cannot be written.
+    pub fn fit(mut self) -> Result<FitReport> {
+        self.note_precision();
+        while self.state.epoch < self.config.training.epochs {
+            if self.state.monitor.is_exhausted(&self.config.training.early_stopping) {
+                return self.finish(Outcome::StoppedEarly);
+            }
+            self.thaw()?;
+            let interrupted = self.train_epoch()? || self.close_epoch()?;
+            if interrupted {
+                self.save(&self.paths.last())?;
+                return self.finish(Outcome::Interrupted);
+            }
+        }
+        self.finish(Outcome::Finished)
+    }
+
+    /// Switches gradients on or off by the freeze schedule, and fits the micro-batch to what then trains.
+    fn thaw(&mut self) -> Result<()> {
+        let epoch = self.state.epoch;
+        let frozen_epochs = self.config.training.backbone_freeze_epochs;
+        let active = |kind: ParameterKind| kind.part == Part::Head || epoch >= frozen_epochs;
+        self.model = self.table.set_active(self.model.clone(), |p| active(p.kind));
+        if self.stepper.micro_batch.is_some() && epoch != frozen_epochs {
+            return Ok(());
+        }
+        let bound = MemoryBound::find(self.options.memory_limit);
+        let trains = self.table.sorted().into_iter().filter(|p| active(p.kind)).map(|p| p.elements).sum();
+        let estimate = |frames| estimate_training(self.config, &self.model, trains, frames);
+        let chosen = choose_micro_batch(&self.config.training, estimate, bound)?;
+        if let Some(note) = chosen.note {
+            self.reporter.note(&note);
+        }
+        self.stepper.micro_batch = Some(chosen.size);
+        Ok(())
+    }
+
+    /// Trains on the batches of the epoch that are left. Returns whether the stop flag ended it.
+    fn train_epoch(&mut self) -> Result<bool> {
+        let epoch = self.state.epoch;
+        let clock = Instant::now();
+        let mut frames = 0;
+        for batch in self.loaders.train.epoch_from(epoch as u64, self.state.batch) {
+            if self.is_stopped() {
+                return Ok(true);
+            }
+            let batch = batch?;
+            let factor = self.schedule.factor(epoch, self.state.batch);
+            let step = self.state.step;
+            let report = self.stepper.step(&mut self.model, &batch, &self.table, &mut self.optimizer, step, factor)?;
+            frames += batch.size;
+            self.count(&report)?;
+            self.log_step(&report, factor, frames as f64 / clock.elapsed().as_secs_f64().max(1e-9), batch.size)?;
+        }
+        Ok(self.is_stopped())
+    }
+
+    /// Moves the position past a step.
+    fn count(&mut self, report: &StepReport) -> Result<()> {
+        let state = &mut self.state;
+        state.step += 1;
+        state.batch += 1;
+        match &report.skipped {
+            Some(what) => {
+                state.skipped_steps += 1;
+                let text = format!("step {}: the {what} was not finite; nothing was updated", state.step);
+                self.reporter.note(&text);
+            }
+            None => {
+                state.epoch_loss_sum += report.loss_sum;
+                state.epoch_mask_sum += report.mask_sum;
+            }
+        }
+        Ok(())
+    }
+
+    fn log_step(&mut self, report: &StepReport, factor: f64, frames_per_s: f64, batch_size: usize) -> Result<()> {
+        let state = &self.state;
+        let lr = self.config.training.optimizer.lr * factor;
+        let values = [
+            ("lr", lr),
+            ("train/loss", report.loss_sum / report.mask_sum.max(super::MIN_MASK_WEIGHT)),
+            ("grad_norm", report.grad_norm.unwrap_or(f64::NAN)),
+            ("skipped_steps", state.skipped_steps as f64),
+            ("frames_per_s", frames_per_s),
+        ];
+        self.log.write(RowKind::Step, state.epoch, state.step, &values)?;
+        let batches = self.loaders.train.batches();
+        self.reporter.step(&StepProgress {
+            epoch: state.epoch,
+            epochs: self.config.training.epochs,
+            batch: state.batch,
+            batches,
+            loss: self.mean_loss(),
+            lr,
+            frames_per_s,
+            eta_s: (batches.saturating_sub(state.batch) * batch_size) as f64 / frames_per_s,
+        });
+        Ok(())
+    }
+
+    /// Validates, logs, decides what is best, writes the checkpoints. Returns whether the stop flag ended it before
+    /// the epoch was closed.
+    fn close_epoch(&mut self) -> Result<bool> {
+        let clock = Instant::now();
+        let Some(mut metrics) = self.validate()? else { return Ok(true) };
+        metrics.insert("train/loss".to_owned(), self.mean_loss());
+        let epoch = self.state.epoch;
+        let value = self.watched(&metrics);
+        let verdict = self.state.monitor.judge(&self.config.training.early_stopping, epoch, value);
+        self.reporter.epoch(&self.summary(&metrics, verdict));
+        let mut row: Vec<(&str, f64)> = metrics.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        row.push(("seconds", clock.elapsed().as_secs_f64()));
+        self.log.write(RowKind::Epoch, epoch, self.state.step, &row)?;
+        let finite = |value: f64| value.is_finite().then_some(value);
+        self.state = RunState {
+            epoch: epoch + 1,
+            batch: 0,
+            epoch_loss_sum: 0.0,
+            epoch_mask_sum: 0.0,
+            metrics: metrics.into_iter().map(|(name, value)| (name, finite(value))).collect(),
+            ..self.state.clone()
+        };
+        if verdict == Verdict::Best {
+            self.save(&self.paths.best())?;
+        }
+        self.save(&self.paths.last())?;
+        Ok(false)
+    }
+
+    /// Validation metrics, with overlays of the first batch; empty without validation games, `None` when stopped.
+    fn validate(&mut self) -> Result<Option<BTreeMap<String, f64>>> {
+        let Some(loader) = &self.loaders.validation else { return Ok(Some(BTreeMap::new())) };
+        let (epoch, paths) = (self.state.epoch, &self.paths);
+        let first_batch = |batch: &Batch, heatmaps: &[f32]| {
+            let [pred, target] = ["pred", "target"].map(|kind| paths.overlays(kind, epoch));
+            write_overlays(batch, heatmaps, loader.spec(), &pred, &target)
+        };
+        let evaluation = self.run_over(loader, &self.options.stop, first_batch)?;
+        Ok(evaluation.map(|e| e.metrics("val/")))
+    }
+
+    fn run_over(
+        &self,
+        loader: &BatchLoader,
+        stop: &AtomicBool,
+        first: impl FnOnce(&Batch, &[f32]) -> Result<()>,
+    ) -> Result<Option<Evaluation>> {
+        let model = self.model.valid();
+        let options = EvaluateOptions::default();
+        Run { model: &model, config: self.config, device: &self.options.device, options: &options, stop }
+            .over(loader, first)
+    }
+
+    /// The watched metric; the training loss stands in for a validation metric when nothing is validated.
+    fn watched(&self, metrics: &BTreeMap<String, f64>) -> Option<f64> {
+        let name = &self.config.training.early_stopping.monitor;
+        metrics.get(name).or_else(|| metrics.get("train/loss")).copied()
+    }
+
+    fn save(&self, dir: &Path) -> Result<()> {
+        write_checkpoint(dir, &self.config_yaml, &self.state, &self.optimizer.to_tensors()?, |temporary| {
+            weights::write(&self.model, &self.table, self.config, temporary)
+        })
+    }
+
+    /// Ends the run: the best weights, evaluated on the validation games.
+    fn finish(mut self, outcome: Outcome) -> Result<FitReport> {
+        let mut evaluation = None;
+        if outcome != Outcome::Interrupted {
+            if self.paths.best().exists() {
+                let best = Checkpoint::open(&self.paths.best())?;
+                self.model = weights::load(self.model, &best)?;
+            }
+            if let Some(loader) = &self.loaders.validation {
+                evaluation = self.run_over(loader, &AtomicBool::new(false), |_, _| Ok(()))?;
+            }
+        }
+        Ok(FitReport { outcome, paths: self.paths, state: self.state, model: self.model, evaluation })
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.options.stop.load(Ordering::Relaxed)
+    }
+
+    /// Mean training loss of the epoch so far, over the mask.
+    fn mean_loss(&self) -> f64 {
+        self.state.epoch_loss_sum / self.state.epoch_mask_sum.max(super::MIN_MASK_WEIGHT)
+    }
+
+    fn note_precision(&mut self) {
+        let precision = self.config.training.precision;
+        if precision != Precision::Fp32 {
+            let name = format!("{precision:?}").to_lowercase();
+            self.reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
+        }
+    }
+
+    fn summary(&self, metrics: &BTreeMap<String, f64>, verdict: Verdict) -> String {
+        let value = |name: &str| metrics.get(name).map_or(String::new(), |v| format!("  {name} {v:.5}"));
+        let shown: String = ["train/loss", "val/loss", "val/f1", "val/precision", "val/recall"].map(value).concat();
+        let best = if verdict == Verdict::Best { "  best" } else { "" };
+        format!("epoch {}/{}{shown}{best}", self.state.epoch + 1, self.config.training.epochs)
+    }
+}
+
+/// What a run starts or continues with.
+struct Start {
+    model: HeatmapModel,
+    optimizer: NamedOptimizer,
+    state: RunState,
+    paths: RunPaths,
+}
+
+impl Start {
+    /// The same, as the checkpoint at `from` left it.
+    fn resumed(
+        mut self,
+        config: &Config,
+        from: &Path,
+        table: &ParameterTable,
+        device: &Device,
+        reporter: &mut dyn Reporter,
+    ) -> Result<Self> {
+        let checkpoint = resume::find_checkpoint(from, &["last", "best"])?;
+        checkpoint.check_base(self.state.base.as_ref())?;
+        for difference in resume::differences(config, &checkpoint)? {
+            reporter.note(&difference);
+        }
+        self.model = weights::load(self.model, &checkpoint)?;
+        self.optimizer
+            .load_tensors(&checkpoint.optimizer()?, &table.lengths(), device)
+            .map_err(|problem| TrainingError::DoesNotFit { path: checkpoint.optimizer_path(), problem })?;
+        self.paths = resume::resumed_run_paths(config, from, &checkpoint);
+        self.state = checkpoint.state;
+        reporter.note(&format!(
+            "continuing {} at epoch {}, batch {}, step {}",
+            self.state.run_id,
+            self.state.epoch + 1,
+            self.state.batch,
+            self.state.step
+        ));
+        Ok(self)
+    }
+}

@@ -1,0 +1,117 @@
+//! Gradients by parameter name: taken from a backward pass, added up over micro-batches, measured, clipped.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+
+use crate::error::Result;
+
+use super::TrainingError;
+
+/// Flat gradients without autodiff, by parameter name. The order of the names is the order of every sum over
+/// them, so that results do not depend on anything else.
+#[derive(Debug, Clone, Default)]
+pub struct NamedGradients(pub BTreeMap<String, Tensor<1>>);
+
+/// What the gradients of a step look like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GradientNorm {
+    /// The global L2 norm.
+    Finite(f64),
+    /// The first parameter whose gradient has an infinity or a NaN.
+    NonFinite(String),
+}
+
+impl NamedGradients {
+    /// Adds the gradients of another micro-batch.
+    pub fn add(&mut self, other: Self) {
+        for (name, gradient) in other.0 {
+            let sum = match self.0.remove(&name) {
+                Some(earlier) => earlier + gradient,
+                None => gradient,
+            };
+            self.0.insert(name, sum);
+        }
+    }
+
+    /// Global L2 norm, accumulated in float64 in a fixed order.
+    ///
+    /// # Errors
+    /// If a gradient cannot be read from the device.
+    pub fn norm(&self) -> Result<GradientNorm> {
+        let mut squares = 0.0f64;
+        for (name, gradient) in &self.0 {
+            let data = gradient.try_to_data().map_err(|e| TrainingError::device(name, e))?;
+            let values = data.as_slice::<f32>().map_err(|e| TrainingError::device(name, e))?;
+            let sum: f64 = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+            if !sum.is_finite() {
+                return Ok(GradientNorm::NonFinite(name.clone()));
+            }
+            squares += sum;
+        }
+        Ok(GradientNorm::Finite(squares.sqrt()))
+    }
+
+    /// Multiplies every gradient by `limit / (norm + 1e−6)` if `norm` exceeds `limit`, as
+    /// `torch.nn.utils.clip_grad_norm_` does.
+    pub fn clip(&mut self, norm: f64, limit: f64) {
+        let factor = limit / (norm + 1e-6);
+        if factor < 1.0 {
+            for gradient in self.0.values_mut() {
+                *gradient = gradient.clone().mul_scalar(factor);
+            }
+        }
+    }
+}
+
+/// The norm that gradients are clipped to from the two spellings of the key; either one at 0 switches it off.
+pub fn clip_limit(grad_clip: f32, grad_clip_norm: f32) -> Option<f64> {
+    (grad_clip > 0.0 && grad_clip_norm > 0.0).then(|| f64::from(grad_clip.min(grad_clip_norm)))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+
+    use super::*;
+
+    fn gradients(pairs: &[(&str, &[f32])]) -> NamedGradients {
+        let tensor = |v: &[f32]| Tensor::from_data(TensorData::from(v), &Device::flex());
+        NamedGradients(pairs.iter().map(|(name, values)| ((*name).to_owned(), tensor(values))).collect())
+    }
+
+    #[test]
+    fn micro_batches_add_up_by_name() {
+        let mut sum = gradients(&[("a", &[1.0, 2.0])]);
+        sum.add(gradients(&[("a", &[0.5, 0.5]), ("b", &[3.0])]));
+        assert_eq!(sum.0["a"].clone().try_into_vec_as::<f32>().unwrap(), [1.5, 2.5]);
+        assert_eq!(sum.0["b"].clone().try_into_vec_as::<f32>().unwrap(), [3.0]);
+    }
+
+    #[test]
+    fn the_norm_is_global_and_clipping_reaches_it() {
+        let mut g = gradients(&[("a", &[3.0]), ("b", &[0.0, 4.0])]);
+        assert_eq!(g.norm().unwrap(), GradientNorm::Finite(5.0));
+        g.clip(5.0, 10.0);
+        assert_eq!(g.norm().unwrap(), GradientNorm::Finite(5.0));
+        g.clip(5.0, 1.0);
+        let GradientNorm::Finite(norm) = g.norm().unwrap() else { panic!("not finite") };
+        // The 1e−6 of the formula and float32.
+        assert!((norm - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_is_named() {
+        let g = gradients(&[("a", &[1.0]), ("b", &[f32::NAN]), ("c", &[f32::INFINITY])]);
+        assert_eq!(g.norm().unwrap(), GradientNorm::NonFinite("b".to_owned()));
+        let large = gradients(&[("a", &[3e38, 3e38])]);
+        assert!(matches!(large.norm().unwrap(), GradientNorm::Finite(n) if n > 4e38));
+    }
+
+    #[test]
+    fn either_spelling_of_the_clip_switches_it_off() {
+        assert_eq!(clip_limit(1.0, 0.5), Some(0.5));
+        assert_eq!(clip_limit(0.0, 1.0), None);
+        assert_eq!(clip_limit(1.0, 0.0), None);
+    }
+}

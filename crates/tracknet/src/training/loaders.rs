@@ -1,0 +1,109 @@
+//! The batches of a run, from its configuration.
+
+use crate::config::Config;
+use crate::datasets::{BatchLoader, BatchSpec, Dataset, FrameRef, LoaderOptions};
+use crate::error::Result;
+use crate::models::BuildReport;
+
+use super::memory::MemoryBound;
+use super::step::BatchShape;
+
+/// Training batches, and validation batches when there are validation games.
+#[derive(Debug, Clone)]
+pub struct Loaders {
+    /// Shuffled and augmented.
+    pub train: BatchLoader,
+    /// In order, as they are.
+    pub validation: Option<BatchLoader>,
+    /// What the datasets have to say, one paragraph a split.
+    pub report: String,
+}
+
+/// What a batch of this configuration looks like; the checkpoint's normalization goes before ImageNet's.
+pub fn batch_spec(config: &Config, build: &BuildReport) -> BatchSpec {
+    let mut spec = BatchSpec {
+        input_size: config.data.preprocess.resize,
+        heatmap_size: config.model.heatmap.size,
+        sigma: config.model.heatmap.sigma,
+        normalize: config.data.preprocess.normalize,
+        absent_ball: config.data.absent_ball,
+        flip_prob: config.data.preprocess.flip_prob,
+        augment: config.data.augment.clone(),
+        ..BatchSpec::default()
+    };
+    if let Some(preprocessing) = build.preprocessing {
+        (spec.mean, spec.std) = (preprocessing.mean, preprocessing.std);
+    }
+    spec
+}
+
+impl Loaders {
+    /// Opens the training and validation games.
+    ///
+    /// # Errors
+    /// If a game is missing or nothing in it can be used.
+    pub fn open(config: &Config, build: &BuildReport, memory_limit: Option<u64>) -> Result<Self> {
+        let open =
+            |key: &str, games: &[String]| Dataset::open_split(key, &config.data.root, config.data.format, games, false);
+        let split = &config.data.split;
+        let train = open("data.split.train_games", &split.train_games)?;
+        let validation = match split.val_games.as_slice() {
+            [] => None,
+            games => Some(open("data.split.val_games", games)?),
+        };
+        let mut report = format!("training: {}", train.report);
+        if let Some(validation) = &validation {
+            report.push_str(&format!("\nvalidation: {}", validation.report));
+        }
+        let spec = batch_spec(config, build);
+        let loader = &config.training.data_loader;
+        let cache_bytes = cache_bytes(memory_limit);
+        let options = LoaderOptions {
+            cache_bytes,
+            drop_last: loader.drop_last,
+            shuffle_seed: Some(config.training.seed),
+            augment: true,
+            limit: config.training.limit_train_batches,
+            ..loader_options(config)
+        };
+        let batch_size = config.training.batch_size;
+        Ok(Self {
+            train: BatchLoader::new(train.frames(), spec.clone(), batch_size, options)?,
+            validation: validation.map(|d| validation_loader(config, d.frames(), spec, cache_bytes)).transpose()?,
+            report,
+        })
+    }
+
+    /// Sizes of a batch's tensors.
+    pub fn shape(&self) -> BatchShape {
+        shape_of(self.train.spec())
+    }
+}
+
+/// Batches in order, neither shuffled nor augmented, up to `limit_val_batches`.
+fn validation_loader(
+    config: &Config,
+    frames: Vec<FrameRef>,
+    spec: BatchSpec,
+    cache_bytes: usize,
+) -> Result<BatchLoader> {
+    let limit = config.training.limit_val_batches;
+    let options = LoaderOptions { limit, cache_bytes, ..loader_options(config) };
+    BatchLoader::new(frames, spec, config.training.batch_size, options)
+}
+
+/// Decoded frames may take a sixteenth of the memory that the run may use, up to 1 GiB a split.
+fn cache_bytes(memory_limit: Option<u64>) -> usize {
+    MemoryBound::find(memory_limit).map_or(256 << 20, |bound| (bound.bytes / 16).min(1 << 30) as usize)
+}
+
+/// Workers and prefetch of the configuration; the rest as for evaluation.
+pub(crate) fn loader_options(config: &Config) -> LoaderOptions {
+    let loader = &config.training.data_loader;
+    LoaderOptions { workers: loader.num_workers, prefetch: loader.prefetch_factor, ..LoaderOptions::default() }
+}
+
+/// Sizes of the tensors of a batch.
+pub fn shape_of(spec: &BatchSpec) -> BatchShape {
+    BatchShape { input: spec.input_size, heatmap: spec.heatmap_size }
+}

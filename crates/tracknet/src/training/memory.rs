@@ -1,0 +1,170 @@
+//! How much memory a run may use, and the micro-batch that fits in it.
+
+use crate::config::{Config, TrainingConfig};
+use crate::error::Result;
+use crate::models::HeatmapModel;
+use crate::models::state::named_parameters;
+
+use super::TrainingError;
+
+/// A bound on memory and where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryBound {
+    /// Bytes that may be used.
+    pub bytes: u64,
+    /// For messages: `are available` or `are allowed by the memory limit`.
+    pub origin: &'static str,
+}
+
+impl MemoryBound {
+    /// The smaller of `limit` and what the system has available; `None` if neither is known.
+    pub fn find(limit: Option<u64>) -> Option<Self> {
+        let limit = limit.map(|bytes| Self { bytes, origin: "are allowed by the memory limit" });
+        let available = available().map(|bytes| Self { bytes, origin: "are available" });
+        limit.into_iter().chain(available).min_by_key(|bound| bound.bytes)
+    }
+}
+
+/// The micro-batch of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// Frames per forward pass.
+    pub size: usize,
+    /// What to tell the user, when it is smaller than asked for.
+    pub note: Option<String>,
+}
+
+/// The largest micro-batch whose estimated peak fits `bound`: starts at `micro_batch_size` (0 = the whole batch),
+/// and divides by `mb_backoff_factor` at most `oom_retries` times, never below `min_micro_batch_size`.
+///
+/// # Errors
+/// If the smallest does not fit either.
+pub fn choose_micro_batch(
+    config: &TrainingConfig,
+    estimate: impl Fn(usize) -> u64,
+    bound: Option<MemoryBound>,
+) -> Result<MicroBatch> {
+    let asked = match config.micro_batch_size {
+        0 => config.batch_size,
+        n => n.min(config.batch_size),
+    };
+    let fits = |size: usize| bound.is_none_or(|b| estimate(size) <= b.bytes);
+    if !config.adaptive_micro_batch || fits(asked) {
+        return Ok(MicroBatch { size: asked, note: None });
+    }
+    let smallest = config.min_micro_batch_size.clamp(1, asked);
+    let mut size = asked;
+    for _ in 0..config.oom_retries {
+        size = (size / config.mb_backoff_factor.max(2)).max(smallest);
+        if fits(size) {
+            let (mib, room) = (estimate(asked) >> 20, bound.map_or(0, |b| b.bytes) >> 20);
+            let note = format!(
+                "a micro-batch of {asked} would need about {mib} MiB and {room} MiB {}: running micro-batches of {size} \
+                 (the gradient stays that of the whole batch)",
+                bound.map_or("", |b| b.origin)
+            );
+            return Ok(MicroBatch { size, note: Some(note) });
+        }
+    }
+    let bound = bound.unwrap_or(MemoryBound { bytes: 0, origin: "" });
+    Err(TrainingError::OutOfMemory {
+        micro_batch: size,
+        needed: estimate(size),
+        available: bound.bytes,
+        origin: bound.origin,
+    }
+    .into())
+}
+
+/// Estimated peak of a training step with `frames` frames a forward pass, in bytes, when `trains` parameters train.
+///
+/// Counts the tensors that the backward pass needs: in each block of the backbone the inputs of norms, projections and
+/// activations and the attention probabilities, in each stage of the decoder the inputs of its convolutions; and for
+/// every trained parameter its gradient, two moments and the new value.
+pub(super) fn estimate_training(config: &Config, model: &HeatmapModel, trains: usize, frames: usize) -> u64 {
+    let spec = model.backbone.spec();
+    let [width, height] = config.data.preprocess.resize;
+    let tokens = (width / spec.patch) * (height / spec.patch) + spec.prefix_tokens();
+    let block = tokens * (TOKEN_TENSORS * spec.hidden + MLP_TENSORS * spec.mlp)
+        + ATTENTION_TENSORS * spec.heads * tokens * tokens;
+    let [mut columns, mut rows] = [width / spec.patch, height / spec.patch];
+    let mut decoder = 0;
+    for (i, channels) in config.model.decoder.channels.iter().skip(1).enumerate() {
+        let factor = config.model.decoder.upsample.get(i).copied().unwrap_or(1);
+        (columns, rows) = (columns * factor, rows * factor);
+        decoder += STAGE_TENSORS * config.model.decoder.blocks_per_stage.max(1) * channels * columns * rows;
+    }
+    let frame = spec.layers * block + decoder + 3 * width * height;
+    let model: usize = named_parameters(model).iter().map(|p| p.count()).sum();
+    4 * (frame * frames + model + 4 * trains) as u64
+}
+
+/// Tensors of `tokens × hidden` that a block keeps for its backward pass.
+const TOKEN_TENSORS: usize = 16;
+/// Tensors of `tokens × mlp` that a block keeps.
+const MLP_TENSORS: usize = 3;
+/// Tensors of `heads × tokens × tokens` that a block keeps.
+const ATTENTION_TENSORS: usize = 2;
+/// Tensors of `channels × rows × columns` that a residual block of the decoder keeps.
+const STAGE_TENSORS: usize = 8;
+
+/// Memory that can be had without swapping, in bytes: `MemAvailable`, or what the control group still allows.
+fn available() -> Option<u64> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
+    let system = read("/proc/meminfo").and_then(|text| mem_available(&text));
+    let group = |limit: &str, used: &str| Some(number(limit)?.saturating_sub(number(used)?));
+    let version_2 = group("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current");
+    let version_1 = group("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes");
+    [system, version_2, version_1].into_iter().flatten().min()
+}
+
+fn mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(batch_size: usize, min: usize) -> TrainingConfig {
+        TrainingConfig { batch_size, min_micro_batch_size: min, ..TrainingConfig::default() }
+    }
+
+    /// 100 bytes and 10 more for each frame.
+    fn estimate(frames: usize) -> u64 {
+        100 + 10 * frames as u64
+    }
+
+    fn bound(bytes: u64) -> Option<MemoryBound> {
+        Some(MemoryBound { bytes, origin: "are allowed by the memory limit" })
+    }
+
+    #[test]
+    fn the_batch_is_halved_until_it_fits() {
+        assert_eq!(choose_micro_batch(&config(32, 4), estimate, bound(420)).unwrap().size, 32);
+        let chosen = choose_micro_batch(&config(32, 4), estimate, bound(190)).unwrap();
+        assert_eq!(chosen.size, 8);
+        assert!(chosen.note.unwrap().contains("micro-batches of 8"));
+        assert_eq!(choose_micro_batch(&config(32, 4), estimate, None).unwrap().size, 32);
+    }
+
+    #[test]
+    fn a_smallest_micro_batch_that_does_not_fit_is_an_error_with_numbers() {
+        let error = choose_micro_batch(&config(32, 4), |n| (n as u64) << 20, bound(3 << 20)).unwrap_err().to_string();
+        assert!(error.contains("micro-batch of 4 needs about 4 MiB") && error.contains("3 MiB"), "{error}");
+    }
+
+    #[test]
+    fn adaptation_can_be_switched_off_and_a_size_can_be_asked_for() {
+        let fixed = TrainingConfig { adaptive_micro_batch: false, micro_batch_size: 5, ..config(32, 4) };
+        assert_eq!(choose_micro_batch(&fixed, estimate, bound(1)).unwrap().size, 5);
+    }
+
+    #[test]
+    fn meminfo_is_read_in_bytes() {
+        assert_eq!(mem_available("MemTotal: 10 kB\nMemAvailable:    2048 kB\n"), Some(2048 * 1024));
+        assert_eq!(mem_available("MemTotal: 10 kB\n"), None);
+    }
+}

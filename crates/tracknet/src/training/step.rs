@@ -1,0 +1,194 @@
+//! One optimizer step: micro-batches forward and backward, check, clip, update.
+//!
+//! Dropout is a function of the run's seed and the step's number, so that a resumed run draws what it would have
+//! drawn. The gradients of micro-batches add up to the gradient of the whole batch, because every chunk is divided
+//! by the mask weight of the whole batch.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::config::TrainingConfig;
+use crate::datasets::Batch;
+use crate::error::Result;
+use crate::models::HeatmapModel;
+
+use super::TrainingError;
+use super::gradients::{GradientNorm, NamedGradients, clip_limit};
+use super::loss::HeatmapLoss;
+use super::optimizer::NamedOptimizer;
+use super::parameters::ParameterTable;
+
+/// Non-finite steps in a row after which a run gives up.
+pub const MAX_NON_FINITE: usize = 10;
+
+/// Sizes as `[W, H]` of the tensors in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchShape {
+    /// Input size.
+    pub input: [usize; 2],
+    /// Heatmap size.
+    pub heatmap: [usize; 2],
+}
+
+/// The tensors of some frames of a batch.
+#[derive(Debug, Clone)]
+pub struct BatchTensors {
+    /// `[frames, 3, height, width]`.
+    pub images: Tensor<4>,
+    /// `[frames, 1, heatmap height, heatmap width]`.
+    pub targets: Tensor<4>,
+    /// `[frames, 1, heatmap height, heatmap width]`.
+    pub masks: Tensor<4>,
+}
+
+impl BatchShape {
+    /// Frames `from..to` of `batch` on `device`.
+    ///
+    /// # Errors
+    /// If the batch does not hold that many values.
+    pub fn tensors(self, batch: &Batch, from: usize, to: usize, device: &Device) -> Result<BatchTensors> {
+        let part = |values: &[f32], channels: usize, [width, height]: [usize; 2], what: &str| -> Result<Tensor<4>> {
+            let frame = channels * width * height;
+            let values = values.get(from * frame..to * frame).ok_or_else(|| {
+                TrainingError::Mismatch(format!(
+                    "a batch of {} frames has {} values of {what}, expected {frame} a frame",
+                    batch.size,
+                    values.len()
+                ))
+            })?;
+            let shape = [to - from, channels, height, width];
+            Ok(Tensor::from_data(TensorData::new(values.to_vec(), shape), device))
+        };
+        Ok(BatchTensors {
+            images: part(&batch.images, 3, self.input, "images")?,
+            targets: part(&batch.targets, 1, self.heatmap, "targets")?,
+            masks: part(&batch.masks, 1, self.heatmap, "masks")?,
+        })
+    }
+}
+
+/// The mask weight of a whole batch, added in float64.
+pub fn mask_weight(batch: &Batch) -> f64 {
+    batch.masks.iter().map(|&v| f64::from(v)).sum()
+}
+
+/// What a step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// `Σ(l·m)` of the batch before the update.
+    pub loss_sum: f64,
+    /// `Σm` of the batch.
+    pub mask_sum: f64,
+    /// Global norm of the gradients before clipping; `None` if the step was skipped.
+    pub grad_norm: Option<f64>,
+    /// Why nothing was updated: the loss, or the gradient of the named parameter, was not finite.
+    pub skipped: Option<String>,
+}
+
+/// What stays the same from step to step.
+#[derive(Debug, Clone)]
+pub struct Stepper {
+    /// The loss.
+    pub loss: HeatmapLoss,
+    /// Frames per forward pass; `None` until it was fitted to the memory: the whole batch.
+    pub micro_batch: Option<usize>,
+    /// Sizes of a batch's tensors.
+    pub shape: BatchShape,
+    /// Where the model trains, with autodiff.
+    pub device: Device,
+    seed: u64,
+    clip: Option<f64>,
+    non_finite_in_a_row: usize,
+}
+
+impl Stepper {
+    /// From the `training` section; `device` must be one with autodiff.
+    pub fn new(config: &TrainingConfig, shape: BatchShape, device: &Device) -> Self {
+        Self {
+            loss: HeatmapLoss::from(&config.loss),
+            micro_batch: None,
+            shape,
+            device: device.clone(),
+            seed: config.seed,
+            clip: clip_limit(config.grad_clip, config.grad_clip_norm),
+            non_finite_in_a_row: 0,
+        }
+    }
+
+    /// Trains on one batch. `step` counts optimizer steps of the run from 0; `factor` is the schedule's.
+    ///
+    /// A loss or gradient that is not finite leaves model and optimizer as they are.
+    ///
+    /// # Errors
+    /// After [`MAX_NON_FINITE`] such steps in a row, or if shapes do not fit or the backend fails.
+    pub fn step(
+        &mut self,
+        model: &mut HeatmapModel,
+        batch: &Batch,
+        table: &ParameterTable,
+        optimizer: &mut NamedOptimizer,
+        step: u64,
+        factor: f64,
+    ) -> Result<StepReport> {
+        let (mut gradients, mut report) = self.gradients(model, batch, table, step)?;
+        let norm = match gradients.norm()? {
+            _ if !report.loss_sum.is_finite() => Err("loss".to_owned()),
+            GradientNorm::NonFinite(name) => Err(format!("gradient of `{name}`")),
+            GradientNorm::Finite(norm) => Ok(norm),
+        };
+        match norm {
+            Err(what) => {
+                self.non_finite_in_a_row += 1;
+                if self.non_finite_in_a_row >= MAX_NON_FINITE {
+                    return Err(TrainingError::NonFinite { what, count: self.non_finite_in_a_row, step }.into());
+                }
+                report.skipped = Some(what);
+            }
+            Ok(norm) => {
+                self.non_finite_in_a_row = 0;
+                report.grad_norm = Some(norm);
+                if let Some(limit) = self.clip {
+                    gradients.clip(norm, limit);
+                }
+                *model = table.update(model.clone(), gradients, |parameter, value, gradient| {
+                    optimizer.update(&parameter.name, parameter.kind, factor, value, gradient)
+                });
+            }
+        }
+        Ok(report)
+    }
+
+    /// Loss and gradients of a batch, without an update.
+    ///
+    /// # Errors
+    /// If shapes do not fit or the backend fails.
+    pub fn gradients(
+        &self,
+        model: &HeatmapModel,
+        batch: &Batch,
+        table: &ParameterTable,
+        step: u64,
+    ) -> Result<(NamedGradients, StepReport)> {
+        self.device.seed(mix(self.seed, step));
+        let mask_sum = mask_weight(batch);
+        let mut sum = NamedGradients::default();
+        let mut loss_sum = 0.0;
+        let frames = self.micro_batch.unwrap_or(batch.size).max(1);
+        for from in (0..batch.size).step_by(frames) {
+            let to = (from + frames).min(batch.size);
+            let chunk = self.shape.tensors(batch, from, to, &self.device)?;
+            let logits = model.forward(chunk.images);
+            let loss = self.loss.sum(logits, chunk.targets, chunk.masks, mask_sum)?;
+            loss_sum += loss.sum;
+            sum.add(table.gradients(model, &mut loss.scaled.backward()));
+        }
+        Ok((sum, StepReport { loss_sum, mask_sum, grad_norm: None, skipped: None }))
+    }
+}
+
+/// A seed for step `step` of a run: SplitMix64's finalizer over both, so that neighbouring steps share nothing.
+pub fn mix(seed: u64, step: u64) -> u64 {
+    let mut z = seed ^ step.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

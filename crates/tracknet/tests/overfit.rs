@@ -1,0 +1,48 @@
+//! A model that cannot learn one batch by heart learns nothing: the loss on one fixed batch must fall far.
+
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::Device;
+use serde_json::json;
+use tracknet::datasets::{BatchLoader, Dataset, LoaderOptions};
+use tracknet::models::build_model;
+use tracknet::training::{NamedOptimizer, ParameterTable, Stepper, batch_spec, shape_of, training_device};
+
+mod training_support;
+use training_support::{config, lora, model, take_turns, training};
+
+/// Trains `steps` steps on the first batch and returns the loss before and after.
+fn overfit(model_json: serde_json::Value, loss: &str, steps: u64) -> [f64; 2] {
+    let _turn = take_turns();
+    let dir = tempfile::tempdir().unwrap();
+    let json = json!({ "loss": { "name": loss }, "optimizer": { "lr": 1e-2, "weight_decay": 0.0 } });
+    let config = config(dir.path(), model(model_json), training(dir.path(), json));
+    let device = training_device(&config, &Device::flex());
+    let (mut model, build) = build_model(&config.model, config.data.preprocess.resize, 1, &device).unwrap();
+    let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
+    let spec = batch_spec(&config, &build);
+    let mut stepper = Stepper::new(&config.training, shape_of(&spec), &device);
+    let loader = BatchLoader::new(data.frames(), spec, 4, LoaderOptions::default()).unwrap();
+    let batch = loader.epoch(0).next().unwrap().unwrap();
+    let table = ParameterTable::of(&model);
+    let mut optimizer = NamedOptimizer::new(&config.training.optimizer);
+    let mut losses = Vec::new();
+    for step in 0..steps {
+        let report = stepper.step(&mut model, &batch, &table, &mut optimizer, step, 1.0).unwrap();
+        losses.push(report.loss_sum / report.mask_sum);
+    }
+    [losses[0], losses[losses.len() - 1]]
+}
+
+#[test]
+fn lora_on_a_frozen_backbone_overfits_one_batch() {
+    let [before, after] = overfit(lora(), "mse", 200);
+    assert!(after < 1e-3 * before, "loss {before} → {after}");
+}
+
+#[test]
+fn a_backbone_that_trains_overfits_one_batch() {
+    let [before, after] = overfit(json!({ "backbone": { "freeze": false } }), "focal", 80);
+    assert!(after < 0.2 * before, "loss {before} → {after}");
+}

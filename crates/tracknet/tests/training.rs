@@ -1,0 +1,262 @@
+//! Runs of the whole loop on a tiny model: what trains and what stays, micro-batches, workers, files.
+
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use burn::tensor::Device;
+use serde_json::json;
+use tracknet::config::{Config, ModelConfig};
+use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
+use tracknet::models::state::{Group, ParameterInfo, state_dict};
+use tracknet::models::{HeatmapModel, build_model};
+use tracknet::training::{
+    GradientNorm, NamedOptimizer, Outcome, ParameterTable, Stepper, batch_spec, shape_of, training_device,
+};
+
+mod training_support;
+use training_support::{config, lora, model, run, take_turns, training};
+
+type Values = BTreeMap<String, Vec<f32>>;
+
+fn values(model: &HeatmapModel, filter: impl Fn(&ParameterInfo) -> bool) -> Values {
+    state_dict(model, filter).into_iter().map(|(name, data)| (name, data.try_into_vec::<f32>().unwrap())).collect()
+}
+
+fn built(config: &Config) -> HeatmapModel {
+    let device = training_device(config, &Device::flex());
+    build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device).unwrap().0
+}
+
+/// Bits, so that −0 and NaN count too.
+fn bits(values: &Values) -> BTreeMap<&String, Vec<u32>> {
+    values.iter().map(|(name, v)| (name, v.iter().map(|x| x.to_bits()).collect())).collect()
+}
+
+#[test]
+fn with_lora_only_adapters_decoder_and_head_change() {
+    let _turn = take_turns();
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
+    let before = built(&config);
+    let (report, _) = run(&config, None, None).unwrap();
+    let base = |p: &ParameterInfo| p.group == Group::Backbone;
+    assert!(!values(&before, base).is_empty());
+    assert_eq!(bits(&values(&before, base)), bits(&values(&report.model, base)));
+    let rest = |p: &ParameterInfo| p.group != Group::Backbone;
+    let (old, new) = (values(&before, rest), values(&report.model, rest));
+    let same: Vec<&String> = old.keys().filter(|name| old[*name] == new[*name]).collect();
+    assert!(same.is_empty(), "did not train: {same:?}");
+}
+
+/// Names of the groups that changed during `epochs` epochs.
+fn changed(model: ModelConfig, freeze_epochs: usize, epochs: usize) -> Vec<Group> {
+    let dir = tempfile::tempdir().unwrap();
+    let json = json!({ "epochs": epochs, "backbone_freeze_epochs": freeze_epochs });
+    let config = config(dir.path(), model, training(dir.path(), json));
+    let before = built(&config);
+    let (report, _) = run(&config, None, Some(4 * epochs)).unwrap();
+    let mut groups = Vec::new();
+    for group in [Group::Backbone, Group::Adapter, Group::Decoder, Group::Head] {
+        let of = |model: &HeatmapModel| values(model, |p| p.group == group);
+        if bits(&of(&before)) != bits(&of(&report.model)) {
+            groups.push(group);
+        }
+    }
+    groups
+}
+
+#[test]
+fn the_freeze_schedule_thaws_exactly_what_the_configuration_lets_train() {
+    let _turn = take_turns();
+    use Group::{Adapter, Backbone, Decoder, Head};
+    // LoRA: the adapters wait, the base never thaws, even with `freeze: false`.
+    let unfrozen_lora = || {
+        let mut config = model(lora());
+        config.backbone.freeze = false;
+        config
+    };
+    assert_eq!(changed(unfrozen_lora(), 1, 1), [Decoder, Head]);
+    assert_eq!(changed(unfrozen_lora(), 1, 2), [Adapter, Decoder, Head]);
+    // Without LoRA the backbone waits, and stays if it is frozen.
+    assert_eq!(changed(model(json!({ "backbone": { "freeze": false } })), 1, 1), [Decoder, Head]);
+    assert_eq!(changed(model(json!({ "backbone": { "freeze": false } })), 1, 2), [Backbone, Decoder, Head]);
+    assert_eq!(changed(model(json!({})), 1, 2), [Decoder, Head]);
+}
+
+/// One batch of 5 frames of which two have no ball (their mask is zero), and a model without dropout.
+struct Bench {
+    config: Config,
+    model: HeatmapModel,
+    batch: Batch,
+    stepper: Stepper,
+    table: ParameterTable,
+}
+
+fn bench(training_json: serde_json::Value) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let lora = json!({ "lora": { "enabled": true, "r": 4, "lora_dropout": 0.0 } });
+    let config = config(dir.path(), model(lora), training(dir.path(), training_json));
+    let device = training_device(&config, &Device::flex());
+    let (model, build) = build_model(&config.model, config.data.preprocess.resize, 3, &device).unwrap();
+    let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
+    let spec = batch_spec(&config, &build);
+    let stepper = Stepper::new(&config.training, shape_of(&spec), &device);
+    let options = LoaderOptions { workers: 0, ..LoaderOptions::default() };
+    let loader = BatchLoader::new(data.frames().split_off(4), spec, 7, options).unwrap();
+    let batch = loader.epoch(0).next().unwrap().unwrap();
+    let table = ParameterTable::of(&model);
+    Bench { config, model, batch, stepper, table }
+}
+
+#[test]
+fn micro_batches_give_the_gradient_of_the_whole_batch() {
+    let _turn = take_turns();
+    for loss in ["mse", "focal", "wbce"] {
+        let mut bench = bench(json!({ "loss": { "name": loss } }));
+        let masked = bench.batch.masks.iter().filter(|&&m| m == 0.0).count();
+        assert!(masked > 0 && masked < bench.batch.masks.len());
+        let (whole, expected) = bench.stepper.gradients(&bench.model, &bench.batch, &bench.table, 0).unwrap();
+        let GradientNorm::Finite(norm) = whole.norm().unwrap() else { panic!("not finite") };
+        for size in [1, 2, 3, 7] {
+            bench.stepper.micro_batch = Some(size);
+            let (sum, report) = bench.stepper.gradients(&bench.model, &bench.batch, &bench.table, 0).unwrap();
+            assert!((report.loss_sum - expected.loss_sum).abs() < 1e-5 * expected.loss_sum);
+            assert_eq!(report.mask_sum, expected.mask_sum);
+            assert_eq!(sum.0.len(), whole.0.len());
+            for (name, gradient) in &whole.0 {
+                let difference = (gradient.clone() - sum.0[name].clone()).abs().max().into_scalar::<f32>();
+                // Float32 sums in another order, relative to the norm of all gradients.
+                assert!(f64::from(difference) < 1e-5 * norm, "{loss} {size}: {name} differs by {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_non_finite_batch_is_skipped_and_ten_in_a_row_are_an_error() {
+    let _turn = take_turns();
+    let mut bench = bench(json!({}));
+    let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
+    let before = values(&bench.model, |_| true);
+    let good = bench.batch.clone();
+    bench.batch.images[100] = f32::NAN;
+    for step in 0..9 {
+        let Bench { model, batch, table, stepper, .. } = &mut bench;
+        let report = stepper.step(model, batch, table, &mut optimizer, step, 1.0).unwrap();
+        assert_eq!((report.skipped.as_deref(), report.grad_norm), (Some("loss"), None));
+    }
+    assert_eq!(bits(&before), bits(&values(&bench.model, |_| true)));
+    assert_eq!(optimizer.names().count(), 0);
+    // A good step starts the count again.
+    let mut step = |bench: &mut Bench, batch: &Batch| {
+        bench.stepper.step(&mut bench.model, batch, &bench.table, &mut optimizer, 9, 1.0)
+    };
+    assert!(step(&mut bench, &good).unwrap().grad_norm.is_some());
+    let bad = bench.batch.clone();
+    let results: Vec<_> = (0..10).map(|_| step(&mut bench, &bad)).collect();
+    assert!(results[..9].iter().all(Result::is_ok));
+    let error = results[9].as_ref().unwrap_err().to_string();
+    assert!(error.contains("10 steps in a row") && error.contains("lr"), "{error}");
+}
+
+#[test]
+fn a_batch_without_any_ball_changes_nothing_but_by_decay() {
+    let _turn = take_turns();
+    let mut bench = bench(json!({ "optimizer": { "weight_decay": 0.0 } }));
+    bench.batch.masks.fill(0.0);
+    let before = values(&bench.model, |_| true);
+    let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
+    let Bench { model, batch, table, stepper, .. } = &mut bench;
+    let report = stepper.step(model, batch, table, &mut optimizer, 0, 1.0).unwrap();
+    assert_eq!((report.loss_sum, report.mask_sum, report.grad_norm), (0.0, 0.0, Some(0.0)));
+    assert_eq!(before, values(model, |_| true));
+}
+
+#[test]
+fn the_run_does_not_depend_on_the_number_of_decode_workers() {
+    let _turn = take_turns();
+    let dir = tempfile::tempdir().unwrap();
+    let with = |workers: usize, prefetch: usize| {
+        let loader = json!({ "num_workers": workers, "prefetch_factor": prefetch });
+        let out = dir.path().join(format!("w{workers}"));
+        let config = config(dir.path(), model(lora()), training(&out, json!({ "epochs": 1, "data_loader": loader })));
+        values(&run(&config, None, None).unwrap().0.model, |_| true)
+    };
+    let expected = with(0, 1);
+    for (workers, prefetch) in [(1, 2), (3, 1)] {
+        assert_eq!(bits(&with(workers, prefetch)), bits(&expected), "{workers} workers");
+    }
+}
+
+#[test]
+fn a_run_leaves_its_configuration_logs_overlays_and_checkpoints() {
+    let _turn = take_turns();
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "precision": "fp16" })));
+    let (report, recorder) = run(&config, None, None).unwrap();
+    assert_eq!(report.outcome, Outcome::Finished);
+    let root = &report.paths.root;
+    assert_eq!(*root, dir.path().join(&config.runtime.run_id));
+    for name in [
+        "config.yaml",
+        "logs/metrics.csv",
+        "overlays_pred/epoch001/sample_00.png",
+        "overlays_target/epoch001/sample_00.png",
+        "checkpoints/best/state.json",
+        "checkpoints/last/adapter/adapter_config.json",
+        "checkpoints/last/adapter/adapter_model.safetensors",
+        "checkpoints/last/tracknet_head.safetensors",
+        "checkpoints/last/checksums.json",
+    ] {
+        assert!(root.join(name).is_file(), "{name} is missing");
+    }
+    assert!(!root.join("checkpoints/last/backbone").exists());
+    let csv = fs::read_to_string(root.join("logs/metrics.csv")).unwrap();
+    assert_eq!(csv.lines().filter(|l| l.starts_with("step,")).count(), 8);
+    assert_eq!(csv.lines().filter(|l| l.starts_with("epoch,")).count(), 2);
+    assert!(csv.lines().next().unwrap().contains("val/loss") && csv.lines().next().unwrap().contains("val/f1"));
+    assert_eq!(recorder.notes.iter().filter(|n| n.contains("fp16")).count(), 1);
+    assert_eq!(recorder.epochs.len(), 2);
+    assert!(report.evaluation.is_some());
+    assert_eq!(Config::from_run_dir(root).unwrap(), config);
+}
+
+#[test]
+fn a_run_directory_that_holds_a_run_is_not_overwritten() {
+    let _turn = take_turns();
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
+    run(&config, None, Some(1)).unwrap();
+    let error = run(&config, None, None).unwrap_err().to_string();
+    assert!(error.contains(&config.runtime.run_id) && error.contains("resume"), "{error}");
+}
+
+#[test]
+fn an_early_stop_ends_the_run_and_best_is_the_best_epoch() {
+    let _turn = take_turns();
+    let dir = tempfile::tempdir().unwrap();
+    // No epoch improves by this much after the first.
+    let stopping = json!({ "enabled": true, "monitor": "val/loss", "patience": 2, "min_delta": 1e9 });
+    let json = json!({ "epochs": 20, "early_stopping": stopping });
+    let config = config(dir.path(), model(lora()), training(dir.path(), json));
+    let (report, _) = run(&config, None, None).unwrap();
+    assert_eq!((report.outcome, report.state.epoch), (Outcome::StoppedEarly, 3));
+    assert_eq!(report.state.monitor.best_epoch, Some(0));
+    let best: serde_json::Value =
+        serde_json::from_slice(&fs::read(report.paths.best().join("state.json")).unwrap()).unwrap();
+    assert_eq!(best["epoch"], 1);
+}
+
+#[test]
+fn a_metric_that_does_not_exist_cannot_be_watched() {
+    let _turn = take_turns();
+    let dir = tempfile::tempdir().unwrap();
+    let stopping = json!({ "monitor": "val/f2" });
+    let json = json!({ "epochs": 1, "early_stopping": stopping });
+    let config = config(dir.path(), model(lora()), training(dir.path(), json));
+    let error = run(&config, None, None).unwrap_err().to_string();
+    assert!(error.contains("`val/f2`") && error.contains("val/f1"), "{error}");
+}

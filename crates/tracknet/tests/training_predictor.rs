@@ -1,0 +1,73 @@
+//! A trained run predicts, in native pixels, what its own evaluation found.
+
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+
+use burn::tensor::Device;
+use serde_json::json;
+use tracknet::inference::Predictor;
+use tracknet::training::{EvaluateOptions, evaluate, load_model_for_inference};
+
+mod training_support;
+use training_support::{config, lora, model, run, take_turns, training};
+
+#[test]
+fn a_run_directory_is_enough_to_predict_and_to_evaluate() {
+    let _turn = take_turns();
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
+    let (report, _) = run(&config, None, None).unwrap();
+    let device = Device::flex();
+
+    let loaded = load_model_for_inference(&report.paths.root, &device).unwrap();
+    let games = &config.data.split.val_games;
+    let options = EvaluateOptions::default();
+    let found = evaluate(&loaded.model, &loaded.build, &loaded.config, games, &device, &options).unwrap();
+    let at_the_end = report.evaluation.unwrap();
+    assert_eq!(found.outcomes, at_the_end.outcomes);
+    assert_eq!(found.loss, at_the_end.loss);
+
+    let predictor = Predictor::open(&report.paths.root, &device).unwrap();
+    let mut results = Vec::new();
+    let clip = config.data.root.join("game2/Clip1");
+    let count = predictor
+        .path(&clip, &mut |result| {
+            results.push(result);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!((count, results.len()), (6, found.outcomes.len()));
+    for (result, outcome) in results.iter().zip(&found.outcomes) {
+        assert_eq!(result.prediction.file.as_deref(), Some(outcome.file_name.as_str()));
+        match (result.prediction.detection, outcome.detection) {
+            // Batches of another size add in another order.
+            (Some(a), Some(b)) => assert!((a.x - b.x).abs() < 1e-2 && (a.score - b.score).abs() < 1e-4),
+            (a, b) => assert_eq!(a, b),
+        }
+        assert_eq!(result.overlay(0.5).unwrap().dimensions(), (64, 48));
+        assert_eq!(result.heatmap_picture().unwrap().dimensions(), (64, 48));
+    }
+    let single = predictor.image(results[2].frame.clone()).unwrap();
+    assert_eq!(single.prediction.frame, 0);
+}
+
+#[test]
+fn a_backbone_that_trained_comes_from_the_checkpoint() {
+    let _turn = take_turns();
+    let dir = tempfile::tempdir().unwrap();
+    let section = model(json!({ "backbone": { "freeze": false } }));
+    let config = config(dir.path(), section, training(dir.path(), json!({ "epochs": 1 })));
+    let (report, _) = run(&config, None, None).unwrap();
+    let best = report.paths.best();
+    assert!(best.join("backbone/model.safetensors").is_file() && !best.join("adapter").exists());
+    let state: serde_json::Value = serde_json::from_slice(&fs::read(best.join("state.json")).unwrap()).unwrap();
+    assert_eq!(state["base"], serde_json::Value::Null);
+    let device = Device::flex();
+    let loaded = load_model_for_inference(&best, &device).unwrap();
+    let games = &config.data.split.val_games;
+    let options = EvaluateOptions::default();
+    let found = evaluate(&loaded.model, &loaded.build, &loaded.config, games, &device, &options).unwrap();
+    assert_eq!(found.outcomes, report.evaluation.unwrap().outcomes);
+}
