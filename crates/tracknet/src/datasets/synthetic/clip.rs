@@ -44,10 +44,10 @@ enum Seen {
 }
 
 /// Share of the ball that must be left for a frame to be "visible", and below which nothing is.
-const PARTLY: f32 = 0.55;
+const PARTLY: f32 = 0.7;
 const HIDDEN: f32 = 0.12;
 /// Levels (of 255) that make a ball easy to see.
-const EASY: f32 = 34.0;
+const EASY: f32 = 50.0;
 /// A ball hidden for longer cannot be interpolated by a labeller: absent.
 const LONGEST_GAP: usize = 5;
 /// Plate border on each side, as a fraction of the frame, for pan and shake.
@@ -227,7 +227,14 @@ impl Stage {
     }
 
     /// Puts players, net and ball over each other by depth, the graphics over all.
-    fn compose(&self, canvas: &mut Canvas, players: [(f32, Layer); 2], streak: Option<Streak>, net: Layer, camera: &Camera) -> Seen {
+    fn compose(
+        &self,
+        canvas: &mut Canvas,
+        players: [(f32, Layer); 2],
+        streak: Option<Streak>,
+        net: Layer,
+        camera: &Camera,
+    ) -> Seen {
         let net_depth = camera.project(v3(0.0, 0.0, 0.5)).map_or(0.0, |p| p.depth);
         let mut items: Vec<(f32, Layer)> = players.into();
         items.push((net_depth, net));
@@ -258,7 +265,10 @@ impl Stage {
         let count = 5;
         let bodies: Vec<_> =
             (0..count).map(|i| player.body(time + (i as f32 / (count - 1) as f32 - 0.5) * self.shutter)).collect();
-        let area = bodies.iter().map(|b| b.area(camera, frame)).reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])]);
+        let area = bodies
+            .iter()
+            .map(|b| b.area(camera, frame))
+            .reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])]);
         let area = clip(area.unwrap_or_default(), frame);
         let depth = bodies.first().and_then(|b| camera.project(b.pelvis)).map_or(0.0, |p| p.depth);
         let mut sum = Layer::new(area);
@@ -299,11 +309,17 @@ impl Stage {
             (v as f32 - (plate as f32 - 1.0) * 0.5) * window.zoom + (size as f32 - 1.0) * 0.5 + shift
         };
         let area = clip(
-            [to_frame(x0, 0).floor() as i32 - 1, to_frame(y0, 1).floor() as i32 - 1, to_frame(x1, 0).ceil() as i32 + 1, to_frame(y1, 1).ceil() as i32 + 1],
+            [
+                to_frame(x0, 0).floor() as i32 - 1,
+                to_frame(y0, 1).floor() as i32 - 1,
+                to_frame(x1, 0).ceil() as i32 + 1,
+                to_frame(y1, 1).ceil() as i32 + 1,
+            ],
             frame,
         );
         let mut layer = Layer::new(area);
-        let (columns, rows) = sources(window, [area[0], area[1], area[2].max(area[0]), area[3].max(area[1])], self.key.size, plate);
+        let (columns, rows) =
+            sources(window, [area[0], area[1], area[2].max(area[0]), area[3].max(area[1])], self.key.size, plate);
         let columns: Vec<f32> = columns.iter().map(|x| x - net.left as f32).collect();
         let rows: Vec<f32> = rows.iter().map(|y| y - net.top as f32).collect();
         layer.pixels = resample(&net.pixels, [net.width, net.height], &columns, &rows);

@@ -251,7 +251,13 @@ fn net_signs(layer: &mut Layer, camera: &Camera, look: &Look) {
             let board = sign(side * (NET_HALF - 0.75), 0.22, (1.05, 0.55));
             board.paint(layer, camera, |_, _| (*back, 0.95));
             let height = (0.9 / text.aspect()).min(0.3);
-            text.paint(layer, camera, &sign(side * (NET_HALF - 0.75), 0.5 - height * 0.5, (height * text.aspect(), height)), *front, 0.95);
+            text.paint(
+                layer,
+                camera,
+                &sign(side * (NET_HALF - 0.75), 0.5 - height * 0.5, (height * text.aspect(), height)),
+                *front,
+                0.95,
+            );
         }
     }
     if let Some(name) = &look.net_name {
