@@ -3,7 +3,7 @@
 use super::camera::Camera;
 use super::look::{Look, Outfit};
 use super::math::*;
-use super::raster::{Disc, Layer, Light, Target, area_around, clip, fill_convex, limb, stroke};
+use super::raster::{Disc, Layer, Light, Target, area_around, clip, cloth, fill_convex, limb, stroke};
 
 /// Joints in world metres. Index 0 is the left limb, 1 the right.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +124,15 @@ impl Body {
             .chain(racket)
     }
 
+    /// The farthest that any joint lies from its counterpart, pixels.
+    pub(super) fn moved(&self, other: &Self, camera: &Camera) -> f32 {
+        let apart = |(a, b)| match (camera.project(a), camera.project(b)) {
+            (Some(p), Some(q)) => ((p.x - q.x) * (p.x - q.x) + (p.y - q.y) * (p.y - q.y)).sqrt(),
+            _ => 0.0,
+        };
+        self.points().zip(other.points()).map(apart).fold(0.0, f32::max)
+    }
+
     /// The pixels that the body may touch, clipped to `frame`.
     pub(super) fn area(&self, camera: &Camera, frame: [i32; 4]) -> [i32; 4] {
         let depth = camera.project(self.pelvis).map_or(1.0, |p| p.depth);
@@ -137,6 +146,7 @@ struct Part {
     a: Disc,
     b: Disc,
     color: Rgb,
+    cloth: bool,
 }
 
 /// Draws the body's limbs, farthest first.
@@ -146,7 +156,8 @@ pub(super) fn draw_body<T: Target>(target: &mut T, camera: &Camera, body: &Body,
     let mut add = |a: V3, b: V3, ra: f32, rb: f32, color: Rgb, nudge: f32| {
         if let (Some(p), Some(q)) = (camera.project(a), camera.project(b)) {
             let disc = |p: super::camera::Pixel, r: f32| Disc { x: p.x, y: p.y, r: r * s * camera.focal / p.depth };
-            parts.push(Part { depth: (p.depth + q.depth) * 0.5 + nudge, a: disc(p, ra), b: disc(q, rb), color });
+            let cloth = color == outfit.shirt || color == outfit.shorts;
+            parts.push(Part { depth: (p.depth + q.depth) * 0.5 + nudge, a: disc(p, ra), b: disc(q, rb), color, cloth });
         }
     };
     let legs = if outfit.long_legs { outfit.shorts } else { outfit.skin };
@@ -189,12 +200,16 @@ pub(super) fn draw_body<T: Target>(target: &mut T, camera: &Camera, body: &Body,
     add(back, back, 0.105, 0.105, outfit.hair, body.facing.dot(camera.forward) * -0.05);
     if let Some(cap) = outfit.cap {
         let top = body.head + v3(0.0, 0.0, 0.06);
-        add(top - body.facing * 0.03, top + body.facing * 0.02, 0.098, 0.1, cap, -0.06);
-        add(top, top + body.facing * 0.15 - v3(0.0, 0.0, 0.02), 0.05, 0.04, cap, 0.0);
+        add(top - body.facing * 0.03, top + body.facing * 0.02, 0.102, 0.104, cap, -0.16);
+        add(top, top + body.facing * 0.15 - v3(0.0, 0.0, 0.02), 0.05, 0.04, cap, -0.02);
     }
     parts.sort_by(|p, q| q.depth.total_cmp(&p.depth));
     for part in parts {
-        limb(target, part.a, part.b, part.color, light);
+        if part.cloth {
+            cloth(target, part.a, part.b, part.color, light);
+        } else {
+            limb(target, part.a, part.b, part.color, light);
+        }
     }
 }
 

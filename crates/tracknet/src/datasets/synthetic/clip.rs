@@ -262,9 +262,11 @@ impl Stage {
     /// A player averaged over the shutter, and the depth.
     fn player_layer(&self, player: &Player, time: f32, camera: &Camera, frame: [i32; 4]) -> (f32, Layer) {
         let outfit = self.look.players[usize::from(std::ptr::eq(player, &self.players[1]))];
-        let count = 5;
+        // One sub-frame for every few pixels that the fastest joint or the racket moves.
+        let moved = player.body(time - 0.5 * self.shutter).moved(&player.body(time + 0.5 * self.shutter), camera);
+        let count = ((moved / 2.5).ceil() as usize).clamp(1, 16);
         let bodies: Vec<_> =
-            (0..count).map(|i| player.body(time + (i as f32 / (count - 1) as f32 - 0.5) * self.shutter)).collect();
+            (0..count).map(|i| player.body(time + ((i as f32 + 0.5) / count as f32 - 0.5) * self.shutter)).collect();
         let area = bodies
             .iter()
             .map(|b| b.area(camera, frame))

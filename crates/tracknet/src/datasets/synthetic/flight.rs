@@ -159,13 +159,16 @@ pub(super) fn solve(shot: &Shot, ground: &Ground) -> Ball {
     let mut aim = shot.to;
     for _ in 0..14 {
         let mut over_net = f32::MAX;
-        for _ in 0..10 {
+        for _ in 0..12 {
             best = launch(shot, aim, speed);
             let (landing, height) = land(best, ground);
             over_net = height;
             let miss = shot.to - landing;
-            // Flat shots land twice as far off as they are aimed: full corrections would swing.
-            aim = aim + v3(miss.x, miss.y, 0.0) * 0.45;
+            if miss.x.abs() + miss.y.abs() < 0.15 {
+                break;
+            }
+            // Drag and topspin shorten a correction, slice lengthens it: a little more than the miss converges.
+            aim = aim + v3(miss.x, miss.y, 0.0) * 1.15;
         }
         if over_net > shot.clearance {
             break;

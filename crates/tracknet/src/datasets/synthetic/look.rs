@@ -355,7 +355,9 @@ fn broadcast(rng: &mut Rng) -> Look {
         post_radius: rng.range(0.05, 0.09),
         post_color: hex(rng.pick(&[0x181a1e, 0x20242a, 0xd8dadc, 0x123a2a])),
         net_board: rng.chance(0.75).then(|| {
-            (rng.pick(&SPONSORS).to_owned(), hex(rng.pick(&[0xb81830, 0x14386a, 0xe8e8e8, 0x0f5a3a])), hex(0xf2f2f2))
+            let (back, front) =
+                rng.pick(&[(0xb81830, 0xf2f2f2), (0x14386a, 0xf2f2f2), (0xe8e8e8, 0x1a2440), (0x0f5a3a, 0xf0e8b0)]);
+            (rng.pick(&SPONSORS).to_owned(), hex(back), hex(front))
         }),
         net_name: rng
             .chance(0.6)
