@@ -67,7 +67,7 @@ pub(super) fn paint_ground(canvas: &mut Canvas, camera: &Camera, look: &Look) {
 fn ground_point(camera: &Camera, x: f32, y: f32) -> Option<(f32, f32)> {
     let ray = camera.ray(x, y);
     let t = -camera.position.z / ray.z;
-    (ray.z < -1e-4 && t < 400.0).then(|| (camera.position.x + ray.x * t, camera.position.y + ray.y * t))
+    (ray.z < -1e-4 && t < 400.0).then_some((camera.position.x + ray.x * t, camera.position.y + ray.y * t))
 }
 
 struct GroundPainter<'a> {

@@ -10,6 +10,7 @@ mod ball;
 mod body;
 mod camera;
 mod clip;
+mod club;
 mod court;
 mod develop;
 mod flight;
@@ -21,6 +22,7 @@ mod rally;
 mod raster;
 mod rng;
 mod scenery;
+mod stands;
 mod text;
 
 use std::fs;
