@@ -173,7 +173,7 @@ pub(super) fn draw_body<T: Target>(target: &mut T, camera: &Camera, body: &Body,
         let toe = foot + body.facing * 0.17 - v3(0.0, 0.0, 0.045);
         add(foot - body.facing * 0.05 - v3(0.0, 0.0, 0.035), toe, 0.05, 0.042, outfit.shoes, -0.02);
         add(shoulder, elbow, 0.052, 0.042, sleeve, 0.0);
-        add(shoulder, shoulder.lerp(elbow, 0.55), 0.068, 0.066, outfit.shirt, -0.01);
+        add(shoulder, shoulder.lerp(elbow, 0.55), 0.068, 0.066, outfit.shirt, -0.1);
         add(elbow, hand, 0.042, 0.03, sleeve, 0.0);
         add(hand, hand, 0.045, 0.045, outfit.skin, -0.01);
     }
@@ -194,13 +194,17 @@ pub(super) fn draw_body<T: Target>(target: &mut T, camera: &Camera, body: &Body,
         outfit.shirt,
         0.01,
     );
-    add(body.chest, body.head, 0.055, 0.05, outfit.skin, 0.0);
+    add(body.chest.lerp(body.head, 0.3), body.head, 0.055, 0.05, outfit.skin, 0.0);
     add(body.head, body.head - v3(0.0, 0.0, 0.05), 0.098, 0.085, outfit.skin, 0.0);
     let back = body.head - body.facing * 0.035 + v3(0.0, 0.0, 0.035);
     add(back, back, 0.105, 0.105, outfit.hair, body.facing.dot(camera.forward) * -0.05);
+    if body.facing.dot(camera.forward) < 0.3 {
+        let face = body.head + body.facing * 0.045 - v3(0.0, 0.0, 0.025);
+        add(face, face - v3(0.0, 0.0, 0.03), 0.085, 0.075, outfit.skin, -0.2);
+    }
     if let Some(cap) = outfit.cap {
-        let top = body.head + v3(0.0, 0.0, 0.06);
-        add(top - body.facing * 0.03, top + body.facing * 0.02, 0.102, 0.104, cap, -0.16);
+        let top = body.head + v3(0.0, 0.0, 0.075);
+        add(top - body.facing * 0.03, top + body.facing * 0.02, 0.096, 0.098, cap, -0.16);
         add(top, top + body.facing * 0.15 - v3(0.0, 0.0, 0.02), 0.05, 0.04, cap, -0.02);
     }
     parts.sort_by(|p, q| q.depth.total_cmp(&p.depth));

@@ -233,9 +233,11 @@ fn outfit(rng: &mut Rng) -> Outfit {
         0x2c6e49,
     ];
     let dark = [0xf4f4f4, 0x14161c, 0x1d2746, 0x303238, 0xd8d8dc, 0x203a2c];
+    let skin = vary(hex(rng.pick(&[0xe3b899, 0xd19f7a, 0xb67f58, 0x8a5a3a, 0x5c3a26])), 0.1, rng);
+    let light_hair = vary(hex(rng.pick(&[0x1a1310, 0x2c1d14, 0x5a3d22, 0x9a7a48, 0x0d0c0c])), 0.2, rng);
     Outfit {
-        skin: vary(hex(rng.pick(&[0xe3b899, 0xd19f7a, 0xb67f58, 0x8a5a3a, 0x5c3a26])), 0.1, rng),
-        hair: vary(hex(rng.pick(&[0x1a1310, 0x2c1d14, 0x5a3d22, 0x9a7a48, 0x0d0c0c])), 0.2, rng),
+        skin,
+        hair: if skin[0] < 0.35 { hex(0x14100e) } else { light_hair },
         cap: rng.chance(0.5).then(|| hex(rng.pick(&[0xf5f5f5, 0xf0f0f0, 0x15181f, 0xc81f2d, 0x1e3c7a]))),
         shirt: vary(hex(rng.pick(&cloth)), 0.12, rng),
         shorts: vary(hex(rng.pick(&dark)), 0.12, rng),
