@@ -48,6 +48,8 @@ const PARTLY: f32 = 0.7;
 const HIDDEN: f32 = 0.12;
 /// Levels (of 255) that make a ball easy to see.
 const EASY: f32 = 50.0;
+/// Below this no eye finds it, whatever is in front.
+const UNSEEN: f32 = 6.0;
 /// A ball hidden for longer cannot be interpolated by a labeller: absent.
 const LONGEST_GAP: usize = 5;
 /// Plate border on each side, as a fraction of the frame, for pan and shake.
@@ -100,9 +102,9 @@ pub(super) fn render_clip<T: Send + Clone>(
 /// Visibility from what the frame measured; short gaps in hiding are "occluded", long ones "absent".
 fn judge(seen: &[Seen], index: usize) -> Truth {
     let absent = Truth { visibility: 0, xy: None, status: 0 };
-    let hidden = |s: &Seen| matches!(s, Seen::Ball { left, .. } if *left < HIDDEN);
+    let hidden = |s: &Seen| matches!(s, Seen::Ball { left, contrast, .. } if *left < HIDDEN || *contrast < UNSEEN);
     let Some(Seen::Ball { xy, left, contrast }) = seen.get(index).copied() else { return absent };
-    let visibility = if left < HIDDEN {
+    let visibility = if left < HIDDEN || contrast < UNSEEN {
         let before = seen.iter().take(index).rev().take_while(|s| hidden(s)).count();
         let after = seen.iter().skip(index).take_while(|s| hidden(s)).count();
         if before + after > LONGEST_GAP { 0 } else { 3 }
@@ -133,7 +135,7 @@ impl Stage {
         let rally = Rally::play(seconds + 7.0, &look.bounce, &mut play);
         // Most clips begin within the play, some with the wait before the serve.
         let latest = (rally.duration() - seconds - 0.2).max(0.1);
-        let start = if play.chance(0.25) { play.range(0.3, 1.6) } else { play.range(0.3, latest) };
+        let start = if play.chance(0.18) { play.range(0.4, 1.7) } else { play.range(0.3, latest) };
         let [near, far] = rally.parts.clone();
         let total = rally.duration() + 1.0;
         let [a, b] = look.players;

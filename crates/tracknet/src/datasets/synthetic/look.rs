@@ -469,7 +469,7 @@ fn grass(rng: &mut Rng) -> Look {
     look.sky = vary(hex(rng.pick(&[0xd8e2ea, 0xf0dcc0, 0xa8c8e8])), 0.06, rng);
     look.players =
         [Outfit { cap: outfit(rng).cap, ..white }, Outfit { skin: outfit(rng).skin, hair: outfit(rng).hair, ..white }];
-    look.ball = vary(hex(rng.pick(&[0xb8c83a, 0xe8e0c0, 0xc89a3a, 0xa8b848])), 0.1, rng);
+    look.ball = vary(hex(rng.pick(&[0xe0e868, 0xf4eed8, 0xecc868, 0xf0f0a0])), 0.1, rng);
     look.ball_bloom = rng.range(0.95, 1.35);
     look.bounce = Ground { restitution: 0.7, friction: 0.5, walls: [17.5, 10.5] };
     look.camera = CameraWish {
@@ -481,7 +481,7 @@ fn grass(rng: &mut Rng) -> Look {
         sideways: 2.5,
     };
     look.graphics = None;
-    look.shutter = [0.25, 0.9];
+    look.shutter = [0.2, 0.65];
     look.exposure = rng.range(0.8, 1.05);
     look.saturation = rng.range(0.75, 1.0);
     look.tint = [rng.range(1.06, 1.16), 1.0, rng.range(0.68, 0.82)];

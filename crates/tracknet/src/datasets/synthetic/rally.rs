@@ -78,7 +78,7 @@ impl Rally {
         let receiver = 1 - server;
         let (side, box_side) = (self.side(server), rng.sign());
         let stand = (side * -box_side * rng.range(0.4, 2.2), side * (BASELINE + 0.25));
-        let wait = rng.range(0.7, 1.2);
+        let wait = rng.range(0.6, 1.0);
         let start = self.duration();
         self.interrupt(server, start);
         self.interrupt(receiver, start);
@@ -108,9 +108,9 @@ impl Rally {
             self.meet(hitter, at, rng);
             ball = solve(&self.choose_shot(hitter, at, rng), ground);
         }
-        let rest = rng.range(0.9, 2.0);
+        let rest = rng.range(1.0, 2.2);
         self.fly(&mut ball, rest, ground);
-        self.hide(rng.range(0.2, 0.5));
+        self.hide(rng.range(0.1, 0.3));
     }
 
     fn side(&self, player: usize) -> f32 {
