@@ -139,10 +139,7 @@ impl Stage {
         let [near, far] = rally.parts.clone();
         let total = rally.duration() + 1.0;
         let [a, b] = look.players;
-        let players = [
-            Player::new(near, a.scale, look.left_handed[0], total),
-            Player::new(far, b.scale, look.left_handed[1], total),
-        ];
+        let players = [Player::new(near, a.scale, total), Player::new(far, b.scale, total)];
         let graphics = look.graphics.as_ref().map(|g| paint_graphics(g, [width, height], &mut rng(4)));
         let developer = Developer::new(&look, key.size, &mut rng(5));
         let mut style = rng(6);
@@ -178,7 +175,7 @@ impl Stage {
         let mut phases = Rng::keyed(self.key.seed, &[self.key.game, self.key.clip, 7]);
         let mut wave = |rate: f32| sin(time * rate * phases.range(0.8, 1.2) + phases.range(0.0, 2.0 * PI));
         let shake = self.look.shake * height / 720.0;
-        // The ball's x over the last second, smoothed: an operator follows late.
+        // The near player's x over the last second, smoothed: an operator follows late.
         let follow: f32 = (0..8)
             .map(|i| {
                 let body = self.players[0].body(time - i as f32 * 0.12 - 0.1);

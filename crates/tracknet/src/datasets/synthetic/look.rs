@@ -123,7 +123,6 @@ pub(super) struct Look {
     pub(super) foliage: Rgb,
     pub(super) sky: Rgb,
     pub(super) players: [Outfit; 2],
-    pub(super) left_handed: [bool; 2],
     pub(super) ball: Rgb,
     /// How much larger than its 67 mm the ball appears through lens bloom and sharpening.
     pub(super) ball_bloom: f32,
@@ -390,7 +389,6 @@ fn broadcast(rng: &mut Rng) -> Look {
         foliage: hex(0x3a5a2a),
         sky: [0.02, 0.022, 0.028],
         players: [outfit(rng), outfit(rng)],
-        left_handed: [rng.chance(0.12), rng.chance(0.12)],
         ball: vary(hex(rng.pick(&[0xd8f050, 0xe2f46a, 0xc8e840, 0xe6f090])), 0.08, rng),
         ball_bloom: rng.range(1.0, 1.7),
         bounce: if clay {

@@ -12,8 +12,6 @@ const STRIDE: f32 = 2.3;
 pub(super) struct Player {
     part: Part,
     scale: f32,
-    /// −1 for a left-handed player: the pose is mirrored.
-    hand: f32,
     /// Distance run since time 0, every [`Player::TICK`] seconds: the phase of the steps.
     path: Vec<f32>,
 }
@@ -21,7 +19,7 @@ pub(super) struct Player {
 impl Player {
     const TICK: f32 = 1.0 / 60.0;
 
-    pub(super) fn new(part: Part, scale: f32, left_handed: bool, seconds: f32) -> Self {
+    pub(super) fn new(part: Part, scale: f32, seconds: f32) -> Self {
         let mut path = vec![0.0];
         let mut last = part.place(0.0);
         let mut sum = 0.0;
@@ -31,7 +29,7 @@ impl Player {
             path.push(sum);
             last = here;
         }
-        Self { part, scale, hand: if left_handed { -1.0 } else { 1.0 }, path }
+        Self { part, scale, path }
     }
 
     /// The body at a time.
@@ -108,13 +106,12 @@ impl Player {
             Stroke::Backhand => key.hand + v3(-0.04, 0.03, 0.03) + key.racket * 0.1,
             Stroke::Forehand => key.other,
         };
-        let mirrored = |p: V3| if self.hand < 0.0 && swing.stroke == Stroke::Serve { v3(p.x, p.y, p.z) } else { p };
         let [left, right_hand] = base.hands;
         Pose {
             pelvis: v3(base.pelvis.x, base.pelvis.y, base.pelvis.z + key.rise * weight),
             lean: base.lean.lerp(v3(key.lean, 0.12, 0.0), weight),
             twist: mix(base.twist, key.twist, weight),
-            hands: [left.lerp(mirrored(other), weight), right_hand.lerp(mirrored(key.hand), weight)],
+            hands: [left.lerp(other, weight), right_hand.lerp(key.hand, weight)],
             feet: base.feet,
             racket: base.racket.map(|r| r.lerp(direction, weight)),
         }
