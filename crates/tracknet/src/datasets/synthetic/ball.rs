@@ -119,22 +119,27 @@ pub(super) fn draw_shadow(at: impl Fn(f32) -> Option<V3>, camera: &Camera, look:
     layer
 }
 
-/// How much of the streak stands out of what is behind it: the largest change of an 8-bit level that it makes.
+/// How much the streak stands out of what is behind it: the largest change of an 8-bit level that it makes, less
+/// what the background varies by itself (its mean deviation).
 pub(super) fn contrast(canvas: &Canvas, layer: &Layer, level: impl Fn(f32) -> f32) -> f32 {
     let [x0, y0, x1, y1] = clip(layer.bounds(), canvas.bounds());
     let mut largest = 0.0_f32;
+    let mut greens = Vec::new();
     for y in y0..y1 {
         for x in x0..x1 {
             let over = layer.pixels.get((y - layer.top) as usize * layer.width + (x - layer.left) as usize);
             let under = canvas.pixels.get(y as usize * canvas.width + x as usize);
             if let (Some(over), Some(under)) = (over, under) {
+                greens.push(level(under[1]));
                 for (o, u) in over.iter().zip(under) {
                     largest = largest.max((level(u * (1.0 - over[3]) + o) - level(*u)).abs());
                 }
             }
         }
     }
-    largest
+    let count = greens.len().max(1) as f32;
+    let mean = greens.iter().sum::<f32>() / count;
+    largest - greens.iter().map(|g| (g - mean).abs()).sum::<f32>() / count
 }
 
 /// The part of the streak, 0..1, that is left in front of the later layers; and its mass inside the frame, pixels.

@@ -3,7 +3,7 @@
 use super::camera::Camera;
 use super::look::{Look, Outfit};
 use super::math::*;
-use super::raster::{Disc, Layer, Light, Target, area_around, clip, fill_convex, limb, stroke};
+use super::raster::{Disc, Layer, Light, Target, area_around, clip, cloth, fill_convex, limb, stroke};
 
 /// Joints in world metres. Index 0 is the left limb, 1 the right.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +87,13 @@ impl Body {
         let elbow = |i: usize, hands: &mut [V3; 2]| {
             let bend = down + out * if i == 0 { -0.7 } else { 0.7 } - stance.forward * 0.4;
             let [left, right] = hands;
-            joint(if i == 0 { shoulders[0] } else { shoulders[1] }, if i == 0 { left } else { right }, 0.3 * s, 0.28 * s, bend)
+            joint(
+                if i == 0 { shoulders[0] } else { shoulders[1] },
+                if i == 0 { left } else { right },
+                0.3 * s,
+                0.28 * s,
+                bend,
+            )
         };
         let elbows = [elbow(0, &mut hands), elbow(1, &mut hands)];
         let knee_bend = stance.forward + out * 0.1;
@@ -109,7 +115,22 @@ impl Body {
             let d = (r[1] - r[0]) * 0.4;
             [r[1] + d, r[1] - r[2] * 0.15, r[1] + r[2] * 0.15]
         });
-        [self.pelvis, self.chest, self.head].into_iter().chain(self.knees).chain(self.feet).chain(self.elbows).chain(self.hands).chain(racket)
+        [self.pelvis, self.chest, self.head]
+            .into_iter()
+            .chain(self.knees)
+            .chain(self.feet)
+            .chain(self.elbows)
+            .chain(self.hands)
+            .chain(racket)
+    }
+
+    /// The farthest that any joint lies from its counterpart, pixels.
+    pub(super) fn moved(&self, other: &Self, camera: &Camera) -> f32 {
+        let apart = |(a, b)| match (camera.project(a), camera.project(b)) {
+            (Some(p), Some(q)) => ((p.x - q.x) * (p.x - q.x) + (p.y - q.y) * (p.y - q.y)).sqrt(),
+            _ => 0.0,
+        };
+        self.points().zip(other.points()).map(apart).fold(0.0, f32::max)
     }
 
     /// The pixels that the body may touch, clipped to `frame`.
@@ -125,6 +146,7 @@ struct Part {
     a: Disc,
     b: Disc,
     color: Rgb,
+    cloth: bool,
 }
 
 /// Draws the body's limbs, farthest first.
@@ -134,7 +156,8 @@ pub(super) fn draw_body<T: Target>(target: &mut T, camera: &Camera, body: &Body,
     let mut add = |a: V3, b: V3, ra: f32, rb: f32, color: Rgb, nudge: f32| {
         if let (Some(p), Some(q)) = (camera.project(a), camera.project(b)) {
             let disc = |p: super::camera::Pixel, r: f32| Disc { x: p.x, y: p.y, r: r * s * camera.focal / p.depth };
-            parts.push(Part { depth: (p.depth + q.depth) * 0.5 + nudge, a: disc(p, ra), b: disc(q, rb), color });
+            let cloth = color == outfit.shirt || color == outfit.shorts;
+            parts.push(Part { depth: (p.depth + q.depth) * 0.5 + nudge, a: disc(p, ra), b: disc(q, rb), color, cloth });
         }
     };
     let legs = if outfit.long_legs { outfit.shorts } else { outfit.skin };
@@ -150,27 +173,47 @@ pub(super) fn draw_body<T: Target>(target: &mut T, camera: &Camera, body: &Body,
         let toe = foot + body.facing * 0.17 - v3(0.0, 0.0, 0.045);
         add(foot - body.facing * 0.05 - v3(0.0, 0.0, 0.035), toe, 0.05, 0.042, outfit.shoes, -0.02);
         add(shoulder, elbow, 0.052, 0.042, sleeve, 0.0);
-        add(shoulder, shoulder.lerp(elbow, 0.55), 0.068, 0.066, outfit.shirt, -0.01);
+        add(shoulder, shoulder.lerp(elbow, 0.55), 0.068, 0.066, outfit.shirt, -0.1);
         add(elbow, hand, 0.042, 0.03, sleeve, 0.0);
         add(hand, hand, 0.045, 0.045, outfit.skin, -0.01);
-        add(hip, shoulder, 0.1, 0.085, outfit.shirt, 0.01);
     }
-    let belly = body.pelvis.lerp(body.chest, 0.5);
-    add(body.hips[0], body.hips[1], 0.105, 0.105, outfit.shorts, 0.0);
-    add(belly, body.chest - v3(0.0, 0.0, 0.06), 0.13, 0.15, outfit.shirt, 0.0);
-    add(body.shoulders[0], body.shoulders[1], 0.075, 0.075, outfit.shirt, 0.01);
-    add(body.chest, body.head, 0.055, 0.05, outfit.skin, 0.0);
+    // A trunk is wider than deep: its outline depends on where it is seen from.
+    let across = (body.shoulders[1] - body.shoulders[0]).unit();
+    let side_on = across.dot((body.chest - camera.position).unit());
+    let wide =
+        |half: f32, deep: f32| (half * half * (1.0 - side_on * side_on) + deep * deep * side_on * side_on).sqrt();
+    let waist = body.pelvis.lerp(body.chest, 0.06);
+    let (hip_width, breast) = (wide(0.16, 0.125), wide(0.188, 0.135));
+    add(body.pelvis - v3(0.0, 0.0, 0.05), waist, hip_width * 0.95, hip_width * 0.9, outfit.shorts, 0.02);
+    add(waist, body.chest - v3(0.0, 0.0, 0.17), wide(0.158, 0.125), breast, outfit.shirt, 0.0);
+    add(
+        body.shoulders[0].lerp(body.chest, 0.3),
+        body.shoulders[1].lerp(body.chest, 0.3),
+        0.085,
+        0.085,
+        outfit.shirt,
+        0.01,
+    );
+    add(body.chest.lerp(body.head, 0.3), body.head, 0.055, 0.05, outfit.skin, 0.0);
     add(body.head, body.head - v3(0.0, 0.0, 0.05), 0.098, 0.085, outfit.skin, 0.0);
     let back = body.head - body.facing * 0.035 + v3(0.0, 0.0, 0.035);
     add(back, back, 0.105, 0.105, outfit.hair, body.facing.dot(camera.forward) * -0.05);
+    if body.facing.dot(camera.forward) < 0.3 {
+        let face = body.head + body.facing * 0.045 - v3(0.0, 0.0, 0.025);
+        add(face, face - v3(0.0, 0.0, 0.03), 0.085, 0.075, outfit.skin, -0.2);
+    }
     if let Some(cap) = outfit.cap {
-        let top = body.head + v3(0.0, 0.0, 0.06);
-        add(top - body.facing * 0.03, top + body.facing * 0.02, 0.098, 0.1, cap, -0.06);
-        add(top, top + body.facing * 0.15 - v3(0.0, 0.0, 0.02), 0.05, 0.04, cap, 0.0);
+        let top = body.head + v3(0.0, 0.0, 0.075);
+        add(top - body.facing * 0.03, top + body.facing * 0.02, 0.096, 0.098, cap, -0.16);
+        add(top, top + body.facing * 0.15 - v3(0.0, 0.0, 0.02), 0.05, 0.04, cap, -0.02);
     }
     parts.sort_by(|p, q| q.depth.total_cmp(&p.depth));
     for part in parts {
-        limb(target, part.a, part.b, part.color, light);
+        if part.cloth {
+            cloth(target, part.a, part.b, part.color, light);
+        } else {
+            limb(target, part.a, part.b, part.color, light);
+        }
     }
 }
 
@@ -189,7 +232,10 @@ pub(super) fn draw_racket<T: Target>(target: &mut T, camera: &Camera, body: &Bod
     fill_convex(target, &ring, |_, _| ([0.75, 0.76, 0.7], 0.22));
     for i in -2..=2 {
         let t = i as f32 * 0.045;
-        for (a, b) in [(along * 0.16 + across * t, along * -0.16 + across * t), (across * 0.12 + along * t, across * -0.12 + along * t)] {
+        for (a, b) in [
+            (along * 0.16 + across * t, along * -0.16 + across * t),
+            (across * 0.12 + along * t, across * -0.12 + along * t),
+        ] {
             line(target, camera, center + a, center + b, 0.0025 * scale, [0.8, 0.8, 0.74], 0.6);
         }
     }

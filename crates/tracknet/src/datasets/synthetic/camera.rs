@@ -60,7 +60,7 @@ impl Camera {
     }
 
     /// A world direction in view axes: right, down, towards the viewer.
-    pub(super) fn to_view(&self, direction: V3) -> V3 {
+    pub(super) fn view_direction(&self, direction: V3) -> V3 {
         v3(direction.dot(self.right), -direction.dot(self.up), -direction.dot(self.forward))
     }
 }

@@ -44,10 +44,12 @@ enum Seen {
 }
 
 /// Share of the ball that must be left for a frame to be "visible", and below which nothing is.
-const PARTLY: f32 = 0.55;
+const PARTLY: f32 = 0.7;
 const HIDDEN: f32 = 0.12;
 /// Levels (of 255) that make a ball easy to see.
-const EASY: f32 = 34.0;
+const EASY: f32 = 50.0;
+/// Below this no eye finds it, whatever is in front.
+const UNSEEN: f32 = 6.0;
 /// A ball hidden for longer cannot be interpolated by a labeller: absent.
 const LONGEST_GAP: usize = 5;
 /// Plate border on each side, as a fraction of the frame, for pan and shake.
@@ -100,9 +102,9 @@ pub(super) fn render_clip<T: Send + Clone>(
 /// Visibility from what the frame measured; short gaps in hiding are "occluded", long ones "absent".
 fn judge(seen: &[Seen], index: usize) -> Truth {
     let absent = Truth { visibility: 0, xy: None, status: 0 };
-    let hidden = |s: &Seen| matches!(s, Seen::Ball { left, .. } if *left < HIDDEN);
+    let hidden = |s: &Seen| matches!(s, Seen::Ball { left, contrast, .. } if *left < HIDDEN || *contrast < UNSEEN);
     let Some(Seen::Ball { xy, left, contrast }) = seen.get(index).copied() else { return absent };
-    let visibility = if left < HIDDEN {
+    let visibility = if left < HIDDEN || contrast < UNSEEN {
         let before = seen.iter().take(index).rev().take_while(|s| hidden(s)).count();
         let after = seen.iter().skip(index).take_while(|s| hidden(s)).count();
         if before + after > LONGEST_GAP { 0 } else { 3 }
@@ -133,14 +135,11 @@ impl Stage {
         let rally = Rally::play(seconds + 7.0, &look.bounce, &mut play);
         // Most clips begin within the play, some with the wait before the serve.
         let latest = (rally.duration() - seconds - 0.2).max(0.1);
-        let start = if play.chance(0.25) { play.range(0.3, 1.6) } else { play.range(0.3, latest) };
+        let start = if play.chance(0.18) { play.range(0.4, 1.7) } else { play.range(0.3, latest) };
         let [near, far] = rally.parts.clone();
         let total = rally.duration() + 1.0;
         let [a, b] = look.players;
-        let players = [
-            Player::new(near, a.scale, look.left_handed[0], total),
-            Player::new(far, b.scale, look.left_handed[1], total),
-        ];
+        let players = [Player::new(near, a.scale, total), Player::new(far, b.scale, total)];
         let graphics = look.graphics.as_ref().map(|g| paint_graphics(g, [width, height], &mut rng(4)));
         let developer = Developer::new(&look, key.size, &mut rng(5));
         let mut style = rng(6);
@@ -176,7 +175,7 @@ impl Stage {
         let mut phases = Rng::keyed(self.key.seed, &[self.key.game, self.key.clip, 7]);
         let mut wave = |rate: f32| sin(time * rate * phases.range(0.8, 1.2) + phases.range(0.0, 2.0 * PI));
         let shake = self.look.shake * height / 720.0;
-        // The ball's x over the last second, smoothed: an operator follows late.
+        // The near player's x over the last second, smoothed: an operator follows late.
         let follow: f32 = (0..8)
             .map(|i| {
                 let body = self.players[0].body(time - i as f32 * 0.12 - 0.1);
@@ -227,7 +226,14 @@ impl Stage {
     }
 
     /// Puts players, net and ball over each other by depth, the graphics over all.
-    fn compose(&self, canvas: &mut Canvas, players: [(f32, Layer); 2], streak: Option<Streak>, net: Layer, camera: &Camera) -> Seen {
+    fn compose(
+        &self,
+        canvas: &mut Canvas,
+        players: [(f32, Layer); 2],
+        streak: Option<Streak>,
+        net: Layer,
+        camera: &Camera,
+    ) -> Seen {
         let net_depth = camera.project(v3(0.0, 0.0, 0.5)).map_or(0.0, |p| p.depth);
         let mut items: Vec<(f32, Layer)> = players.into();
         items.push((net_depth, net));
@@ -255,10 +261,15 @@ impl Stage {
     /// A player averaged over the shutter, and the depth.
     fn player_layer(&self, player: &Player, time: f32, camera: &Camera, frame: [i32; 4]) -> (f32, Layer) {
         let outfit = self.look.players[usize::from(std::ptr::eq(player, &self.players[1]))];
-        let count = 5;
+        // One sub-frame for every few pixels that the fastest joint or the racket moves.
+        let moved = player.body(time - 0.5 * self.shutter).moved(&player.body(time + 0.5 * self.shutter), camera);
+        let count = ((moved / 2.5).ceil() as usize).clamp(1, 16);
         let bodies: Vec<_> =
-            (0..count).map(|i| player.body(time + (i as f32 / (count - 1) as f32 - 0.5) * self.shutter)).collect();
-        let area = bodies.iter().map(|b| b.area(camera, frame)).reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])]);
+            (0..count).map(|i| player.body(time + ((i as f32 + 0.5) / count as f32 - 0.5) * self.shutter)).collect();
+        let area = bodies
+            .iter()
+            .map(|b| b.area(camera, frame))
+            .reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])]);
         let area = clip(area.unwrap_or_default(), frame);
         let depth = bodies.first().and_then(|b| camera.project(b.pelvis)).map_or(0.0, |p| p.depth);
         let mut sum = Layer::new(area);
@@ -299,11 +310,17 @@ impl Stage {
             (v as f32 - (plate as f32 - 1.0) * 0.5) * window.zoom + (size as f32 - 1.0) * 0.5 + shift
         };
         let area = clip(
-            [to_frame(x0, 0).floor() as i32 - 1, to_frame(y0, 1).floor() as i32 - 1, to_frame(x1, 0).ceil() as i32 + 1, to_frame(y1, 1).ceil() as i32 + 1],
+            [
+                to_frame(x0, 0).floor() as i32 - 1,
+                to_frame(y0, 1).floor() as i32 - 1,
+                to_frame(x1, 0).ceil() as i32 + 1,
+                to_frame(y1, 1).ceil() as i32 + 1,
+            ],
             frame,
         );
         let mut layer = Layer::new(area);
-        let (columns, rows) = sources(window, [area[0], area[1], area[2].max(area[0]), area[3].max(area[1])], self.key.size, plate);
+        let (columns, rows) =
+            sources(window, [area[0], area[1], area[2].max(area[0]), area[3].max(area[1])], self.key.size, plate);
         let columns: Vec<f32> = columns.iter().map(|x| x - net.left as f32).collect();
         let rows: Vec<f32> = rows.iter().map(|y| y - net.top as f32).collect();
         layer.pixels = resample(&net.pixels, [net.width, net.height], &columns, &rows);

@@ -67,7 +67,7 @@ pub(super) fn paint_ground(canvas: &mut Canvas, camera: &Camera, look: &Look) {
 fn ground_point(camera: &Camera, x: f32, y: f32) -> Option<(f32, f32)> {
     let ray = camera.ray(x, y);
     let t = -camera.position.z / ray.z;
-    (ray.z < -1e-4 && t < 400.0).then(|| (camera.position.x + ray.x * t, camera.position.y + ray.y * t))
+    (ray.z < -1e-4 && t < 400.0).then_some((camera.position.x + ray.x * t, camera.position.y + ray.y * t))
 }
 
 struct GroundPainter<'a> {
@@ -251,7 +251,13 @@ fn net_signs(layer: &mut Layer, camera: &Camera, look: &Look) {
             let board = sign(side * (NET_HALF - 0.75), 0.22, (1.05, 0.55));
             board.paint(layer, camera, |_, _| (*back, 0.95));
             let height = (0.9 / text.aspect()).min(0.3);
-            text.paint(layer, camera, &sign(side * (NET_HALF - 0.75), 0.5 - height * 0.5, (height * text.aspect(), height)), *front, 0.95);
+            text.paint(
+                layer,
+                camera,
+                &sign(side * (NET_HALF - 0.75), 0.5 - height * 0.5, (height * text.aspect(), height)),
+                *front,
+                0.95,
+            );
         }
     }
     if let Some(name) = &look.net_name {

@@ -88,6 +88,7 @@ pub(super) struct Developer {
     curve: Vec<f32>,
     grain: Vec<f32>,
     gains: Vec<f32>,
+    tint: Rgb,
     exposure: f32,
     saturation: f32,
     sharpen: f32,
@@ -122,6 +123,7 @@ impl Developer {
             curve,
             grain,
             gains,
+            tint: look.tint,
             exposure: look.exposure,
             saturation: look.saturation,
             sharpen: look.sharpen,
@@ -146,7 +148,8 @@ impl Developer {
         let mut luma = Vec::with_capacity(width * height);
         let mut chroma = Vec::with_capacity(width * height);
         for (pixel, gain) in canvas.pixels.iter().zip(&self.gains) {
-            let [r, g, b] = pixel.map(|v| self.tone(v * gain));
+            let tone = |v: f32, tint: f32| self.tone(v * gain * tint);
+            let [r, g, b] = [tone(pixel[0], self.tint[0]), tone(pixel[1], self.tint[1]), tone(pixel[2], self.tint[2])];
             // BT.601, full range, as in JFIF.
             let y = 0.299 * r + 0.587 * g + 0.114 * b;
             luma.push(y);
@@ -187,7 +190,13 @@ fn sharpened(luma: &[f32], width: usize, height: usize, amount: f32) -> Vec<f32>
     let last = height.saturating_sub(1);
     let mut out = Vec::with_capacity(luma.len());
     for (y, values) in luma.chunks(width).enumerate() {
-        let rows = [row(y.saturating_sub(2)), row(y.saturating_sub(1)), row(y), row((y + 1).min(last)), row((y + 2).min(last))];
+        let rows = [
+            row(y.saturating_sub(2)),
+            row(y.saturating_sub(1)),
+            row(y),
+            row((y + 1).min(last)),
+            row((y + 2).min(last)),
+        ];
         let [a, b, c, d, e] = rows;
         for (((((v, a), b), c), d), e) in values.iter().zip(a).zip(b).zip(c).zip(d).zip(e) {
             let blur = (a + e + 4.0 * (b + d) + 6.0 * c) / 16.0;

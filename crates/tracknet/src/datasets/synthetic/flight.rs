@@ -156,15 +156,19 @@ pub(super) struct Shot {
 pub(super) fn solve(shot: &Shot, ground: &Ground) -> Ball {
     let mut speed = shot.speed;
     let mut best = launch(shot, shot.to, speed);
+    let mut aim = shot.to;
     for _ in 0..14 {
-        let mut aim = shot.to;
         let mut over_net = f32::MAX;
-        for _ in 0..7 {
+        for _ in 0..12 {
             best = launch(shot, aim, speed);
             let (landing, height) = land(best, ground);
             over_net = height;
             let miss = shot.to - landing;
-            aim = aim + v3(miss.x, miss.y, 0.0) * 0.8;
+            if miss.x.abs() + miss.y.abs() < 0.15 {
+                break;
+            }
+            // Drag and topspin shorten a correction, slice lengthens it: a little more than the miss converges.
+            aim = aim + v3(miss.x, miss.y, 0.0) * 1.15;
         }
         if over_net > shot.clearance {
             break;
@@ -178,8 +182,7 @@ fn launch(shot: &Shot, aim: V3, speed: f32) -> Ball {
     let d = aim - shot.from;
     let distance = (d.x * d.x + d.y * d.y).sqrt().max(0.5);
     let time = distance / speed.max(3.0);
-    let velocity =
-        v3(d.x / time, d.y / time, (RADIUS - shot.from.z + 0.5 * GRAVITY * time * time) / time);
+    let velocity = v3(d.x / time, d.y / time, (RADIUS - shot.from.z + 0.5 * GRAVITY * time * time) / time);
     let axis = v3(-d.y, d.x, 0.0) * (shot.topspin / distance);
     Ball { position: shot.from, velocity, spin: axis }
 }
@@ -250,7 +253,7 @@ mod tests {
             let shot = Shot { from: v3(2.0, -12.5, 0.9), to: v3(-3.0, y, 0.0), speed, topspin, clearance: 0.15 };
             let (landing, over_net) = land(solve(&shot, &HARD), &HARD);
             assert!(over_net > 0.15, "{over_net}");
-            assert!((landing - shot.to).length() < 0.4, "{landing:?}");
+            assert!((landing - shot.to).length() < 0.4, "{landing:?} {shot:?}");
         }
     }
 

@@ -123,7 +123,6 @@ pub(super) struct Look {
     pub(super) foliage: Rgb,
     pub(super) sky: Rgb,
     pub(super) players: [Outfit; 2],
-    pub(super) left_handed: [bool; 2],
     pub(super) ball: Rgb,
     /// How much larger than its 67 mm the ball appears through lens bloom and sharpening.
     pub(super) ball_bloom: f32,
@@ -135,6 +134,8 @@ pub(super) struct Look {
     pub(super) shutter: [f32; 2],
     pub(super) exposure: f32,
     pub(super) saturation: f32,
+    /// White balance: gains of the three channels.
+    pub(super) tint: Rgb,
     pub(super) noise: f32,
     /// Unsharp mask amount; negative blurs.
     pub(super) sharpen: f32,
@@ -145,16 +146,64 @@ pub(super) struct Look {
 }
 
 const CITIES: [&str; 14] = [
-    "VELMORA", "PORT ARDEN", "LUMERA", "KASTELL", "NORHAVEN", "SAN TELO", "BRIGANT", "OSTRAVIA", "MIRADOR", "TALUNA",
-    "EASTGATE", "CORVIN", "SOLENTO", "HALDEN",
+    "VELMORA",
+    "PORT ARDEN",
+    "LUMERA",
+    "KASTELL",
+    "NORHAVEN",
+    "SAN TELO",
+    "BRIGANT",
+    "OSTRAVIA",
+    "MIRADOR",
+    "TALUNA",
+    "EASTGATE",
+    "CORVIN",
+    "SOLENTO",
+    "HALDEN",
 ];
 const SPONSORS: [&str; 20] = [
-    "NOVARIS", "Kelpa", "AEROLUX", "Brightmark", "FENWICK", "Orbita", "VOLTERRA", "Castor", "MERIDIA", "Tavel & Co",
-    "SILVANE", "Quorra", "HELIOR", "Pinewater", "ZENTIA", "Marlow", "ARKTEL", "Bonavida", "TRIVANT", "Ullmar",
+    "NOVARIS",
+    "Kelpa",
+    "AEROLUX",
+    "Brightmark",
+    "FENWICK",
+    "Orbita",
+    "VOLTERRA",
+    "Castor",
+    "MERIDIA",
+    "Tavel & Co",
+    "SILVANE",
+    "Quorra",
+    "HELIOR",
+    "Pinewater",
+    "ZENTIA",
+    "Marlow",
+    "ARKTEL",
+    "Bonavida",
+    "TRIVANT",
+    "Ullmar",
 ];
 const NAMES: [&str; 20] = [
-    "Varga", "Okafor", "Lindqvist", "Moretti", "Sato", "Duarte", "Petrov", "Hollis", "Nyberg", "Castellan", "Ruiz",
-    "Adeyemi", "Kovac", "Tanaka", "Brandt", "Leclair", "Osei", "Marek", "Silva", "Whitford",
+    "Varga",
+    "Okafor",
+    "Lindqvist",
+    "Moretti",
+    "Sato",
+    "Duarte",
+    "Petrov",
+    "Hollis",
+    "Nyberg",
+    "Castellan",
+    "Ruiz",
+    "Adeyemi",
+    "Kovac",
+    "Tanaka",
+    "Brandt",
+    "Leclair",
+    "Osei",
+    "Marek",
+    "Silva",
+    "Whitford",
 ];
 const CHANNELS: [(&str, &str); 6] =
     [("ARC", "SPORT"), ("TENNIS", "ONE"), ("NETWORK", "9"), ("COURT", "TV"), ("LIVE", "PLAY"), ("MATCH", "+")];
@@ -178,11 +227,16 @@ fn vary(color: Rgb, amount: f32, rng: &mut Rng) -> Rgb {
 }
 
 fn outfit(rng: &mut Rng) -> Outfit {
-    let cloth = [0xf2f2f2, 0xeeeeee, 0xd9202e, 0x1a2440, 0x111214, 0x2f7fd0, 0x20b3a8, 0xe8e04a, 0xff7040, 0x5b2d82, 0x9ad0f0, 0x2c6e49];
+    let cloth = [
+        0xf2f2f2, 0xeeeeee, 0xd9202e, 0x1a2440, 0x111214, 0x2f7fd0, 0x20b3a8, 0xe8e04a, 0xff7040, 0x5b2d82, 0x9ad0f0,
+        0x2c6e49,
+    ];
     let dark = [0xf4f4f4, 0x14161c, 0x1d2746, 0x303238, 0xd8d8dc, 0x203a2c];
+    let skin = vary(hex(rng.pick(&[0xe3b899, 0xd19f7a, 0xb67f58, 0x8a5a3a, 0x5c3a26])), 0.1, rng);
+    let light_hair = vary(hex(rng.pick(&[0x1a1310, 0x2c1d14, 0x5a3d22, 0x9a7a48, 0x0d0c0c])), 0.2, rng);
     Outfit {
-        skin: vary(hex(rng.pick(&[0xe3b899, 0xd19f7a, 0xb67f58, 0x8a5a3a, 0x5c3a26])), 0.1, rng),
-        hair: vary(hex(rng.pick(&[0x1a1310, 0x2c1d14, 0x5a3d22, 0x9a7a48, 0x0d0c0c])), 0.2, rng),
+        skin,
+        hair: if skin[0] < 0.35 { hex(0x14100e) } else { light_hair },
         cap: rng.chance(0.5).then(|| hex(rng.pick(&[0xf5f5f5, 0xf0f0f0, 0x15181f, 0xc81f2d, 0x1e3c7a]))),
         shirt: vary(hex(rng.pick(&cloth)), 0.12, rng),
         shorts: vary(hex(rng.pick(&dark)), 0.12, rng),
@@ -200,14 +254,15 @@ fn graphics(rng: &mut Rng) -> Graphics {
     let second = (first + 1 + rng.index(NAMES.len() - 1)) % NAMES.len();
     let name = |i: usize| NAMES.get(i).copied().unwrap_or("Varga").to_owned();
     let (a, b) = rng.pick(&CHANNELS);
+    let at = rng.pick(&[[0.1, 0.84], [0.05, 0.88], [0.07, 0.06], [0.68, 0.86], [0.05, 0.8]]);
     Graphics {
         names: [name(first), name(second)],
         style: rng.index(3),
-        at: rng.pick(&[[0.1, 0.84], [0.05, 0.88], [0.07, 0.06], [0.68, 0.86], [0.05, 0.8]]),
+        at,
         back: hex(rng.pick(&[0x0b0d10, 0x10183a, 0x24102e, 0x0c2a22, 0xe8eaee])),
         accent: hex(rng.pick(&[0xe8b82c, 0x2ab3e8, 0xd8303c, 0x60d060])),
         logo: rng.chance(0.85).then(|| (a.to_owned(), b.to_owned())),
-        logo_right: rng.chance(0.5),
+        logo_right: at[1] < 0.3 || rng.chance(0.4),
     }
 }
 
@@ -225,9 +280,20 @@ fn direction(elevation: f32, azimuth: f32) -> V3 {
 /// Two-tone hard courts and clay as (court, surround, worn, surface).
 fn broadcast_colors(rng: &mut Rng) -> (Rgb, Rgb, Rgb, Surface) {
     let hard = [
-        (0x4f6a98, 0x5ca0a2), (0x5a4f8f, 0x8fbf78), (0x3f7f70, 0x4c4a52), (0x3a64a8, 0x6a9ad0), (0x3c6ea8, 0x4f8a5c),
-        (0x2f5f9f, 0x2f7f9f), (0x45659c, 0x9a5a48), (0x6a5a9a, 0x4a5a8a), (0x3f8a5a, 0x8a4038), (0x2e6fae, 0x3a4f7c),
-        (0x5f7fb0, 0x7fa8a0), (0x4a8ab8, 0x5a6068), (0x58498a, 0x3f6fa0), (0x3d7c62, 0x35608a),
+        (0x4f6a98, 0x5ca0a2),
+        (0x5a4f8f, 0x8fbf78),
+        (0x3f7f70, 0x4c4a52),
+        (0x3a64a8, 0x6a9ad0),
+        (0x3c6ea8, 0x4f8a5c),
+        (0x2f5f9f, 0x2f7f9f),
+        (0x45659c, 0x9a5a48),
+        (0x6a5a9a, 0x4a5a8a),
+        (0x3f8a5a, 0x8a4038),
+        (0x2e6fae, 0x3a4f7c),
+        (0x5f7fb0, 0x7fa8a0),
+        (0x4a8ab8, 0x5a6068),
+        (0x58498a, 0x3f6fa0),
+        (0x3d7c62, 0x35608a),
     ];
     let (court, surround, surface) = if rng.chance(0.3) {
         let base = rng.pick(&[0xb5603a, 0xc06a42, 0xa8583a, 0xb86a4c, 0xc2764a]);
@@ -237,7 +303,8 @@ fn broadcast_colors(rng: &mut Rng) -> (Rgb, Rgb, Rgb, Surface) {
         (hex(court), hex(surround), Surface::Hard)
     };
     let court = vary(court, 0.16, rng);
-    let surround = if surface == Surface::Clay { scale_rgb(court, rng.range(0.94, 1.02)) } else { vary(surround, 0.16, rng) };
+    let surround =
+        if surface == Surface::Clay { scale_rgb(court, rng.range(0.94, 1.02)) } else { vary(surround, 0.16, rng) };
     (court, surround, scale_rgb(court, 1.25), surface)
 }
 
@@ -264,7 +331,11 @@ fn broadcast(rng: &mut Rng) -> Look {
         court,
         surround,
         worn,
-        inner: if rng.chance(0.8) { [DOUBLES, BASELINE] } else { [DOUBLES + rng.range(0.8, 1.6), BASELINE + rng.range(1.5, 3.0)] },
+        inner: if rng.chance(0.8) {
+            [DOUBLES, BASELINE]
+        } else {
+            [DOUBLES + rng.range(0.8, 1.6), BASELINE + rng.range(1.5, 3.0)]
+        },
         texture: if clay { rng.range(0.25, 0.5) } else { rng.range(0.06, 0.22) },
         mowing: 0.0,
         line: if clay { hex(0xe6d3c2) } else { hex(0xf0f2f2) },
@@ -279,13 +350,19 @@ fn broadcast(rng: &mut Rng) -> Look {
         city_offset: rng.range(2.4, 3.6),
         city_beside: rng.chance(0.3),
         net_color: scale_rgb(hex(0x10151a), rng.range(0.5, 1.5)),
-        net_density: rng.range(0.12, 0.3),
+        net_density: rng.range(0.14, 0.36),
         band_height: 0.06,
         band_color: hex(0xdfe3e6),
         post_radius: rng.range(0.05, 0.09),
         post_color: hex(rng.pick(&[0x181a1e, 0x20242a, 0xd8dadc, 0x123a2a])),
-        net_board: rng.chance(0.75).then(|| (rng.pick(&SPONSORS).to_owned(), hex(rng.pick(&[0xb81830, 0x14386a, 0xe8e8e8, 0x0f5a3a])), hex(0xf2f2f2))),
-        net_name: rng.chance(0.6).then(|| rng.pick(&["CITY OPEN", "GRAND TOUR", "WORLD SERIES", "MASTERS CUP"]).to_owned()),
+        net_board: rng.chance(0.75).then(|| {
+            let (back, front) =
+                rng.pick(&[(0xb81830, 0xf2f2f2), (0x14386a, 0xf2f2f2), (0xe8e8e8, 0x1a2440), (0x0f5a3a, 0xf0e8b0)]);
+            (rng.pick(&SPONSORS).to_owned(), hex(back), hex(front))
+        }),
+        net_name: rng
+            .chance(0.6)
+            .then(|| rng.pick(&["CITY OPEN", "GRAND TOUR", "WORLD SERIES", "MASTERS CUP"]).to_owned()),
         net_shadow: if night { 0.35 } else { 0.8 },
         sun,
         lamps,
@@ -301,24 +378,38 @@ fn broadcast(rng: &mut Rng) -> Look {
         sponsors,
         seats: vary(hex(rng.pick(&[0x22304a, 0x303236, 0x23443a, 0x6a6c70, 0x5a2a2c, 0x3a4a7a])), 0.3, rng),
         crowd: rng.range(0.45, 0.97),
-        crowd_light: if night { rng.range(0.22, 0.6) } else { rng.range(0.5, 1.0) },
+        crowd_light: if night { rng.range(0.18, 0.5) } else { rng.range(0.4, 0.85) },
         rails: rng.chance(0.5),
         flowers: rng.chance(0.25),
         umpire_side: rng.sign(),
-        uniform: [vary(hex(rng.pick(&[0xd8482c, 0x20a0a0, 0xc02848, 0x3a4a9a, 0x8a8c90, 0xe88a2a])), 0.15, rng), vary(hex(0x22262e), 0.3, rng)],
+        uniform: [
+            vary(hex(rng.pick(&[0xd8482c, 0x20a0a0, 0xc02848, 0x3a4a9a, 0x8a8c90, 0xe88a2a])), 0.15, rng),
+            vary(hex(0x22262e), 0.3, rng),
+        ],
         foliage: hex(0x3a5a2a),
         sky: [0.02, 0.022, 0.028],
         players: [outfit(rng), outfit(rng)],
-        left_handed: [rng.chance(0.12), rng.chance(0.12)],
         ball: vary(hex(rng.pick(&[0xd8f050, 0xe2f46a, 0xc8e840, 0xe6f090])), 0.08, rng),
         ball_bloom: rng.range(1.0, 1.7),
-        bounce: if clay { Ground { restitution: 0.78, friction: 0.8, walls: [17.2, 9.0] } } else { Ground { restitution: 0.75, friction: 0.65, walls: [17.2, 9.0] } },
-        camera: CameraWish { behind: [15.0, 38.0], slope: [0.3, 0.52], near_line: [0.71, 0.83], far_line: [0.22, 0.34], court_width: [0.5, 0.76], sideways: 0.6 },
+        bounce: if clay {
+            Ground { restitution: 0.78, friction: 0.8, walls: [17.2, 9.0] }
+        } else {
+            Ground { restitution: 0.75, friction: 0.65, walls: [17.2, 9.0] }
+        },
+        camera: CameraWish {
+            behind: [15.0, 38.0],
+            slope: [0.3, 0.52],
+            near_line: [0.71, 0.83],
+            far_line: [0.22, 0.34],
+            court_width: [0.5, 0.76],
+            sideways: 0.6,
+        },
         graphics: rng.chance(0.92).then(|| graphics(rng)),
         fps: rng.pick(&[25.0, 30.0, 30.0]),
         shutter: [0.12, 0.75],
         exposure: rng.range(0.85, 1.12),
-        saturation: rng.range(0.85, 1.2),
+        saturation: rng.range(0.62, 0.95),
+        tint: [rng.range(0.95, 1.06), 1.0, rng.range(0.93, 1.07)],
         noise: rng.range(0.4, 2.6),
         sharpen: rng.range(-0.35, 1.3),
         vignette: rng.range(0.0, 0.22),
@@ -332,7 +423,13 @@ fn broadcast(rng: &mut Rng) -> Look {
 fn grass(rng: &mut Rng) -> Look {
     let mut look = broadcast(rng);
     let green = vary(hex(rng.pick(&[0x5f8a3a, 0x6f9440, 0x557f38, 0x7a9a4a])), 0.12, rng);
-    let white = Outfit { shirt: hex(0xf4f2ea), shorts: hex(0xf0eee6), socks: hex(0xf6f4ee), shoes: hex(0xf4f2ec), ..outfit(rng) };
+    let white = Outfit {
+        shirt: hex(0xf4f2ea),
+        shorts: hex(0xf0eee6),
+        socks: hex(0xf6f4ee),
+        shoes: hex(0xf4f2ec),
+        ..outfit(rng)
+    };
     look.surface = Surface::Grass;
     look.venue = Venue::Club;
     look.court = green;
@@ -368,15 +465,24 @@ fn grass(rng: &mut Rng) -> Look {
     look.crowd_light = 0.9;
     look.foliage = vary(hex(rng.pick(&[0x33521f, 0x47602a, 0x2a4a26, 0x6a6a2c])), 0.2, rng);
     look.sky = vary(hex(rng.pick(&[0xd8e2ea, 0xf0dcc0, 0xa8c8e8])), 0.06, rng);
-    look.players = [Outfit { cap: outfit(rng).cap, ..white }, Outfit { skin: outfit(rng).skin, hair: outfit(rng).hair, ..white }];
-    look.ball = vary(hex(rng.pick(&[0xb8c83a, 0xe8e0c0, 0xc89a3a, 0xa8b848])), 0.1, rng);
+    look.players =
+        [Outfit { cap: outfit(rng).cap, ..white }, Outfit { skin: outfit(rng).skin, hair: outfit(rng).hair, ..white }];
+    look.ball = vary(hex(rng.pick(&[0xe0e868, 0xf4eed8, 0xecc868, 0xf0f0a0])), 0.1, rng);
     look.ball_bloom = rng.range(0.95, 1.35);
     look.bounce = Ground { restitution: 0.7, friction: 0.5, walls: [17.5, 10.5] };
-    look.camera = CameraWish { behind: [6.5, 11.0], slope: [0.34, 0.56], near_line: [0.78, 0.93], far_line: [0.27, 0.37], court_width: [0.75, 1.25], sideways: 2.5 };
+    look.camera = CameraWish {
+        behind: [6.5, 11.0],
+        slope: [0.34, 0.56],
+        near_line: [0.78, 0.93],
+        far_line: [0.27, 0.37],
+        court_width: [0.75, 1.25],
+        sideways: 2.5,
+    };
     look.graphics = None;
-    look.shutter = [0.25, 0.9];
+    look.shutter = [0.2, 0.65];
     look.exposure = rng.range(0.8, 1.05);
     look.saturation = rng.range(0.75, 1.0);
+    look.tint = [rng.range(1.06, 1.16), 1.0, rng.range(0.68, 0.82)];
     look.noise = rng.range(2.0, 4.5);
     look.sharpen = rng.range(-0.5, 0.2);
     look.vignette = rng.range(0.15, 0.35);

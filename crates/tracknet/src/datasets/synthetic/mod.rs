@@ -10,6 +10,7 @@ mod ball;
 mod body;
 mod camera;
 mod clip;
+mod club;
 mod court;
 mod develop;
 mod flight;
@@ -21,6 +22,7 @@ mod rally;
 mod raster;
 mod rng;
 mod scenery;
+mod stands;
 mod text;
 
 use std::fs;
@@ -253,4 +255,174 @@ fn write_provenance(root: &Path, options: &GenerateOptions) -> Result<()> {
         let provenance = Provenance { renderer_version: RENDERER_VERSION, options };
         serde_json::to_writer_pretty(file, &provenance).map_err(std::io::Error::other)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn small(seed: u64) -> GenerateOptions {
+        GenerateOptions {
+            seed,
+            games: 1,
+            clips_per_game: 1,
+            frames_per_clip: 2,
+            size: [160, 90],
+            ..GenerateOptions::default()
+        }
+    }
+
+    fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        let mut open = vec![root.to_path_buf()];
+        while let Some(directory) = open.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    open.push(path);
+                } else {
+                    let name = path.strip_prefix(root).unwrap().display().to_string();
+                    found.insert(name, fs::read(path).unwrap());
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn one_thread_and_four_write_the_same_bytes() {
+        let options = GenerateOptions { games: 2, clips_per_game: 2, ..small(5) };
+        let (one, four) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut calls = Vec::new();
+        let report = generate(one.path(), &GenerateOptions { threads: 1, ..options.clone() }, &mut |done, all| {
+            calls.push((done, all));
+        })
+        .unwrap();
+        generate(four.path(), &GenerateOptions { threads: 4, ..options }, &mut |_, _| {}).unwrap();
+        let (a, b) = (files(one.path()), files(four.path()));
+        assert_eq!(a.len(), 2 * 2 * 3 + 1);
+        assert!(a == b, "the files depend on the number of threads");
+        assert_eq!((report.clips, report.frames), (4, 8));
+        assert_eq!(report.visibility.iter().sum::<usize>(), 8);
+        assert_eq!(calls.last(), Some(&(8, 8)));
+    }
+
+    #[test]
+    fn games_differ_and_a_game_depends_on_its_number_only() {
+        let (both, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        generate(both.path(), &GenerateOptions { games: 2, ..small(1) }, &mut |_, _| {}).unwrap();
+        generate(second.path(), &GenerateOptions { first_game: 2, ..small(1) }, &mut |_, _| {}).unwrap();
+        let (both, second) = (files(both.path()), files(second.path()));
+        let name = "game2/Clip1/0000.jpg";
+        assert!(both[name] == second[name]);
+        assert!(both[name] != both["game1/Clip1/0000.jpg"]);
+    }
+
+    #[test]
+    fn labels_parse_and_lie_inside_the_frame() {
+        let root = tempfile::tempdir().unwrap();
+        let options = GenerateOptions { frames_per_clip: 12, clips_per_game: 3, size: [64, 36], ..small(2) };
+        generate(root.path(), &options, &mut |_, _| {}).unwrap();
+        let mut rows = 0;
+        for clip in 1..=3 {
+            let directory = root.path().join(format!("game1/Clip{clip}"));
+            let mut reader = csv::Reader::from_path(directory.join("Label.csv")).unwrap();
+            let header = ["file name", "visibility", "x-coordinate", "y-coordinate", "status"];
+            assert_eq!(reader.headers().unwrap().iter().collect::<Vec<_>>(), header);
+            for row in reader.records() {
+                let row = row.unwrap();
+                let frame = image::open(directory.join(&row[0])).unwrap();
+                assert_eq!((frame.width(), frame.height()), (64, 36));
+                if &row[1] == "0" {
+                    assert!(row[2].is_empty() && row[3].is_empty());
+                } else {
+                    let (x, y): (f32, f32) = (row[2].parse().unwrap(), row[3].parse().unwrap());
+                    assert!((0.0..=63.0).contains(&x) && (0.0..=35.0).contains(&y), "{row:?}");
+                    assert!(["0", "1", "2"].contains(&&row[4]));
+                }
+                rows += 1;
+            }
+        }
+        assert_eq!(rows, 36);
+    }
+
+    #[test]
+    fn every_visibility_class_occurs() {
+        let mut counts = [0; 4];
+        for game in 1..=10 {
+            let key = ClipKey { seed: 3, game, clip: 0, frames: 30, size: [160, 90] };
+            for (_, truth) in render_clip(key, Look::sample(LookSet::Broadcast, 3, game), |_, _| ()) {
+                assert_eq!(truth.xy.is_some(), truth.visibility > 0);
+                counts[usize::from(truth.visibility)] += 1;
+            }
+        }
+        assert!(counts.iter().all(|&n| n > 0), "{counts:?}");
+        assert!(counts[1] > counts[0] + counts[3], "most balls are visible: {counts:?}");
+    }
+
+    #[test]
+    fn the_ball_is_where_the_label_says() {
+        // A frame with the ball, less the same frame of a ball that reflects nothing: what differs is the ball.
+        let mut checked = 0;
+        for game in 1..=6 {
+            let look = Look { noise: 0.0, duplicates: 0.0, ..Look::sample(LookSet::Broadcast, 9, game) };
+            let dark = Look { ball: [0.0; 3], ..look.clone() };
+            let key = ClipKey { seed: 9, game, clip: 0, frames: 3, size: [640, 360] };
+            let (bright, dark) =
+                (render_clip(key, look, |_, rgb| rgb.to_vec()), render_clip(key, dark, |_, rgb| rgb.to_vec()));
+            for ((a, truth), (b, _)) in bright.iter().zip(&dark) {
+                let (Some([x, y]), 1) = (truth.xy, truth.visibility) else { continue };
+                let (mut sum, mut sx, mut sy) = (0.0, 0.0, 0.0);
+                for (i, (p, q)) in a.chunks(3).zip(b.chunks(3)).enumerate() {
+                    let (px, py) = ((i % 640) as f32, (i / 640) as f32);
+                    let near = (px - x).abs() < 30.0 && (py - y).abs() < 30.0;
+                    let weight = if near { f32::from(p[1]) - f32::from(q[1]) } else { 0.0 };
+                    sum += weight;
+                    sx += weight * px;
+                    sy += weight * py;
+                }
+                // Shading is brighter above, the transfer curve and the clipping of loose balls skew the mean.
+                assert!((sx / sum - x).abs() < 1.5 && (sy / sum - y).abs() < 1.5, "{} {} {x} {y}", sx / sum, sy / sum);
+                checked += 1;
+            }
+        }
+        assert!(checked > 5, "only {checked} frames showed the ball");
+    }
+
+    #[test]
+    fn an_existing_game_is_never_overwritten() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("game1/Clip1")).unwrap();
+        let error = generate(root.path(), &small(1), &mut |_, _| {}).unwrap_err().to_string();
+        assert!(error.contains("game1") && error.contains("not empty"), "{error}");
+        assert!(!root.path().join("generate.json").exists());
+    }
+
+    #[test]
+    fn options_out_of_range_are_named() {
+        let root = tempfile::tempdir().unwrap();
+        for (options, key) in [
+            (GenerateOptions { games: 0, ..small(1) }, "`games` is 0"),
+            (GenerateOptions { size: [8, 90], ..small(1) }, "8x90"),
+            (GenerateOptions { jpeg_quality: [90, 70], ..small(1) }, "[90, 70]"),
+        ] {
+            let error = generate(root.path(), &options, &mut |_, _| {}).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_whole_court_is_in_a_broadcast_frame() {
+        for game in 0..20 {
+            let look = Look::sample(LookSet::Broadcast, 4, game);
+            let camera = camera::sample_camera(&look.camera, [1280, 720], &mut Rng::keyed(4, &[game]));
+            for (x, y) in [(-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0), (1.0, 1.0)] {
+                let corner = math::v3(x * court::DOUBLES, y * court::BASELINE, 0.0);
+                let p = camera.project(corner).unwrap();
+                assert!(p.x > 0.0 && p.x < 1279.0 && p.y > 0.0 && p.y < 719.0, "game {game}: {p:?}");
+            }
+        }
+    }
 }

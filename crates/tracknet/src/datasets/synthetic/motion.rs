@@ -12,8 +12,6 @@ const STRIDE: f32 = 2.3;
 pub(super) struct Player {
     part: Part,
     scale: f32,
-    /// −1 for a left-handed player: the pose is mirrored.
-    hand: f32,
     /// Distance run since time 0, every [`Player::TICK`] seconds: the phase of the steps.
     path: Vec<f32>,
 }
@@ -21,7 +19,7 @@ pub(super) struct Player {
 impl Player {
     const TICK: f32 = 1.0 / 60.0;
 
-    pub(super) fn new(part: Part, scale: f32, left_handed: bool, seconds: f32) -> Self {
+    pub(super) fn new(part: Part, scale: f32, seconds: f32) -> Self {
         let mut path = vec![0.0];
         let mut last = part.place(0.0);
         let mut sum = 0.0;
@@ -31,7 +29,7 @@ impl Player {
             path.push(sum);
             last = here;
         }
-        Self { part, scale, hand: if left_handed { -1.0 } else { 1.0 }, path }
+        Self { part, scale, path }
     }
 
     /// The body at a time.
@@ -108,13 +106,12 @@ impl Player {
             Stroke::Backhand => key.hand + v3(-0.04, 0.03, 0.03) + key.racket * 0.1,
             Stroke::Forehand => key.other,
         };
-        let mirrored = |p: V3| if self.hand < 0.0 && swing.stroke == Stroke::Serve { v3(p.x, p.y, p.z) } else { p };
         let [left, right_hand] = base.hands;
         Pose {
             pelvis: v3(base.pelvis.x, base.pelvis.y, base.pelvis.z + key.rise * weight),
             lean: base.lean.lerp(v3(key.lean, 0.12, 0.0), weight),
             twist: mix(base.twist, key.twist, weight),
-            hands: [left.lerp(mirrored(other), weight), right_hand.lerp(mirrored(key.hand), weight)],
+            hands: [left.lerp(other, weight), right_hand.lerp(key.hand, weight)],
             feet: base.feet,
             racket: base.racket.map(|r| r.lerp(direction, weight)),
         }
@@ -137,12 +134,60 @@ fn ground_keys(contact: V3, side: f32) -> [Key; 6] {
     let hand_at_contact = contact - v3(side * 0.42, 0.02, 0.08);
     let other = v3(-0.35 * side, 0.35, 1.15);
     [
-        Key { t: -0.62, hand: v3(0.15 * side, 0.3, 1.1), other, racket: v3(0.2 * side, 0.3, 0.9), twist: 0.0, rise: 0.0, lean: 0.0 },
-        Key { t: -0.24, hand: v3(0.5 * side, -0.32, 1.15), other, racket: v3(0.35 * side, -0.7, 0.6), twist: -0.9 * side, rise: -0.07, lean: 0.06 * side },
-        Key { t: -0.08, hand: v3(0.52 * side, -0.15, 0.8), other, racket: v3(0.4 * side, -0.9, -0.2), twist: -0.6 * side, rise: -0.05, lean: 0.1 * side },
-        Key { t: 0.0, hand: hand_at_contact, other: v3(-0.4 * side, 0.1, 1.1), racket: v3(side, 0.1, 0.1), twist: 0.1 * side, rise: 0.03, lean: 0.05 * side },
-        Key { t: 0.24, hand: v3(-0.25 * side, 0.25, 1.5), other: v3(-0.35 * side, 0.0, 1.2), racket: v3(-0.6 * side, -0.6, 0.3), twist: 0.8 * side, rise: 0.02, lean: 0.0 },
-        Key { t: 0.48, hand: v3(-0.1 * side, 0.3, 1.3), other: v3(-0.25 * side, 0.2, 1.15), racket: v3(-0.5 * side, 0.1, 0.8), twist: 0.4 * side, rise: 0.0, lean: 0.0 },
+        Key {
+            t: -0.62,
+            hand: v3(0.15 * side, 0.3, 1.1),
+            other,
+            racket: v3(0.2 * side, 0.3, 0.9),
+            twist: 0.0,
+            rise: 0.0,
+            lean: 0.0,
+        },
+        Key {
+            t: -0.24,
+            hand: v3(0.5 * side, -0.32, 1.15),
+            other,
+            racket: v3(0.35 * side, -0.7, 0.6),
+            twist: -0.9 * side,
+            rise: -0.07,
+            lean: 0.06 * side,
+        },
+        Key {
+            t: -0.08,
+            hand: v3(0.52 * side, -0.15, 0.8),
+            other,
+            racket: v3(0.4 * side, -0.9, -0.2),
+            twist: -0.6 * side,
+            rise: -0.05,
+            lean: 0.1 * side,
+        },
+        Key {
+            t: 0.0,
+            hand: hand_at_contact,
+            other: v3(-0.4 * side, 0.1, 1.1),
+            racket: v3(side, 0.1, 0.1),
+            twist: 0.1 * side,
+            rise: 0.03,
+            lean: 0.05 * side,
+        },
+        Key {
+            t: 0.24,
+            hand: v3(-0.25 * side, 0.25, 1.5),
+            other: v3(-0.35 * side, 0.0, 1.2),
+            racket: v3(-0.6 * side, -0.6, 0.3),
+            twist: 0.8 * side,
+            rise: 0.02,
+            lean: 0.0,
+        },
+        Key {
+            t: 0.48,
+            hand: v3(-0.1 * side, 0.3, 1.3),
+            other: v3(-0.25 * side, 0.2, 1.15),
+            racket: v3(-0.5 * side, 0.1, 0.8),
+            twist: 0.4 * side,
+            rise: 0.0,
+            lean: 0.0,
+        },
     ]
 }
 
@@ -150,12 +195,52 @@ fn ground_keys(contact: V3, side: f32) -> [Key; 6] {
 fn serve_keys(contact: V3) -> [Key; 6] {
     let hand = contact - v3(0.08, 0.05, 0.5);
     [
-        Key { t: -1.05, hand: v3(0.1, 0.35, 1.0), other: v3(-0.05, 0.4, 1.0), racket: v3(0.0, 0.8, 0.4), twist: -0.3, rise: 0.05, lean: 0.0 },
-        Key { t: -0.8, hand: v3(0.35, -0.2, 0.9), other: v3(-0.25, 0.35, 1.6), racket: v3(0.3, -0.5, -0.4), twist: -0.8, rise: 0.02, lean: -0.05 },
-        Key { t: -0.35, hand: v3(0.42, -0.25, 1.55), other: v3(-0.15, 0.25, 2.1), racket: v3(-0.1, -0.2, 1.0), twist: -1.1, rise: -0.1, lean: -0.1 },
-        Key { t: -0.1, hand: v3(0.32, -0.25, 1.75), other: v3(-0.25, 0.2, 1.5), racket: v3(0.1, -0.4, -0.9), twist: -0.4, rise: 0.1, lean: -0.05 },
+        Key {
+            t: -1.05,
+            hand: v3(0.1, 0.35, 1.0),
+            other: v3(-0.05, 0.4, 1.0),
+            racket: v3(0.0, 0.8, 0.4),
+            twist: -0.3,
+            rise: 0.05,
+            lean: 0.0,
+        },
+        Key {
+            t: -0.8,
+            hand: v3(0.35, -0.2, 0.9),
+            other: v3(-0.25, 0.35, 1.6),
+            racket: v3(0.3, -0.5, -0.4),
+            twist: -0.8,
+            rise: 0.02,
+            lean: -0.05,
+        },
+        Key {
+            t: -0.35,
+            hand: v3(0.42, -0.25, 1.55),
+            other: v3(-0.15, 0.25, 2.1),
+            racket: v3(-0.1, -0.2, 1.0),
+            twist: -1.1,
+            rise: -0.1,
+            lean: -0.1,
+        },
+        Key {
+            t: -0.1,
+            hand: v3(0.32, -0.25, 1.75),
+            other: v3(-0.25, 0.2, 1.5),
+            racket: v3(0.1, -0.4, -0.9),
+            twist: -0.4,
+            rise: 0.1,
+            lean: -0.05,
+        },
         Key { t: 0.0, hand, other: v3(-0.2, 0.2, 1.2), racket: v3(0.05, 0.1, 1.0), twist: 0.2, rise: 0.2, lean: -0.1 },
-        Key { t: 0.3, hand: v3(-0.3, 0.35, 0.75), other: v3(-0.3, 0.0, 1.15), racket: v3(-0.6, -0.2, -0.6), twist: 0.9, rise: -0.05, lean: 0.0 },
+        Key {
+            t: 0.3,
+            hand: v3(-0.3, 0.35, 0.75),
+            other: v3(-0.3, 0.0, 1.15),
+            racket: v3(-0.6, -0.2, -0.6),
+            twist: 0.9,
+            rise: -0.05,
+            lean: 0.0,
+        },
     ]
 }
 
@@ -200,7 +285,9 @@ pub(super) fn resting(at: V3, forward: V3, scale: f32, rest: Rest) -> Body {
         Rest::Sitting => (v3(0.0, 0.0, 0.5), v3(0.0, 0.06, 0.0), hands(0.14, 0.36, 0.58), feet(0.14, 0.42)),
         Rest::Standing => (v3(0.0, 0.0, 0.9), v3(0.0, 0.0, 0.0), hands(0.08, -0.16, 0.86), feet(0.16, 0.0)),
         Rest::Bending => (v3(0.0, -0.18, 0.78), v3(0.0, 0.34, -0.14), hands(0.2, 0.26, 0.55), feet(0.22, 0.0)),
-        Rest::Kneeling => (v3(0.0, 0.0, 0.42), v3(0.0, 0.24, -0.05), hands(0.2, 0.4, 0.4), [v3(-0.1, 0.34, 0.0), v3(0.1, -0.35, 0.0)]),
+        Rest::Kneeling => {
+            (v3(0.0, 0.0, 0.42), v3(0.0, 0.24, -0.05), hands(0.2, 0.4, 0.4), [v3(-0.1, 0.34, 0.0), v3(0.1, -0.35, 0.0)])
+        }
     };
     let stance = Stance { at, forward, scale };
     Body::new(&stance, &Pose { pelvis, lean, twist: 0.0, hands, feet, racket: None })

@@ -45,7 +45,12 @@ fn scoreboard(layer: &mut Layer, graphics: &Graphics, [width, height]: [f32; 2],
         let letter = row * 0.72;
         name.draw(layer, [left + row * 0.5, y + row * 0.15, letter], ink, 1.0);
         if i == serving {
-            rectangle(layer, [left + row * 0.12, y + row * 0.4, left + row * 0.32, y + row * 0.6], graphics.accent, 1.0);
+            rectangle(
+                layer,
+                [left + row * 0.12, y + row * 0.4, left + row * 0.32, y + row * 0.6],
+                graphics.accent,
+                1.0,
+            );
         }
         for set in 0..sets {
             let digit = Text::new(&rng.index(8).to_string());

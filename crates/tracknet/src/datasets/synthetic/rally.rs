@@ -78,7 +78,7 @@ impl Rally {
         let receiver = 1 - server;
         let (side, box_side) = (self.side(server), rng.sign());
         let stand = (side * -box_side * rng.range(0.4, 2.2), side * (BASELINE + 0.25));
-        let wait = rng.range(0.7, 1.2);
+        let wait = rng.range(0.6, 1.0);
         let start = self.duration();
         self.interrupt(server, start);
         self.interrupt(receiver, start);
@@ -88,7 +88,11 @@ impl Rally {
         let contact = self.toss(server, stand, rng);
         let first = Shot {
             from: contact,
-            to: v3(side * box_side * rng.range(0.6, SINGLES - 0.3), -side * rng.range(SERVICE - 2.2, SERVICE - 0.3), 0.0),
+            to: v3(
+                side * box_side * rng.range(0.6, SINGLES - 0.3),
+                -side * rng.range(SERVICE - 2.2, SERVICE - 0.3),
+                0.0,
+            ),
             speed: rng.range(32.0, 52.0),
             topspin: rng.range(20.0, 300.0),
             clearance: 0.06,
@@ -104,9 +108,9 @@ impl Rally {
             self.meet(hitter, at, rng);
             ball = solve(&self.choose_shot(hitter, at, rng), ground);
         }
-        let rest = rng.range(0.9, 2.0);
+        let rest = rng.range(1.0, 2.2);
         self.fly(&mut ball, rest, ground);
-        self.hide(rng.range(0.2, 0.5));
+        self.hide(rng.range(0.1, 0.3));
     }
 
     fn side(&self, player: usize) -> f32 {
@@ -225,9 +229,23 @@ impl Rally {
         let spot = v3(rng.range(-wide, wide), -side * rng.range(5.5, deep), 0.0);
         let clearance = if error { -0.4 } else { rng.range(0.1, 0.9) };
         match rng.index(20) {
-            0 | 1 => Shot { from, to: v3(spot.x, -side * rng.range(9.0, 11.3), 0.0), speed: rng.range(8.5, 11.5), topspin: rng.range(-50.0, 150.0), clearance: 1.5 },
-            2..=4 => Shot { from, to: spot, speed: rng.range(13.0, 20.0), topspin: rng.range(-280.0, -100.0), clearance },
-            5 => Shot { from, to: v3(spot.x, -side * rng.range(2.0, 4.5), 0.0), speed: rng.range(9.0, 13.0), topspin: -120.0, clearance: 0.25 },
+            0 | 1 => Shot {
+                from,
+                to: v3(spot.x, -side * rng.range(9.0, 11.3), 0.0),
+                speed: rng.range(8.5, 11.5),
+                topspin: rng.range(-50.0, 150.0),
+                clearance: 1.5,
+            },
+            2..=4 => {
+                Shot { from, to: spot, speed: rng.range(13.0, 20.0), topspin: rng.range(-280.0, -100.0), clearance }
+            }
+            5 => Shot {
+                from,
+                to: v3(spot.x, -side * rng.range(2.0, 4.5), 0.0),
+                speed: rng.range(9.0, 13.0),
+                topspin: -120.0,
+                clearance: 0.25,
+            },
             _ => Shot { from, to: spot, speed: rng.range(19.0, 34.0), topspin: rng.range(100.0, 350.0), clearance },
         }
     }
@@ -252,7 +270,8 @@ impl Part {
         for &key in &self.keys {
             if key.0 >= time {
                 // A key set while the one before it was still under way: start from there.
-                let t = if key.0 - last.0 > 1e-3 { smoothstep(0.0, 1.0, (time - last.0) / (key.0 - last.0)) } else { 1.0 };
+                let t =
+                    if key.0 - last.0 > 1e-3 { smoothstep(0.0, 1.0, (time - last.0) / (key.0 - last.0)) } else { 1.0 };
                 return (mix(last.1, key.1, t), mix(last.2, key.2, t));
             }
             last = key;

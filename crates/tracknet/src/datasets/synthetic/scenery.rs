@@ -2,19 +2,21 @@
 
 use super::body::{body_shadow, draw_body};
 use super::camera::Camera;
+use super::club::{fence, trees};
 use super::court::{BASELINE, NET_HALF};
 use super::look::{Look, Outfit, Surface, Venue};
 use super::math::*;
 use super::motion::{Rest, resting};
-use super::raster::{Canvas, Disc, Light, Rect3, Target, fill_convex, limb, stroke, stripe};
+use super::raster::{Canvas, Disc, Light, Rect3, Target, limb, stripe, stroke};
 use super::rng::Rng;
+use super::stands::{CLOTHES, HAIRS, SKINS, backdrop, stands};
 use super::text::Text;
 
 /// The light of a look in a camera's axes.
 pub(super) fn light(camera: &Camera, look: &Look) -> Light {
     Light {
-        direction: camera.to_view(look.sun),
-        up: camera.to_view(v3(0.0, 0.0, 1.0)),
+        direction: camera.view_direction(look.sun),
+        up: camera.view_direction(v3(0.0, 0.0, 1.0)),
         sun: look.sun_color,
         sky: look.sky_color,
         ground: look.ground_color,
@@ -39,160 +41,37 @@ pub(super) fn paint(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut
     loose_balls(canvas, camera, look, rng);
 }
 
-fn axis(x: f32, y: f32, z: f32) -> V3 {
-    v3(x, y, z)
-}
-
-/// Darkness behind the top rows.
-fn backdrop(canvas: &mut Canvas, camera: &Camera, look: &Look) {
-    let [depth, ..] = look.walls;
-    let rect = Rect3 { origin: v3(-90.0, depth + 0.2, 0.0), u: axis(1.0, 0.0, 0.0), v: axis(0.0, 0.0, 1.0), size: (180.0, 60.0) };
-    rect.paint(canvas, camera, |(u, v), _| (scale_rgb(look.seats, (0.25 + 0.1 * noise(u * 0.2, v * 0.4, 3)) * look.crowd_light), 1.0));
-}
-
-/// Tiers of seats behind the far wall and along both sides, filled with people from the last row to the first.
-fn stands(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng) {
-    let [depth, side, height] = look.walls;
-    let mut seat_rng = Rng::keyed(u64::from(look.seed), &[0x5ea7]);
-    let lower = height + 0.15;
-    let rows = 26;
-    for row in (0..rows).rev() {
-        let back = row as f32 * 0.85;
-        let z = lower + row as f32 * 0.46;
-        let y = depth + 0.9 + back;
-        let step = Rect3 { origin: v3(-60.0, y - 0.85, z), u: axis(1.0, 0.0, 0.0), v: axis(0.0, 1.0, 0.0), size: (120.0, 0.85) };
-        tier(canvas, camera, look, &step, row);
-        let mut x = -34.0 + (row % 2) as f32 * 0.26;
-        while x < 34.0 {
-            seat(canvas, camera, look, v3(x, y - 0.35, z), v3(0.0, -1.0, 0.0), aisle(x, look), &mut seat_rng, rng);
-            x += 0.55;
-        }
-    }
-    for row in (0..rows - 4).rev() {
-        let z = lower + row as f32 * 0.46;
-        for sign in [-1.0, 1.0] {
-            let x = sign * (side + 0.9 + row as f32 * 0.85);
-            let step = Rect3 { origin: v3(x - sign * 0.85, depth + 3.0, z), u: axis(0.0, -1.0, 0.0), v: axis(sign, 0.0, 0.0), size: (depth + 40.0, 0.85) };
-            tier(canvas, camera, look, &step, row);
-            let mut y = depth - 0.5;
-            while y > -34.0 {
-                seat(canvas, camera, look, v3(x - sign * 0.35, y, z), v3(-sign, 0.0, 0.0), aisle(y, look), &mut seat_rng, rng);
-                y -= 0.58;
-            }
-        }
-    }
-}
-
-fn aisle(along: f32, look: &Look) -> bool {
-    let span = 7.5 + (look.seed % 5) as f32;
-    let t = along / span + 0.37;
-    (t - t.floor()) * span < 1.3
-}
-
-/// A row's floor and the riser in front of it.
-fn tier(canvas: &mut Canvas, camera: &Camera, look: &Look, floor: &Rect3, row: usize) {
-    let tone = look.crowd_light * (0.55 + 0.06 * (row % 3) as f32);
-    let concrete = mix_rgb(look.seats, [0.3, 0.3, 0.31], 0.5);
-    let shade = |u: f32| {
-        let along = if floor.u.x.abs() > 0.5 { floor.origin.x + u } else { floor.origin.y - u };
-        if aisle(along, look) { scale_rgb([0.36, 0.36, 0.37], tone) } else { scale_rgb(concrete, tone * 0.7) }
-    };
-    floor.paint(canvas, camera, |(u, _), _| (shade(u), 1.0));
-    let riser = Rect3 { origin: floor.origin - v3(0.0, 0.0, 0.46), u: floor.u, v: v3(0.0, 0.0, 1.0), size: (floor.size.0, 0.46) };
-    riser.paint(canvas, camera, |(u, v), _| (scale_rgb(shade(u), 0.55 + 0.5 * v), 1.0));
-}
-
-const CLOTHES: [u32; 18] = [
-    0xf0f0ee, 0xe4e0d8, 0x20242c, 0x2c3850, 0x14161a, 0xb02a30, 0x3a6ab0, 0x8a8c90, 0xd8c8a8, 0x4a4038, 0x2a6a5a, 0xe0d050, 0x6a3a6a,
-    0xc86a3a, 0x9ab8d8, 0x384028, 0xf4f4f4, 0x5a5e66,
-];
-const SKINS: [u32; 4] = [0xd8a988, 0xc08a64, 0x8a5a3a, 0xe6bea0];
-const HAIRS: [u32; 6] = [0x1a1410, 0x3a2a1c, 0x6a4a2a, 0xb09060, 0x909090, 0x100e0c];
-
-/// An empty seat, or someone in it.
-#[expect(clippy::too_many_arguments, reason = "one call each for two stands")]
-fn seat(canvas: &mut Canvas, camera: &Camera, look: &Look, at: V3, forward: V3, aisle: bool, own: &mut Rng, clip: &mut Rng) {
-    let taken = own.chance(look.crowd) && !aisle;
-    let person = Rng::keyed(own.next(), &[]);
-    if aisle {
-        return;
-    }
-    let Some(p) = camera.project(at + v3(0.0, 0.0, 0.5)) else { return };
-    let [x0, y0, x1, y1] = canvas.bounds().map(|b| b as f32);
-    let s = camera.focal / p.depth;
-    if p.x < x0 - s || p.x > x1 + s || p.y < y0 - s || p.y > y1 + s {
-        return;
-    }
-    if taken {
-        spectator(canvas, camera, look, at, forward, person, clip);
-    } else {
-        let color = scale_rgb(look.seats, look.crowd_light * (0.8 + 0.3 * own.unit()));
-        let disc = |q: super::camera::Pixel, r: f32| Disc { x: q.x, y: q.y, r };
-        if let Some(q) = camera.project(at + v3(0.0, 0.0, 0.75) - forward * 0.2) {
-            stroke(canvas, disc(p, 0.2 * s), disc(q, 0.22 * s), color, 1.0);
-        }
-    }
-}
-
-/// Head, hair or hat, torso, arms and knees: enough at ten to forty pixels.
-fn spectator(canvas: &mut Canvas, camera: &Camera, look: &Look, at: V3, forward: V3, mut own: Rng, clip: &mut Rng) {
-    let right = v3(forward.y, -forward.x, 0.0);
-    let glow = look.crowd_light * own.range(0.75, 1.1);
-    let lit = Light { sun: scale_rgb(look.sun_color, 0.5 * glow), sky: scale_rgb(look.sky_color, 1.2 * glow), ground: scale_rgb(look.ground_color, 0.7 * glow), ..light(camera, look) };
-    let cloth = scale_rgb(hex(own.pick(&CLOTHES)), own.range(0.7, 1.1));
-    let trousers = scale_rgb(hex(own.pick(&[0x1c2028, 0x2a3448, 0x4a4a4c, 0xb0a890, 0x101216])), own.range(0.7, 1.2));
-    let skin = hex(own.pick(&SKINS));
-    let sway = v3(clip.normal() * 0.02, clip.normal() * 0.02, 0.0) + right * (own.normal() * 0.05);
-    let tall = own.range(0.92, 1.08);
-    let part = |canvas: &mut Canvas, a: V3, b: V3, ra: f32, rb: f32, color: Rgb| {
-        if let (Some(p), Some(q)) = (camera.project(a), camera.project(b)) {
-            let s = camera.focal / p.depth;
-            limb(canvas, Disc { x: p.x, y: p.y, r: ra * s }, Disc { x: q.x, y: q.y, r: rb * s }, color, &lit);
-        }
-    };
-    let hip = at + sway + v3(0.0, 0.0, 0.45);
-    let neck = hip + v3(0.0, 0.0, 0.46 * tall) + forward * 0.05;
-    let head = neck + v3(0.0, 0.0, 0.2) + forward * 0.03;
-    part(canvas, hip, neck, 0.17, 0.15, cloth);
-    part(canvas, neck - right * 0.17, neck + right * 0.17, 0.07, 0.07, cloth);
-    for side in [-1.0, 1.0] {
-        let knee = hip + forward * 0.42 + right * (side * 0.11) + v3(0.0, 0.0, 0.04);
-        part(canvas, hip + right * (side * 0.09), knee, 0.09, 0.07, trousers);
-        part(canvas, knee, knee - v3(0.0, 0.0, 0.42), 0.065, 0.05, trousers);
-        let hand = hip + forward * own.range(0.2, 0.4) + right * (side * own.range(0.02, 0.16)) + v3(0.0, 0.0, own.range(0.05, 0.3));
-        let elbow = neck - v3(0.0, 0.0, 0.28) + right * (side * 0.24);
-        part(canvas, neck + right * (side * 0.18), elbow, 0.055, 0.05, cloth);
-        part(canvas, elbow, hand, 0.045, 0.04, if own.chance(0.5) { skin } else { cloth });
-    }
-    part(canvas, head, head, 0.11, 0.1, skin);
-    let (top, color) = if own.chance(0.22) {
-        (0.05, hex(own.pick(&[0xf4f4f4, 0xe8e4d8, 0x1c2c50, 0xc02a30])))
-    } else {
-        (0.035, hex(own.pick(&HAIRS)))
-    };
-    part(canvas, head + v3(0.0, 0.0, top) - forward * 0.03, head + v3(0.0, 0.0, top), 0.11, 0.1, color);
-}
-
 /// The low walls with their sponsors, a rail above them.
 fn walls(canvas: &mut Canvas, camera: &Camera, look: &Look) {
     let [depth, side, height] = look.walls;
     for sign in [-1.0, 1.0] {
         let low = height.min(1.3);
-        let wall = Rect3 { origin: v3(sign * side, depth, 0.0), u: axis(0.0, -1.0, 0.0), v: axis(0.0, 0.0, 1.0), size: (depth + 34.0, low) };
-        board(canvas, camera, look, &wall, 4.2);
+        let wall = Rect3 {
+            origin: v3(sign * side, depth, 0.0),
+            u: v3(0.0, -1.0, 0.0),
+            v: v3(0.0, 0.0, 1.0),
+            size: (depth + 34.0, low),
+        };
+        board(canvas, camera, look, &wall, 4.2, 0.0);
         if look.flowers {
             flowers(canvas, camera, look, v3(sign * (side + 0.25), depth, low), v3(0.0, -1.0, 0.0), depth + 25.0);
         } else {
             rail(canvas, camera, look, v3(sign * side, depth, low), v3(0.0, -1.0, 0.0), depth + 30.0);
         }
     }
-    let back = Rect3 { origin: v3(-side - 0.2, depth, 0.0), u: axis(1.0, 0.0, 0.0), v: axis(0.0, 0.0, 1.0), size: (2.0 * side + 0.4, height) };
-    board(canvas, camera, look, &back, 4.4);
+    let back = Rect3 {
+        origin: v3(-side - 0.2, depth, 0.0),
+        u: v3(1.0, 0.0, 0.0),
+        v: v3(0.0, 0.0, 1.0),
+        size: (2.0 * side + 0.4, height),
+    };
+    // The clocks stand before the ends of the wall.
+    board(canvas, camera, look, &back, 4.4, 4.0);
     rail(canvas, camera, look, v3(-side, depth, height), v3(1.0, 0.0, 0.0), 2.0 * side);
     clock(canvas, camera, look);
 }
 
-fn board(canvas: &mut Canvas, camera: &Camera, look: &Look, wall: &Rect3, spacing: f32) {
+fn board(canvas: &mut Canvas, camera: &Camera, look: &Look, wall: &Rect3, spacing: f32, free: f32) {
     let height = wall.size.1;
     wall.paint(canvas, camera, |(u, v), (_, fv)| {
         let fold = 1.0 + 0.05 * noise(u * 0.8, v * 1.5, look.seed);
@@ -209,6 +88,9 @@ fn board(canvas: &mut Canvas, camera: &Camera, look: &Look, wall: &Rect3, spacin
         let size = (letter * text.aspect(), letter);
         let at = (i as f32 + 0.5) * spacing - size.0 * 0.5;
         let down = -wall.v;
+        if at < free || at + size.0 > wall.size.0 - free {
+            continue;
+        }
         let origin = wall.origin + wall.u * at + wall.v * (height * 0.52 + letter * 0.5) - wall.u.cross(wall.v) * 0.02;
         // Seen from inside the court, a wall on the left runs the other way: mirror its u so that letters read.
         let to_camera = camera.position - origin;
@@ -219,7 +101,11 @@ fn board(canvas: &mut Canvas, camera: &Camera, look: &Look, wall: &Rect3, spacin
             Rect3 { origin, u: wall.u, v: down, size }
         };
         if i % 4 == 2 {
-            let patch = Rect3 { origin: rect.origin - rect.u * 0.15 - rect.v * 0.08, size: (size.0 + 0.3, size.1 + 0.16), ..rect };
+            let patch = Rect3 {
+                origin: rect.origin - rect.u * 0.15 - rect.v * 0.08,
+                size: (size.0 + 0.3, size.1 + 0.16),
+                ..rect
+            };
             patch.paint(canvas, camera, |_, _| (look.wall_text, 0.95));
             text.paint(canvas, camera, &rect, look.wall, 1.0);
         } else {
@@ -237,7 +123,13 @@ fn rail(canvas: &mut Canvas, camera: &Camera, look: &Look, from: V3, along: V3, 
     let bar = |canvas: &mut Canvas, a: V3, b: V3, r: f32| {
         if let (Some(p), Some(q)) = (camera.project(a), camera.project(b)) {
             let thickness = |depth: f32| (r * camera.focal / depth).max(0.35);
-            stroke(canvas, Disc { x: p.x, y: p.y, r: thickness(p.depth) }, Disc { x: q.x, y: q.y, r: thickness(q.depth) }, color, 0.85);
+            stroke(
+                canvas,
+                Disc { x: p.x, y: p.y, r: thickness(p.depth) },
+                Disc { x: q.x, y: q.y, r: thickness(q.depth) },
+                color,
+                0.85,
+            );
         }
     };
     let mut t = 0.0;
@@ -273,8 +165,8 @@ fn clock(canvas: &mut Canvas, camera: &Camera, look: &Look) {
             continue;
         }
         let size = (1.7, height.min(1.2));
-        let origin = v3(sign * (side - 2.4) - 0.85, depth - 0.4, size.1 + 0.05);
-        let rect = Rect3 { origin, u: axis(1.0, 0.0, 0.0), v: axis(0.0, 0.0, -1.0), size };
+        let origin = v3(sign * (side - 1.1) - 0.85, depth - 0.4, size.1 + 0.05);
+        let rect = Rect3 { origin, u: v3(1.0, 0.0, 0.0), v: v3(0.0, 0.0, -1.0), size };
         rect.paint(canvas, camera, |_, _| (color, 1.0));
         let text = Text::new(&format!("{}:{:02}", rng.index(3), rng.index(60)));
         let inner = Rect3 { origin: origin + v3(0.3, -0.02, -0.5), size: (0.5 * text.aspect(), 0.5), ..rect };
@@ -290,7 +182,11 @@ fn furniture(canvas: &mut Canvas, camera: &Camera, look: &Look) {
     let mut boxes: Vec<(V3, V3, Rgb)> = Vec::new();
     for along in [-4.6, -3.4, 3.6, 5.0] {
         let color = vary_box(&mut rng, look);
-        boxes.push((v3(x + side * rng.range(0.0, 0.8), along, 0.0), v3(0.5, rng.range(0.5, 1.6), rng.range(0.35, 0.8)), color));
+        boxes.push((
+            v3(x + side * rng.range(0.0, 0.8), along, 0.0),
+            v3(0.5, rng.range(0.5, 1.6), rng.range(0.35, 0.8)),
+            color,
+        ));
     }
     boxes.push((v3(-side * (NET_HALF + 0.9), 0.0, 0.0), v3(0.9, 0.4, 0.5), vary_box(&mut rng, look)));
     boxes.sort_by(|a, b| b.0.y.total_cmp(&a.0.y));
@@ -318,14 +214,37 @@ fn cuboid(canvas: &mut Canvas, camera: &Camera, at: V3, size: V3, color: Rgb, lo
     let low = at - v3(size.x * 0.5, size.y * 0.5, 0.0);
     let toward = if camera.position.x < at.x { 0.0 } else { size.x };
     let faces = [
-        (Rect3 { origin: low + v3(toward, 0.0, 0.0), u: axis(0.0, 1.0, 0.0), v: axis(0.0, 0.0, 1.0), size: (size.y, size.z) }, 0.5),
-        (Rect3 { origin: low, u: axis(1.0, 0.0, 0.0), v: axis(0.0, 0.0, 1.0), size: (size.x, size.z) }, 0.7),
-        (Rect3 { origin: low + v3(0.0, 0.0, size.z), u: axis(1.0, 0.0, 0.0), v: axis(0.0, 1.0, 0.0), size: (size.x, size.y) }, 1.0),
+        (
+            Rect3 {
+                origin: low + v3(toward, 0.0, 0.0),
+                u: v3(0.0, 1.0, 0.0),
+                v: v3(0.0, 0.0, 1.0),
+                size: (size.y, size.z),
+            },
+            0.5,
+        ),
+        (Rect3 { origin: low, u: v3(1.0, 0.0, 0.0), v: v3(0.0, 0.0, 1.0), size: (size.x, size.z) }, 0.7),
+        (
+            Rect3 {
+                origin: low + v3(0.0, 0.0, size.z),
+                u: v3(1.0, 0.0, 0.0),
+                v: v3(0.0, 1.0, 0.0),
+                size: (size.x, size.y),
+            },
+            1.0,
+        ),
     ];
-    let base = Rect3 { origin: low - v3(0.12, 0.15, 0.0), u: axis(1.0, 0.0, 0.0), v: axis(0.0, 1.0, 0.0), size: (size.x + 0.24, size.y + 0.3) };
+    let base = Rect3 {
+        origin: low - v3(0.12, 0.15, 0.0),
+        u: v3(1.0, 0.0, 0.0),
+        v: v3(0.0, 1.0, 0.0),
+        size: (size.x + 0.24, size.y + 0.3),
+    };
     base.paint(canvas, camera, |_, _| ([0.0; 3], 0.35 * look.shadow_depth));
     for (rect, tone) in faces {
-        rect.paint(canvas, camera, |(u, v), _| (scale_rgb(color, tone * (0.92 + 0.1 * noise(u * 4.0, v * 4.0, 5))), 1.0));
+        rect.paint(canvas, camera, |(u, v), _| {
+            (scale_rgb(color, tone * (0.92 + 0.1 * noise(u * 4.0, v * 4.0, 5))), 1.0)
+        });
     }
 }
 
@@ -381,17 +300,36 @@ fn officials(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng) {
     let front = v3(0.0, -1.0, 0.0);
     if look.venue == Venue::Stadium {
         for x in [-4.1, 4.1] {
-            people.push((v3(x + rng.normal() * 0.1, back - 0.2, 0.0), front, if rng.chance(0.7) { Rest::Bending } else { Rest::Standing }));
+            people.push((
+                v3(x + rng.normal() * 0.1, back - 0.2, 0.0),
+                front,
+                if rng.chance(0.7) { Rest::Bending } else { Rest::Standing },
+            ));
         }
         for x in [-side + 2.6, side - 2.6] {
             people.push((v3(x * 0.95, back, 0.0), front, Rest::Standing));
         }
-        for (x, y) in [(-side + 0.8, 5.5), (side - 0.8, 6.5), (side - 0.8, -4.0), (-side + 0.8, -7.5), (side - 0.8, -9.0)] {
+        for (x, y) in
+            [(-side + 0.8, 5.5), (side - 0.8, 6.5), (side - 0.8, -4.0), (-side + 0.8, -7.5), (side - 0.8, -9.0)]
+        {
             people.push((v3(x, y, 0.0), v3(-x.signum(), 0.0, 0.0), Rest::Sitting));
         }
-        people.push((v3(-look.umpire_side * (NET_HALF + 0.7), -0.5, 0.0), v3(look.umpire_side, 0.0, 0.0), Rest::Kneeling));
+        people.push((
+            v3(-look.umpire_side * (NET_HALF + 0.7), -0.5, 0.0),
+            v3(look.umpire_side, 0.0, 0.0),
+            Rest::Kneeling,
+        ));
         if rng.chance(0.4) {
             people.push((v3(0.0, back, 0.0), front, Rest::Sitting));
+        }
+        // Backs of those at the camera's end, at the lower edge of the frame.
+        for x in [-side + 2.2, -4.1, 0.0, 4.1, side - 2.2] {
+            let at = v3(x, -back - rng.range(0.0, 1.0), 0.0);
+            let rest = if rng.chance(0.5) { Rest::Standing } else { Rest::Bending };
+            let low = camera.project(at + v3(0.0, 0.0, 1.4)).is_some_and(|p| p.y > canvas.height as f32 * 0.87);
+            if rng.chance(0.5) && low {
+                people.push((at, v3(0.0, 1.0, 0.0), rest));
+            }
         }
     } else {
         for _ in 0..4 + rng.index(6) {
@@ -448,77 +386,5 @@ fn loose_balls(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Rng)
             stroke(canvas, shadow, shadow, [0.0; 3], 0.4 * look.shadow_depth);
             limb(canvas, Disc { x: p.x, y: p.y, r }, Disc { x: p.x, y: p.y, r }, look.ball, &lit);
         }
-    }
-}
-
-/// Sky, then tree crowns as clouds of lit leaves.
-fn trees(canvas: &mut Canvas, camera: &Camera, look: &Look) {
-    let [depth, side, _] = look.walls;
-    let rect = Rect3 { origin: v3(-150.0, depth + 14.0, 0.0), u: axis(1.0, 0.0, 0.0), v: axis(0.0, 0.0, 1.0), size: (300.0, 90.0) };
-    rect.paint(canvas, camera, |(u, v), _| {
-        let cloud = smoothstep(-0.1, 0.6, fbm(u * 0.03, v * 0.08, 4, look.seed));
-        (mix_rgb(scale_rgb(look.sky, 0.85 + 0.15 * (v / 60.0).min(1.0)), [0.85, 0.86, 0.88], 0.4 * cloud), 1.0)
-    });
-    let mut rng = Rng::keyed(u64::from(look.seed), &[0x73ee]);
-    let lit = light(camera, look);
-    let mut places: Vec<V3> = (0..26).map(|_| v3(rng.range(-55.0, 55.0), depth + rng.range(2.5, 12.0), 0.0)).collect();
-    for i in 0..16 {
-        places.push(v3(rng.sign() * (side + rng.range(3.5, 9.0)), depth - i as f32 * 2.0, 0.0));
-    }
-    places.sort_by(|a, b| b.y.total_cmp(&a.y));
-    for at in places {
-        let (tall, wide) = (rng.range(3.5, 11.0), rng.range(1.6, 3.6));
-        let tint = scale_rgb(look.foliage, rng.range(0.6, 1.25));
-        for i in 0..420 {
-            let level = (i as f32 + 1.0) / 420.0;
-            let angle = rng.range(-PI, PI);
-            let spread = wide * rng.unit().sqrt();
-            let z = tall * (0.25 + 0.75 * rng.unit());
-            let round = (1.0 - ((z / tall - 0.6) / 0.55) * ((z / tall - 0.6) / 0.55)).max(0.05).sqrt();
-            let p = at + v3(cos(angle) * spread * round, -level * wide * 0.5, z);
-            if let Some(q) = camera.project(p) {
-                let d = Disc { x: q.x, y: q.y, r: rng.range(0.12, 0.42) * camera.focal / q.depth };
-                let tone = rng.range(0.45, 1.15) * (0.55 + 0.5 * level);
-                limb(canvas, d, d, scale_rgb(tint, tone), &lit);
-            }
-        }
-    }
-}
-
-/// A hedge or windscreen at the back, wire fences at the sides.
-fn fence(canvas: &mut Canvas, camera: &Camera, look: &Look) {
-    let [depth, side, height] = look.walls;
-    let hedge = look.seed % 2 == 0;
-    let panel = |canvas: &mut Canvas, origin: V3, u: V3, length: f32| {
-        let rect = Rect3 { origin, u, v: axis(0.0, 0.0, 1.0), size: (length, height) };
-        rect.paint(canvas, camera, |(u, v), (fu, fv)| {
-            let leaf = fbm(u * 5.0, v * 5.0, 3, look.seed ^ 9) + 0.6 * noise(u * 19.0, v * 19.0, 4) / (1.0 + 6.0 * (fu + fv));
-            if hedge {
-                let ragged = smoothstep(0.0, 0.25, height - v + 0.3 * noise(u * 3.0, 0.0, 8) - 0.15);
-                (scale_rgb(look.foliage, (0.55 + 0.45 * leaf) * (0.5 + 0.5 * v / height)), ragged)
-            } else {
-                let post = stripe(u - (u / 3.0).floor() * 3.0, fu, 0.0, 0.07).max(stripe(v, fv, height - 0.05, height));
-                let fold = 0.8 + 0.35 * noise(u * 1.3, v * 0.4, 6) + 0.1 * leaf;
-                (mix_rgb(scale_rgb(look.wall, fold), [0.25; 3], post), 0.95)
-            }
-        });
-    };
-    panel(canvas, v3(-side, depth, 0.0), axis(1.0, 0.0, 0.0), 2.0 * side);
-    for sign in [-1.0, 1.0] {
-        panel(canvas, v3(sign * side, depth, 0.0), axis(0.0, -1.0, 0.0), depth + 8.0);
-    }
-    // A lamp post and a shed roof break the line of trees.
-    for x in [-side * 0.6, side * 0.75] {
-        if let (Some(p), Some(q)) = (camera.project(v3(x, depth + 0.5, 0.0)), camera.project(v3(x, depth + 0.5, 9.0))) {
-            let r = 0.07 * camera.focal / p.depth;
-            stroke(canvas, Disc { x: p.x, y: p.y, r }, Disc { x: q.x, y: q.y, r }, [0.2, 0.21, 0.2], 1.0);
-        }
-    }
-    let hut: Vec<(f32, f32)> = [(-0.9, 0.0), (-0.45, 0.0), (-0.45, 3.4), (-0.9, 3.4)]
-        .into_iter()
-        .filter_map(|(x, z)| camera.project(v3(x * side * 1.6, depth + 1.5, z)).map(|p| (p.x, p.y)))
-        .collect();
-    if hut.len() == 4 && look.seed % 3 == 0 {
-        fill_convex(canvas, &hut, |x, y| (scale_rgb(hex(0x8a6a4a), 0.8 + 0.2 * noise(x * 0.05, y * 0.6, 2)), 1.0));
     }
 }

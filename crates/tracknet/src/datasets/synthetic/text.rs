@@ -37,11 +37,11 @@ impl Text {
             let bounds = outline.px_bounds();
             outline.draw(|x, y, c| {
                 let (x, y) = (x as i64 + bounds.min.x as i64, y as i64 + bounds.min.y as i64);
-                if x >= 0 && (x as usize) < width && y >= 0 {
-                    if let Some(p) = coverage.get_mut(y as usize * width + x as usize) {
-                        // Sixteen levels: the rasterizer's last bits may differ between processors.
-                        *p = p.max((c * 15.0 + 0.5).floor() / 15.0).min(1.0);
-                    }
+                let inside = x >= 0 && (x as usize) < width && y >= 0;
+                let index = if inside { y as usize * width + x as usize } else { usize::MAX };
+                if let Some(p) = coverage.get_mut(index) {
+                    // Sixteen levels: the rasterizer's last bits may differ between processors.
+                    *p = p.max((c * 15.0 + 0.5).floor() / 15.0).min(1.0);
                 }
             });
         }
