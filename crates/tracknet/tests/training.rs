@@ -11,9 +11,11 @@ use serde_json::json;
 use tracknet::config::{Config, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
-use tracknet::models::{HeatmapModel, build_model};
+use tracknet::models::projection::Base;
+use tracknet::models::{HeatmapModel, VisitProjections, build_model};
 use tracknet::training::{
-    GradientNorm, NamedOptimizer, Outcome, ParameterTable, Stepper, batch_spec, shape_of, training_device,
+    GradientNorm, NamedOptimizer, Outcome, ParameterTable, Stepper, batch_spec, load_model_for_inference, shape_of,
+    training_device,
 };
 
 mod training_support;
@@ -84,6 +86,47 @@ fn the_freeze_schedule_thaws_exactly_what_the_configuration_lets_train() {
     assert_eq!(changed(model(json!({ "backbone": { "freeze": false } })), 1, 1), [Decoder, Head]);
     assert_eq!(changed(model(json!({ "backbone": { "freeze": false } })), 1, 2), [Backbone, Decoder, Head]);
     assert_eq!(changed(model(json!({})), 1, 2), [Decoder, Head]);
+}
+
+/// LoRA on a base in 4 bits.
+fn qlora() -> ModelConfig {
+    let quantization = json!({ "enabled": true, "compute_dtype": "float32" });
+    let mut config = model(lora());
+    config.quantization = serde_json::from_value(quantization).unwrap();
+    config
+}
+
+#[test]
+fn a_quantized_base_never_thaws_and_is_never_written() {
+    let _turn = take_turns();
+    use Group::{Adapter, Decoder, Head};
+    assert_eq!(changed(qlora(), 1, 1), [Decoder, Head]);
+    assert_eq!(changed(qlora(), 1, 2), [Adapter, Decoder, Head]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let json = json!({ "epochs": 2, "backbone_freeze_epochs": 1 });
+    let config = config(dir.path(), qlora(), training(dir.path(), json));
+    let packed = |model: &HeatmapModel| {
+        let mut bytes = Vec::new();
+        model.visit_projections(&mut |path, projection| {
+            if let Base::Packed(weight) = &projection.base {
+                bytes.push((path.to_owned(), weight.to_packed().unwrap().packed().to_vec()));
+            }
+        });
+        bytes
+    };
+    let before = packed(&built(&config));
+    assert_eq!(before.len(), 12);
+    let (report, _) = run(&config, None, None).unwrap();
+    assert_eq!(before, packed(&report.model));
+    assert!(!report.paths.last().join("backbone").exists());
+    let state: serde_json::Value =
+        serde_json::from_slice(&fs::read(report.paths.last().join("state.json")).unwrap()).unwrap();
+    assert_eq!(state["base"]["sha256"].as_str().unwrap().len(), 64);
+    let loaded = load_model_for_inference(&report.paths.root, &Device::flex()).unwrap();
+    assert_eq!(before, packed(&loaded.model));
+    let adapters = |model: &HeatmapModel| values(model, |p| p.group == Group::Adapter);
+    assert_eq!(adapters(&loaded.model), adapters(&report.model));
 }
 
 /// One batch of 5 frames of which two have no ball (their mask is zero), and a model without dropout.
