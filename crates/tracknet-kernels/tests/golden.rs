@@ -1,5 +1,8 @@
 //! The codec against bitsandbytes: every byte and every bit.
 
+// clippy.toml allows these in test functions, not in the functions they share.
+#![allow(clippy::unwrap_used)]
+
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use tracknet_kernels::fourbit::dynamic_map;

@@ -286,6 +286,13 @@ fn damaged_and_foreign_checkpoints_are_refused_by_name() {
     fs::remove_file(&path).unwrap();
     fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
     assert!(refusal(&pretrained(dir.path()), SIZE).contains("convert"));
+
+    let dir = checkpoint();
+    let path = dir.path().join("config.json");
+    let text =
+        fs::read_to_string(&path).unwrap().replacen('{', "{\"quantization_config\": {\"load_in_4bit\": true},", 1);
+    fs::write(&path, text).unwrap();
+    assert!(refusal(&pretrained(dir.path()), SIZE).contains("already quantized"));
 }
 
 #[test]
@@ -406,4 +413,31 @@ fn a_weight_that_is_not_finite_is_not_quantized_but_named() {
     let backbone = load_state(model.backbone, state, Require::Nothing).unwrap();
     let message = apply_quantization(backbone, &QuantizationConfig::default()).unwrap_err().to_string();
     assert!(message.contains(name) && message.contains("inf"), "{message}");
+}
+
+#[test]
+fn a_checkpoint_without_the_base_restores_adapters_decoder_and_running_statistics() {
+    let mut config = tiny();
+    config.lora.enabled = true;
+    config.quantization.enabled = true;
+    config.decoder.norm = Norm::Bn;
+    let device = Device::flex().autodiff();
+    let (model, _) = build_model(&config, SIZE, 1, &device).unwrap();
+    // A forward in training moves the running statistics.
+    let _ = model.forward(pixels(&device));
+    let saved = state_dict(&model, |p| p.is_checkpointed());
+    assert!(saved.keys().any(|n| n.ends_with("norm.running_mean")));
+    assert!(!saved.contains_key("backbone.norm.weight"));
+
+    let plain = Device::flex();
+    let (fresh, _) = build_model(&config, SIZE, 1, &plain).unwrap();
+    let expected = logits(&model.valid(), &plain);
+    assert!(logits(&fresh, &plain) != expected);
+    let restored = load_state(fresh.clone(), saved.clone(), Require::AllButBackbone).unwrap();
+    assert!(logits(&restored, &plain) == expected);
+
+    let mut incomplete = saved;
+    incomplete.remove("head.conv.bias");
+    let message = load_state(fresh, incomplete, Require::AllButBackbone).unwrap_err().to_string();
+    assert!(message.contains("head.conv.bias: missing"), "{message}");
 }

@@ -154,3 +154,26 @@ fn only_adapters_train_on_an_adapted_backbone_and_biases_when_asked() {
     let all = adapted("all");
     assert!(all.iter().all(|p| p.trainable == (p.group == Group::Adapter || p.name.ends_with(".bias"))));
 }
+
+#[test]
+fn a_written_adapter_holds_the_biases_that_train() {
+    let device = Device::flex();
+    let names = |bias: &str| {
+        let config = LoraConfig { enabled: true, bias: bias.to_owned(), ..LoraConfig::default() };
+        let targets = ["q_proj".to_owned()];
+        let (vit, _) = apply_lora_to_model(base(&device), &config, Some(&targets), 0).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        write_adapter(dir.path(), &vit, &config, None).unwrap();
+        let names: Vec<String> = tensors(&dir.path().join("adapter_model.safetensors")).into_keys().collect();
+        names
+    };
+    assert_eq!(names("none").len(), 4);
+    let lora_only = names("lora_only");
+    assert_eq!(lora_only.len(), 6);
+    let adapted = "base_model.model.model.layer.0.attention.q_proj.base_layer.bias".to_owned();
+    assert!(lora_only.contains(&adapted), "{lora_only:?}");
+    let all = names("all");
+    assert!(all.contains(&adapted));
+    assert!(all.contains(&"base_model.model.model.layer.1.norm2.bias".to_owned()), "{all:?}");
+    assert!(!all.contains(&"base_model.model.model.layer.0.attention.q_proj.bias".to_owned()));
+}

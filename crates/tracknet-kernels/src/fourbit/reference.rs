@@ -72,3 +72,64 @@ fn spread<B: Backend>(values: FloatTensor<B>, blocks: usize, blocksize: usize, e
     let flat = B::float_reshape(repeated, Shape::from([blocks * blocksize]));
     B::float_slice(flat, &[Slice::from(0..elements)])
 }
+
+#[cfg(feature = "flex")]
+#[cfg(test)]
+mod tests {
+    use burn::backend::Flex;
+    use burn::tensor::{Device, Tensor};
+
+    use super::*;
+    use crate::fourbit::ops::FourBitOps;
+    use crate::fourbit::{Linear4bitWeight, PackedWeight, QuantType, QuantizeOptions};
+
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919) % 1009) as f32 / 500.0 - 1.0).collect()
+    }
+
+    fn weight(shape: [usize; 2], quant_type: QuantType, blocksize: usize, double_quant: bool) -> PackedWeight {
+        let options = QuantizeOptions { quant_type, blocksize, double_quant };
+        PackedWeight::quantize(&values(shape[0] * shape[1]), shape, &options).unwrap()
+    }
+
+    /// Odd element counts, blocks that cross rows, and more than 256 blocks.
+    const SHAPES: [[usize; 2]; 4] = [[1, 1], [33, 65], [7, 128], [97, 301]];
+
+    #[test]
+    fn composed_dequantization_equals_the_host_codec_bit_for_bit() {
+        for shape in SHAPES {
+            for (quant_type, double_quant) in [(QuantType::Nf4, true), (QuantType::Nf4, false), (QuantType::Fp4, true)]
+            {
+                for dtype in [ComputeDtype::F32, ComputeDtype::Bf16, ComputeDtype::F16] {
+                    let packed = weight(shape, quant_type, 32, double_quant);
+                    let device = Linear4bitWeight::from_packed(&packed, dtype, &Device::flex()).unwrap();
+                    let (packed_tensor, scales, codes, format) = device.primitives::<Flex>();
+                    let dense =
+                        Tensor::<2>::from_primitive::<Flex>(dequantize::<Flex>(packed_tensor, scales, codes, format));
+                    assert_eq!(dense.into_data().try_to_vec::<f32>().unwrap(), packed.view().dequantize(dtype));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_agrees_with_the_composed_operations_in_both_directions() {
+        for [n, k] in SHAPES {
+            let packed = weight([n, k], QuantType::Nf4, 64, true);
+            let weight = Linear4bitWeight::from_packed(&packed, ComputeDtype::Bf16, &Device::flex()).unwrap();
+            for (transposed, width) in [(false, k), (true, n)] {
+                let x = Tensor::<2>::from_data(TensorData::new(values(5 * width), [5, width]), &Device::flex());
+                let x = x.try_into_primitive::<Flex>().unwrap();
+                let (packed, scales, codes, format) = weight.primitives::<Flex>();
+                let dense = dequantize::<Flex>(packed.clone(), scales.clone(), codes.clone(), format);
+                let composed = linear::<Flex>(x.clone(), dense, transposed);
+                let kernel = Flex::linear_4bit(x, packed, scales, codes, format, transposed);
+                let [kernel, composed] = [kernel, composed].map(Tensor::<2>::from_primitive::<Flex>);
+                let scale: f32 = composed.clone().abs().max().into_scalar();
+                let distance: f32 = (kernel - composed).abs().max().into_scalar();
+                // Both add at most 301 products in f32, in different orders.
+                assert!(distance <= 1e-5 * scale, "{n}x{k} {transposed}: {distance} of {scale}");
+            }
+        }
+    }
+}

@@ -148,6 +148,30 @@ impl Linear4bitWeight {
     }
 }
 
+#[cfg(test)]
+impl Linear4bitWeight {
+    /// The arguments of the backend operations.
+    pub(super) fn primitives<B>(
+        &self,
+    ) -> (
+        burn::backend::tensor::IntTensor<B>,
+        burn::backend::tensor::FloatTensor<B>,
+        burn::backend::tensor::IntTensor<B>,
+        PackedFormat,
+    )
+    where
+        B: burn::backend::Backend,
+        burn::backend::DispatchTensor: burn::backend::DispatchKindConversion<B>,
+    {
+        (
+            self.packed.clone().try_into_primitive::<B>().unwrap(),
+            self.scales.clone().try_into_primitive::<B>().unwrap(),
+            self.codes().try_into_primitive::<B>().unwrap(),
+            self.format,
+        )
+    }
+}
+
 fn check_range(weight: &PackedWeight, compute_dtype: ComputeDtype) -> Result<(), QuantizeError> {
     let view = weight.view();
     let blocks = weight.num_elements().div_ceil(weight.blocksize());

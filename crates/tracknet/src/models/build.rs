@@ -130,6 +130,11 @@ impl Plan {
                 let dir = hub::resolve(name, config.backbone.local_files_only)?;
                 let checkpoint = Checkpoint::open(&dir)?;
                 let key = dir.join("config.json").display().to_string();
+                if checkpoint.config.contains_key("quantization_config") {
+                    let message = "is set: the checkpoint is already quantized; this version reads float checkpoints and \
+                                   quantizes them itself (model.quantization)";
+                    return Err(ModelError::key(format!("{key}: quantization_config"), message).into());
+                }
                 let (spec, _) = VitSpec::from_config(&checkpoint.config, &key)?;
                 (dir.display().to_string(), Some(checkpoint), spec)
             }

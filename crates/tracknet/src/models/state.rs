@@ -43,6 +43,12 @@ impl ParameterInfo {
         self.shape.iter().product()
     }
 
+    /// Whether a checkpoint must hold it: everything except base weights that do not train. Statistics of batch
+    /// normalization do not train and are part of it.
+    pub fn is_checkpointed(&self) -> bool {
+        self.trainable || self.group != Group::Backbone
+    }
+
     /// Whether it is a bias or belongs to a normalization, which decay may leave out.
     pub fn is_bias_or_norm(&self) -> bool {
         self.shape.len() == 1
@@ -203,6 +209,8 @@ pub fn state_dict<M: NamedModule>(model: &M, filter: impl Fn(&ParameterInfo) -> 
             }
         }
     }
+    // Burn holds back the last update of running statistics until it is asked for; `valid` asks, on the shared state.
+    let _ = model.valid();
     let mut collect = Collect(filter, BTreeMap::new());
     visit_parameters(model, &mut collect);
     collect.1
@@ -215,6 +223,8 @@ pub enum Require {
     All,
     /// Every trainable parameter.
     Trainable,
+    /// Everything but the base weights of the backbone: what a checkpoint of an adapted model holds.
+    AllButBackbone,
     /// None: what is not there keeps its value.
     Nothing,
 }
@@ -278,6 +288,7 @@ fn compare(parameters: &[ParameterInfo], state: &BTreeMap<String, TensorData>, r
                 let required = match require {
                     Require::All => true,
                     Require::Trainable => info.trainable,
+                    Require::AllButBackbone => info.group != Group::Backbone,
                     Require::Nothing => false,
                 };
                 if required {

@@ -12,7 +12,7 @@ use super::spec::{Biases, ImageSize, MlpKind, Position, Resampling, VitNames, Vi
 const PLAIN: VitNames = VitNames {
     model_type: "dinov2",
     architecture: "Dinov2Model",
-    optional_prefix: None,
+    optional_prefix: Some("dinov2."),
     peft_prefix: "",
     blocks: "encoder.layer",
     patch: "embeddings.patch_embeddings.projection",
@@ -26,11 +26,15 @@ const PLAIN: VitNames = VitNames {
     up: "mlp.fc1",
     gate: "",
     down: "mlp.fc2",
-    unused: &["embeddings.mask_token"],
+    unused: &["embeddings.mask_token", "classifier."],
 };
 const SWIGLU: VitNames = VitNames { up: "mlp.weights_in", down: "mlp.weights_out", ..PLAIN };
-const REGISTERS: VitNames =
-    VitNames { model_type: "dinov2_with_registers", architecture: "Dinov2WithRegistersModel", ..PLAIN };
+const REGISTERS: VitNames = VitNames {
+    model_type: "dinov2_with_registers",
+    architecture: "Dinov2WithRegistersModel",
+    optional_prefix: Some("dinov2_with_registers."),
+    ..PLAIN
+};
 const REGISTERS_SWIGLU: VitNames = VitNames { up: "mlp.weights_in", down: "mlp.weights_out", ..REGISTERS };
 
 const KEYS: &[&str] = &[

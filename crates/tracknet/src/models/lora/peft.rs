@@ -15,6 +15,7 @@ use crate::error::{IoContext, Result};
 use crate::models::ModelError;
 use crate::models::pretrained::save::{StoredAs, read_all, write_json, write_tensors};
 use crate::models::projection::{Projection, VisitProjections};
+use crate::models::state::{Group, NamedModule, replace, state_dict};
 
 use super::adapter::LoraAdapter;
 use super::wrapper::{AdaptedModule, LoraReport};
@@ -30,7 +31,7 @@ const PREFIX: &str = "base_model.model.";
 ///
 /// # Errors
 /// The model has no adapters, or the directory cannot be written.
-pub fn write_adapter<M: VisitProjections>(
+pub fn write_adapter<M: NamedModule + VisitProjections>(
     dir: &Path,
     model: &M,
     config: &LoraConfig,
@@ -53,8 +54,23 @@ pub fn write_adapter<M: VisitProjections>(
     if tensors.is_empty() {
         return Err(ModelError::file(dir, "the model has no adapters to write").into());
     }
+    if config.bias == "all" {
+        tensors.extend(other_biases(model, &targets));
+    }
     write_tensors(&dir.join(WEIGHTS_FILE), tensors, StoredAs::F32)?;
     write_json(&dir.join(CONFIG_FILE), &config_json(config, base, targets))
+}
+
+/// The biases of the backbone outside the adapted modules, as `bias: all` trains and keeps them.
+fn other_biases<M: NamedModule + VisitProjections>(model: &M, targets: &[String]) -> BTreeMap<String, TensorData> {
+    let prefix = model.peft_prefix();
+    let biases = state_dict(model, |p| p.group == Group::Backbone && p.name.ends_with(".bias"));
+    let named = biases.into_iter().map(|(name, data)| {
+        let path = name.strip_prefix("backbone.").unwrap_or(&name);
+        (format!("{prefix}{path}"), data)
+    });
+    let is_adapted = |path: &str| targets.iter().any(|t| path.strip_suffix(".bias") == Some(t.as_str()));
+    named.filter(|(path, _)| !is_adapted(path)).map(|(path, data)| (format!("{PREFIX}{path}"), data)).collect()
 }
 
 /// What PEFT needs to attach the adapter again; targets are the full paths that were adapted.
@@ -195,7 +211,12 @@ fn collect(tensors: BTreeMap<String, TensorData>, prefix: &str, problems: &mut V
             || part(".lora_B.weight", |p, d| p.b = Some(d))
             || part(".base_layer.bias", |p, d| p.bias = Some(d));
         if !known {
-            problems.push(format!("{name}: is no part of a LoRA adapter"));
+            let what = if name.ends_with(".bias") {
+                "is the bias of a module without an adapter (`bias: all`), which this version does not load"
+            } else {
+                "is no part of a LoRA adapter"
+            };
+            problems.push(format!("{name}: {what}"));
         }
     }
     modules
@@ -227,7 +248,7 @@ fn attach(
                 bias.shape().to_vec()
             ));
         };
-        projection.bias = Some(crate::models::state::replace(old, bias));
+        projection.bias = Some(replace(old, bias));
     }
     let adapter = LoraAdapter::from_data([a, b], config.scale(path, rank), config.lora_dropout, path, device);
     let scale = adapter.scale();

@@ -179,3 +179,28 @@ fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
         })
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    #[test]
+    fn every_float_type_is_widened_exactly_and_others_are_refused_by_name() {
+        let values = [1.5f32, -0.375, 96.0];
+        let f16s: Vec<u8> = values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
+        let bf16s: Vec<u8> = values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect();
+        let view = |dtype, bytes| TensorView::new(dtype, vec![3], bytes).unwrap();
+        let tensors =
+            [("bf16", view(Dtype::BF16, &bf16s)), ("f16", view(Dtype::F16, &f16s)), ("i16", view(Dtype::I16, &f16s))];
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+        let weights = Weights::open_file(&path).unwrap();
+        assert_eq!(weights.read("f16").unwrap(), values);
+        assert_eq!(weights.read("bf16").unwrap(), values);
+        let message = weights.read("i16").unwrap_err().to_string();
+        assert!(message.contains("`i16`") && message.contains("BF16"), "{message}");
+    }
+}
