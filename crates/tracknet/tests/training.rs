@@ -10,8 +10,8 @@ use burn::tensor::Device;
 use serde_json::json;
 use tracknet::config::{Config, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
-use tracknet::models::state::{Group, ParameterInfo, state_dict};
 use tracknet::models::projection::Base;
+use tracknet::models::state::{Group, ParameterInfo, state_dict};
 use tracknet::models::{HeatmapModel, VisitProjections, build_model};
 use tracknet::training::{
     GradientNorm, NamedOptimizer, Outcome, ParameterTable, Stepper, batch_spec, load_model_for_inference, shape_of,
@@ -19,7 +19,7 @@ use tracknet::training::{
 };
 
 mod training_support;
-use training_support::{config, lora, model, run, take_turns, training};
+use training_support::{config, lora, model, run, training};
 
 type Values = BTreeMap<String, Vec<f32>>;
 
@@ -39,7 +39,6 @@ fn bits(values: &Values) -> BTreeMap<&String, Vec<u32>> {
 
 #[test]
 fn with_lora_only_adapters_decoder_and_head_change() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
     let before = built(&config);
@@ -72,7 +71,6 @@ fn changed(model: ModelConfig, freeze_epochs: usize, epochs: usize) -> Vec<Group
 
 #[test]
 fn the_freeze_schedule_thaws_exactly_what_the_configuration_lets_train() {
-    let _turn = take_turns();
     use Group::{Adapter, Backbone, Decoder, Head};
     // LoRA: the adapters wait, the base never thaws, even with `freeze: false`.
     let unfrozen_lora = || {
@@ -98,7 +96,6 @@ fn qlora() -> ModelConfig {
 
 #[test]
 fn a_quantized_base_never_thaws_and_is_never_written() {
-    let _turn = take_turns();
     use Group::{Adapter, Decoder, Head};
     assert_eq!(changed(qlora(), 1, 1), [Decoder, Head]);
     assert_eq!(changed(qlora(), 1, 2), [Adapter, Decoder, Head]);
@@ -156,7 +153,6 @@ fn bench(training_json: serde_json::Value) -> Bench {
 
 #[test]
 fn micro_batches_give_the_gradient_of_the_whole_batch() {
-    let _turn = take_turns();
     for loss in ["mse", "focal", "wbce"] {
         let mut bench = bench(json!({ "loss": { "name": loss } }));
         let masked = bench.batch.masks.iter().filter(|&&m| m == 0.0).count();
@@ -180,7 +176,6 @@ fn micro_batches_give_the_gradient_of_the_whole_batch() {
 
 #[test]
 fn a_non_finite_batch_is_skipped_and_ten_in_a_row_are_an_error() {
-    let _turn = take_turns();
     let mut bench = bench(json!({}));
     let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
     let before = values(&bench.model, |_| true);
@@ -207,7 +202,6 @@ fn a_non_finite_batch_is_skipped_and_ten_in_a_row_are_an_error() {
 
 #[test]
 fn a_batch_without_any_ball_changes_nothing_but_by_decay() {
-    let _turn = take_turns();
     let mut bench = bench(json!({ "optimizer": { "weight_decay": 0.0 } }));
     bench.batch.masks.fill(0.0);
     let before = values(&bench.model, |_| true);
@@ -220,7 +214,6 @@ fn a_batch_without_any_ball_changes_nothing_but_by_decay() {
 
 #[test]
 fn the_run_does_not_depend_on_the_number_of_decode_workers() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let with = |workers: usize, prefetch: usize| {
         let loader = json!({ "num_workers": workers, "prefetch_factor": prefetch });
@@ -236,7 +229,6 @@ fn the_run_does_not_depend_on_the_number_of_decode_workers() {
 
 #[test]
 fn a_run_leaves_its_configuration_logs_overlays_and_checkpoints() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "precision": "fp16" })));
     let (report, recorder) = run(&config, None, None).unwrap();
@@ -269,7 +261,6 @@ fn a_run_leaves_its_configuration_logs_overlays_and_checkpoints() {
 
 #[test]
 fn a_run_directory_that_holds_a_run_is_not_overwritten() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
     run(&config, None, Some(1)).unwrap();
@@ -279,7 +270,6 @@ fn a_run_directory_that_holds_a_run_is_not_overwritten() {
 
 #[test]
 fn an_early_stop_ends_the_run_and_best_is_the_best_epoch() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     // No epoch improves by this much after the first.
     let stopping = json!({ "enabled": true, "monitor": "val/loss", "patience": 2, "min_delta": 1e9 });
@@ -295,7 +285,6 @@ fn an_early_stop_ends_the_run_and_best_is_the_best_epoch() {
 
 #[test]
 fn a_metric_that_does_not_exist_cannot_be_watched() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let stopping = json!({ "monitor": "val/f2" });
     let json = json!({ "epochs": 1, "early_stopping": stopping });
