@@ -10,11 +10,10 @@ use tracknet::models::build_model;
 use tracknet::training::{NamedOptimizer, ParameterTable, Stepper, batch_spec, shape_of, training_device};
 
 mod training_support;
-use training_support::{config, lora, model, take_turns, training};
+use training_support::{config, lora, model, training};
 
 /// Trains `steps` steps on the first batch and returns the loss before and after.
 fn overfit(model_json: serde_json::Value, loss: &str, steps: u64) -> [f64; 2] {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let json = json!({ "loss": { "name": loss }, "optimizer": { "lr": 1e-2, "weight_decay": 0.0 } });
     let config = config(dir.path(), model(model_json), training(dir.path(), json));

@@ -10,7 +10,7 @@ use serde_json::json;
 use tracknet::training::Outcome;
 
 mod training_support;
-use training_support::{config, lora, model, run, take_turns, training};
+use training_support::{config, lora, model, run, training};
 
 /// The files of `last` that must be equal byte for byte; `state.json` has the run's id in it.
 fn weights(run: &Path) -> Vec<(String, Vec<u8>)> {
@@ -34,7 +34,6 @@ fn metrics(run: &Path) -> Vec<serde_json::Value> {
 /// validation), and at the first step of the next.
 #[test]
 fn a_run_stopped_anywhere_and_resumed_equals_the_run_that_was_not_bit_for_bit() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let whole = config(dir.path(), model(lora()), training(&dir.path().join("whole"), json!({ "epochs": 3 })));
     let (expected, _) = run(&whole, None, None).unwrap();
@@ -54,7 +53,6 @@ fn a_run_stopped_anywhere_and_resumed_equals_the_run_that_was_not_bit_for_bit() 
 
 #[test]
 fn epochs_can_be_raised_on_resume() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let constant = |epochs: usize, out: &str| {
         // A constant rate does not depend on the number of epochs.
@@ -70,7 +68,6 @@ fn epochs_can_be_raised_on_resume() {
 
 #[test]
 fn a_damaged_checkpoint_is_refused_with_the_file_that_is_damaged() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
     let (report, _) = run(&config, None, None).unwrap();
@@ -85,7 +82,6 @@ fn a_damaged_checkpoint_is_refused_with_the_file_that_is_damaged() {
 
 #[test]
 fn another_base_or_another_model_is_refused() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let first = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
     let (report, _) = run(&first, None, None).unwrap();
@@ -101,7 +97,6 @@ fn another_base_or_another_model_is_refused() {
 
 #[test]
 fn what_a_kill_between_two_renames_leaves_can_be_resumed() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 2 })));
     let (report, _) = run(&config, None, Some(5)).unwrap();

@@ -10,14 +10,16 @@ use burn::tensor::Device;
 use serde_json::json;
 use tracknet::config::{Config, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
+use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
-use tracknet::models::{HeatmapModel, build_model};
+use tracknet::models::{HeatmapModel, VisitProjections, build_model};
 use tracknet::training::{
-    GradientNorm, NamedOptimizer, Outcome, ParameterTable, Stepper, batch_spec, shape_of, training_device,
+    GradientNorm, NamedOptimizer, Outcome, ParameterTable, Stepper, batch_spec, load_model_for_inference, shape_of,
+    training_device,
 };
 
 mod training_support;
-use training_support::{config, lora, model, run, take_turns, training};
+use training_support::{config, lora, model, run, training};
 
 type Values = BTreeMap<String, Vec<f32>>;
 
@@ -37,7 +39,6 @@ fn bits(values: &Values) -> BTreeMap<&String, Vec<u32>> {
 
 #[test]
 fn with_lora_only_adapters_decoder_and_head_change() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
     let before = built(&config);
@@ -70,7 +71,6 @@ fn changed(model: ModelConfig, freeze_epochs: usize, epochs: usize) -> Vec<Group
 
 #[test]
 fn the_freeze_schedule_thaws_exactly_what_the_configuration_lets_train() {
-    let _turn = take_turns();
     use Group::{Adapter, Backbone, Decoder, Head};
     // LoRA: the adapters wait, the base never thaws, even with `freeze: false`.
     let unfrozen_lora = || {
@@ -84,6 +84,46 @@ fn the_freeze_schedule_thaws_exactly_what_the_configuration_lets_train() {
     assert_eq!(changed(model(json!({ "backbone": { "freeze": false } })), 1, 1), [Decoder, Head]);
     assert_eq!(changed(model(json!({ "backbone": { "freeze": false } })), 1, 2), [Backbone, Decoder, Head]);
     assert_eq!(changed(model(json!({})), 1, 2), [Decoder, Head]);
+}
+
+/// LoRA on a base in 4 bits.
+fn qlora() -> ModelConfig {
+    let quantization = json!({ "enabled": true, "compute_dtype": "float32" });
+    let mut config = model(lora());
+    config.quantization = serde_json::from_value(quantization).unwrap();
+    config
+}
+
+#[test]
+fn a_quantized_base_never_thaws_and_is_never_written() {
+    use Group::{Adapter, Decoder, Head};
+    assert_eq!(changed(qlora(), 1, 1), [Decoder, Head]);
+    assert_eq!(changed(qlora(), 1, 2), [Adapter, Decoder, Head]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let json = json!({ "epochs": 2, "backbone_freeze_epochs": 1 });
+    let config = config(dir.path(), qlora(), training(dir.path(), json));
+    let packed = |model: &HeatmapModel| {
+        let mut bytes = Vec::new();
+        model.visit_projections(&mut |path, projection| {
+            if let Base::Packed(weight) = &projection.base {
+                bytes.push((path.to_owned(), weight.to_packed().unwrap().packed().to_vec()));
+            }
+        });
+        bytes
+    };
+    let before = packed(&built(&config));
+    assert_eq!(before.len(), 12);
+    let (report, _) = run(&config, None, None).unwrap();
+    assert_eq!(before, packed(&report.model));
+    assert!(!report.paths.last().join("backbone").exists());
+    let state: serde_json::Value =
+        serde_json::from_slice(&fs::read(report.paths.last().join("state.json")).unwrap()).unwrap();
+    assert_eq!(state["base"]["sha256"].as_str().unwrap().len(), 64);
+    let loaded = load_model_for_inference(&report.paths.root, &Device::flex()).unwrap();
+    assert_eq!(before, packed(&loaded.model));
+    let adapters = |model: &HeatmapModel| values(model, |p| p.group == Group::Adapter);
+    assert_eq!(adapters(&loaded.model), adapters(&report.model));
 }
 
 /// One batch of 5 frames of which two have no ball (their mask is zero), and a model without dropout.
@@ -113,7 +153,6 @@ fn bench(training_json: serde_json::Value) -> Bench {
 
 #[test]
 fn micro_batches_give_the_gradient_of_the_whole_batch() {
-    let _turn = take_turns();
     for loss in ["mse", "focal", "wbce"] {
         let mut bench = bench(json!({ "loss": { "name": loss } }));
         let masked = bench.batch.masks.iter().filter(|&&m| m == 0.0).count();
@@ -137,7 +176,6 @@ fn micro_batches_give_the_gradient_of_the_whole_batch() {
 
 #[test]
 fn a_non_finite_batch_is_skipped_and_ten_in_a_row_are_an_error() {
-    let _turn = take_turns();
     let mut bench = bench(json!({}));
     let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
     let before = values(&bench.model, |_| true);
@@ -164,7 +202,6 @@ fn a_non_finite_batch_is_skipped_and_ten_in_a_row_are_an_error() {
 
 #[test]
 fn a_batch_without_any_ball_changes_nothing_but_by_decay() {
-    let _turn = take_turns();
     let mut bench = bench(json!({ "optimizer": { "weight_decay": 0.0 } }));
     bench.batch.masks.fill(0.0);
     let before = values(&bench.model, |_| true);
@@ -177,7 +214,6 @@ fn a_batch_without_any_ball_changes_nothing_but_by_decay() {
 
 #[test]
 fn the_run_does_not_depend_on_the_number_of_decode_workers() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let with = |workers: usize, prefetch: usize| {
         let loader = json!({ "num_workers": workers, "prefetch_factor": prefetch });
@@ -193,7 +229,6 @@ fn the_run_does_not_depend_on_the_number_of_decode_workers() {
 
 #[test]
 fn a_run_leaves_its_configuration_logs_overlays_and_checkpoints() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "precision": "fp16" })));
     let (report, recorder) = run(&config, None, None).unwrap();
@@ -226,7 +261,6 @@ fn a_run_leaves_its_configuration_logs_overlays_and_checkpoints() {
 
 #[test]
 fn a_run_directory_that_holds_a_run_is_not_overwritten() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
     run(&config, None, Some(1)).unwrap();
@@ -236,7 +270,6 @@ fn a_run_directory_that_holds_a_run_is_not_overwritten() {
 
 #[test]
 fn an_early_stop_ends_the_run_and_best_is_the_best_epoch() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     // No epoch improves by this much after the first.
     let stopping = json!({ "enabled": true, "monitor": "val/loss", "patience": 2, "min_delta": 1e9 });
@@ -252,7 +285,6 @@ fn an_early_stop_ends_the_run_and_best_is_the_best_epoch() {
 
 #[test]
 fn a_metric_that_does_not_exist_cannot_be_watched() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let stopping = json!({ "monitor": "val/f2" });
     let json = json!({ "epochs": 1, "early_stopping": stopping });

@@ -55,13 +55,14 @@ struct Tolerance {
     weight: f32,
 }
 
-fn five_steps_equal_pytorch(file: &str, base: &str, tolerance: &Tolerance) {
+fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, tolerance: &Tolerance) {
     let golden = read(&format!("train_step/{file}.safetensors"));
     let model: ModelConfig = serde_json::from_value(json!({
-        "pretrained_model_name": fixture(base),
+        "pretrained_model_name": fixture("dinov3_tiny"),
         "decoder": { "channels": [64], "upsample": [] },
         "heatmap": { "size": [6, 4] },
-        "lora": { "enabled": true, "r": 4, "lora_alpha": 8.0, "lora_dropout": 0.0 }
+        "lora": { "enabled": true, "r": 4, "lora_alpha": 8.0, "lora_dropout": 0.0 },
+        "quantization": quantization
     }))
     .unwrap();
     let training: TrainingConfig = serde_json::from_value(json!({
@@ -106,5 +107,14 @@ fn five_steps_equal_pytorch(file: &str, base: &str, tolerance: &Tolerance) {
 #[test]
 fn five_lora_steps_equal_pytorch_and_peft() {
     // Float32 on both sides; a gradient near zero moves a weight by up to the learning rate times its relative error.
-    five_steps_equal_pytorch("lora", "dinov3_tiny", &Tolerance { loss: 2e-5, gradient: 1e-4, weight: 1e-4 });
+    five_steps_equal_pytorch("lora", json!({}), &Tolerance { loss: 2e-5, gradient: 1e-4, weight: 1e-4 });
+}
+
+#[test]
+fn five_qlora_steps_equal_pytorch_peft_and_bitsandbytes() {
+    // The same packed bytes on both sides, computed in float32; otherwise as above.
+    let quantization = json!({
+        "enabled": true, "quant_type": "nf4", "compute_dtype": "float32", "compress_statistics": true
+    });
+    five_steps_equal_pytorch("qlora", quantization, &Tolerance { loss: 2e-5, gradient: 1e-4, weight: 1e-4 });
 }

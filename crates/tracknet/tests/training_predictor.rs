@@ -11,11 +11,10 @@ use tracknet::inference::Predictor;
 use tracknet::training::{EvaluateOptions, evaluate, load_model_for_inference};
 
 mod training_support;
-use training_support::{config, lora, model, run, take_turns, training};
+use training_support::{config, lora, model, run, training};
 
 #[test]
 fn a_run_directory_is_enough_to_predict_and_to_evaluate() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
     let (report, _) = run(&config, None, None).unwrap();
@@ -55,7 +54,6 @@ fn a_run_directory_is_enough_to_predict_and_to_evaluate() {
 
 #[test]
 fn a_backbone_that_trained_comes_from_the_checkpoint() {
-    let _turn = take_turns();
     let dir = tempfile::tempdir().unwrap();
     let section = model(json!({ "backbone": { "freeze": false } }));
     let config = config(dir.path(), section, training(dir.path(), json!({ "epochs": 1 })));

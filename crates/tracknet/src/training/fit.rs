@@ -17,12 +17,13 @@ use crate::config::{Config, Precision};
 use crate::datasets::{Batch, BatchLoader};
 use crate::error::Result;
 use crate::files::write_atomic;
+use crate::models::memory::{bytes, training_estimate};
 use crate::models::{BuildReport, HeatmapModel, build_model};
 
 use super::evaluate::{EvaluateOptions, Evaluation, Run};
 use super::loaders::Loaders;
 use super::logging::{KeepRows, MetricLog, RowKind};
-use super::memory::{MemoryBound, choose_micro_batch, estimate_training};
+use super::memory::{MemoryBound, choose_micro_batch};
 use super::monitor::Verdict;
 use super::optimizer::{NamedOptimizer, ParameterKind, Part};
 use super::overlays::write_overlays;
@@ -203,12 +204,14 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         let bound = MemoryBound::find(self.options.memory_limit);
-        let trains = self.table.sorted().into_iter().filter(|p| active(p.kind)).map(|p| p.elements).sum();
-        let estimate = |frames| estimate_training(self.config, &self.model, trains, frames);
+        let size = self.config.data.preprocess.resize;
+        let estimate = |frames| training_estimate(&self.model, frames, size) as u64;
         let chosen = choose_micro_batch(&self.config.training, estimate, bound)?;
         if let Some(note) = chosen.note {
             self.reporter.note(&note);
         }
+        let peak = bytes(training_estimate(&self.model, chosen.size, size));
+        self.reporter.report(&format!("micro-batches of {} frames, estimated peak memory {peak}", chosen.size));
         self.stepper.micro_batch = Some(chosen.size);
         Ok(())
     }

@@ -1,9 +1,7 @@
 //! How much memory a run may use, and the micro-batch that fits in it.
 
-use crate::config::{Config, TrainingConfig};
+use crate::config::TrainingConfig;
 use crate::error::Result;
-use crate::models::HeatmapModel;
-use crate::models::state::named_parameters;
 
 use super::TrainingError;
 
@@ -75,38 +73,6 @@ pub fn choose_micro_batch(
     }
     .into())
 }
-
-/// Estimated peak of a training step with `frames` frames a forward pass, in bytes, when `trains` parameters train.
-///
-/// Counts the tensors that the backward pass needs: in each block of the backbone the inputs of norms, projections and
-/// activations and the attention probabilities, in each stage of the decoder the inputs of its convolutions; and for
-/// every trained parameter its gradient, two moments and the new value.
-pub(super) fn estimate_training(config: &Config, model: &HeatmapModel, trains: usize, frames: usize) -> u64 {
-    let spec = model.backbone.spec();
-    let [width, height] = config.data.preprocess.resize;
-    let tokens = (width / spec.patch) * (height / spec.patch) + spec.prefix_tokens();
-    let block = tokens * (TOKEN_TENSORS * spec.hidden + MLP_TENSORS * spec.mlp)
-        + ATTENTION_TENSORS * spec.heads * tokens * tokens;
-    let [mut columns, mut rows] = [width / spec.patch, height / spec.patch];
-    let mut decoder = 0;
-    for (i, channels) in config.model.decoder.channels.iter().skip(1).enumerate() {
-        let factor = config.model.decoder.upsample.get(i).copied().unwrap_or(1);
-        (columns, rows) = (columns * factor, rows * factor);
-        decoder += STAGE_TENSORS * config.model.decoder.blocks_per_stage.max(1) * channels * columns * rows;
-    }
-    let frame = spec.layers * block + decoder + 3 * width * height;
-    let model: usize = named_parameters(model).iter().map(|p| p.count()).sum();
-    4 * (frame * frames + model + 4 * trains) as u64
-}
-
-/// Tensors of `tokens × hidden` that a block keeps for its backward pass.
-const TOKEN_TENSORS: usize = 16;
-/// Tensors of `tokens × mlp` that a block keeps.
-const MLP_TENSORS: usize = 3;
-/// Tensors of `heads × tokens × tokens` that a block keeps.
-const ATTENTION_TENSORS: usize = 2;
-/// Tensors of `channels × rows × columns` that a residual block of the decoder keeps.
-const STAGE_TENSORS: usize = 8;
 
 /// Memory that can be had without swapping, in bytes: `MemAvailable`, or what the control group still allows.
 fn available() -> Option<u64> {

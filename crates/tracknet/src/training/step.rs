@@ -168,7 +168,7 @@ impl Stepper {
         table: &ParameterTable,
         step: u64,
     ) -> Result<(NamedGradients, StepReport)> {
-        self.device.seed(mix(self.seed, step));
+        model.seed_dropout(mix(self.seed, step));
         let mask_sum = mask_weight(batch);
         let mut sum = NamedGradients::default();
         let mut loss_sum = 0.0;

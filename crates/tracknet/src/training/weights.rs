@@ -1,7 +1,7 @@
-//! What of a model goes into a checkpoint, and back: adapters in PEFT's layout or the backbone in Hugging Face's,
-//! whatever else of the base trains, decoder and head. A base that does not train is not written.
+//! What of a model goes into a checkpoint, and back: adapters (and the biases that train with them) in PEFT's layout or
+//! the backbone in Hugging Face's, and decoder and head. A base that does not train is not written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
@@ -10,9 +10,9 @@ use burn::tensor::{Device, TensorData};
 use crate::config::Config;
 use crate::error::Result;
 use crate::models::lora::{peft, write_adapter};
-use crate::models::pretrained::save::{read_all, write_tensors};
+use crate::models::pretrained::save::read_all;
 use crate::models::pretrained::{StoredAs, load_head, write_backbone, write_head};
-use crate::models::state::{Require, load_state, state_dict};
+use crate::models::state::{Require, load_state};
 use crate::models::{BuildReport, HeatmapModel, VisitProjections, build_model};
 
 use super::TrainingError;
@@ -21,29 +21,17 @@ use super::optimizer::Part;
 use super::parameters::ParameterTable;
 use super::resume::find_checkpoint;
 
-/// Base parameters that train beside adapters, such as biases with `lora.bias: all`, by their names in the model.
-const TRAINED_BASE_FILE: &str = "trained_base.safetensors";
-
 /// Writes everything that `table` says may train into `dir`.
 pub(super) fn write(model: &HeatmapModel, table: &ParameterTable, config: &Config, dir: &Path) -> Result<()> {
     write_head(dir, model)?;
-    let base: BTreeSet<&str> =
-        table.sorted().into_iter().filter(|p| p.kind.part == Part::Backbone).map(|p| p.name.as_str()).collect();
-    if !config.model.lora.enabled {
-        return match base.is_empty() {
-            true => Ok(()),
-            false => write_backbone(&dir.join(BACKBONE_DIR), &model.backbone, StoredAs::F32),
-        };
+    if config.model.lora.enabled {
+        let name = config.model.pretrained_model_name.as_deref();
+        return write_adapter(&dir.join(ADAPTER_DIR), model, &config.model.lora, name);
     }
-    let name = config.model.pretrained_model_name.as_deref();
-    write_adapter(&dir.join(ADAPTER_DIR), model, &config.model.lora, name)?;
-    match base.is_empty() {
-        true => Ok(()),
-        false => {
-            let state = state_dict(model, |p| base.contains(p.name.as_str()));
-            write_tensors(&dir.join(TRAINED_BASE_FILE), state, StoredAs::F32)
-        }
+    if table.sorted().iter().any(|p| p.kind.part == Part::Backbone) {
+        write_backbone(&dir.join(BACKBONE_DIR), &model.backbone, StoredAs::F32)?;
     }
+    Ok(())
 }
 
 /// Gives `model`, built by the checkpoint's configuration, the values of the checkpoint. Parameters keep their
@@ -57,10 +45,6 @@ pub(super) fn load(mut model: HeatmapModel, checkpoint: &Checkpoint) -> Result<H
         let path = dir.join(peft::WEIGHTS_FILE);
         let state = adapter_state(read_all(&path)?, model.peft_prefix());
         model = fits(&path, load_state(model, state, Require::Nothing))?;
-    }
-    let path = checkpoint.dir.join(TRAINED_BASE_FILE);
-    if path.is_file() {
-        model = fits(&path, load_state(model, read_all(&path)?, Require::Nothing))?;
     }
     load_head(&checkpoint.head_path(), model)
 }

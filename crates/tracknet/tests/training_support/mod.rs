@@ -4,8 +4,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Device;
 use image::{Rgb, RgbImage};
@@ -14,12 +14,6 @@ use tracknet::training::{FitOptions, FitReport, Reporter, StepProgress, fit};
 
 /// Input size as `[W, H]`.
 pub(crate) const INPUT: [usize; 2] = [64, 48];
-
-/// Dropout draws from one generator a process: runs that must be equal take turns.
-pub(crate) fn take_turns() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Writes `<root>/<game>/Clip1` with `frames` pictures of a moving dot; every fifth has none.
 pub(crate) fn write_game(root: &Path, game: &str, frames: usize) {
