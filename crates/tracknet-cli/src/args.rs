@@ -39,6 +39,7 @@ impl ConfigArgs {
             data: self.data.clone(),
             model: self.model.clone(),
             training: self.training.clone(),
+            run: None,
             overrides: self.overrides.clone(),
             seed: self.seed,
             output_dir: self.output_dir.clone(),

@@ -28,6 +28,6 @@ pub(crate) fn run(args: &ConfigVerbArgs) -> Result<ExitCode> {
     for note in &loaded.notes {
         eprintln!("note: {note}");
     }
-    print!("{}", loaded.config.to_yaml());
+    print!("{}", loaded.config.to_yaml().map_err(tracknet::Error::from)?);
     Ok(ExitCode::SUCCESS)
 }

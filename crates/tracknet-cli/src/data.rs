@@ -166,16 +166,14 @@ pub(crate) fn generate_with_bar(
 }
 
 fn run_check(args: &CheckArgs) -> Result<ExitCode> {
-    let mut dataset = open(&args.root, &args.games)?;
-    let mut bad = false;
+    let dataset = open(&args.root, &args.games)?;
+    print!("{}", dataset.report);
+    let mut bad = !dataset.report.problems.is_empty();
     if !args.skip_images {
         let images = report::check_images(&dataset);
-        dataset.check_coordinates(false)?;
-        bad |= !images.is_clean();
+        bad |= !images.problems.is_empty();
         print!("{images}");
     }
-    print!("{}", dataset.report);
-    bad |= !dataset.report.problems.is_empty();
     if bad && args.strict {
         bail!("{} has problems; they are listed above", args.root.display());
     }
@@ -184,7 +182,8 @@ fn run_check(args: &CheckArgs) -> Result<ExitCode> {
 
 fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
     let dataset = open(&args.root, &args.games)?;
-    let sheet = preview::contact_sheet(&dataset, args.count)?;
+    let frames = preview::spread(&dataset.frames(), args.count);
+    let sheet = preview::contact_sheet(&frames, &preview::PreviewOptions::default()).map_err(tracknet::Error::from)?;
     overlay::write_png(&args.output, &sheet)?;
     println!("wrote {} ({}x{})", args.output.display(), sheet.width(), sheet.height());
     Ok(ExitCode::SUCCESS)

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
-use tracknet::evaluation::{DecodeOptions, MetricOptions, Tolerance, VisibleSet};
-use tracknet::training::{EvaluateOptions, evaluate_run};
+use clap::Args;
+use tracknet::config::Config;
+use tracknet::evaluation::{MetricOptions, Tolerance, VisibleSet};
+use tracknet::training::{EvaluateOptions, evaluate, load_model_for_inference};
 
 use crate::args::{ConfigArgs, DeviceArgs};
 use crate::device;
@@ -31,9 +32,9 @@ pub(crate) struct EvalArgs {
     /// Largest distance of a hit, in pixels at 512x288.
     #[arg(long, default_value_t = 4.0)]
     tolerance: f32,
-    /// Which labels count as visible: 123 or 12 (occluded balls left out).
-    #[arg(long, value_enum, default_value_t = Visible::All)]
-    visible: Visible,
+    /// Which labels count as visible: 1,2,3 or 1,2 (occluded balls left out).
+    #[arg(long, default_value_t = VisibleSet::default())]
+    visible: VisibleSet,
     /// Write the full report as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -43,32 +44,27 @@ pub(crate) struct EvalArgs {
     device: DeviceArgs,
 }
 
-/// `--visible`.
-#[derive(Clone, Copy, ValueEnum)]
-enum Visible {
-    /// Visible, hard and occluded.
-    #[value(name = "123")]
-    All,
-    /// Visible and hard.
-    #[value(name = "12")]
-    Seen,
-}
-
 pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
+    let device = device::resolve(&args.device.device)?;
+    let loaded = load_model_for_inference(&args.run, &device)?;
     let mut sources = args.config.sources();
-    sources.run = Some(args.run.clone());
+    // The configuration beside the weights, not only that of the run directory: a checkpoint can be moved.
+    sources.run = Some(loaded.checkpoint.dir.clone());
+    let config = Config::load(&sources).map_err(tracknet::Error::from)?.config;
+    let split = &config.data.split;
+    let games = match (args.games.is_empty(), split.test_games.is_empty()) {
+        (false, _) => &args.games,
+        (true, false) => &split.test_games,
+        (true, true) => &split.val_games,
+    };
     let metrics = MetricOptions {
         threshold: args.threshold,
-        tolerance: Tolerance::At512(args.tolerance),
-        visible: match args.visible {
-            Visible::All => VisibleSet::All,
-            Visible::Seen => VisibleSet::Seen,
-        },
+        tolerance: Tolerance::Scaled { px: args.tolerance, width: 512 },
+        visible: args.visible,
         ..MetricOptions::default()
     };
-    let options = EvaluateOptions { decode: DecodeOptions::default(), metrics, limit_batches: 0 };
-    let device = device::resolve(&args.device.device)?;
-    let evaluation = evaluate_run(&args.run, &sources, &args.games, &device, &options)?;
+    let options = EvaluateOptions { metrics, ..EvaluateOptions::default() };
+    let evaluation = evaluate(&loaded.model, &loaded.build, &config, games, &device, &options)?;
     println!("{}", evaluation.report);
     if let Some(path) = &args.json {
         evaluation.report.write_json(path)?;

@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::Args;
 use tracknet::config::{Config, Loaded};
 use tracknet::models::build_model;
-use tracknet::training::{Console, FitOptions, Outcome, dry_run, fit};
+use tracknet::models::memory::{bytes, training_estimate};
+use tracknet::training::{Console, FitOptions, Outcome, fit, training_device};
 
 use crate::args::{ConfigArgs, DeviceArgs};
 use crate::device;
@@ -48,8 +49,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
     }
     let device = device::resolve(&args.device.device)?;
     if args.dry_run {
-        print!("{}", dry_run(&config, &device)?);
-        return Ok(ExitCode::SUCCESS);
+        return dry_run(&config, &device);
     }
     let interrupt = Interrupt::listen()?;
     let options = FitOptions {
@@ -68,5 +68,16 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
         println!("\nbest checkpoint on the validation games\n{}", evaluation.report);
     }
     println!("run: {run}\nnext: tracknet eval {run}\n      tracknet predict {run} VIDEO_OR_FOLDER");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the model and reports it; writes nothing.
+fn dry_run(config: &Config, device: &burn::tensor::Device) -> Result<ExitCode> {
+    let resize = config.data.preprocess.resize;
+    let (model, report) = build_model(&config.model, resize, config.training.seed, &training_device(config, device))?;
+    println!("{report}");
+    let batch = config.training.batch_size;
+    println!("estimated training peak at batch {batch}: {}", bytes(training_estimate(&model, batch, resize)));
+    println!("the run would be written to {}", config.runtime.run_dir().display());
     Ok(ExitCode::SUCCESS)
 }

@@ -130,6 +130,12 @@ impl ConvSpec {
         Self { bias: true, ..self }
     }
 
+    /// With another start than Kaiming normal.
+    #[must_use]
+    pub fn with_fill(self, fill: Fill) -> Self {
+        Self { fill: Some(fill), ..self }
+    }
+
     /// Kaiming normal weights and zero bias, or the checkpoint's.
     pub fn build(self, builder: &Builder<'_>) -> Conv {
         let [input, output] = self.channels;

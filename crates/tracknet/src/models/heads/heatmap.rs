@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::models::init::Builder;
+use crate::models::init::{Builder, Fill};
 use crate::models::layers::{Conv, ConvSpec};
 
 /// One 1×1 convolution with a bias, to one channel of logits.
@@ -11,9 +11,11 @@ pub struct HeatmapHead {
 }
 
 impl HeatmapHead {
-    /// A head on `channels` decoder channels; the bias starts at 0.
+    /// A head on `channels` decoder channels. It starts near zero: with the decoder's own Kaiming start (fan-out 1)
+    /// the first heatmaps would be an order of magnitude off the targets.
     pub fn new(channels: usize, builder: &Builder<'_>) -> Self {
-        Self { conv: ConvSpec::square([channels, 1], 1).with_bias().build(&builder.at("conv")) }
+        let conv = ConvSpec::square([channels, 1], 1).with_bias().with_fill(Fill::Normal(0.01));
+        Self { conv: conv.build(&builder.at("conv")) }
     }
 
     /// `[batch, channels, height, width]` → `[batch, 1, height, width]`.

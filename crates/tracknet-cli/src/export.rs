@@ -1,0 +1,51 @@
+//! `tracknet export`: the backbone of a run as a Hugging Face directory.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use tracknet::files::write_dir_atomic;
+use tracknet::models::pretrained::{StoredAs, write_backbone, write_head};
+use tracknet::training::load_model_for_inference;
+
+use crate::device;
+
+/// Write the backbone of a run as a Hugging Face directory, with the decoder and head beside it.
+///
+/// The directory can be named in model.pretrained_model_name (and model.decoder.pretrained) of another run.
+#[derive(Args)]
+#[command(after_help = "Example:\n  tracknet export outputs/run-20260101-120000-s42 my-backbone --dtype float16")]
+pub(crate) struct ExportArgs {
+    /// A run directory, or one of its checkpoints.
+    run: PathBuf,
+    /// The directory to write; it must not exist.
+    destination: PathBuf,
+    /// How the backbone's values are stored.
+    #[arg(long, value_enum, default_value_t = Dtype::Float32)]
+    dtype: Dtype,
+}
+
+/// `--dtype`.
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    Float32,
+    Float16,
+}
+
+pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
+    if args.destination.exists() {
+        bail!("{} exists already; choose another directory or remove it", args.destination.display());
+    }
+    let loaded = load_model_for_inference(&args.run, &device::resolve("cpu")?)?;
+    let stored = match args.dtype {
+        Dtype::Float32 => StoredAs::F32,
+        Dtype::Float16 => StoredAs::F16,
+    };
+    write_dir_atomic(&args.destination, |dir| {
+        write_backbone(dir, &loaded.model.backbone, stored)?;
+        write_head(dir, &loaded.model)
+    })?;
+    println!("wrote {}", args.destination.display());
+    Ok(ExitCode::SUCCESS)
+}
