@@ -1,0 +1,404 @@
+//! The command as a user meets it: help, exit codes, messages, and a whole run on a tiny model.
+
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+use tracknet::config::Config;
+
+/// A tiny DINOv3 with random weights on 96×64 frames; seconds on one core, even in the dev profile.
+const TINY: [&str; 15] = [
+    "data.root=rallies",
+    "data.split.train_games=[game1]",
+    "data.split.val_games=[game2]",
+    "data.preprocess.resize=[96,64]",
+    "model.pretrained_model_name=null",
+    "model.backbone.architecture={hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}",
+    "model.decoder.channels=[32,16]",
+    "model.decoder.upsample=[2]",
+    "model.heatmap.size=[24,16]",
+    "training.epochs=1",
+    "training.batch_size=2",
+    "training.precision=fp32",
+    "training.backbone_freeze_epochs=0",
+    "training.scheduler.warmup_epochs=0",
+    "training.data_loader.num_workers=1",
+];
+
+/// `tracknet` in `dir`, away from the settings of whoever runs the tests.
+fn tracknet<S: AsRef<str>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tracknet"));
+    for arg in args {
+        command.arg(arg.as_ref());
+    }
+    command.current_dir(dir).env_remove("TRACKNET_CONFIG_DIR").output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs a command that must succeed; returns what it printed.
+fn ok<S: AsRef<str>>(dir: &Path, args: impl IntoIterator<Item = S>) -> String {
+    let output = tracknet(dir, args);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    stdout(&output)
+}
+
+/// Runs a command that must fail with exit code 1; returns its message.
+fn failure<S: AsRef<str>>(dir: &Path, args: impl IntoIterator<Item = S>) -> String {
+    let output = tracknet(dir, args);
+    assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
+    let message = stderr(&output);
+    assert!(message.contains("error: ") && !message.contains("panicked"), "{message}");
+    message
+}
+
+fn contains_all(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no `{part}` in:\n{text}");
+    }
+}
+
+/// Two games of one clip of three frames, in `rallies`.
+fn with_rallies() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = ["--games", "2", "--clips", "1", "--frames", "3", "--size", "96x64", "--seed", "3"];
+    ok(dir.path(), ["data", "generate", "rallies"].into_iter().chain(sizes));
+    dir
+}
+
+/// Trains `model` for an epoch; returns the run's directory.
+fn train(dir: &Path, model: &str, overrides: &[&str]) -> PathBuf {
+    let flags = ["train", "--model", model, "--output-dir", "runs"];
+    let printed = ok(dir, flags.iter().chain(&TINY).chain(overrides));
+    let line = printed.lines().find_map(|line| line.strip_prefix("run: ")).unwrap().to_owned();
+    assert!(printed.contains("best checkpoint on the validation games"), "{printed}");
+    dir.join(line)
+}
+
+fn assert_files(dir: &Path, names: &[&str]) {
+    for name in names {
+        assert!(dir.join(name).is_file(), "{} is missing", dir.join(name).display());
+    }
+}
+
+#[test]
+fn the_help_of_every_verb_has_an_example() {
+    let dir = tempfile::tempdir().unwrap();
+    let verbs: [&[&str]; 8] = [
+        &["train"],
+        &["eval"],
+        &["predict"],
+        &["export"],
+        &["config", "print"],
+        &["data", "generate"],
+        &["data", "check"],
+        &["data", "preview"],
+    ];
+    for verb in verbs {
+        let help = ok(dir.path(), verb.iter().copied().chain(["--help"]));
+        let command = format!("tracknet {}", verb.join(" "));
+        let (_, example) = help.split_once("Example").unwrap_or_else(|| panic!("{command} has no example:\n{help}"));
+        assert!(example.contains(&command), "the example of `{command}` does not use it:\n{help}");
+    }
+}
+
+#[test]
+fn the_help_of_the_program_names_every_verb_and_where_to_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = ok(dir.path(), ["--help"]);
+    contains_all(&help, &["train", "eval", "predict", "data", "config", "export", "tracknet quickstart"]);
+    assert_eq!(ok(dir.path(), ["--version"]).trim(), format!("tracknet {}", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_usage_ends_with_exit_code_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong: [&[&str]; 8] = [
+        &[],
+        &["data"],
+        &["tarin"],
+        &["train", "--no-such-flag"],
+        &["predict", "only-a-run"],
+        &["data", "generate", "rallies", "--size", "12"],
+        &["eval", "run", "--visible", "0"],
+        &["export", "run", "out", "--dtype", "int3"],
+    ];
+    for args in wrong {
+        let output = tracknet(dir.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("Usage") || stderr(&output).contains("--help"), "{args:?}: {output:?}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "wrong usage wrote something");
+}
+
+#[test]
+fn a_misspelt_key_is_answered_with_the_nearest_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let message = failure(dir.path(), ["config", "print", "model.lora.lora_aplha=3"]);
+    contains_all(&message, &["override model.lora.lora_aplha=3", "did you mean lora_alpha?"]);
+
+    fs::write(dir.path().join("mine.yaml"), "batch_size: 4\nepochz: 3\n").unwrap();
+    let message = failure(dir.path(), ["train", "--training", "mine.yaml", "--dry-run"]);
+    contains_all(&message, &["mine.yaml:2: unknown key training.epochz", "did you mean epochs?"]);
+}
+
+#[test]
+fn a_configuration_that_does_not_exist_is_answered_with_the_known_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let message = failure(dir.path(), ["config", "print", "--data", "tracknte"]);
+    contains_all(&message, &["no data config is named tracknte", "did you mean tracknet?", "quickstart"]);
+}
+
+#[test]
+fn a_printed_configuration_loads_back_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let printed = ok(dir.path(), ["config", "print", "--model", "vit_qlora_heatmap", "training.optimizer.lr=1e-4"]);
+    let config = Config::from_yaml("printed", &printed).unwrap();
+    assert_eq!(config.training.optimizer.lr, 1e-4);
+    assert!(config.model.quantization.enabled);
+    assert_eq!(config.to_yaml().unwrap(), printed);
+
+    fs::write(dir.path().join("printed.yaml"), &printed).unwrap();
+    let groups = ["--data", "--model", "--training"].into_iter().flat_map(|flag| [flag, "./printed.yaml"]);
+    let again = ok(dir.path(), ["config", "print"].into_iter().chain(groups));
+    let again = Config::from_yaml("again", &again).unwrap();
+    assert_eq!((again.data, again.model, again.training), (config.data, config.model, config.training));
+}
+
+#[test]
+fn a_missing_dataset_names_the_key_and_leaves_no_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["train", "--model", "vit_heatmap", "--output-dir", "runs"];
+    let message = failure(dir.path(), flags.iter().chain(&TINY).chain(&["data.root=nowhere"]));
+    contains_all(&message, &["dataset root nowhere", "data.root", "tracknet data generate"]);
+    assert!(!dir.path().join("runs").exists());
+
+    for verb in [&["data", "check", "nowhere"], &["data", "preview", "nowhere"]] {
+        contains_all(&failure(dir.path(), verb), &["dataset root nowhere"]);
+    }
+}
+
+#[test]
+fn a_missing_split_directory_is_answered_with_those_that_exist() {
+    let dir = with_rallies();
+    let flags = ["train", "--model", "vit_heatmap", "--output-dir", "runs"];
+    let message = failure(dir.path(), flags.iter().chain(&TINY).chain(&["data.split.val_games=[gmae2]"]));
+    contains_all(&message, &["data.split.val_games", "gmae2", "game1", "game2"]);
+    assert!(!dir.path().join("runs").exists());
+}
+
+#[test]
+fn a_size_that_cannot_be_cut_into_patches_is_answered_with_the_nearest_that_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let message = failure(dir.path(), ["train", "--dry-run", "data.preprocess.resize=[500,288]"]);
+    contains_all(&message, &["[500, 288]", "[496, 288] and [512, 288]"]);
+}
+
+#[test]
+fn a_missing_run_or_source_is_named() {
+    let dir = with_rallies();
+    let missing_source = failure(dir.path(), ["predict", "no-run", "no-frames"]);
+    contains_all(&missing_source, &["no-frames: no such file or directory"]);
+    let missing_run = failure(dir.path(), ["predict", "no-run", "rallies/game1/Clip1"]);
+    contains_all(&missing_run, &["no-run: no checkpoint here"]);
+    contains_all(&failure(dir.path(), ["eval", "no-run"]), &["no-run: no checkpoint here"]);
+    contains_all(&failure(dir.path(), ["export", "no-run", "out"]), &["no-run: no checkpoint here"]);
+    contains_all(&failure(dir.path(), ["train", "--resume", "no-run"]), &["no-run"]);
+    assert!(!dir.path().join("out").exists() && !dir.path().join("predictions").exists());
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_and_never_a_fallback() {
+    let dir = tempfile::tempdir().unwrap();
+    let dry_run = ["train", "--dry-run", "--model", "vit_heatmap"];
+    let on = |device: &'static str| dry_run.iter().chain(&TINY).copied().chain(["--device", device]);
+    contains_all(&failure(dir.path(), on("tpu")), &["--device tpu", "auto, cpu, cuda"]);
+    contains_all(&failure(dir.path(), on("cpu:x")), &["`x` is not a device number"]);
+    #[cfg(not(feature = "cuda"))]
+    contains_all(&failure(dir.path(), on("cuda")), &["--features cuda"]);
+}
+
+#[test]
+fn generated_rallies_pass_the_check_and_can_be_looked_at() {
+    let dir = with_rallies();
+    let checked = ok(dir.path(), ["data", "check", "rallies", "--strict"]);
+    contains_all(&checked, &["game1", "game2", "6 of 96×64", "no problems"]);
+    let previewed = ok(dir.path(), ["data", "preview", "rallies", "--output", "sheets/all.png", "--count", "4"]);
+    assert!(previewed.contains("sheets/all.png"), "{previewed}");
+    let png = fs::read(dir.path().join("sheets/all.png")).unwrap();
+    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.len() > 1000, "{} bytes", png.len());
+
+    let again = failure(dir.path(), ["data", "generate", "rallies", "--games", "1", "--frames", "1"]);
+    assert!(again.contains("exists already"), "{again}");
+}
+
+#[test]
+fn a_broken_label_row_is_named_with_file_and_line_and_fails_a_strict_check() {
+    let dir = with_rallies();
+    let labels = dir.path().join("rallies/game1/Clip1/Label.csv");
+    let text = fs::read_to_string(&labels).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[2] = "0001.jpg,1,many,5,0";
+    fs::write(&labels, lines.join("\n")).unwrap();
+
+    let tolerant = ok(dir.path(), ["data", "check", "rallies"]);
+    contains_all(&tolerant, &["rallies/game1/Clip1/Label.csv:3: 0001.jpg: x `many` is not a number"]);
+    let strict = tracknet(dir.path(), ["data", "check", "rallies", "--strict"]);
+    assert_eq!(strict.status.code(), Some(1));
+    contains_all(&stdout(&strict), &["Label.csv:3:"]);
+    contains_all(&stderr(&strict), &["error: rallies has problems"]);
+    ok(dir.path(), ["data", "check", "rallies", "--strict", "--games", "game2"]);
+}
+
+#[test]
+fn an_image_that_does_not_decode_is_named() {
+    let dir = with_rallies();
+    fs::write(dir.path().join("rallies/game2/Clip1/0001.jpg"), b"not a picture").unwrap();
+    let strict = tracknet(dir.path(), ["data", "check", "rallies", "--strict"]);
+    assert_eq!(strict.status.code(), Some(1));
+    contains_all(&stdout(&strict), &["game2/Clip1/0001.jpg", "images that cannot be decoded"]);
+    ok(dir.path(), ["data", "check", "rallies", "--strict", "--skip-images"]);
+}
+
+#[test]
+fn a_dry_run_reports_parameters_and_memory_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["train", "--model", "vit_qlora_heatmap", "--dry-run"];
+    let printed = ok(dir.path(), flags.iter().chain(&TINY));
+    contains_all(&printed, &["4-bit: 6 modules", "adapted 6 modules", "trainable params: ", "as stored", "peak"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn targets_that_match_nothing_and_packed_weights_that_should_train_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |extra: &'static [&'static str]| {
+        ["train", "--model", "vit_qlora_heatmap", "--dry-run"].into_iter().chain(TINY).chain(extra.iter().copied())
+    };
+    let message = failure(dir.path(), with(&["model.lora.target_modules=[no_such_layer]"]));
+    contains_all(&message, &["[no_such_layer] matches no linear layer", "layer.*.attention.q_proj (1)"]);
+    let message = failure(dir.path(), with(&["model.lora.r=0"]));
+    contains_all(&message, &["model.lora.r", "found 0"]);
+    let message = failure(dir.path(), with(&["model.lora.enabled=false", "model.backbone.freeze=false"]));
+    contains_all(&message, &["model.quantization.enabled", "no gradient"]);
+    let message = failure(dir.path(), with(&["model.quantization.mode=hf"]));
+    contains_all(&message, &["model.quantization.mode", "available: manual"]);
+}
+
+#[test]
+fn a_quantized_run_with_adapters_goes_from_frames_to_marked_pictures() {
+    let dir = with_rallies();
+    let run = train(dir.path(), "vit_qlora_heatmap", &[]);
+    assert_files(
+        &run,
+        &[
+            "config.yaml",
+            "logs/metrics.csv",
+            "logs/metrics.jsonl",
+            "overlays_pred/epoch000/sample_00.png",
+            "overlays_target/epoch000/sample_00.png",
+        ],
+    );
+    for checkpoint in ["best", "last"] {
+        let checkpoint = run.join("checkpoints").join(checkpoint);
+        let files = ["config.yaml", "state.json", "optimizer.safetensors", "tracknet_head.safetensors"];
+        assert_files(&checkpoint, &files);
+        assert_files(&checkpoint, &["checksums.json", "adapter/adapter_config.json"]);
+        assert_files(&checkpoint, &["adapter/adapter_model.safetensors"]);
+        assert!(!checkpoint.join("backbone").exists(), "a packed base was copied");
+    }
+
+    let name = run.strip_prefix(dir.path()).unwrap().display().to_string();
+    let report = ok(dir.path(), ["eval", &name, "--json", "report.json"]);
+    contains_all(&report, &["F1", "game2", "total"]);
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(dir.path().join("report.json")).unwrap()).unwrap();
+    assert_eq!(json["total"]["frames"], 3);
+    let report = ok(dir.path(), ["eval", &name, "--games", "game1,game2", "--visible", "1,2"]);
+    contains_all(&report, &["game1", "game2", "visible = {1,2}"]);
+
+    let clip = "rallies/game2/Clip1";
+    let pictures = ["--overlays", "--heatmaps", "--jsonl", "--output", "found"];
+    let printed = ok(dir.path(), ["predict", &name, clip].into_iter().chain(pictures));
+    contains_all(&printed, &["of 3 frames", "Clip1.csv"]);
+    let csv = fs::read_to_string(dir.path().join("found/Clip1.csv")).unwrap();
+    let rows: Vec<&str> = csv.lines().collect();
+    assert_eq!((rows[0], rows.len()), ("Frame,Visibility,X,Y,Score", 4));
+    assert!(rows[1].starts_with("0,") && rows[3].starts_with("2,"), "{csv}");
+    assert_files(&dir.path().join("found"), &["Clip1.jsonl", "overlays/0000.png", "overlays/0002.png"]);
+    assert_files(&dir.path().join("found"), &["heatmaps/0000.png", "heatmaps/0002.png"]);
+    ok(dir.path(), ["predict", &name, "rallies/game1/Clip1/0000.jpg"]);
+    assert_files(dir.path(), &["predictions/0000/0000.csv"]);
+
+    let refused = failure(dir.path(), ["export", &name, "exported"]);
+    contains_all(&refused, &["stored in 4 bits"]);
+    assert!(!dir.path().join("exported").exists());
+}
+
+#[test]
+fn a_finished_run_goes_on_when_its_epochs_are_raised() {
+    let dir = with_rallies();
+    let run = train(dir.path(), "vit_lora_heatmap", &[]);
+    let name = run.strip_prefix(dir.path()).unwrap().display().to_string();
+    let printed = ok(dir.path(), ["train", "--resume", &name, "training.epochs=2"]);
+    assert!(printed.contains(&format!("run: {name}")), "{printed}");
+    let state = fs::read(run.join("checkpoints/last/state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    assert_eq!((&state["epoch"], &state["step"]), (&2.into(), &4.into()));
+    let log = fs::read_to_string(run.join("logs/metrics.csv")).unwrap();
+    assert_eq!(log.lines().filter(|row| row.starts_with("epoch,")).count(), 2, "{log}");
+}
+
+#[test]
+fn a_backbone_that_trained_is_exported_and_can_be_started_from() {
+    let dir = with_rallies();
+    let run = train(dir.path(), "vit_heatmap", &["model.backbone.freeze=false"]);
+    assert_files(&run, &["checkpoints/best/backbone/config.json", "checkpoints/best/backbone/model.safetensors"]);
+    let name = run.strip_prefix(dir.path()).unwrap().display().to_string();
+    ok(dir.path(), ["export", &name, "mine"]);
+    assert_files(&dir.path().join("mine"), &["config.json", "model.safetensors", "tracknet_head.safetensors"]);
+    assert!(failure(dir.path(), ["export", &name, "mine"]).contains("mine exists already"));
+
+    let start = ["model.pretrained_model_name=./mine", "model.decoder.pretrained=mine"];
+    let flags = ["train", "--model", "vit_qlora_heatmap", "--dry-run"];
+    let printed = ok(dir.path(), flags.iter().chain(&TINY).chain(&start));
+    contains_all(&printed, &["backbone: ./mine", "4-bit: 6 modules"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_terminated_run_writes_a_checkpoint_and_leaves_with_143() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    let dir = with_rallies();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_tracknet"))
+        .args(["train", "--model", "vit_heatmap", "--output-dir", "runs"])
+        .args(TINY)
+        .args(["training.epochs=100000", "training.scheduler.interval=step"])
+        .current_dir(dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = Vec::new();
+    for line in BufReader::new(run.stderr.take().unwrap()).lines().map(Result::unwrap) {
+        if line.starts_with("epoch 1/") && !line.contains("batch") {
+            assert!(Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap().success());
+        }
+        told.push(line);
+    }
+    assert_eq!(run.wait().unwrap().code(), Some(143), "{told:#?}");
+    let hint = told.iter().find_map(|line| line.split_once("continue with: tracknet train --resume ")).unwrap().1;
+    assert_files(&dir.path().join(hint), &["checkpoints/last/state.json"]);
+}
