@@ -375,30 +375,45 @@ fn a_backbone_that_trained_is_exported_and_can_be_started_from() {
     contains_all(&printed, &["backbone: ./mine", "4-bit: 6 modules"]);
 }
 
+#[test]
+fn the_guide_shows_the_example_as_it_is() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let example = fs::read_to_string(crates.join("tracknet/examples/lora_vit.rs")).unwrap();
+    let guide = fs::read_to_string(crates.join("../docs/lora-quantization.md")).unwrap();
+    let (_, code) = example.split_once("use burn").unwrap();
+    assert!(guide.contains(code), "docs/lora-quantization.md has another version of examples/lora_vit.rs");
+}
+
 #[cfg(unix)]
 #[test]
-fn a_terminated_run_writes_a_checkpoint_and_leaves_with_143() {
+fn an_interrupted_run_writes_a_checkpoint_and_leaves_with_the_code_of_the_signal() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
     let dir = with_rallies();
-    let mut run = Command::new(env!("CARGO_BIN_EXE_tracknet"))
-        .args(["train", "--model", "vit_heatmap", "--output-dir", "runs"])
-        .args(TINY)
-        .args(["training.epochs=100000", "training.scheduler.interval=step"])
-        .current_dir(dir.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut told = Vec::new();
-    for line in BufReader::new(run.stderr.take().unwrap()).lines().map(Result::unwrap) {
-        if line.starts_with("epoch 1/") && !line.contains("batch") {
-            assert!(Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap().success());
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let output_dir = format!("runs{signal}");
+        let mut run = Command::new(env!("CARGO_BIN_EXE_tracknet"))
+            .args(["train", "--model", "vit_heatmap", "--output-dir", &output_dir])
+            .args(TINY)
+            .arg("training.epochs=100000")
+            .current_dir(dir.path())
+            .env_remove("TRACKNET_CONFIG_DIR")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = Vec::new();
+        for line in BufReader::new(run.stderr.take().unwrap()).lines().map(Result::unwrap) {
+            // The summary of the first epoch, not a line about one of its batches.
+            if line.starts_with("epoch 1/") && line.contains("val/loss") {
+                assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
+            }
+            told.push(line);
         }
-        told.push(line);
+        assert_eq!(run.wait().unwrap().code(), Some(code), "{told:#?}");
+        let hint = told.iter().find_map(|line| line.split_once("continue with: tracknet train --resume ")).unwrap().1;
+        assert!(hint.starts_with(&output_dir), "{hint}");
+        assert_files(&dir.path().join(hint), &["checkpoints/last/state.json"]);
     }
-    assert_eq!(run.wait().unwrap().code(), Some(143), "{told:#?}");
-    let hint = told.iter().find_map(|line| line.split_once("continue with: tracknet train --resume ")).unwrap().1;
-    assert_files(&dir.path().join(hint), &["checkpoints/last/state.json"]);
 }

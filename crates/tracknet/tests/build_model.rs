@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use tracknet::config::{Activation, ModelConfig, Norm, QuantizationConfig, TargetModules};
 use tracknet::models::pretrained::save::{read_all, write_tensors};
-use tracknet::models::pretrained::{StoredAs, write_backbone, write_head};
+use tracknet::models::pretrained::{HEAD_FILE, StoredAs, write_backbone, write_head};
 use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, Require, load_state, named_parameters, state_dict};
 use tracknet::models::{HeatmapModel, VisitProjections, apply_quantization, build_model};
@@ -222,6 +222,60 @@ fn one_error_lists_every_tensor_that_does_not_fit() {
         "layer.7.norm1.bias: found [64], but the model has no such tensor",
     ] {
         assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+#[test]
+fn a_head_file_that_does_not_fit_is_refused_by_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, _) = build_model(&tiny(), SIZE, 5, &Device::flex()).unwrap();
+    write_head(dir.path(), &model).unwrap();
+    let path = dir.path().join(HEAD_FILE);
+    let whole = fs::read(&path).unwrap();
+    let mut tensors = read_all(&path).unwrap();
+    let bias = tensors.remove("head.conv.bias").unwrap();
+    tensors.insert("head.conv.weight".to_owned(), bias.clone());
+    tensors.insert("decoder.stages.9.proj.weight".to_owned(), bias);
+    write_tensors(&path, tensors, StoredAs::F32).unwrap();
+    let mut config = tiny();
+    config.decoder.pretrained = Some(dir.path().to_path_buf());
+    let message = refusal(&config, SIZE);
+    for part in [
+        HEAD_FILE,
+        "head.conv.bias: missing, expected [1]",
+        "head.conv.weight: found [1], expected [1, 16, 1, 1]",
+        "decoder.stages.9.proj.weight: found [1], but the model has no such parameter",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    assert!(refusal(&config, SIZE).contains(HEAD_FILE));
+}
+
+#[test]
+fn the_configuration_of_the_design_adapts_and_packs_every_flavour() {
+    let flavours = [
+        ("dinov3_tiny", 16, 12),
+        ("dinov3_tiny_gated", 16, 14),
+        ("dinov2_tiny", 16, 12),
+        ("dinov2_reg_tiny", 16, 12),
+        ("dinov2_tiny_swiglu", 8, 6),
+        ("vit_tiny", 16, 12),
+    ];
+    for (name, patch, linears) in flavours {
+        let mut config = pretrained(&fixture(name));
+        config.model_name = "vit_lora_heatmap".to_owned();
+        config.backbone.patch_size = patch;
+        config.lora.enabled = true;
+        let targets = ["query", "key", "value", "dense"].map(str::to_owned);
+        config.lora.target_modules = Some(TargetModules::List(targets.to_vec()));
+        config.quantization.enabled = true;
+        config.quantization.skip_modules = Some(vec!["pooler.dense".to_owned()]);
+        let device = Device::flex().autodiff();
+        let (model, report) = build_model(&config, SIZE, 1, &device).unwrap();
+        assert_eq!(report.lora.unwrap().adapted.len(), linears, "{name}");
+        assert_eq!(report.quantization.unwrap().layers.len(), linears, "{name}");
+        assert!(logits(&model, &device).iter().all(|x| x.is_finite()), "{name}");
     }
 }
 

@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -11,8 +12,9 @@ use tracknet::config::{LoraConfig, QuantizationConfig};
 use tracknet::models::backbones::VitSpec;
 use tracknet::models::init::Builder;
 use tracknet::models::lora::{load_adapter, write_adapter};
-use tracknet::models::pretrained::Checkpoint;
 use tracknet::models::pretrained::checkpoint::WeightSource;
+use tracknet::models::pretrained::save::{read_all, write_tensors};
+use tracknet::models::pretrained::{Checkpoint, StoredAs};
 use tracknet::models::state::{
     Group, ParameterInfo, ParameterVisitor, Require, load_state, named_parameters, visit_parameters,
 };
@@ -176,4 +178,40 @@ fn a_written_adapter_holds_the_biases_that_train() {
     assert!(all.contains(&adapted));
     assert!(all.contains(&"base_model.model.model.layer.1.norm2.bias".to_owned()), "{all:?}");
     assert!(!all.contains(&"base_model.model.model.layer.0.attention.q_proj.bias".to_owned()));
+}
+
+#[test]
+fn an_adapter_that_does_not_fit_is_refused_by_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(fixture("peft_lora").join(file), dir.path().join(file)).unwrap();
+    }
+    let device = Device::flex();
+    let refusal = || load_adapter(dir.path(), &mut base(&device), &device).unwrap_err().to_string();
+
+    let path = dir.path().join("adapter_model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let mut tensors = read_all(&path).unwrap();
+    let name = |end: &str| tensors.keys().find(|k| k.ends_with(end)).unwrap().clone();
+    let (missing, misshapen) = (name("0.attention.q_proj.lora_B.weight"), name("1.attention.q_proj.lora_A.weight"));
+    let matrix = tensors.remove(&missing).unwrap();
+    tensors.insert(misshapen, TensorData::new(vec![0f32; 6], [2, 3]));
+    tensors.insert("base_model.model.layer.9.mlp.up_proj.lora_A.weight".to_owned(), matrix.clone());
+    tensors.insert("base_model.model.layer.0.gamma".to_owned(), matrix);
+    write_tensors(&path, tensors, StoredAs::F32).unwrap();
+    let message = refusal();
+    for part in [
+        "4 tensors do not fit the model",
+        "layer.0.attention.q_proj: needs both lora_A.weight and lora_B.weight",
+        "layer.1.attention.q_proj: found lora_A [2, 3]",
+        "layer.9.mlp.up_proj: the model has no such linear layer",
+        "base_model.model.layer.0.gamma: is no part of a LoRA adapter",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    assert!(refusal().contains("adapter_model.safetensors"));
+    fs::write(dir.path().join("adapter_config.json"), r#"{"r": 4, "lora_alpha": 8, "use_dora": true}"#).unwrap();
+    assert!(refusal().contains("use_dora"));
 }

@@ -99,6 +99,9 @@ fn a_quantized_base_never_thaws_and_is_never_written() {
     use Group::{Adapter, Decoder, Head};
     assert_eq!(changed(qlora(), 1, 1), [Decoder, Head]);
     assert_eq!(changed(qlora(), 1, 2), [Adapter, Decoder, Head]);
+    // Packed without adapters: decoder and head train on a backbone that has nothing to thaw.
+    let packed_alone = ModelConfig { quantization: qlora().quantization, ..model(json!({})) };
+    assert_eq!(changed(packed_alone, 1, 2), [Decoder, Head]);
 
     let dir = tempfile::tempdir().unwrap();
     let json = json!({ "epochs": 2, "backbone_freeze_epochs": 1 });
@@ -107,7 +110,8 @@ fn a_quantized_base_never_thaws_and_is_never_written() {
         let mut bytes = Vec::new();
         model.visit_projections(&mut |path, projection| {
             if let Base::Packed(weight) = &projection.base {
-                bytes.push((path.to_owned(), weight.to_packed().unwrap().packed().to_vec()));
+                // Codes and scales.
+                bytes.push((path.to_owned(), weight.to_packed().unwrap()));
             }
         });
         bytes
