@@ -51,6 +51,27 @@ fn a_run_stopped_anywhere_and_resumed_equals_the_run_that_was_not_bit_for_bit() 
     }
 }
 
+/// Stops before, right at and after the step at which the adapters on a packed base begin to train.
+#[test]
+fn a_packed_run_whose_adapters_wait_an_epoch_resumes_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let packed = |out: &str| {
+        let mut model = model(lora());
+        model.quantization.enabled = true;
+        config(dir.path(), model, training(&dir.path().join(out), json!({ "epochs": 2, "backbone_freeze_epochs": 1 })))
+    };
+    let (expected, _) = run(&packed("whole"), None, None).unwrap();
+    for stop in [2, 4, 6] {
+        let stopped = packed(&format!("stopped{stop}"));
+        let (first, _) = run(&stopped, None, Some(stop)).unwrap();
+        assert_eq!((first.outcome, first.state.step), (Outcome::Interrupted, stop as u64));
+        let (second, _) = run(&stopped, Some(&first.paths.root), None).unwrap();
+        assert_eq!(second.outcome, Outcome::Finished);
+        assert_eq!(weights(&second.paths.root), weights(&expected.paths.root), "stopped after {stop} steps");
+        assert_eq!(metrics(&second.paths.root), metrics(&expected.paths.root), "stopped after {stop} steps");
+    }
+}
+
 #[test]
 fn epochs_can_be_raised_on_resume() {
     let dir = tempfile::tempdir().unwrap();
