@@ -11,6 +11,8 @@ mod eval;
 mod export;
 mod interrupt;
 mod predict;
+mod quickstart;
+mod shipped;
 mod train;
 
 use std::process::ExitCode;
@@ -29,6 +31,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Quickstart(quickstart::QuickstartArgs),
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Predict(predict::PredictArgs),
@@ -40,6 +43,7 @@ enum Verb {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.verb {
+        Verb::Quickstart(args) => quickstart::run(&args),
         Verb::Train(args) => train::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Predict(args) => predict::run(&args),

@@ -1,0 +1,268 @@
+//! `tracknet quickstart`: the whole story on one screen, without any download.
+//!
+//! Renders rallies of a look that the shipped detector has never seen, measures it there, fine-tunes adapters on its
+//! 4-bit backbone, and measures again on games that neither has seen.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+use tracknet::config::{Config, ConfigSources};
+use tracknet::datasets::Dataset;
+use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
+use tracknet::evaluation::metrics::DetectionMetrics;
+use tracknet::inference::predictions::write_csv;
+use tracknet::inference::{Predictor, overlay};
+use tracknet::models::memory::bytes;
+use tracknet::models::{BuildReport, HeatmapModel, build_model};
+use tracknet::training::{
+    Console, EvaluateOptions, Evaluation, FitOptions, Outcome, Trainer, evaluate, training_device,
+};
+
+use crate::args::DeviceArgs;
+use crate::data::generate_with_bar;
+use crate::interrupt::Interrupt;
+use crate::{device, shipped};
+
+/// Clips in a rendered game.
+const CLIPS: usize = 2;
+/// Frames in a rendered clip.
+const FRAMES: usize = 20;
+/// Seed of the rendered rallies; another than the one the shipped model was trained on.
+const RALLY_SEED: u64 = 7;
+/// Frames of the test games that are drawn with the ball marked.
+const PICTURES: usize = 12;
+/// Score from which a frame counts as having a ball.
+const THRESHOLD: f32 = 0.5;
+
+/// See the whole thing work, in minutes and without any download.
+///
+/// Renders tennis rallies of a look that the shipped detector has never seen (grass, another camera, another ball),
+/// measures the detector there, fine-tunes LoRA adapters and the decoder on its 4-bit backbone, and measures again on
+/// games that were never seen. Everything is written to one directory.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tracknet quickstart
+  tracknet quickstart --output-dir /tmp/first-look --backbone float")]
+pub(crate) struct QuickstartArgs {
+    /// Where everything goes; must not hold an earlier quick start.
+    #[arg(long, value_name = "DIR", default_value = "quickstart")]
+    output_dir: PathBuf,
+    /// How the frozen backbone is stored.
+    #[arg(long, value_enum, default_value_t = Backbone::Nf4)]
+    backbone: Backbone,
+    /// Seed of the fine-tuning run.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Values that replace those of the quick start's configuration: training.epochs=2
+    #[arg(value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+/// `--backbone`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Backbone {
+    /// 4-bit NF4 with double quantization.
+    Nf4,
+    /// 32-bit floats, for comparison.
+    Float,
+}
+
+pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
+    let clock = Instant::now();
+    let places = Places::new(&args.output_dir)?;
+    let interrupt = Interrupt::listen()?;
+    let device = device::resolve(&args.device.device)?;
+    shipped::unpack(&places.backbone)?;
+    let config = configure(args, &places)?;
+
+    step(1, "render rallies on grass, a look the shipped detector has never seen");
+    render(&config, &places)?;
+
+    step(2, "measure the shipped detector on the test games");
+    let (model, build) = build(&config, &device)?;
+    println!("{build}\n");
+    let before = measure(&model, &build, &config, &device)?;
+    println!("{}", summary(&before));
+
+    step(3, "fine-tune LoRA adapters and the decoder");
+    let options = FitOptions { stop: interrupt.stop.clone(), ..FitOptions::new(device.clone()) };
+    let report = Trainer::new(&config, model, &build, options, &mut Console::new())?.fit()?;
+    if report.outcome == Outcome::Interrupted {
+        let root = report.paths.root.display();
+        eprintln!("interrupted; continue with: tracknet train --resume {root}");
+        return Ok(interrupt.exit_code());
+    }
+
+    step(4, "measure again on the same test games");
+    let after = measure(&report.model, &build, &config, &device)?;
+    draw(&report.model, &build, &config, &places, &device)?;
+    after.report.write_json(&places.root.join("test.json"))?;
+
+    print_result(&before, &after);
+    println!("memory\n{}\npeak of this process: {}\n", build.memory, peak_memory());
+    print_places(&places, &report.paths.root, &report.paths.best());
+    println!("done in {:.0} s", clock.elapsed().as_secs_f64());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What goes where.
+struct Places {
+    root: PathBuf,
+    data: PathBuf,
+    backbone: PathBuf,
+    pictures: PathBuf,
+    csv: PathBuf,
+}
+
+impl Places {
+    fn new(root: &Path) -> Result<Self> {
+        if root.is_dir() && std::fs::read_dir(root)?.next().is_some() {
+            bail!(
+                "{} is not empty; remove it, or choose another directory with --output-dir",
+                root.display()
+            );
+        }
+        Ok(Self {
+            root: root.to_path_buf(),
+            data: root.join("data"),
+            backbone: root.join(shipped::NAME),
+            pictures: root.join("pictures"),
+            csv: root.join("test.csv"),
+        })
+    }
+}
+
+fn step(number: usize, text: &str) {
+    println!("\n[{number}/4] {text}");
+}
+
+/// The shipped quick-start configuration, in the chosen directory.
+fn configure(args: &QuickstartArgs, places: &Places) -> Result<Config> {
+    let group = || Some("quickstart".to_owned());
+    let path = |key: &str, path: &Path| format!("{key}={}", serde_json::Value::from(path.display().to_string()));
+    let mut overrides = vec![
+        path("data.root", &places.data),
+        path("model.pretrained_model_name", &std::path::absolute(&places.backbone)?),
+        path("model.decoder.pretrained", &std::path::absolute(&places.backbone)?),
+        format!("model.quantization.enabled={}", args.backbone == Backbone::Nf4),
+    ];
+    overrides.extend(args.overrides.iter().cloned());
+    let sources = ConfigSources {
+        data: group(),
+        model: group(),
+        training: group(),
+        overrides,
+        seed: Some(args.seed),
+        output_dir: Some(args.output_dir.clone()),
+        ..ConfigSources::default()
+    };
+    Ok(Config::load(&sources).map_err(tracknet::Error::from)?.config)
+}
+
+/// Renders one game for every game that the configuration names.
+fn render(config: &Config, places: &Places) -> Result<()> {
+    let split = &config.data.split;
+    let games = split.train_games.len() + split.val_games.len() + split.test_games.len();
+    let options = GenerateOptions {
+        seed: RALLY_SEED,
+        games,
+        clips_per_game: CLIPS,
+        frames_per_clip: FRAMES,
+        look: LookSet::Grass,
+        ..GenerateOptions::default()
+    };
+    let clock = Instant::now();
+    let report = generate_with_bar(&places.data, &options)?;
+    println!("{} frames of {games} games in {:.0} s: {}", report.frames, clock.elapsed().as_secs_f64(), places.data.display());
+    Ok(())
+}
+
+fn build(config: &Config, device: &Device) -> Result<(HeatmapModel, BuildReport)> {
+    let device = training_device(config, device);
+    Ok(build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device)?)
+}
+
+fn measure(model: &HeatmapModel, build: &BuildReport, config: &Config, device: &Device) -> Result<Evaluation> {
+    Ok(evaluate(model, build, config, &config.data.split.test_games, device, &EvaluateOptions::default())?)
+}
+
+fn summary(evaluation: &Evaluation) -> String {
+    let found = &evaluation.report.total.detection;
+    format!("F1 {} (precision {}, recall {})", number(found.f1), number(found.precision), number(found.recall))
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"))
+}
+
+/// Predicts the test games: a CSV of every frame, pictures of some.
+fn draw(model: &HeatmapModel, build: &BuildReport, config: &Config, places: &Places, device: &Device) -> Result<()> {
+    let predictor = Predictor::new(model, build, config, device);
+    let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.test_games, false)?;
+    let frames = data.frames();
+    let files: Vec<PathBuf> = frames.iter().map(|f| f.frame.path.clone()).collect();
+    let every = (frames.len() / PICTURES).max(1);
+    let mut predictions = Vec::with_capacity(frames.len());
+    predictor.files(&files, &mut |result| {
+        let index = result.prediction.frame as usize;
+        if index % every == every / 2 {
+            let truth = frames.get(index).and_then(|f| f.frame.label.xy);
+            let marked = overlay::overlay(&result.frame, result.prediction.visible(THRESHOLD), truth)?;
+            let name = frames.get(index).map_or_else(String::new, |f| f.to_string().replace(['/', '.'], "_"));
+            overlay::write_png(&places.pictures.join(format!("{name}.png")), &marked)?;
+            overlay::write_png(&places.pictures.join(format!("{name}_heatmap.png")), &result.heatmap_picture()?)?;
+        }
+        predictions.push(result.prediction);
+        Ok(())
+    })?;
+    Ok(write_csv(&places.csv, &predictions, THRESHOLD)?)
+}
+
+fn print_result(before: &Evaluation, after: &Evaluation) {
+    let [before, after] = [before, after].map(|e| &e.report.total.detection);
+    type Column = fn(&DetectionMetrics) -> Option<f64>;
+    let rows: [(&str, Column); 6] = [
+        ("F1", |m| m.f1),
+        ("precision", |m| m.precision),
+        ("recall", |m| m.recall),
+        ("accuracy", |m| m.accuracy),
+        ("average precision", |m| m.average_precision),
+        ("RMSE of hits, px", |m| m.rmse),
+    ];
+    println!("\ntest games, never seen in training; a hit is within {}", after.tolerance);
+    println!("{:<20} {:>8} {:>8}", "", "before", "after");
+    for (name, column) in rows {
+        println!("{name:<20} {:>8} {:>8}", number(column(before)), number(column(after)));
+    }
+    println!();
+}
+
+/// The high-water mark of this process's resident memory, where the system tells.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse::<usize>().ok());
+    kilobytes.map_or_else(|| "not known on this system".to_owned(), |kb| bytes(kb << 10))
+}
+
+fn print_places(places: &Places, run: &Path, best: &Path) {
+    let [root, data, run] = [&places.root, &places.data, &run.to_path_buf()].map(|path| path.display().to_string());
+    println!("pictures     {}", places.pictures.display());
+    println!("predictions  {}", places.csv.display());
+    println!("checkpoint   {}", best.display());
+    println!("metrics      {root}/test.json");
+    println!("\nnext
+  look at the frames           tracknet data preview {data}
+  find the ball in your video  tracknet predict {run} YOUR_VIDEO.mp4 --video
+  train on your own labels     tracknet data check YOUR_DATA
+                               tracknet train --model quickstart --training quickstart data.root=YOUR_DATA \\
+                                 data.split.train_games=[game1,game2] data.split.val_games=[game3] \\
+                                 model.pretrained_model_name={backbone} model.decoder.pretrained={backbone}\n",
+        backbone = places.backbone.display());
+}
