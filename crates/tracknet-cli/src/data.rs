@@ -196,6 +196,7 @@ fn open(root: &std::path::Path, games: &[String]) -> Result<Dataset> {
 
 fn parse_size(text: &str) -> Result<[usize; 2]> {
     let (width, height) = text.split_once('x').context("write WxH, for example 1280x720")?;
-    let number = |digits: &str| digits.parse::<usize>().with_context(|| format!("`{digits}` is not a number of pixels"));
+    let number =
+        |digits: &str| digits.parse::<usize>().with_context(|| format!("`{digits}` is not a number of pixels"));
     Ok([number(width)?, number(height)?])
 }

@@ -111,7 +111,8 @@ impl Writer<'_> {
     fn open_video(&self, (width, height): (u32, u32)) -> tracknet::Result<VideoWriter> {
         let tools = VideoTools::default();
         // Frames in a folder have no rate of their own; broadcast footage has 25 to 30.
-        let fps = if self.args.source.is_dir() { None } else { tools.probe(&self.args.source).ok().and_then(|i| i.fps) };
+        let fps =
+            if self.args.source.is_dir() { None } else { tools.probe(&self.args.source).ok().and_then(|i| i.fps) };
         let path = self.output.join(format!("{}.mp4", self.name));
         VideoWriter::create(&tools, &path, [width, height], fps.unwrap_or(25.0))
     }

@@ -123,10 +123,7 @@ struct Places {
 impl Places {
     fn new(root: &Path) -> Result<Self> {
         if root.is_dir() && std::fs::read_dir(root)?.next().is_some() {
-            bail!(
-                "{} is not empty; remove it, or choose another directory with --output-dir",
-                root.display()
-            );
+            bail!("{} is not empty; remove it, or choose another directory with --output-dir", root.display());
         }
         Ok(Self {
             root: root.to_path_buf(),
@@ -179,7 +176,12 @@ fn render(config: &Config, places: &Places) -> Result<()> {
     };
     let clock = Instant::now();
     let report = generate_with_bar(&places.data, &options)?;
-    println!("{} frames of {games} games in {:.0} s: {}", report.frames, clock.elapsed().as_secs_f64(), places.data.display());
+    println!(
+        "{} frames of {games} games in {:.0} s: {}",
+        report.frames,
+        clock.elapsed().as_secs_f64(),
+        places.data.display()
+    );
     Ok(())
 }
 
@@ -257,12 +259,14 @@ fn print_places(places: &Places, run: &Path, best: &Path) {
     println!("predictions  {}", places.csv.display());
     println!("checkpoint   {}", best.display());
     println!("metrics      {root}/test.json");
-    println!("\nnext
+    println!(
+        "\nnext
   look at the frames           tracknet data preview {data}
   find the ball in your video  tracknet predict {run} YOUR_VIDEO.mp4 --video
   train on your own labels     tracknet data check YOUR_DATA
                                tracknet train --model quickstart --training quickstart data.root=YOUR_DATA \\
                                  data.split.train_games=[game1,game2] data.split.val_games=[game3] \\
                                  model.pretrained_model_name={backbone} model.decoder.pretrained={backbone}\n",
-        backbone = places.backbone.display());
+        backbone = places.backbone.display()
+    );
 }

@@ -212,7 +212,8 @@ fn write_clip(
     write_dir_atomic(directory, |temporary| {
         for (index, (file, truth)) in frames.iter().enumerate() {
             let path = temporary.join(format!("{index:04}.jpg"));
-            let bytes = file.as_ref().map_err(|e| DatasetError::Generate(format!("{}: cannot encode: {e}", path.display())))?;
+            let bytes =
+                file.as_ref().map_err(|e| DatasetError::Generate(format!("{}: cannot encode: {e}", path.display())))?;
             fs::write(&path, bytes).at(&path)?;
             if let Some(count) = counts.get_mut(usize::from(truth.visibility)) {
                 *count += 1;
