@@ -41,6 +41,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    tracknet_kernels::allocator::keep_large_blocks();
     let cli = Cli::parse();
     let result = match cli.verb {
         Verb::Quickstart(args) => quickstart::run(&args),

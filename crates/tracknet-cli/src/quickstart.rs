@@ -30,7 +30,7 @@ use crate::{device, shipped};
 /// Clips in a rendered game.
 const CLIPS: usize = 2;
 /// Frames in a rendered clip.
-const FRAMES: usize = 20;
+const FRAMES: usize = 15;
 /// Seed of the rendered rallies; another than the one the shipped model was trained on.
 const RALLY_SEED: u64 = 7;
 /// Frames of the test games that are drawn with the ball marked.

@@ -3,6 +3,7 @@
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
 //!   with them without ever keeping a dense copy.
 
+pub mod allocator;
 pub mod fourbit;
 
 pub use fourbit::{

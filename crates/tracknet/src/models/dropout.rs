@@ -12,6 +12,7 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::init::Random;
+use super::is_cpu;
 
 /// Inverted dropout (Srivastava et al., 2014): off in evaluation, on a device without gradients, and at 0.
 #[derive(Module, Debug)]
@@ -32,6 +33,11 @@ impl Dropout {
         let dropout = Self { training: Param::from_bool(true), probability, name: name.into(), state: Arc::default() };
         dropout.seed(0);
         dropout
+    }
+
+    /// Leaves the stream that it shares with its clones.
+    pub fn own_stream(&mut self) {
+        self.state = Arc::new(AtomicU64::new(self.state.load(Ordering::Relaxed)));
     }
 
     /// Restarts the stream of masks.
@@ -97,16 +103,6 @@ fn bernoulli(count: usize, keep: f32, seed: u64) -> Vec<f32> {
         }
     });
     values
-}
-
-fn is_cpu(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    return *device == Device::flex();
-    #[cfg(not(feature = "flex"))]
-    {
-        let _ = device;
-        false
-    }
 }
 
 #[cfg(test)]

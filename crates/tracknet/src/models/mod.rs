@@ -29,7 +29,7 @@ pub mod projection;
 pub mod state;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 pub use backbones::Vit;
 pub use build::{BuildReport, build_model};
@@ -40,6 +40,17 @@ pub use heads::HeatmapHead;
 pub use lora::{apply_lora_to_model, apply_quantization};
 pub use memory::MemoryReport;
 pub use projection::{Projection, VisitProjections};
+
+/// Whether this is Burn's CPU backend, with or without autodiff.
+pub(crate) fn is_cpu(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return *device == Device::flex();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
 
 /// Backbone → decoder → head.
 #[derive(Module, Debug)]
@@ -59,6 +70,19 @@ impl HeatmapModel {
         let features = self.backbone.forward(images.clone());
         let features = self.decoder.forward(features, images);
         self.head.forward(features)
+    }
+
+    /// A copy with an autodiff graph and dropout streams of its own; the values are shared.
+    #[must_use]
+    pub fn fork_for_piece(&self, device: &Device) -> Self {
+        let mut model = self.clone().fork(device);
+        model.visit_projections_mut(&mut |_, projection| {
+            if let Some(adapter) = &mut projection.adapter {
+                adapter.own_dropout();
+            }
+        });
+        model.decoder.own_dropout();
+        model
     }
 
     /// Makes the dropout masks of the next forward passes a function of `seed`. Called with a seed of the step before

@@ -13,12 +13,12 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::Device;
 
-use crate::config::{Config, Precision};
+use crate::config::{Config, Norm, Precision};
 use crate::datasets::{Batch, BatchLoader};
 use crate::error::Result;
 use crate::files::write_atomic;
 use crate::models::memory::{bytes, training_estimate};
-use crate::models::{BuildReport, HeatmapModel, build_model};
+use crate::models::{BuildReport, HeatmapModel, build_model, is_cpu};
 
 use super::evaluate::{EvaluateOptions, Evaluation, Run};
 use super::loaders::Loaders;
@@ -157,8 +157,10 @@ impl<'a> Trainer<'a> {
         let config_yaml = config.to_yaml()?;
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
+        // Batch normalization couples the frames of a batch; a GPU wants them all at once.
+        let parallel = is_cpu(&device) && config.model.decoder.norm != Norm::Bn;
         Ok(Self {
-            stepper: Stepper::new(training, loaders.shape(), &device),
+            stepper: Stepper::new(training, loaders.shape(), &device).side_by_side(parallel),
             schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
             log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
             config,

@@ -12,6 +12,7 @@ mod memory;
 mod monitor;
 mod optimizer;
 mod overlays;
+mod parallel;
 mod parameters;
 mod reporter;
 mod resume;

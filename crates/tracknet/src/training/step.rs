@@ -15,6 +15,7 @@ use super::TrainingError;
 use super::gradients::{GradientNorm, NamedGradients, clip_limit};
 use super::loss::HeatmapLoss;
 use super::optimizer::NamedOptimizer;
+use super::parallel::{self, FRAMES_PER_PIECE, cores};
 use super::parameters::ParameterTable;
 
 /// Non-finite steps in a row after which a run gives up.
@@ -91,6 +92,8 @@ pub struct Stepper {
     pub loss: HeatmapLoss,
     /// Frames per forward pass; `None` until it was fitted to the memory: the whole batch.
     pub micro_batch: Option<usize>,
+    /// Whether pieces of a micro-batch run side by side: on the CPU, where nothing couples the frames of a batch.
+    pub parallel: bool,
     /// Sizes of a batch's tensors.
     pub shape: BatchShape,
     /// Where the model trains, with autodiff.
@@ -106,12 +109,19 @@ impl Stepper {
         Self {
             loss: HeatmapLoss::from(&config.loss),
             micro_batch: None,
+            parallel: false,
             shape,
             device: device.clone(),
             seed: config.seed,
             clip: clip_limit(config.grad_clip, config.grad_clip_norm),
             non_finite_in_a_row: 0,
         }
+    }
+
+    /// The same with pieces side by side, or not.
+    #[must_use]
+    pub fn side_by_side(self, parallel: bool) -> Self {
+        Self { parallel, ..self }
     }
 
     /// Trains on one batch. `step` counts optimizer steps of the run from 0; `factor` is the schedule's.
@@ -168,18 +178,29 @@ impl Stepper {
         table: &ParameterTable,
         step: u64,
     ) -> Result<(NamedGradients, StepReport)> {
-        model.seed_dropout(mix(self.seed, step));
         let mask_sum = mask_weight(batch);
+        let whole = self.micro_batch.unwrap_or(batch.size).clamp(1, batch.size.max(1));
+        // On several threads a piece is small, and no more frames are under way than a micro-batch has.
+        let (frames, threads) = match self.parallel {
+            true => (whole.min(FRAMES_PER_PIECE), cores().min(whole / whole.min(FRAMES_PER_PIECE))),
+            false => (whole, 1),
+        };
+        let pieces = batch.size.div_ceil(frames);
+        let piece = |index: usize| {
+            let (from, to) = (index * frames, ((index + 1) * frames).min(batch.size));
+            // A fork has an autodiff graph of its own: backward passes of pieces do not wait for each other.
+            let model = if pieces > 1 && self.parallel { model.fork_for_piece(&self.device) } else { model.clone() };
+            model.seed_dropout(mix(mix(self.seed, step), index as u64));
+            let chunk = self.shape.tensors(batch, from, to, &self.device)?;
+            let loss = self.loss.sum(model.forward(chunk.images), chunk.targets, chunk.masks, mask_sum)?;
+            Ok((table.gradients(&model, &mut loss.scaled.backward()), loss.sum))
+        };
         let mut sum = NamedGradients::default();
         let mut loss_sum = 0.0;
-        let frames = self.micro_batch.unwrap_or(batch.size).max(1);
-        for from in (0..batch.size).step_by(frames) {
-            let to = (from + frames).min(batch.size);
-            let chunk = self.shape.tensors(batch, from, to, &self.device)?;
-            let logits = model.forward(chunk.images);
-            let loss = self.loss.sum(logits, chunk.targets, chunk.masks, mask_sum)?;
-            loss_sum += loss.sum;
-            sum.add(table.gradients(model, &mut loss.scaled.backward()));
+        for result in parallel::map(pieces, threads, piece) {
+            let (gradients, loss): (NamedGradients, f64) = result.map_err(|e: crate::Error| e)?;
+            sum.add(gradients);
+            loss_sum += loss;
         }
         Ok((sum, StepReport { loss_sum, mask_sum, grad_norm: None, skipped: None }))
     }

@@ -16,9 +16,6 @@ pub(super) struct Streak {
     pub(super) depth: f32,
 }
 
-/// Smallest apparent radius at 720 lines, pixels: no lens resolves less.
-const SMALLEST: f32 = 1.0;
-
 /// Averages the ball over the shutter in linear light; at least 8 sub-frames, two to a pixel of streak.
 ///
 /// `at(s)` is the ball's place for `s` from 0 (opening) to 1 (closing). `None` when no sub-frame shows it.
@@ -40,7 +37,7 @@ pub(super) fn draw_streak(
     if discs.is_empty() {
         return None;
     }
-    let smallest = SMALLEST * (frame[3] - frame[1]) as f32 / 720.0;
+    let smallest = look.ball_smallest * (frame[3] - frame[1]) as f32 / 720.0;
     let radius = |depth: f32| (RADIUS * look.ball_bloom * camera.focal / depth).max(smallest);
     let widest = discs.iter().map(|d| radius(d.depth)).fold(0.0, f32::max);
     let mut layer = Layer::new(clip(area_around(discs.iter().map(|d| (d.x, d.y)), widest + 2.0), frame));

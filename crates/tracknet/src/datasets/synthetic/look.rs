@@ -126,6 +126,8 @@ pub(super) struct Look {
     pub(super) ball: Rgb,
     /// How much larger than its 67 mm the ball appears through lens bloom and sharpening.
     pub(super) ball_bloom: f32,
+    /// Smallest apparent radius of the ball at 720 lines, pixels: no lens resolves less.
+    pub(super) ball_smallest: f32,
     pub(super) bounce: Ground,
     pub(super) camera: CameraWish,
     pub(super) graphics: Option<Graphics>,
@@ -391,6 +393,7 @@ fn broadcast(rng: &mut Rng) -> Look {
         players: [outfit(rng), outfit(rng)],
         ball: vary(hex(rng.pick(&[0xd8f050, 0xe2f46a, 0xc8e840, 0xe6f090])), 0.08, rng),
         ball_bloom: rng.range(1.0, 1.7),
+        ball_smallest: 1.0,
         bounce: if clay {
             Ground { restitution: 0.78, friction: 0.8, walls: [17.2, 9.0] }
         } else {
@@ -467,8 +470,10 @@ fn grass(rng: &mut Rng) -> Look {
     look.sky = vary(hex(rng.pick(&[0xd8e2ea, 0xf0dcc0, 0xa8c8e8])), 0.06, rng);
     look.players =
         [Outfit { cap: outfit(rng).cap, ..white }, Outfit { skin: outfit(rng).skin, hair: outfit(rng).hair, ..white }];
-    look.ball = vary(hex(rng.pick(&[0xe0e868, 0xf4eed8, 0xecc868, 0xf0f0a0])), 0.1, rng);
-    look.ball_bloom = rng.range(0.95, 1.35);
+    // Bright balls through a soft lens: larger than the broadcast's.
+    look.ball = vary(hex(rng.pick(&[0xf2f25a, 0xfaf6e6, 0xf6ee7a, 0xf4f6a6])), 0.05, rng);
+    look.ball_bloom = rng.range(1.25, 1.6);
+    look.ball_smallest = rng.range(2.2, 2.8);
     look.bounce = Ground { restitution: 0.7, friction: 0.5, walls: [17.5, 10.5] };
     look.camera = CameraWish {
         behind: [6.5, 11.0],
@@ -479,7 +484,7 @@ fn grass(rng: &mut Rng) -> Look {
         sideways: 2.5,
     };
     look.graphics = None;
-    look.shutter = [0.2, 0.65];
+    look.shutter = [0.08, 0.35];
     look.exposure = rng.range(0.8, 1.05);
     look.saturation = rng.range(0.75, 1.0);
     look.tint = [rng.range(1.06, 1.16), 1.0, rng.range(0.68, 0.82)];

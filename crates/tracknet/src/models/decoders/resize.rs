@@ -4,6 +4,8 @@ use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::models::is_cpu;
+
 /// Bilinear resize to `[height, width]` with half-pixel centres (`align_corners=False`); unchanged if it fits.
 pub fn resize_bilinear(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
@@ -19,11 +21,7 @@ pub fn resize_bilinear(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
 
 /// Burn's GPU backends interpolate forward only; asked for a gradient they panic.
 fn has_native_backward(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    let cpu = device.clone().inner() == Device::flex();
-    #[cfg(not(feature = "flex"))]
-    let cpu = false;
-    cpu || !device.is_autodiff()
+    is_cpu(device) || !device.is_autodiff()
 }
 
 /// The same resize as two products with interpolation matrices, which every backend can differentiate.

@@ -142,6 +142,11 @@ impl UpsamplingDecoder {
         }
     }
 
+    /// Leaves the streams of dropout that it shares with its clones.
+    pub fn own_dropout(&mut self) {
+        self.stages.iter_mut().flat_map(|s| &mut s.blocks).for_each(|block| block.own_dropout());
+    }
+
     /// Restarts the draws of every dropout.
     pub fn seed_dropout(&self, seed: u64) {
         self.stages.iter().flat_map(|s| &s.blocks).for_each(|block| block.seed_dropout(seed));

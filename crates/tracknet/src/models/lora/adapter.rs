@@ -36,6 +36,11 @@ impl LoraAdapter {
         Self { a, b, dropout: Dropout::new(dropout, path), scale }
     }
 
+    /// Leaves the streams of dropout that it shares with its clones.
+    pub fn own_dropout(&mut self) {
+        self.dropout.own_stream();
+    }
+
     /// Restarts the draws of the dropout.
     pub fn seed_dropout(&self, seed: u64) {
         self.dropout.seed(seed);
