@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use tracknet::config::Config;
 
 use crate::args::ConfigArgs;
+use crate::out::out;
 
 /// Show the configuration that a run would use.
 #[derive(Args)]
@@ -28,6 +29,6 @@ pub(crate) fn run(args: &ConfigVerbArgs) -> Result<ExitCode> {
     for note in &loaded.notes {
         eprintln!("note: {note}");
     }
-    print!("{}", loaded.config.to_yaml().map_err(tracknet::Error::from)?);
+    out!("{}", loaded.config.to_yaml().map_err(tracknet::Error::from)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@ use tracknet::training::{EvaluateOptions, evaluate, load_model_for_inference};
 
 use crate::args::{ConfigArgs, DeviceArgs};
 use crate::device;
+use crate::out::outln;
 
 /// Measure a trained run on games: precision, recall, F1, AP, RMSE, PCK, in total and by game.
 ///
@@ -65,10 +66,10 @@ pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
     };
     let options = EvaluateOptions { metrics, ..EvaluateOptions::default() };
     let evaluation = evaluate(&loaded.model, &loaded.build, &config, games, &device, &options)?;
-    println!("{}", evaluation.report);
+    outln!("{}", evaluation.report)?;
     if let Some(path) = &args.json {
         evaluation.report.write_json(path)?;
-        println!("wrote {}", path.display());
+        outln!("wrote {}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }

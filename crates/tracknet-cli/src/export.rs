@@ -10,6 +10,7 @@ use tracknet::models::pretrained::{StoredAs, write_backbone, write_head};
 use tracknet::training::load_model_for_inference;
 
 use crate::device;
+use crate::out::outln;
 
 /// Write the backbone of a run as a Hugging Face directory, with the decoder and head beside it.
 ///
@@ -46,6 +47,6 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
         write_backbone(dir, &loaded.model.backbone, stored)?;
         write_head(dir, &loaded.model)
     })?;
-    println!("wrote {}", args.destination.display());
+    outln!("wrote {}", args.destination.display())?;
     Ok(ExitCode::SUCCESS)
 }

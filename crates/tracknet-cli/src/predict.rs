@@ -10,6 +10,7 @@ use tracknet::inference::{FrameResult, Prediction, Predictor, VideoTools, VideoW
 
 use crate::args::DeviceArgs;
 use crate::device;
+use crate::out::outln;
 
 /// Find the ball on a picture, a folder of frames or a video, with a trained run.
 ///
@@ -67,7 +68,7 @@ pub(crate) fn run(args: &PredictArgs) -> Result<ExitCode> {
         write_jsonl(&output.join(format!("{name}.jsonl")), &predictions, args.threshold)?;
     }
     let found = predictions.iter().filter(|p: &&Prediction| p.visible(args.threshold).is_some()).count();
-    println!("ball found on {found} of {frames} frames\n{}", csv.display());
+    outln!("ball found on {found} of {frames} frames\n{}", csv.display())?;
     Ok(ExitCode::SUCCESS)
 }
 

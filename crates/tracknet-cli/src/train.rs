@@ -13,6 +13,7 @@ use tracknet::training::{Console, FitOptions, Outcome, fit, training_device};
 use crate::args::{ConfigArgs, DeviceArgs};
 use crate::device;
 use crate::interrupt::Interrupt;
+use crate::out::outln;
 
 /// Train a ball detector: adapters on a frozen (4-bit) backbone, a decoder and a head; or everything.
 ///
@@ -65,9 +66,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
         return Ok(interrupt.exit_code());
     }
     if let Some(evaluation) = &report.evaluation {
-        println!("\nbest checkpoint on the validation games\n{}", evaluation.report);
+        outln!("\nbest checkpoint on the validation games\n{}", evaluation.report)?;
     }
-    println!("run: {run}\nnext: tracknet eval {run}\n      tracknet predict {run} VIDEO_OR_FOLDER");
+    outln!("run: {run}\nnext: tracknet eval {run}\n      tracknet predict {run} VIDEO_OR_FOLDER")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -75,9 +76,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
 fn dry_run(config: &Config, device: &burn::tensor::Device) -> Result<ExitCode> {
     let resize = config.data.preprocess.resize;
     let (model, report) = build_model(&config.model, resize, config.training.seed, &training_device(config, device))?;
-    println!("{report}");
+    outln!("{report}")?;
     let batch = config.training.batch_size;
-    println!("estimated training peak at batch {batch}: {}", bytes(training_estimate(&model, batch, resize)));
-    println!("the run would be written to {}", config.runtime.run_dir().display());
+    outln!("estimated training peak at batch {batch}: {}", bytes(training_estimate(&model, batch, resize)))?;
+    outln!("the run would be written to {}", config.runtime.run_dir().display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -386,6 +386,29 @@ fn the_guide_shows_the_example_as_it_is() {
 
 #[cfg(unix)]
 #[test]
+fn a_reader_that_leaves_early_ends_the_program_quietly() {
+    use std::process::{Command, Stdio};
+
+    let dir = with_rallies();
+    let dry_run: Vec<&str> = ["train", "--model", "vit_heatmap", "--dry-run"].into_iter().chain(TINY).collect();
+    for args in [vec!["config", "print"], vec!["data", "check", "rallies"], dry_run] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_tracknet"))
+            .args(&args)
+            .current_dir(dir.path())
+            .env_remove("TRACKNET_CONFIG_DIR")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(program.stdout.take());
+        let output = program.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("panicked") && !stderr(&output).contains("error:"), "{}", stderr(&output));
+    }
+}
+
+#[cfg(unix)]
+#[test]
 fn an_interrupted_run_writes_a_checkpoint_and_leaves_with_the_code_of_the_signal() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
