@@ -66,9 +66,12 @@ pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
     };
     let options = EvaluateOptions { metrics, ..EvaluateOptions::default() };
     let evaluation = evaluate(&loaded.model, &loaded.build, &config, games, &device, &options)?;
-    outln!("{}", evaluation.report)?;
+    // The file first: it is written even when nobody reads the table.
     if let Some(path) = &args.json {
         evaluation.report.write_json(path)?;
+    }
+    outln!("{}", evaluation.report)?;
+    if let Some(path) = &args.json {
         outln!("wrote {}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)

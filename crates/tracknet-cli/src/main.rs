@@ -1,6 +1,7 @@
 //! The `tracknet` command: parse → call the library → exit code. One file a verb.
 //!
-//! Exit codes: 0 done (also when nobody reads standard output any more), 1 failed, 2 wrong usage, 130/143 interrupted by SIGINT/SIGTERM after a checkpoint.
+//! Exit codes: 0 done (also when the reader of standard output left), 1 failed, 2 wrong usage, 130/143 interrupted by
+//! SIGINT/SIGTERM after a checkpoint.
 #![recursion_limit = "256"]
 
 mod args;
