@@ -219,6 +219,14 @@ fn a_missing_run_or_source_is_named() {
 }
 
 #[test]
+fn the_cause_of_a_failed_write_is_said_once() {
+    let dir = with_rallies();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let message = failure(dir.path(), ["data", "preview", "rallies", "--output", "file/sheet.png"]);
+    assert_eq!(message.matches("os error").count(), 1, "{message}");
+}
+
+#[test]
 fn a_device_that_is_not_there_is_an_error_and_never_a_fallback() {
     let dir = tempfile::tempdir().unwrap();
     let dry_run = ["train", "--dry-run", "--model", "vit_heatmap"];
