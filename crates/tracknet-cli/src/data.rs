@@ -12,6 +12,7 @@ use tracknet::datasets::tracknet::available_games;
 use tracknet::datasets::{Dataset, preview, report};
 use tracknet::inference::overlay;
 
+use crate::args::parse_count;
 use crate::out::{out, outln};
 
 /// Make, check and look at datasets.
@@ -114,7 +115,7 @@ struct PreviewArgs {
     #[arg(long, short, default_value = "preview.png")]
     output: PathBuf,
     /// Frames on the sheet, evenly spread over the dataset.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 12, value_parser = parse_count)]
     count: usize,
 }
 

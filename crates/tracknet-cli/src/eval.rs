@@ -9,7 +9,7 @@ use tracknet::config::Config;
 use tracknet::evaluation::{MetricOptions, Tolerance, VisibleSet};
 use tracknet::training::{EvaluateOptions, evaluate, load_model_for_inference};
 
-use crate::args::{ConfigArgs, DeviceArgs};
+use crate::args::{ConfigArgs, DeviceArgs, parse_distance, parse_score};
 use crate::device;
 use crate::out::outln;
 
@@ -28,10 +28,10 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_delimiter = ',')]
     games: Vec<String>,
     /// Score from which a frame counts as having a ball.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = parse_score)]
     threshold: f32,
     /// Largest distance of a hit, in pixels at 512x288.
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 4.0, value_parser = parse_distance)]
     tolerance: f32,
     /// Which labels count as visible: 1,2,3 or 1,2 (occluded balls left out).
     #[arg(long, default_value_t = VisibleSet::default())]

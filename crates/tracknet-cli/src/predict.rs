@@ -8,7 +8,7 @@ use clap::Args;
 use tracknet::inference::predictions::{write_csv, write_jsonl};
 use tracknet::inference::{FrameResult, Prediction, Predictor, VideoTools, VideoWriter, overlay};
 
-use crate::args::DeviceArgs;
+use crate::args::{DeviceArgs, parse_score};
 use crate::device;
 use crate::out::outln;
 
@@ -29,7 +29,7 @@ pub(crate) struct PredictArgs {
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Score from which a frame counts as having a ball.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = parse_score)]
     threshold: f32,
     /// Also write every frame with the ball ringed, as PNG.
     #[arg(long)]

@@ -143,6 +143,27 @@ fn wrong_usage_ends_with_exit_code_2() {
 }
 
 #[test]
+fn a_number_that_makes_no_sense_is_wrong_usage_that_says_what_is_expected() {
+    let dir = tempfile::tempdir().unwrap();
+    let score = "expected a number from 0 to 1";
+    let wrong: [(&[&str], &str); 8] = [
+        (&["eval", "run", "--threshold", "nan"], score),
+        (&["eval", "run", "--threshold", "2"], score),
+        (&["predict", "run", "frames", "--threshold=-0.1"], score),
+        (&["eval", "run", "--tolerance=-1"], "expected a number of pixels above 0"),
+        (&["eval", "run", "--tolerance", "0"], "expected a number of pixels above 0"),
+        (&["eval", "run", "--tolerance", "inf"], "expected a number of pixels above 0"),
+        (&["data", "preview", "rallies", "--count", "0"], "expected a whole number of at least 1"),
+        (&["data", "preview", "rallies", "--count=-3"], "expected a whole number of at least 1"),
+    ];
+    for (args, expected) in wrong {
+        let output = tracknet(dir.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        contains_all(&stderr(&output), &["invalid value", expected]);
+    }
+}
+
+#[test]
 fn a_misspelt_key_is_answered_with_the_nearest_one() {
     let dir = tempfile::tempdir().unwrap();
     let message = failure(dir.path(), ["config", "print", "model.lora.lora_aplha=3"]);
