@@ -11,6 +11,7 @@ use crate::out::out;
 
 /// Show the configuration that a run would use.
 #[derive(Args)]
+#[command(after_help = "Example:\n  tracknet config print --model vit_qlora_heatmap training.optimizer.lr=1e-4")]
 pub(crate) struct ConfigVerbArgs {
     #[command(subcommand)]
     action: Action,

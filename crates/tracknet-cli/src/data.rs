@@ -17,6 +17,10 @@ use crate::out::{out, outln};
 
 /// Make, check and look at datasets.
 #[derive(Args)]
+#[command(after_help = "Examples:
+  tracknet data generate data/rallies --games 12
+  tracknet data check data/rallies --strict
+  tracknet data preview data/rallies")]
 pub(crate) struct DataArgs {
     #[command(subcommand)]
     action: Action,

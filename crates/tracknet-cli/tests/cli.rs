@@ -95,12 +95,15 @@ fn assert_files(dir: &Path, names: &[&str]) {
 #[test]
 fn the_help_of_every_verb_has_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    let verbs: [&[&str]; 8] = [
+    let verbs: [&[&str]; 11] = [
+        &["quickstart"],
         &["train"],
         &["eval"],
         &["predict"],
         &["export"],
+        &["config"],
         &["config", "print"],
+        &["data"],
         &["data", "generate"],
         &["data", "check"],
         &["data", "preview"],
