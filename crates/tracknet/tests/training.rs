@@ -264,6 +264,18 @@ fn a_run_leaves_its_configuration_logs_overlays_and_checkpoints() {
 }
 
 #[test]
+fn a_metric_that_is_not_defined_is_a_dash_in_the_line_of_the_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
+    let labels = config.data.root.join("game2/Clip1/Label.csv");
+    let absent: String = (0..6).map(|i| format!("{i:04}.png,0,,,\n")).collect();
+    fs::write(labels, format!("file name,visibility,x-coordinate,y-coordinate,status\n{absent}")).unwrap();
+    let (_, recorder) = run(&config, None, None).unwrap();
+    let line = &recorder.epochs[0];
+    assert!(line.contains("val/recall –") && !line.contains("NaN"), "{line}");
+}
+
+#[test]
 fn a_run_directory_that_holds_a_run_is_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));

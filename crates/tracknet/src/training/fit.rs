@@ -377,8 +377,10 @@ impl<'a> Trainer<'a> {
         }
     }
 
+    /// The line of an epoch; a metric that is not defined, such as the recall without any ball, is a dash.
     fn summary(&self, metrics: &BTreeMap<String, f64>, verdict: Verdict) -> String {
-        let value = |name: &str| metrics.get(name).map_or(String::new(), |v| format!("  {name} {v:.5}"));
+        let number = |v: f64| if v.is_nan() { "–".to_owned() } else { format!("{v:.5}") };
+        let value = |name: &str| metrics.get(name).map_or(String::new(), |v| format!("  {name} {}", number(*v)));
         let shown: String = ["train/loss", "val/loss", "val/f1", "val/precision", "val/recall"].map(value).concat();
         let best = if verdict == Verdict::Best { "  best" } else { "" };
         format!("epoch {}/{}{shown}{best}", self.state.epoch + 1, self.config.training.epochs)
