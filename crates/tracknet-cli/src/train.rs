@@ -50,7 +50,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
     }
     let device = device::resolve(&args.device.device)?;
     if args.dry_run {
-        return dry_run(&config, &device);
+        return dry_run(&config, &device, args.resume.is_some());
     }
     let interrupt = Interrupt::listen()?;
     let options = FitOptions {
@@ -73,9 +73,14 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
 }
 
 /// Builds the model and reports it; writes nothing.
-fn dry_run(config: &Config, device: &burn::tensor::Device) -> Result<ExitCode> {
+fn dry_run(config: &Config, device: &burn::tensor::Device, resumed: bool) -> Result<ExitCode> {
+    let mut section = config.model.clone();
+    if resumed {
+        // As when it resumes: the head comes from the checkpoint.
+        section.decoder.pretrained = None;
+    }
     let resize = config.data.preprocess.resize;
-    let (model, report) = build_model(&config.model, resize, config.training.seed, &training_device(config, device))?;
+    let (model, report) = build_model(&section, resize, config.training.seed, &training_device(config, device))?;
     outln!("{report}")?;
     let batch = config.training.batch_size;
     outln!("estimated training peak at batch {batch}: {}", bytes(training_estimate(&model, batch, resize)))?;

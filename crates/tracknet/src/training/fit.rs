@@ -89,7 +89,12 @@ pub struct FitReport {
 /// Anything that keeps the run from starting or going on; files already written stay whole.
 pub fn fit(config: &Config, options: FitOptions, reporter: &mut dyn Reporter) -> Result<FitReport> {
     let device = training_device(config, &options.device);
-    let (model, build) = build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device)?;
+    let mut section = config.model.clone();
+    if options.resume.is_some() {
+        // The head comes from the checkpoint; where the run took its first values from may be gone.
+        section.decoder.pretrained = None;
+    }
+    let (model, build) = build_model(&section, config.data.preprocess.resize, config.training.seed, &device)?;
     Trainer::new(config, model, &build, options, reporter)?.fit()
 }
 
