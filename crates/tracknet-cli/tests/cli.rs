@@ -294,6 +294,30 @@ fn a_broken_label_row_is_named_with_file_and_line_and_fails_a_strict_check() {
 }
 
 #[test]
+fn labels_outside_the_frame_are_reported_when_training_begins() {
+    let dir = with_rallies();
+    let outside = |game: &str, rows: usize| {
+        let labels = dir.path().join(format!("rallies/{game}/Clip1/Label.csv"));
+        let text = fs::read_to_string(&labels).unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        let names = ["0000.jpg,1,500,5,0", "0001.jpg,1,500,5,0", "0002.jpg,1,500,5,0"];
+        lines.splice(1..=rows, names.into_iter().take(rows));
+        fs::write(&labels, lines.join("\n")).unwrap();
+    };
+    outside("game1", 1);
+    let args = ["train", "--model", "vit_heatmap", "--output-dir", "runs"];
+    let output = tracknet(dir.path(), args.iter().chain(&TINY));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report = stderr(&output);
+    contains_all(&report, &["1 problem, skipped:", "coordinates outside the frame"]);
+    contains_all(&report, &["game1/Clip1/Label.csv:2: 0000.jpg: (500, 5) is outside the 96×64 image"]);
+
+    outside("game2", 3);
+    let message = failure(dir.path(), args.iter().chain(&TINY));
+    contains_all(&message, &["data.split.val_games: no usable frame", "game2/Clip1/Label.csv:4: 0002.jpg: (500, 5)"]);
+}
+
+#[test]
 fn an_image_that_does_not_decode_is_named() {
     let dir = with_rallies();
     fs::write(dir.path().join("rallies/game2/Clip1/0001.jpg"), b"not a picture").unwrap();
