@@ -214,6 +214,15 @@ fn a_missing_dataset_names_the_key_and_leaves_no_run() {
 }
 
 #[test]
+fn a_run_that_does_not_fit_into_memory_leaves_no_directory() {
+    let dir = with_rallies();
+    let flags = ["train", "--model", "vit_heatmap", "--output-dir", "runs", "--memory-limit", "0"];
+    let message = failure(dir.path(), flags.iter().chain(&TINY));
+    contains_all(&message, &["only 0 MiB are allowed by the memory limit", "raise the memory limit"]);
+    assert!(!dir.path().join("runs").exists());
+}
+
+#[test]
 fn a_missing_split_directory_is_answered_with_those_that_exist() {
     let dir = with_rallies();
     let flags = ["train", "--model", "vit_heatmap", "--output-dir", "runs"];
