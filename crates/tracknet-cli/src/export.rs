@@ -14,7 +14,8 @@ use crate::out::outln;
 
 /// Write the backbone of a run as a Hugging Face directory, with the decoder and head beside it.
 ///
-/// The directory can be named in model.pretrained_model_name (and model.decoder.pretrained) of another run.
+/// Takes runs whose backbone trained as a whole or was frozen without adapters: adapters and 4-bit weights cannot be
+/// written in this layout. The directory can be named in model.pretrained_model_name (and model.decoder.pretrained) of another run.
 #[derive(Args)]
 #[command(after_help = "Example:\n  tracknet export outputs/run-20260101-120000-s42 my-backbone --dtype float16")]
 pub(crate) struct ExportArgs {
@@ -39,6 +40,15 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
         bail!("{} exists already; choose another directory or remove it", args.destination.display());
     }
     let loaded = load_model_for_inference(&args.run, &device::resolve("cpu")?)?;
+    // Of a 4-bit backbone `write_backbone` says itself that it cannot be exported.
+    if loaded.config.model.lora.enabled && !loaded.model.backbone.is_quantized() {
+        bail!(
+            "{}: the run trained LoRA adapters, and an exported backbone would lack them: with the decoder and head it \
+             would not be the model that was trained; export takes runs whose backbone trained as a whole or was frozen \
+             without adapters (eval and predict read this run as it is)",
+            args.run.display()
+        );
+    }
     let stored = match args.dtype {
         Dtype::Float32 => StoredAs::F32,
         Dtype::Float16 => StoredAs::F16,

@@ -422,6 +422,10 @@ fn a_finished_run_goes_on_when_its_epochs_are_raised() {
     assert_eq!((&state["epoch"], &state["step"]), (&2.into(), &4.into()));
     let log = fs::read_to_string(run.join("logs/metrics.csv")).unwrap();
     assert_eq!(log.lines().filter(|row| row.starts_with("epoch,")).count(), 2, "{log}");
+
+    let refused = failure(dir.path(), ["export", &name, "exported"]);
+    contains_all(&refused, &[&name, "LoRA adapters", "would not be the model that was trained"]);
+    assert!(!dir.path().join("exported").exists());
 }
 
 #[test]
