@@ -55,6 +55,14 @@ pub(crate) struct DeviceArgs {
     pub(crate) device: String,
 }
 
+/// Where the frozen backbone of a run is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BaseArgs {
+    /// Where the frozen backbone is now, if it was moved since the run.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: Option<String>,
+}
+
 /// A score: from 0 to 1.
 pub(crate) fn parse_score(text: &str) -> Result<f32, String> {
     let score = text.parse::<f32>().ok().filter(|score| (0.0..=1.0).contains(score));

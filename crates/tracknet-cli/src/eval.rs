@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use tracknet::config::Config;
 use tracknet::evaluation::{MetricOptions, Tolerance, VisibleSet};
 use tracknet::training::{EvaluateOptions, evaluate, load_model_for_inference};
 
-use crate::args::{ConfigArgs, DeviceArgs, parse_distance, parse_score};
+use crate::args::{BaseArgs, ConfigArgs, DeviceArgs, parse_distance, parse_score};
 use crate::device;
 use crate::out::outln;
 
@@ -40,14 +40,17 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
+    base: BaseArgs,
+    #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
 pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
+    refuse_another_model(&args.config)?;
     let device = device::resolve(&args.device.device)?;
-    let loaded = load_model_for_inference(&args.run, &device)?;
+    let loaded = load_model_for_inference(&args.run, args.base.base.as_deref(), &device)?;
     let mut sources = args.config.sources();
     // The configuration beside the weights, not only that of the run directory: a checkpoint can be moved.
     sources.run = Some(loaded.checkpoint.dir.clone());
@@ -75,4 +78,18 @@ pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
         outln!("wrote {}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The model is built as the run built it; what would change it must not be ignored.
+fn refuse_another_model(config: &ConfigArgs) -> Result<()> {
+    let section = |text: &str| text.split(['.', '=']).next() == Some("model");
+    let given = match (&config.model, config.overrides.iter().find(|text| section(text))) {
+        (Some(name), _) => format!("--model {name}"),
+        (None, Some(text)) => text.clone(),
+        (None, None) => return Ok(()),
+    };
+    bail!(
+        "{given}: the model is evaluated as it was trained, so the `model` section cannot be replaced; if the frozen \
+         backbone was moved, say where it is with --base DIR"
+    )
 }

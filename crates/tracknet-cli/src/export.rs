@@ -9,6 +9,7 @@ use tracknet::files::write_dir_atomic;
 use tracknet::models::pretrained::{StoredAs, write_backbone, write_head};
 use tracknet::training::load_model_for_inference;
 
+use crate::args::BaseArgs;
 use crate::device;
 use crate::out::outln;
 
@@ -26,6 +27,8 @@ pub(crate) struct ExportArgs {
     /// How the backbone's values are stored.
     #[arg(long, value_enum, default_value_t = Dtype::Float32)]
     dtype: Dtype,
+    #[command(flatten)]
+    base: BaseArgs,
 }
 
 /// `--dtype`.
@@ -39,7 +42,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
     if args.destination.exists() {
         bail!("{} exists already; choose another directory or remove it", args.destination.display());
     }
-    let loaded = load_model_for_inference(&args.run, &device::resolve("cpu")?)?;
+    let loaded = load_model_for_inference(&args.run, args.base.base.as_deref(), &device::resolve("cpu")?)?;
     // Of a 4-bit backbone `write_backbone` says itself that it cannot be exported.
     if loaded.config.model.lora.enabled && !loaded.model.backbone.is_quantized() {
         bail!(

@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use tracknet::inference::predictions::{write_csv, write_jsonl};
 use tracknet::inference::{FrameResult, Prediction, Predictor, VideoTools, VideoWriter, overlay};
+use tracknet::training::load_model_for_inference;
 
-use crate::args::{DeviceArgs, parse_score};
+use crate::args::{BaseArgs, DeviceArgs, parse_score};
 use crate::device;
 use crate::out::outln;
 
@@ -44,6 +45,8 @@ pub(crate) struct PredictArgs {
     #[arg(long)]
     jsonl: bool,
     #[command(flatten)]
+    base: BaseArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -53,7 +56,9 @@ pub(crate) fn run(args: &PredictArgs) -> Result<ExitCode> {
     }
     let name = args.source.file_stem().map_or_else(|| "frames".into(), |stem| stem.to_string_lossy().into_owned());
     let output = args.output.clone().unwrap_or_else(|| Path::new("predictions").join(&name));
-    let predictor = Predictor::open(&args.run, &device::resolve(&args.device.device)?)?;
+    let device = device::resolve(&args.device.device)?;
+    let loaded = load_model_for_inference(&args.run, args.base.base.as_deref(), &device)?;
+    let predictor = Predictor::new(&loaded.model, &loaded.build, &loaded.config, &device);
     let mut writer = Writer { args, output: &output, name: &name, video: None };
     let mut predictions = Vec::new();
     let frames = predictor.path(&args.source, &mut |result| {

@@ -445,6 +445,38 @@ fn a_backbone_that_trained_is_exported_and_can_be_started_from() {
 }
 
 #[test]
+fn a_base_that_was_moved_is_found_with_base_and_another_is_refused() {
+    let dir = with_rallies();
+    let path = |run: PathBuf| run.strip_prefix(dir.path()).unwrap().display().to_string();
+    for seed in ["1", "2"] {
+        let extra = ["model.backbone.freeze=false".to_owned(), format!("training.seed={seed}")];
+        let trained = path(train(dir.path(), "vit_heatmap", &extra.each_ref().map(String::as_str)));
+        ok(dir.path(), ["export", &trained, &format!("base{seed}")]);
+        let refused = failure(dir.path(), ["eval", &trained, "--base", "base1"]);
+        contains_all(&refused, &["the backbone trained and is in the checkpoint"]);
+    }
+    let on_base = ["model.pretrained_model_name=./base1"];
+    let run = path(train(dir.path(), "vit_qlora_heatmap", &on_base));
+    let frozen = path(train(dir.path(), "vit_heatmap", &on_base));
+    fs::rename(dir.path().join("base1"), dir.path().join("moved")).unwrap();
+
+    let clip = "rallies/game2/Clip1";
+    contains_all(&failure(dir.path(), ["eval", &run]), &["./base1", "neither a directory"]);
+    contains_all(&ok(dir.path(), ["eval", &run, "--base", "moved"]), &["game2", "F1"]);
+    contains_all(&ok(dir.path(), ["predict", &run, clip, "--base", "moved"]), &["of 3 frames"]);
+    ok(dir.path(), ["export", &frozen, "exported", "--base", "moved"]);
+    assert_files(&dir.path().join("exported"), &["config.json", "model.safetensors", "tracknet_head.safetensors"]);
+    for verb in [&["eval", &run][..], &["predict", &run, clip]] {
+        let refused = failure(dir.path(), verb.iter().copied().chain(["--base", "base2"]));
+        contains_all(&refused, &["trained on base `./base1`", "point --base"]);
+    }
+    for ignored in [&["model.pretrained_model_name=moved"][..], &["--model", "vit_heatmap"]] {
+        let refused = failure(dir.path(), ["eval", &run].into_iter().chain(ignored.iter().copied()));
+        contains_all(&refused, &[&ignored.join(" "), "cannot be replaced", "--base DIR"]);
+    }
+}
+
+#[test]
 fn the_guide_shows_the_example_as_it_is() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let example = fs::read_to_string(crates.join("tracknet/examples/lora_vit.rs")).unwrap();

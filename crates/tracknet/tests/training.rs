@@ -124,7 +124,7 @@ fn a_quantized_base_never_thaws_and_is_never_written() {
     let state: serde_json::Value =
         serde_json::from_slice(&fs::read(report.paths.last().join("state.json")).unwrap()).unwrap();
     assert_eq!(state["base"]["sha256"].as_str().unwrap().len(), 64);
-    let loaded = load_model_for_inference(&report.paths.root, &Device::flex()).unwrap();
+    let loaded = load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap();
     assert_eq!(before, packed(&loaded.model));
     let adapters = |model: &HeatmapModel| values(model, |p| p.group == Group::Adapter);
     assert_eq!(adapters(&loaded.model), adapters(&report.model));
