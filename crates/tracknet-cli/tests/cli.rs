@@ -455,9 +455,10 @@ fn a_base_that_was_moved_is_found_with_base_and_another_is_refused() {
         let refused = failure(dir.path(), ["eval", &trained, "--base", "base1"]);
         contains_all(&refused, &["the backbone trained and is in the checkpoint"]);
     }
-    let on_base = ["model.pretrained_model_name=./base1"];
-    let run = path(train(dir.path(), "vit_qlora_heatmap", &on_base));
-    let frozen = path(train(dir.path(), "vit_heatmap", &on_base));
+    // Other seeds, because runs of one second and seed share a name.
+    let on_base = |seed| ["model.pretrained_model_name=./base1", seed];
+    let run = path(train(dir.path(), "vit_qlora_heatmap", &on_base("training.seed=3")));
+    let frozen = path(train(dir.path(), "vit_heatmap", &on_base("training.seed=4")));
     fs::rename(dir.path().join("base1"), dir.path().join("moved")).unwrap();
 
     let clip = "rallies/game2/Clip1";
