@@ -54,3 +54,29 @@ pub(crate) struct DeviceArgs {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
 }
+
+/// Where the frozen backbone of a run is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BaseArgs {
+    /// Where the frozen backbone is now, if it was moved since the run.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: Option<String>,
+}
+
+/// A score: from 0 to 1.
+pub(crate) fn parse_score(text: &str) -> Result<f32, String> {
+    let score = text.parse::<f32>().ok().filter(|score| (0.0..=1.0).contains(score));
+    score.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+/// A distance in pixels: finite and above 0.
+pub(crate) fn parse_distance(text: &str) -> Result<f32, String> {
+    let distance = text.parse::<f32>().ok().filter(|px| px.is_finite() && *px > 0.0);
+    distance.ok_or_else(|| "expected a number of pixels above 0".to_owned())
+}
+
+/// How many there should be: at least one.
+pub(crate) fn parse_count(text: &str) -> Result<usize, String> {
+    let count = text.parse::<usize>().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "expected a whole number of at least 1".to_owned())
+}

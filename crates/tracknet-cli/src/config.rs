@@ -7,9 +7,11 @@ use clap::{Args, Subcommand};
 use tracknet::config::Config;
 
 use crate::args::ConfigArgs;
+use crate::out::out;
 
 /// Show the configuration that a run would use.
 #[derive(Args)]
+#[command(after_help = "Example:\n  tracknet config print --model vit_qlora_heatmap training.optimizer.lr=1e-4")]
 pub(crate) struct ConfigVerbArgs {
     #[command(subcommand)]
     action: Action,
@@ -28,6 +30,6 @@ pub(crate) fn run(args: &ConfigVerbArgs) -> Result<ExitCode> {
     for note in &loaded.notes {
         eprintln!("note: {note}");
     }
-    print!("{}", loaded.config.to_yaml().map_err(tracknet::Error::from)?);
+    out!("{}", loaded.config.to_yaml().map_err(tracknet::Error::from)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -12,8 +12,15 @@ use tracknet::datasets::tracknet::available_games;
 use tracknet::datasets::{Dataset, preview, report};
 use tracknet::inference::overlay;
 
+use crate::args::parse_count;
+use crate::out::{out, outln};
+
 /// Make, check and look at datasets.
 #[derive(Args)]
+#[command(after_help = "Examples:
+  tracknet data generate data/rallies --games 12
+  tracknet data check data/rallies --strict
+  tracknet data preview data/rallies")]
 pub(crate) struct DataArgs {
     #[command(subcommand)]
     action: Action,
@@ -112,7 +119,7 @@ struct PreviewArgs {
     #[arg(long, short, default_value = "preview.png")]
     output: PathBuf,
     /// Frames on the sheet, evenly spread over the dataset.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 12, value_parser = parse_count)]
     count: usize,
 }
 
@@ -138,14 +145,14 @@ fn run_generate(args: &GenerateArgs) -> Result<ExitCode> {
     };
     let report = generate_with_bar(&args.root, &options)?;
     let [absent, visible, hard, occluded] = report.visibility;
-    println!(
+    outln!(
         "wrote {} frames in {} clips of {} games to {}\nvisible {visible}, hard {hard}, occluded {occluded}, absent {absent}",
         report.frames,
         report.clips,
         report.games.len(),
         args.root.display(),
-    );
-    println!("look at them: tracknet data preview {}", args.root.display());
+    )?;
+    outln!("look at them: tracknet data preview {}", args.root.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -167,12 +174,12 @@ pub(crate) fn generate_with_bar(
 
 fn run_check(args: &CheckArgs) -> Result<ExitCode> {
     let dataset = open(&args.root, &args.games)?;
-    print!("{}", dataset.report);
+    out!("{}", dataset.report)?;
     let mut bad = !dataset.report.problems.is_empty();
     if !args.skip_images {
         let images = report::check_images(&dataset);
         bad |= !images.problems.is_empty();
-        print!("{images}");
+        out!("{images}")?;
     }
     if bad && args.strict {
         bail!("{} has problems; they are listed above", args.root.display());
@@ -185,7 +192,7 @@ fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
     let frames = preview::spread(&dataset.frames(), args.count);
     let sheet = preview::contact_sheet(&frames, &preview::PreviewOptions::default()).map_err(tracknet::Error::from)?;
     overlay::write_png(&args.output, &sheet)?;
-    println!("wrote {} ({}x{})", args.output.display(), sheet.width(), sheet.height());
+    outln!("wrote {} ({}x{})", args.output.display(), sheet.width(), sheet.height())?;
     Ok(ExitCode::SUCCESS)
 }
 

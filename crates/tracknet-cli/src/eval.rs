@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use tracknet::config::Config;
 use tracknet::evaluation::{MetricOptions, Tolerance, VisibleSet};
 use tracknet::training::{EvaluateOptions, evaluate, load_model_for_inference};
 
-use crate::args::{ConfigArgs, DeviceArgs};
+use crate::args::{BaseArgs, ConfigArgs, DeviceArgs, parse_distance, parse_score};
 use crate::device;
+use crate::out::outln;
 
 /// Measure a trained run on games: precision, recall, F1, AP, RMSE, PCK, in total and by game.
 ///
@@ -27,10 +28,10 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_delimiter = ',')]
     games: Vec<String>,
     /// Score from which a frame counts as having a ball.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = parse_score)]
     threshold: f32,
     /// Largest distance of a hit, in pixels at 512x288.
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 4.0, value_parser = parse_distance)]
     tolerance: f32,
     /// Which labels count as visible: 1,2,3 or 1,2 (occluded balls left out).
     #[arg(long, default_value_t = VisibleSet::default())]
@@ -39,14 +40,17 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
+    base: BaseArgs,
+    #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
 pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
+    refuse_another_model(&args.config)?;
     let device = device::resolve(&args.device.device)?;
-    let loaded = load_model_for_inference(&args.run, &device)?;
+    let loaded = load_model_for_inference(&args.run, args.base.base.as_deref(), &device)?;
     let mut sources = args.config.sources();
     // The configuration beside the weights, not only that of the run directory: a checkpoint can be moved.
     sources.run = Some(loaded.checkpoint.dir.clone());
@@ -65,10 +69,27 @@ pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
     };
     let options = EvaluateOptions { metrics, ..EvaluateOptions::default() };
     let evaluation = evaluate(&loaded.model, &loaded.build, &config, games, &device, &options)?;
-    println!("{}", evaluation.report);
+    // The file first: it is written even when nobody reads the table.
     if let Some(path) = &args.json {
         evaluation.report.write_json(path)?;
-        println!("wrote {}", path.display());
+    }
+    outln!("{}", evaluation.report)?;
+    if let Some(path) = &args.json {
+        outln!("wrote {}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The model is built as the run built it; what would change it must not be ignored.
+fn refuse_another_model(config: &ConfigArgs) -> Result<()> {
+    let section = |text: &str| text.split(['.', '=']).next() == Some("model");
+    let given = match (&config.model, config.overrides.iter().find(|text| section(text))) {
+        (Some(name), _) => format!("--model {name}"),
+        (None, Some(text)) => text.clone(),
+        (None, None) => return Ok(()),
+    };
+    bail!(
+        "{given}: the model is evaluated as it was trained, so the `model` section cannot be replaced; if the frozen \
+         backbone was moved, say where it is with --base DIR"
+    )
 }

@@ -9,11 +9,14 @@ use tracknet::files::write_dir_atomic;
 use tracknet::models::pretrained::{StoredAs, write_backbone, write_head};
 use tracknet::training::load_model_for_inference;
 
+use crate::args::BaseArgs;
 use crate::device;
+use crate::out::outln;
 
 /// Write the backbone of a run as a Hugging Face directory, with the decoder and head beside it.
 ///
-/// The directory can be named in model.pretrained_model_name (and model.decoder.pretrained) of another run.
+/// Takes runs whose backbone trained as a whole or was frozen without adapters: adapters and 4-bit weights cannot be
+/// written in this layout. The directory can be named in model.pretrained_model_name (and model.decoder.pretrained) of another run.
 #[derive(Args)]
 #[command(after_help = "Example:\n  tracknet export outputs/run-20260101-120000-s42 my-backbone --dtype float16")]
 pub(crate) struct ExportArgs {
@@ -24,6 +27,8 @@ pub(crate) struct ExportArgs {
     /// How the backbone's values are stored.
     #[arg(long, value_enum, default_value_t = Dtype::Float32)]
     dtype: Dtype,
+    #[command(flatten)]
+    base: BaseArgs,
 }
 
 /// `--dtype`.
@@ -37,7 +42,16 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
     if args.destination.exists() {
         bail!("{} exists already; choose another directory or remove it", args.destination.display());
     }
-    let loaded = load_model_for_inference(&args.run, &device::resolve("cpu")?)?;
+    let loaded = load_model_for_inference(&args.run, args.base.base.as_deref(), &device::resolve("cpu")?)?;
+    // Of a 4-bit backbone `write_backbone` says itself that it cannot be exported.
+    if loaded.config.model.lora.enabled && !loaded.model.backbone.is_quantized() {
+        bail!(
+            "{}: the run trained LoRA adapters, and an exported backbone would lack them: with the decoder and head it \
+             would not be the model that was trained; export takes runs whose backbone trained as a whole or was frozen \
+             without adapters (eval and predict read this run as it is)",
+            args.run.display()
+        );
+    }
     let stored = match args.dtype {
         Dtype::Float32 => StoredAs::F32,
         Dtype::Float16 => StoredAs::F16,
@@ -46,6 +60,6 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
         write_backbone(dir, &loaded.model.backbone, stored)?;
         write_head(dir, &loaded.model)
     })?;
-    println!("wrote {}", args.destination.display());
+    outln!("wrote {}", args.destination.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! The `tracknet` command: parse → call the library → exit code. One file a verb.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 130/143 interrupted by SIGINT/SIGTERM after a checkpoint.
+//! Exit codes: 0 done (also when the reader of standard output left), 1 failed, 2 wrong usage, 130/143 interrupted by
+//! SIGINT/SIGTERM after a checkpoint.
 #![recursion_limit = "256"]
 
 mod args;
@@ -10,6 +11,7 @@ mod device;
 mod eval;
 mod export;
 mod interrupt;
+mod out;
 mod predict;
 mod quickstart;
 mod shipped;
@@ -53,6 +55,9 @@ fn main() -> ExitCode {
         Verb::Export(args) => export::run(&args),
     };
     result.unwrap_or_else(|error| {
+        if error.is::<out::Closed>() {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })

@@ -7,9 +7,11 @@ use anyhow::{Result, bail};
 use clap::Args;
 use tracknet::inference::predictions::{write_csv, write_jsonl};
 use tracknet::inference::{FrameResult, Prediction, Predictor, VideoTools, VideoWriter, overlay};
+use tracknet::training::load_model_for_inference;
 
-use crate::args::DeviceArgs;
+use crate::args::{BaseArgs, DeviceArgs, parse_score};
 use crate::device;
+use crate::out::outln;
 
 /// Find the ball on a picture, a folder of frames or a video, with a trained run.
 ///
@@ -28,7 +30,7 @@ pub(crate) struct PredictArgs {
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Score from which a frame counts as having a ball.
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = parse_score)]
     threshold: f32,
     /// Also write every frame with the ball ringed, as PNG.
     #[arg(long)]
@@ -43,6 +45,8 @@ pub(crate) struct PredictArgs {
     #[arg(long)]
     jsonl: bool,
     #[command(flatten)]
+    base: BaseArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -52,7 +56,9 @@ pub(crate) fn run(args: &PredictArgs) -> Result<ExitCode> {
     }
     let name = args.source.file_stem().map_or_else(|| "frames".into(), |stem| stem.to_string_lossy().into_owned());
     let output = args.output.clone().unwrap_or_else(|| Path::new("predictions").join(&name));
-    let predictor = Predictor::open(&args.run, &device::resolve(&args.device.device)?)?;
+    let device = device::resolve(&args.device.device)?;
+    let loaded = load_model_for_inference(&args.run, args.base.base.as_deref(), &device)?;
+    let predictor = Predictor::new(&loaded.model, &loaded.build, &loaded.config, &device);
     let mut writer = Writer { args, output: &output, name: &name, video: None };
     let mut predictions = Vec::new();
     let frames = predictor.path(&args.source, &mut |result| {
@@ -67,7 +73,7 @@ pub(crate) fn run(args: &PredictArgs) -> Result<ExitCode> {
         write_jsonl(&output.join(format!("{name}.jsonl")), &predictions, args.threshold)?;
     }
     let found = predictions.iter().filter(|p: &&Prediction| p.visible(args.threshold).is_some()).count();
-    println!("ball found on {found} of {frames} frames\n{}", csv.display());
+    outln!("ball found on {found} of {frames} frames\n{}", csv.display())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,6 +13,7 @@ use tracknet::training::{Console, FitOptions, Outcome, fit, training_device};
 use crate::args::{ConfigArgs, DeviceArgs};
 use crate::device;
 use crate::interrupt::Interrupt;
+use crate::out::outln;
 
 /// Train a ball detector: adapters on a frozen (4-bit) backbone, a decoder and a head; or everything.
 ///
@@ -49,7 +50,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
     }
     let device = device::resolve(&args.device.device)?;
     if args.dry_run {
-        return dry_run(&config, &device);
+        return dry_run(&config, &device, args.resume.is_some());
     }
     let interrupt = Interrupt::listen()?;
     let options = FitOptions {
@@ -65,19 +66,24 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
         return Ok(interrupt.exit_code());
     }
     if let Some(evaluation) = &report.evaluation {
-        println!("\nbest checkpoint on the validation games\n{}", evaluation.report);
+        outln!("\nbest checkpoint on the validation games\n{}", evaluation.report)?;
     }
-    println!("run: {run}\nnext: tracknet eval {run}\n      tracknet predict {run} VIDEO_OR_FOLDER");
+    outln!("run: {run}\nnext: tracknet eval {run}\n      tracknet predict {run} VIDEO_OR_FOLDER")?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Builds the model and reports it; writes nothing.
-fn dry_run(config: &Config, device: &burn::tensor::Device) -> Result<ExitCode> {
+fn dry_run(config: &Config, device: &burn::tensor::Device, resumed: bool) -> Result<ExitCode> {
+    let mut section = config.model.clone();
+    if resumed {
+        // As when it resumes: the head comes from the checkpoint.
+        section.decoder.pretrained = None;
+    }
     let resize = config.data.preprocess.resize;
-    let (model, report) = build_model(&config.model, resize, config.training.seed, &training_device(config, device))?;
-    println!("{report}");
+    let (model, report) = build_model(&section, resize, config.training.seed, &training_device(config, device))?;
+    outln!("{report}")?;
     let batch = config.training.batch_size;
-    println!("estimated training peak at batch {batch}: {}", bytes(training_estimate(&model, batch, resize)));
-    println!("the run would be written to {}", config.runtime.run_dir().display());
+    outln!("estimated training peak at batch {batch}: {}", bytes(training_estimate(&model, batch, resize)))?;
+    outln!("the run would be written to {}", config.runtime.run_dir().display())?;
     Ok(ExitCode::SUCCESS)
 }

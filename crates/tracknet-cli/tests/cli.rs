@@ -95,12 +95,15 @@ fn assert_files(dir: &Path, names: &[&str]) {
 #[test]
 fn the_help_of_every_verb_has_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    let verbs: [&[&str]; 8] = [
+    let verbs: [&[&str]; 11] = [
+        &["quickstart"],
         &["train"],
         &["eval"],
         &["predict"],
         &["export"],
+        &["config"],
         &["config", "print"],
+        &["data"],
         &["data", "generate"],
         &["data", "check"],
         &["data", "preview"],
@@ -140,6 +143,27 @@ fn wrong_usage_ends_with_exit_code_2() {
         assert!(stderr(&output).contains("Usage") || stderr(&output).contains("--help"), "{args:?}: {output:?}");
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "wrong usage wrote something");
+}
+
+#[test]
+fn a_number_that_makes_no_sense_is_wrong_usage_that_says_what_is_expected() {
+    let dir = tempfile::tempdir().unwrap();
+    let score = "expected a number from 0 to 1";
+    let wrong: [(&[&str], &str); 8] = [
+        (&["eval", "run", "--threshold", "nan"], score),
+        (&["eval", "run", "--threshold", "2"], score),
+        (&["predict", "run", "frames", "--threshold=-0.1"], score),
+        (&["eval", "run", "--tolerance=-1"], "expected a number of pixels above 0"),
+        (&["eval", "run", "--tolerance", "0"], "expected a number of pixels above 0"),
+        (&["eval", "run", "--tolerance", "inf"], "expected a number of pixels above 0"),
+        (&["data", "preview", "rallies", "--count", "0"], "expected a whole number of at least 1"),
+        (&["data", "preview", "rallies", "--count=-3"], "expected a whole number of at least 1"),
+    ];
+    for (args, expected) in wrong {
+        let output = tracknet(dir.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        contains_all(&stderr(&output), &["invalid value", expected]);
+    }
 }
 
 #[test]
@@ -190,6 +214,15 @@ fn a_missing_dataset_names_the_key_and_leaves_no_run() {
 }
 
 #[test]
+fn a_run_that_does_not_fit_into_memory_leaves_no_directory() {
+    let dir = with_rallies();
+    let flags = ["train", "--model", "vit_heatmap", "--output-dir", "runs", "--memory-limit", "0"];
+    let message = failure(dir.path(), flags.iter().chain(&TINY));
+    contains_all(&message, &["only 0 MiB are allowed by the memory limit", "raise the memory limit"]);
+    assert!(!dir.path().join("runs").exists());
+}
+
+#[test]
 fn a_missing_split_directory_is_answered_with_those_that_exist() {
     let dir = with_rallies();
     let flags = ["train", "--model", "vit_heatmap", "--output-dir", "runs"];
@@ -216,6 +249,14 @@ fn a_missing_run_or_source_is_named() {
     contains_all(&failure(dir.path(), ["export", "no-run", "out"]), &["no-run: no checkpoint here"]);
     contains_all(&failure(dir.path(), ["train", "--resume", "no-run"]), &["no-run"]);
     assert!(!dir.path().join("out").exists() && !dir.path().join("predictions").exists());
+}
+
+#[test]
+fn the_cause_of_a_failed_write_is_said_once() {
+    let dir = with_rallies();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let message = failure(dir.path(), ["data", "preview", "rallies", "--output", "file/sheet.png"]);
+    assert_eq!(message.matches("os error").count(), 1, "{message}");
 }
 
 #[test]
@@ -259,6 +300,30 @@ fn a_broken_label_row_is_named_with_file_and_line_and_fails_a_strict_check() {
     contains_all(&stdout(&strict), &["Label.csv:3:"]);
     contains_all(&stderr(&strict), &["error: rallies has problems"]);
     ok(dir.path(), ["data", "check", "rallies", "--strict", "--games", "game2"]);
+}
+
+#[test]
+fn labels_outside_the_frame_are_reported_when_training_begins() {
+    let dir = with_rallies();
+    let outside = |game: &str, rows: usize| {
+        let labels = dir.path().join(format!("rallies/{game}/Clip1/Label.csv"));
+        let text = fs::read_to_string(&labels).unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        let names = ["0000.jpg,1,500,5,0", "0001.jpg,1,500,5,0", "0002.jpg,1,500,5,0"];
+        lines.splice(1..=rows, names.into_iter().take(rows));
+        fs::write(&labels, lines.join("\n")).unwrap();
+    };
+    outside("game1", 1);
+    let args = ["train", "--model", "vit_heatmap", "--output-dir", "runs"];
+    let output = tracknet(dir.path(), args.iter().chain(&TINY));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report = stderr(&output);
+    contains_all(&report, &["1 problem, skipped:", "coordinates outside the frame"]);
+    contains_all(&report, &["game1/Clip1/Label.csv:2: 0000.jpg: (500, 5) is outside the 96×64 image"]);
+
+    outside("game2", 3);
+    let message = failure(dir.path(), args.iter().chain(&TINY));
+    contains_all(&message, &["data.split.val_games: no usable frame", "game2/Clip1/Label.csv:4: 0002.jpg: (500, 5)"]);
 }
 
 #[test]
@@ -357,6 +422,10 @@ fn a_finished_run_goes_on_when_its_epochs_are_raised() {
     assert_eq!((&state["epoch"], &state["step"]), (&2.into(), &4.into()));
     let log = fs::read_to_string(run.join("logs/metrics.csv")).unwrap();
     assert_eq!(log.lines().filter(|row| row.starts_with("epoch,")).count(), 2, "{log}");
+
+    let refused = failure(dir.path(), ["export", &name, "exported"]);
+    contains_all(&refused, &[&name, "LoRA adapters", "would not be the model that was trained"]);
+    assert!(!dir.path().join("exported").exists());
 }
 
 #[test]
@@ -376,12 +445,68 @@ fn a_backbone_that_trained_is_exported_and_can_be_started_from() {
 }
 
 #[test]
+fn a_base_that_was_moved_is_found_with_base_and_another_is_refused() {
+    let dir = with_rallies();
+    let path = |run: PathBuf| run.strip_prefix(dir.path()).unwrap().display().to_string();
+    for seed in ["1", "2"] {
+        let extra = ["model.backbone.freeze=false".to_owned(), format!("training.seed={seed}")];
+        let trained = path(train(dir.path(), "vit_heatmap", &extra.each_ref().map(String::as_str)));
+        ok(dir.path(), ["export", &trained, &format!("base{seed}")]);
+        let refused = failure(dir.path(), ["eval", &trained, "--base", "base1"]);
+        contains_all(&refused, &["the backbone trained and is in the checkpoint"]);
+    }
+    // Other seeds, because runs of one second and seed share a name.
+    let on_base = |seed| ["model.pretrained_model_name=./base1", seed];
+    let run = path(train(dir.path(), "vit_qlora_heatmap", &on_base("training.seed=3")));
+    let frozen = path(train(dir.path(), "vit_heatmap", &on_base("training.seed=4")));
+    fs::rename(dir.path().join("base1"), dir.path().join("moved")).unwrap();
+
+    let clip = "rallies/game2/Clip1";
+    contains_all(&failure(dir.path(), ["eval", &run]), &["./base1", "neither a directory"]);
+    contains_all(&ok(dir.path(), ["eval", &run, "--base", "moved"]), &["game2", "F1"]);
+    contains_all(&ok(dir.path(), ["predict", &run, clip, "--base", "moved"]), &["of 3 frames"]);
+    ok(dir.path(), ["export", &frozen, "exported", "--base", "moved"]);
+    assert_files(&dir.path().join("exported"), &["config.json", "model.safetensors", "tracknet_head.safetensors"]);
+    for verb in [&["eval", &run][..], &["predict", &run, clip]] {
+        let refused = failure(dir.path(), verb.iter().copied().chain(["--base", "base2"]));
+        contains_all(&refused, &["trained on base `./base1`", "point --base"]);
+    }
+    for ignored in [&["model.pretrained_model_name=moved"][..], &["--model", "vit_heatmap"]] {
+        let refused = failure(dir.path(), ["eval", &run].into_iter().chain(ignored.iter().copied()));
+        contains_all(&refused, &[&ignored.join(" "), "cannot be replaced", "--base DIR"]);
+    }
+}
+
+#[test]
 fn the_guide_shows_the_example_as_it_is() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let example = fs::read_to_string(crates.join("tracknet/examples/lora_vit.rs")).unwrap();
     let guide = fs::read_to_string(crates.join("../docs/lora-quantization.md")).unwrap();
     let (_, code) = example.split_once("use burn").unwrap();
     assert!(guide.contains(code), "docs/lora-quantization.md has another version of examples/lora_vit.rs");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_leaves_early_ends_the_program_quietly() {
+    use std::process::{Command, Stdio};
+
+    let dir = with_rallies();
+    let dry_run: Vec<&str> = ["train", "--model", "vit_heatmap", "--dry-run"].into_iter().chain(TINY).collect();
+    for args in [vec!["config", "print"], vec!["data", "check", "rallies"], dry_run] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_tracknet"))
+            .args(&args)
+            .current_dir(dir.path())
+            .env_remove("TRACKNET_CONFIG_DIR")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(program.stdout.take());
+        let output = program.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("panicked") && !stderr(&output).contains("error:"), "{}", stderr(&output));
+    }
 }
 
 #[cfg(unix)]

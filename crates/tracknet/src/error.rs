@@ -22,12 +22,12 @@ pub enum Error {
     #[error(transparent)]
     Training(#[from] crate::training::TrainingError),
     /// A file or directory cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
+        /// What the operating system said. Part of the message, so not also its `source`: printed once.
+        cause: std::io::Error,
     },
     /// A video or an external program failed.
     #[error(transparent)]
@@ -42,6 +42,21 @@ pub trait IoContext<T> {
 
 impl<T> IoContext<T> for std::io::Result<T> {
     fn at(self, path: impl AsRef<Path>) -> Result<T, Error> {
-        self.map_err(|source| Error::Io { path: path.as_ref().to_path_buf(), source })
+        self.map_err(|cause| Error::Io { path: path.as_ref().to_path_buf(), cause })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_path_and_the_cause_and_the_chain_does_not_repeat_it() {
+        let error = std::fs::read("no-such-file").at("no-such-file").unwrap_err();
+        let Error::Io { cause, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(error.to_string(), format!("no-such-file: {cause}"));
+        assert!(error.source().is_none());
     }
 }

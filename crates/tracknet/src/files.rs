@@ -22,7 +22,7 @@ pub fn write_atomic(
     writer.flush().at(path)?;
     drop(writer);
     temporary.as_file().sync_all().at(path)?;
-    let file = temporary.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
+    let file = temporary.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), cause: e.error })?;
     make_readable(&file).at(path)?;
     Ok(())
 }

@@ -88,6 +88,26 @@ fn epochs_can_be_raised_on_resume() {
 }
 
 #[test]
+fn a_run_resumes_when_the_weights_its_head_began_with_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = config(dir.path(), model(lora()), training(&dir.path().join("first"), json!({ "epochs": 1 })));
+    let (first, _) = run(&first, None, None).unwrap();
+    let head = dir.path().join("head.safetensors");
+    fs::copy(first.paths.last().join("tracknet_head.safetensors"), &head).unwrap();
+
+    let mut section = model(lora());
+    section.decoder.pretrained = Some(head.clone());
+    let config = config(dir.path(), section, training(&dir.path().join("second"), json!({ "epochs": 2 })));
+    let (stopped, _) = run(&config, None, Some(5)).unwrap();
+    fs::remove_file(&head).unwrap();
+    let (resumed, _) = run(&config, Some(&stopped.paths.root), None).unwrap();
+    assert_eq!((resumed.outcome, resumed.state.step), (Outcome::Finished, 8));
+    // A new run still needs it.
+    let error = run(&config, None, None).unwrap_err().to_string();
+    assert!(error.contains("head.safetensors"), "{error}");
+}
+
+#[test]
 fn a_damaged_checkpoint_is_refused_with_the_file_that_is_damaged() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));

@@ -124,7 +124,7 @@ fn a_quantized_base_never_thaws_and_is_never_written() {
     let state: serde_json::Value =
         serde_json::from_slice(&fs::read(report.paths.last().join("state.json")).unwrap()).unwrap();
     assert_eq!(state["base"]["sha256"].as_str().unwrap().len(), 64);
-    let loaded = load_model_for_inference(&report.paths.root, &Device::flex()).unwrap();
+    let loaded = load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap();
     assert_eq!(before, packed(&loaded.model));
     let adapters = |model: &HeatmapModel| values(model, |p| p.group == Group::Adapter);
     assert_eq!(adapters(&loaded.model), adapters(&report.model));
@@ -261,6 +261,18 @@ fn a_run_leaves_its_configuration_logs_overlays_and_checkpoints() {
     assert_eq!(recorder.epochs.len(), 2);
     assert!(report.evaluation.is_some());
     assert_eq!(Config::from_run_dir(root).unwrap(), config);
+}
+
+#[test]
+fn a_metric_that_is_not_defined_is_a_dash_in_the_line_of_the_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
+    let labels = config.data.root.join("game2/Clip1/Label.csv");
+    let absent: String = (0..6).map(|i| format!("{i:04}.png,0,,,\n")).collect();
+    fs::write(labels, format!("file name,visibility,x-coordinate,y-coordinate,status\n{absent}")).unwrap();
+    let (_, recorder) = run(&config, None, None).unwrap();
+    let line = &recorder.epochs[0];
+    assert!(line.contains("val/recall –") && !line.contains("NaN"), "{line}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn a_run_directory_is_enough_to_predict_and_to_evaluate() {
     let (report, _) = run(&config, None, None).unwrap();
     let device = Device::flex();
 
-    let loaded = load_model_for_inference(&report.paths.root, &device).unwrap();
+    let loaded = load_model_for_inference(&report.paths.root, None, &device).unwrap();
     let games = &config.data.split.val_games;
     let options = EvaluateOptions::default();
     let found = evaluate(&loaded.model, &loaded.build, &loaded.config, games, &device, &options).unwrap();
@@ -63,7 +63,7 @@ fn a_backbone_that_trained_comes_from_the_checkpoint() {
     let state: serde_json::Value = serde_json::from_slice(&fs::read(best.join("state.json")).unwrap()).unwrap();
     assert_eq!(state["base"], serde_json::Value::Null);
     let device = Device::flex();
-    let loaded = load_model_for_inference(&best, &device).unwrap();
+    let loaded = load_model_for_inference(&best, None, &device).unwrap();
     let games = &config.data.split.val_games;
     let options = EvaluateOptions::default();
     let found = evaluate(&loaded.model, &loaded.build, &loaded.config, games, &device, &options).unwrap();

@@ -32,12 +32,15 @@ pub struct Embedded {
 pub const EMBEDDED: &[Embedded] = embedded![
     "data" / "tracknet",
     "data" / "quickstart",
+    "data" / "pretrain",
     "model" / "vit_heatmap",
     "model" / "vit_lora_heatmap",
     "model" / "vit_qlora_heatmap",
     "model" / "quickstart",
+    "model" / "pretrain",
     "training" / "default",
     "training" / "quickstart",
+    "training" / "pretrain",
 ];
 
 /// The name that stands in for a group that is not given.
@@ -171,7 +174,7 @@ mod tests {
         let problem = find("training", "defualt", &[PathBuf::from("configs")]).unwrap_err();
         assert_eq!(
             problem.to_string(),
-            "--training: no training config is named defualt; did you mean default? Known: default, quickstart. \
+            "--training: no training config is named defualt; did you mean default? Known: default, pretrain, quickstart. \
              Looked in configs/training, and in the binary. A path to a file works, too"
         );
         let problem = find("training", "zzzzzzzzzzz", &[PathBuf::from("configs")]).unwrap_err();

@@ -286,7 +286,7 @@ pub enum DatasetError {
         reason: String,
     },
     /// A sample of a batch cannot be made.
-    #[error("frame {frame} ({}): {source}", label_place(label_file, *line))]
+    #[error("frame {frame} ({}): {cause}", label_place(label_file, *line))]
     Sample {
         /// `game/clip/file`.
         frame: String,
@@ -295,7 +295,7 @@ pub enum DatasetError {
         /// The line in it, from 1.
         line: usize,
         /// What went wrong.
-        source: Box<DatasetError>,
+        cause: Box<DatasetError>,
     },
     /// A value of the batch specification makes no sense.
     #[error("{key} = {found}: {expected}")]

@@ -130,11 +130,11 @@ impl Source {
     /// Makes the sample of a frame in an epoch; errors name frame, label file and line.
     pub(super) fn sample(&self, index: usize, epoch: u64) -> Result<Sample, DatasetError> {
         let frame = &self.frames[index];
-        self.make(frame, index, epoch).map_err(|source| DatasetError::Sample {
+        self.make(frame, index, epoch).map_err(|cause| DatasetError::Sample {
             frame: frame.to_string(),
             label_file: frame.label_file.to_path_buf(),
             line: frame.frame.line,
-            source: Box::new(source),
+            cause: Box::new(cause),
         })
     }
 

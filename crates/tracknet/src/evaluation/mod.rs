@@ -44,10 +44,8 @@ impl FrameOutcome {
     /// A heatmap with a value that is not finite, or of another size than the sample's target, with the frame's name.
     pub fn from_heatmap(info: &SampleInfo, heatmap: &[f32], options: &DecodeOptions) -> Result<Self, EvaluationError> {
         let size = info.geometry.heatmap_size;
-        let named = |source: EvaluationError| EvaluationError::Frame {
-            frame: info.frame.to_string(),
-            source: Box::new(source),
-        };
+        let named =
+            |cause: EvaluationError| EvaluationError::Frame { frame: info.frame.to_string(), cause: Box::new(cause) };
         let found = decode::decode(heatmap, size, options).map_err(named)?;
         let points = HeatmapPoints::of(heatmap, size, info.heatmap_xy()).map_err(named)?;
         Ok(Self {
@@ -100,12 +98,12 @@ pub enum EvaluationError {
         expected: &'static str,
     },
     /// The heatmap of a frame cannot be decoded.
-    #[error("frame {frame}: {source}")]
+    #[error("frame {frame}: {cause}")]
     Frame {
         /// `game/clip/file`.
         frame: String,
         /// What went wrong.
-        source: Box<EvaluationError>,
+        cause: Box<EvaluationError>,
     },
 }
 

@@ -35,12 +35,12 @@ pub enum InferenceError {
         program: PathBuf,
     },
     /// The program is there but cannot be started.
-    #[error("cannot run `{}`: {source}", program.display())]
+    #[error("cannot run `{}`: {cause}", program.display())]
     ProgramFailed {
         /// The program.
         program: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A video cannot be opened: no file, no video, or a broken one.
     #[error("video {}: {reason}", path.display())]

@@ -92,7 +92,7 @@ pub fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
     let mut bytes = Vec::new();
     picture
         .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
-        .map_err(|e| Error::Io { path: path.to_path_buf(), source: std::io::Error::other(e) })?;
+        .map_err(|e| Error::Io { path: path.to_path_buf(), cause: std::io::Error::other(e) })?;
     write_atomic(path, |writer| std::io::Write::write_all(writer, &bytes))
 }
 

@@ -82,12 +82,13 @@ impl Predictor {
         }
     }
 
-    /// A predictor from a run or checkpoint directory.
+    /// A predictor from a run or checkpoint directory. If the base was moved, use [`load_model_for_inference`] and
+    /// [`Predictor::new`].
     ///
     /// # Errors
     /// If it has no whole checkpoint, or the base that it was trained on cannot be found.
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
-        let loaded = load_model_for_inference(path, device)?;
+        let loaded = load_model_for_inference(path, None, device)?;
         Ok(Self::new(&loaded.model, &loaded.build, &loaded.config, device))
     }
 

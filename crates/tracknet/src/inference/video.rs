@@ -92,11 +92,11 @@ fn video(path: &Path, reason: String) -> Error {
     InferenceError::Video { path: path.to_path_buf(), reason }.into()
 }
 
-pub(super) fn start_failure(program: &Path, source: std::io::Error) -> Error {
+pub(super) fn start_failure(program: &Path, cause: std::io::Error) -> Error {
     let program = program.to_path_buf();
-    match source.kind() {
+    match cause.kind() {
         ErrorKind::NotFound => InferenceError::ProgramMissing { program }.into(),
-        _ => InferenceError::ProgramFailed { program, source }.into(),
+        _ => InferenceError::ProgramFailed { program, cause }.into(),
     }
 }
 

@@ -54,7 +54,7 @@ pub enum TrainingError {
     /// The frozen base of the model is not the one the checkpoint was trained on.
     #[error(
         "{}: the checkpoint was trained on base `{name}` with hash {expected}, but the base loaded now has {found}; \
-         point model.pretrained_model_name at the original weights (same quantization settings)",
+         point --base (on resume: model.pretrained_model_name) at the original weights (same quantization settings)",
         path.display()
     )]
     OtherBase {

@@ -23,9 +23,9 @@ use crate::models::{BuildReport, HeatmapModel, build_model, is_cpu};
 use super::evaluate::{EvaluateOptions, Evaluation, Run};
 use super::loaders::Loaders;
 use super::logging::{KeepRows, MetricLog, RowKind};
-use super::memory::{MemoryBound, choose_micro_batch};
+use super::memory::{MemoryBound, MicroBatch, choose_micro_batch};
 use super::monitor::Verdict;
-use super::optimizer::{NamedOptimizer, ParameterKind, Part};
+use super::optimizer::{NamedOptimizer, Part};
 use super::overlays::write_overlays;
 use super::parameters::ParameterTable;
 use super::reporter::{Reporter, StepProgress};
@@ -89,7 +89,12 @@ pub struct FitReport {
 /// Anything that keeps the run from starting or going on; files already written stay whole.
 pub fn fit(config: &Config, options: FitOptions, reporter: &mut dyn Reporter) -> Result<FitReport> {
     let device = training_device(config, &options.device);
-    let (model, build) = build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device)?;
+    let mut section = config.model.clone();
+    if options.resume.is_some() {
+        // The head comes from the checkpoint; where the run took its first values from may be gone.
+        section.decoder.pretrained = None;
+    }
+    let (model, build) = build_model(&section, config.data.preprocess.resize, config.training.seed, &device)?;
     Trainer::new(config, model, &build, options, reporter)?.fit()
 }
 
@@ -154,6 +159,9 @@ impl<'a> Trainer<'a> {
             return Err(TrainingError::RunExists { path: start.paths.root }.into());
         }
         let Start { model, optimizer, state, paths } = start;
+        let model = activate(config, &table, model, state.epoch);
+        // Before the first file: a run that does not fit into memory leaves no directory.
+        micro_batch(config, &model, options.memory_limit)?;
         let config_yaml = config.to_yaml()?;
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
@@ -199,16 +207,12 @@ impl<'a> Trainer<'a> {
     /// Switches gradients on or off by the freeze schedule, and fits the micro-batch to what then trains.
     fn thaw(&mut self) -> Result<()> {
         let epoch = self.state.epoch;
-        let frozen_epochs = self.config.training.backbone_freeze_epochs;
-        let active = |kind: ParameterKind| kind.part == Part::Head || epoch >= frozen_epochs;
-        self.model = self.table.set_active(self.model.clone(), |p| active(p.kind));
-        if self.stepper.micro_batch.is_some() && epoch != frozen_epochs {
+        self.model = activate(self.config, &self.table, self.model.clone(), epoch);
+        if self.stepper.micro_batch.is_some() && epoch != self.config.training.backbone_freeze_epochs {
             return Ok(());
         }
-        let bound = MemoryBound::find(self.options.memory_limit);
         let size = self.config.data.preprocess.resize;
-        let estimate = |frames| training_estimate(&self.model, frames, size) as u64;
-        let chosen = choose_micro_batch(&self.config.training, estimate, bound)?;
+        let chosen = micro_batch(self.config, &self.model, self.options.memory_limit)?;
         if let Some(note) = chosen.note {
             self.reporter.note(&note);
         }
@@ -379,12 +383,26 @@ impl<'a> Trainer<'a> {
         }
     }
 
+    /// The line of an epoch; a metric that is not defined, such as the recall without any ball, is a dash.
     fn summary(&self, metrics: &BTreeMap<String, f64>, verdict: Verdict) -> String {
-        let value = |name: &str| metrics.get(name).map_or(String::new(), |v| format!("  {name} {v:.5}"));
+        let number = |v: f64| if v.is_nan() { "–".to_owned() } else { format!("{v:.5}") };
+        let value = |name: &str| metrics.get(name).map_or(String::new(), |v| format!("  {name} {}", number(*v)));
         let shown: String = ["train/loss", "val/loss", "val/f1", "val/precision", "val/recall"].map(value).concat();
         let best = if verdict == Verdict::Best { "  best" } else { "" };
         format!("epoch {}/{}{shown}{best}", self.state.epoch + 1, self.config.training.epochs)
     }
+}
+
+/// Switches gradients on or off by the freeze schedule.
+fn activate(config: &Config, table: &ParameterTable, model: HeatmapModel, epoch: usize) -> HeatmapModel {
+    let thawed = epoch >= config.training.backbone_freeze_epochs;
+    table.set_active(model, |p| p.kind.part == Part::Head || thawed)
+}
+
+/// The micro-batch that fits what trains of `model` into memory.
+fn micro_batch(config: &Config, model: &HeatmapModel, memory_limit: Option<u64>) -> Result<MicroBatch> {
+    let estimate = |frames| training_estimate(model, frames, config.data.preprocess.resize) as u64;
+    choose_micro_batch(&config.training, estimate, MemoryBound::find(memory_limit))
 }
 
 /// What a run starts or continues with.

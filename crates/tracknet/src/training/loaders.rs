@@ -1,7 +1,7 @@
 //! The batches of a run, from its configuration.
 
 use crate::config::Config;
-use crate::datasets::{BatchLoader, BatchSpec, Dataset, FrameRef, LoaderOptions};
+use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, LoaderOptions};
 use crate::error::Result;
 use crate::models::BuildReport;
 
@@ -43,13 +43,11 @@ impl Loaders {
     /// # Errors
     /// If a game is missing or nothing in it can be used.
     pub fn open(config: &Config, build: &BuildReport, memory_limit: Option<u64>) -> Result<Self> {
-        let open =
-            |key: &str, games: &[String]| Dataset::open_split(key, &config.data.root, config.data.format, games, false);
         let split = &config.data.split;
-        let train = open("data.split.train_games", &split.train_games)?;
+        let train = open_checked(config, "data.split.train_games", &split.train_games)?;
         let validation = match split.val_games.as_slice() {
             [] => None,
-            games => Some(open("data.split.val_games", games)?),
+            games => Some(open_checked(config, "data.split.val_games", games)?),
         };
         let mut report = format!("training: {}", train.report);
         if let Some(validation) = &validation {
@@ -78,6 +76,18 @@ impl Loaders {
     pub fn shape(&self) -> BatchShape {
         shape_of(self.train.spec())
     }
+}
+
+/// A split without the frames whose label lies outside the image or whose image cannot be read; its report lists them.
+fn open_checked(config: &Config, key: &str, games: &[String]) -> Result<Dataset> {
+    let root = &config.data.root;
+    let mut data = Dataset::open_split(key, root, config.data.format, games, false)?;
+    data.check_coordinates(false)?;
+    if data.frames().is_empty() {
+        let (key, root, games) = (key.to_owned(), root.clone(), games.to_vec());
+        return Err(DatasetError::NoFrames { key, root, games, problems: data.report.problems }.into());
+    }
+    Ok(data)
 }
 
 /// Batches in order, neither shuffled nor augmented, up to `limit_val_batches`.

@@ -88,7 +88,7 @@ impl MetricLog {
 
 /// One `write` call per line: a killed run leaves at most one cut line, which the next opening drops.
 fn append_line((path, file): &mut (PathBuf, File), line: &str) -> Result<()> {
-    file.write_all(format!("{line}\n").as_bytes()).map_err(|source| Error::Io { path: path.clone(), source })
+    file.write_all(format!("{line}\n").as_bytes()).map_err(|cause| Error::Io { path: path.clone(), cause })
 }
 
 fn kept_rows(jsonl: &Path, keep: KeepRows) -> Result<Vec<Map<String, Value>>> {

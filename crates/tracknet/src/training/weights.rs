@@ -67,7 +67,7 @@ fn fits<T>(path: &Path, loaded: Result<T, crate::models::ModelError>) -> Result<
 pub struct LoadedModel {
     /// With the weights of the checkpoint, without autodiff.
     pub model: HeatmapModel,
-    /// The configuration of its run.
+    /// The configuration of its run, with the base where it was found.
     pub config: Config,
     /// How the model was built; knows the normalization of the base.
     pub build: BuildReport,
@@ -75,14 +75,23 @@ pub struct LoadedModel {
     pub checkpoint: Checkpoint,
 }
 
-/// Loads the best checkpoint of a run (the last if there is no best), or a checkpoint itself.
+/// Loads the best checkpoint of a run (the last if there is no best), or a checkpoint itself. `base` says where the
+/// frozen backbone is now, if it is no more at the `model.pretrained_model_name` of the run.
 ///
 /// # Errors
-/// If there is none, a file of it is damaged, or the frozen base is not the one it was trained on.
-pub fn load_model_for_inference(path: &Path, device: &Device) -> Result<LoadedModel> {
+/// If there is none, a file of it is damaged, the frozen base is not the one it was trained on, or a `base` is given
+/// for a run whose backbone trained.
+pub fn load_model_for_inference(path: &Path, base: Option<&str>, device: &Device) -> Result<LoadedModel> {
     let checkpoint = find_checkpoint(path, &["best", "last"])?;
     let label = checkpoint.dir.join(super::CONFIG_FILE).display().to_string();
-    let config = Config::from_yaml(&label, &checkpoint.config_yaml()?)?;
+    let mut config = Config::from_yaml(&label, &checkpoint.config_yaml()?)?;
+    if let Some(base) = base {
+        if checkpoint.backbone_dir().is_some() {
+            let problem = "the backbone trained and is in the checkpoint: there is no other base to give it".to_owned();
+            return Err(TrainingError::DoesNotFit { path: checkpoint.dir, problem }.into());
+        }
+        config.model.pretrained_model_name = Some(base.to_owned());
+    }
     let mut section = config.model.clone();
     // The head comes from the checkpoint; where the run took its first values from may be gone.
     section.decoder.pretrained = None;
