@@ -19,7 +19,7 @@ lint:
     cargo clippy --workspace --all-targets -- -D warnings
 
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps
 
 # Licences, sources and duplicate bans of the dependency tree (cargo install cargo-deny).
 deny:

@@ -46,7 +46,7 @@ const THRESHOLD: f32 = 0.5;
 #[derive(Args)]
 #[command(after_help = "Examples:
   tracknet quickstart
-  tracknet quickstart --output-dir /tmp/first-look --backbone float")]
+  tracknet quickstart --output-dir first-look --backbone float")]
 pub(crate) struct QuickstartArgs {
     /// Where everything goes; must not hold an earlier quick start.
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
