@@ -13,8 +13,9 @@ use clap::{Args, ValueEnum};
 use tracknet::config::{Config, ConfigSources};
 use tracknet::datasets::Dataset;
 use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
+use tracknet::evaluation::FrameOutcome;
 use tracknet::evaluation::metrics::DetectionMetrics;
-use tracknet::inference::predictions::write_csv;
+use tracknet::inference::predictions::{Prediction, write_csv};
 use tracknet::inference::{Predictor, overlay};
 use tracknet::models::memory::bytes;
 use tracknet::models::{BuildReport, HeatmapModel, build_model};
@@ -25,6 +26,7 @@ use tracknet::training::{
 use crate::args::DeviceArgs;
 use crate::data::generate_with_bar;
 use crate::interrupt::Interrupt;
+use crate::out::outln;
 use crate::{device, shipped};
 
 /// Clips in a rendered game.
@@ -81,16 +83,15 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
     shipped::unpack(&places.backbone)?;
     let config = configure(args, &places)?;
 
-    step(1, "render rallies on grass, a look the shipped detector has never seen");
+    step(1, "render rallies on grass, a look the shipped detector has never seen")?;
     render(&config, &places)?;
 
-    step(2, "measure the shipped detector on the test games");
+    step(2, "measure the shipped detector on the test games")?;
     let (model, build) = build(&config, &device)?;
-    println!("{build}\n");
     let before = measure(&model, &build, &config, &device)?;
-    println!("{}", summary(&before));
+    outln!("{}", summary(&before))?;
 
-    step(3, "fine-tune LoRA adapters and the decoder");
+    step(3, "fine-tune LoRA adapters and the decoder")?;
     let options = FitOptions { stop: interrupt.stop.clone(), ..FitOptions::new(device.clone()) };
     let report = Trainer::new(&config, model, &build, options, &mut Console::new())?.fit()?;
     if report.outcome == Outcome::Interrupted {
@@ -99,15 +100,16 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
         return Ok(interrupt.exit_code());
     }
 
-    step(4, "measure again on the same test games");
+    step(4, "measure again on the same test games")?;
     let after = measure(&report.model, &build, &config, &device)?;
+    write_csv(&places.csv, &predictions(&after), THRESHOLD)?;
     draw(&report.model, &build, &config, &places, &device)?;
     after.report.write_json(&places.root.join("test.json"))?;
 
-    print_result(&before, &after);
-    println!("memory\n{}\npeak of this process: {}\n", build.memory, peak_memory());
-    print_places(&places, &report.paths.root, &report.paths.best());
-    println!("done in {:.0} s", clock.elapsed().as_secs_f64());
+    print_result(&before, &after)?;
+    outln!("memory\n{}\npeak of this process: {}\n", build.memory, peak_memory())?;
+    print_places(&places, &report.paths.root, &report.paths.best())?;
+    outln!("done in {:.0} s", clock.elapsed().as_secs_f64())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -135,8 +137,8 @@ impl Places {
     }
 }
 
-fn step(number: usize, text: &str) {
-    println!("\n[{number}/4] {text}");
+fn step(number: usize, text: &str) -> Result<()> {
+    outln!("\n[{number}/4] {text}")
 }
 
 /// The shipped quick-start configuration, in the chosen directory.
@@ -176,12 +178,12 @@ fn render(config: &Config, places: &Places) -> Result<()> {
     };
     let clock = Instant::now();
     let report = generate_with_bar(&places.data, &options)?;
-    println!(
+    outln!(
         "{} frames of {games} games in {:.0} s: {}",
         report.frames,
         clock.elapsed().as_secs_f64(),
         places.data.display()
-    );
+    )?;
     Ok(())
 }
 
@@ -203,30 +205,36 @@ fn number(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"))
 }
 
-/// Predicts the test games: a CSV of every frame, pictures of some.
+/// What the evaluation found on each frame of the test games, in their order.
+fn predictions(evaluation: &Evaluation) -> Vec<Prediction> {
+    let prediction = |(index, outcome): (usize, &FrameOutcome)| Prediction {
+        frame: index as u64,
+        file: Some(format!("{}/{}/{}", outcome.game, outcome.clip, outcome.file_name)),
+        detection: outcome.detection,
+    };
+    evaluation.outcomes.iter().enumerate().map(prediction).collect()
+}
+
+/// Draws the ball and its label on some frames of the test games, spread evenly.
 fn draw(model: &HeatmapModel, build: &BuildReport, config: &Config, places: &Places, device: &Device) -> Result<()> {
     let predictor = Predictor::new(model, build, config, device);
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.test_games, false)?;
     let frames = data.frames();
-    let files: Vec<PathBuf> = frames.iter().map(|f| f.frame.path.clone()).collect();
     let every = (frames.len() / PICTURES).max(1);
-    let mut predictions = Vec::with_capacity(frames.len());
+    let shown: Vec<_> = frames.iter().skip(every / 2).step_by(every).collect();
+    let files: Vec<PathBuf> = shown.iter().map(|f| f.frame.path.clone()).collect();
+    let mut names = shown.iter();
     predictor.files(&files, &mut |result| {
-        let index = result.prediction.frame as usize;
-        if index % every == every / 2 {
-            let truth = frames.get(index).and_then(|f| f.frame.label.xy);
-            let marked = overlay::overlay(&result.frame, result.prediction.visible(THRESHOLD), truth)?;
-            let name = frames.get(index).map_or_else(String::new, |f| f.to_string().replace(['/', '.'], "_"));
-            overlay::write_png(&places.pictures.join(format!("{name}.png")), &marked)?;
-            overlay::write_png(&places.pictures.join(format!("{name}_heatmap.png")), &result.heatmap_picture()?)?;
-        }
-        predictions.push(result.prediction);
-        Ok(())
+        let Some(frame) = names.next() else { return Ok(()) };
+        let name = frame.to_string().replace(['/', '.'], "_");
+        let marked = overlay::overlay(&result.frame, result.prediction.visible(THRESHOLD), frame.frame.label.xy)?;
+        overlay::write_png(&places.pictures.join(format!("{name}.png")), &marked)?;
+        overlay::write_png(&places.pictures.join(format!("{name}_heatmap.png")), &result.heatmap_picture()?)
     })?;
-    Ok(write_csv(&places.csv, &predictions, THRESHOLD)?)
+    Ok(())
 }
 
-fn print_result(before: &Evaluation, after: &Evaluation) {
+fn print_result(before: &Evaluation, after: &Evaluation) -> Result<()> {
     let [before, after] = [before, after].map(|e| &e.report.total.detection);
     type Column = fn(&DetectionMetrics) -> Option<f64>;
     let rows: [(&str, Column); 6] = [
@@ -237,12 +245,12 @@ fn print_result(before: &Evaluation, after: &Evaluation) {
         ("average precision", |m| m.average_precision),
         ("RMSE of hits, px", |m| m.rmse),
     ];
-    println!("\ntest games, never seen in training; a hit is within {}", after.tolerance);
-    println!("{:<20} {:>8} {:>8}", "", "before", "after");
+    outln!("\ntest games, never seen in training; a hit is within {}", after.tolerance)?;
+    outln!("{:<20} {:>8} {:>8}", "", "before", "after")?;
     for (name, column) in rows {
-        println!("{name:<20} {:>8} {:>8}", number(column(before)), number(column(after)));
+        outln!("{name:<20} {:>8} {:>8}", number(column(before)), number(column(after)))?;
     }
-    println!();
+    outln!("")
 }
 
 /// The high-water mark of this process's resident memory, where the system tells.
@@ -253,13 +261,13 @@ fn peak_memory() -> String {
     kilobytes.map_or_else(|| "not known on this system".to_owned(), |kb| bytes(kb << 10))
 }
 
-fn print_places(places: &Places, run: &Path, best: &Path) {
+fn print_places(places: &Places, run: &Path, best: &Path) -> Result<()> {
     let [root, data, run] = [&places.root, &places.data, &run.to_path_buf()].map(|path| path.display().to_string());
-    println!("pictures     {}", places.pictures.display());
-    println!("predictions  {}", places.csv.display());
-    println!("checkpoint   {}", best.display());
-    println!("metrics      {root}/test.json");
-    println!(
+    outln!("pictures     {}", places.pictures.display())?;
+    outln!("predictions  {}", places.csv.display())?;
+    outln!("checkpoint   {}", best.display())?;
+    outln!("metrics      {root}/test.json")?;
+    outln!(
         "\nnext
   look at the frames           tracknet data preview {data}
   find the ball in your video  tracknet predict {run} YOUR_VIDEO.mp4 --video
@@ -268,5 +276,5 @@ fn print_places(places: &Places, run: &Path, best: &Path) {
                                  data.split.train_games=[game1,game2] data.split.val_games=[game3] \\
                                  model.pretrained_model_name={backbone} model.decoder.pretrained={backbone}\n",
         backbone = places.backbone.display()
-    );
+    )
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 
 use crate::error::Result;
+use crate::models::is_cpu;
 
 use super::TrainingError;
 
@@ -34,22 +35,35 @@ impl NamedGradients {
         }
     }
 
-    /// Global L2 norm, accumulated in float64 in a fixed order.
+    /// Global L2 norm; the sum over parameters is in float64 in a fixed order.
     ///
     /// # Errors
     /// If a gradient cannot be read from the device.
     pub fn norm(&self) -> Result<GradientNorm> {
-        let mut squares = 0.0f64;
-        for (name, gradient) in &self.0 {
-            let data = gradient.try_to_data().map_err(|e| TrainingError::device(name, e))?;
-            let values = data.as_slice::<f32>().map_err(|e| TrainingError::device(name, e))?;
-            let sum: f64 = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-            if !sum.is_finite() {
+        let mut total = 0.0;
+        for (name, square) in self.0.keys().zip(self.squares()?) {
+            if !square.is_finite() {
                 return Ok(GradientNorm::NonFinite(name.clone()));
             }
-            squares += sum;
+            total += square;
         }
-        Ok(GradientNorm::Finite(squares.sqrt()))
+        Ok(GradientNorm::Finite(total.sqrt()))
+    }
+
+    /// The squared norm of each gradient. On the CPU the sums are in float64 on the host; elsewhere the device adds up,
+    /// in float32, and everything is read at once: a transfer for each parameter would cost more than the step.
+    fn squares(&self) -> Result<Vec<f64>> {
+        if self.0.values().all(|gradient| is_cpu(&gradient.device())) {
+            let square = |(name, gradient): (&String, &Tensor<1>)| {
+                let data = gradient.try_to_data().map_err(|e| TrainingError::device(name, e))?;
+                let values = data.as_slice::<f32>().map_err(|e| TrainingError::device(name, e))?;
+                Ok(values.iter().map(|&v| f64::from(v) * f64::from(v)).sum())
+            };
+            return self.0.iter().map(square).collect();
+        }
+        let sums = Tensor::cat(self.0.values().map(|gradient| gradient.clone().square().sum()).collect(), 0);
+        let sums = sums.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("gradient norms", e))?;
+        Ok(sums.into_iter().map(f64::from).collect())
     }
 
     /// Multiplies every gradient by `limit / (norm + 1e−6)` if `norm` exceeds `limit`, as

@@ -393,7 +393,7 @@ fn broadcast(rng: &mut Rng) -> Look {
         players: [outfit(rng), outfit(rng)],
         ball: vary(hex(rng.pick(&[0xd8f050, 0xe2f46a, 0xc8e840, 0xe6f090])), 0.08, rng),
         ball_bloom: rng.range(1.0, 1.7),
-        ball_smallest: 1.0,
+        ball_smallest: rng.range(1.2, 1.8),
         bounce: if clay {
             Ground { restitution: 0.78, friction: 0.8, walls: [17.2, 9.0] }
         } else {
@@ -473,7 +473,7 @@ fn grass(rng: &mut Rng) -> Look {
     // Bright balls through a soft lens: larger than the broadcast's.
     look.ball = vary(hex(rng.pick(&[0xf2f25a, 0xfaf6e6, 0xf6ee7a, 0xf4f6a6])), 0.05, rng);
     look.ball_bloom = rng.range(1.25, 1.6);
-    look.ball_smallest = rng.range(2.2, 2.8);
+    look.ball_smallest = rng.range(2.8, 3.5);
     look.bounce = Ground { restitution: 0.7, friction: 0.5, walls: [17.5, 10.5] };
     look.camera = CameraWish {
         behind: [6.5, 11.0],

@@ -43,7 +43,7 @@ pub use look::LookSet;
 use rng::Rng;
 
 /// Version of the renderer, raised whenever the same options give other files.
-pub const RENDERER_VERSION: u32 = 2;
+pub const RENDERER_VERSION: u32 = 3;
 
 /// What to render.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
