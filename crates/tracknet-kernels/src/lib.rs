@@ -1,11 +1,14 @@
 //! Numeric kernels of tracknet on plain Burn tensors; nothing here knows of balls, models or YAML.
 //!
+//! * [`depthwise`]: 3×3 convolutions with one filter for each channel.
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
 //!   with them without ever keeping a dense copy.
 
 pub mod allocator;
+pub mod depthwise;
 pub mod fourbit;
 
+pub use depthwise::depthwise_conv3x3;
 pub use fourbit::{
     Absmax, ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizationError, QuantizeError, QuantizeOptions,
     linear_4bit,

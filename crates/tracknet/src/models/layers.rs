@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation;
 use burn::tensor::module::{conv2d, layer_norm};
 use burn::tensor::ops::ConvOptions;
+use tracknet_kernels::depthwise_conv3x3;
 
 use super::init::{Builder, Fill};
 
@@ -151,7 +152,13 @@ impl ConvSpec {
 impl Conv {
     /// `[batch, in, height, width]` → `[batch, out, height / stride, width / stride]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        if self.is_pointwise() { self.pointwise(x) } else { self.general(x) }
+        if self.is_pointwise() {
+            self.pointwise(x)
+        } else if self.is_depthwise3x3() {
+            depthwise_conv3x3(x, self.weight.val())
+        } else {
+            self.general(x)
+        }
     }
 
     fn general(&self, x: Tensor<4>) -> Tensor<4> {
@@ -162,6 +169,13 @@ impl Conv {
     fn is_pointwise(&self) -> bool {
         let shape = self.weight.lazy_shape();
         shape[2] == 1 && shape[3] == 1 && self.options.stride == [1, 1] && self.options.groups == 1
+    }
+
+    /// The case that has a kernel of its own.
+    fn is_depthwise3x3(&self) -> bool {
+        let shape = self.weight.lazy_shape();
+        let spatial = ConvOptions::new([1; 2], [1; 2], [1; 2], shape[0]);
+        shape[1..] == [1, 3, 3] && self.options == spatial && self.bias.is_none()
     }
 
     fn pointwise(&self, x: Tensor<4>) -> Tensor<4> {
