@@ -1,15 +1,27 @@
 //! Numeric kernels of tracknet on plain Burn tensors; nothing here knows of balls, models or YAML.
 //!
 //! * [`depthwise`]: 3×3 convolutions with one filter for each channel.
+//! * [`gelu`]: the activation, with a vectorized error function.
+//! * [`norm`]: layer and group normalization, with the activation behind them.
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
 //!   with them without ever keeping a dense copy.
 
 pub mod allocator;
+#[cfg(feature = "flex")]
+mod chunks;
 pub mod depthwise;
 pub mod fourbit;
+pub mod gelu;
+#[cfg(feature = "flex")]
+mod host;
+pub mod norm;
+#[cfg(feature = "flex")]
+mod simd;
 
 pub use depthwise::depthwise_conv3x3;
 pub use fourbit::{
     Absmax, ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizationError, QuantizeError, QuantizeOptions,
     linear_4bit,
 };
+pub use gelu::gelu;
+pub use norm::{FusedActivation, NormSpec, group_norm, layer_norm};

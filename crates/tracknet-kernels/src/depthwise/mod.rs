@@ -7,6 +7,8 @@
 mod backward;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(feature = "flex")]
+mod kernel;
 mod ops;
 mod reference;
 

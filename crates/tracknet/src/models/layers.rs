@@ -3,9 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation;
-use burn::tensor::module::{conv2d, layer_norm};
+use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use tracknet_kernels::depthwise_conv3x3;
+use tracknet_kernels::{FusedActivation, depthwise_conv3x3, gelu, layer_norm};
 
 use super::init::{Builder, Fill};
 
@@ -40,10 +40,19 @@ impl Activation {
         })
     }
 
+    /// The same within the kernel of a normalization, where that has it.
+    pub fn fused(self) -> Option<FusedActivation> {
+        match self {
+            Self::Gelu => Some(FusedActivation::Gelu),
+            Self::Relu => Some(FusedActivation::Relu),
+            Self::GeluTanh | Self::QuickGelu | Self::Silu => None,
+        }
+    }
+
     /// Element-wise, any shape.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
-            Self::Gelu => activation::gelu(x),
+            Self::Gelu => gelu(x),
             Self::GeluTanh => activation::gelu_approximate(x),
             Self::QuickGelu => activation::sigmoid(x.clone().mul_scalar(1.702)) * x,
             Self::Silu => activation::silu(x),
@@ -73,7 +82,7 @@ impl LayerNorm {
 
     /// `[.., channels]` → the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        layer_norm(x, self.weight.val(), Some(self.bias.val()), self.epsilon)
+        layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)
     }
 }
 

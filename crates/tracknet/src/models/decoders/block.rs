@@ -50,8 +50,8 @@ impl ResidualBlock {
 
     /// `[batch, channels, height, width]` → the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = self.norm.forward(self.dw.forward(x.clone()));
-        let y = self.pw.forward(self.activation.forward(y));
+        let y = self.norm.forward(self.dw.forward(x.clone()), self.activation);
+        let y = self.pw.forward(y);
         let y = match &self.se {
             Some(se) => se.forward(y),
             None => y,

@@ -3,9 +3,11 @@
 use burn::module::{Module, Param};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::Tensor;
+use tracknet_kernels::{FusedActivation, NormSpec, group_norm};
 
 use crate::config::Norm;
 use crate::models::init::{Builder, Fill};
+use crate::models::layers::Activation;
 
 const EPSILON: f64 = 1e-5;
 
@@ -32,11 +34,11 @@ impl NormLayer {
         }
     }
 
-    /// `[batch, channels, height, width]` → the same shape.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// Normalization, then the activation: `[batch, channels, height, width]` → the same shape.
+    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         match self {
-            Self::Group(norm) => norm.forward(x),
-            Self::Batch(norm) => norm.forward(x),
+            Self::Group(norm) => norm.forward(x, activation),
+            Self::Batch(norm) => activation.forward(norm.forward(x)),
         }
     }
 }
@@ -59,19 +61,15 @@ impl GroupNorm {
         }
     }
 
-    /// Deviation and weight are joined before they touch the feature map: two passes over it instead of four.
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let per_group = channels / self.groups;
-        let grouped = x.reshape([batch, self.groups, per_group * height * width]);
-        let mean = grouped.clone().mean_dim(2);
-        let centred = grouped - mean;
-        let variance = centred.clone().square().mean_dim(2);
-        let inverse = variance.add_scalar(EPSILON).sqrt().recip();
-        let weight = self.weight.val().reshape([1, self.groups, per_group]);
-        let scale = (weight * inverse).reshape([batch, channels, 1]);
-        let y = centred.reshape([batch, channels, height * width]) * scale + self.bias.val().reshape([1, channels, 1]);
-        y.reshape([batch, channels, height, width])
+    fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        let fused = activation.fused();
+        let spec = NormSpec {
+            groups: self.groups,
+            epsilon: EPSILON as f32,
+            activation: fused.unwrap_or(FusedActivation::None),
+        };
+        let y = group_norm(x, self.weight.val(), self.bias.val(), spec);
+        if fused.is_some() { y } else { activation.forward(y) }
     }
 }
 

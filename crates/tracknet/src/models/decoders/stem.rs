@@ -57,6 +57,6 @@ impl StemLayer {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.activation.forward(self.norm.forward(self.conv.forward(x)))
+        self.norm.forward(self.conv.forward(x), self.activation)
     }
 }

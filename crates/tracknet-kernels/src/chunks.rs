@@ -1,0 +1,98 @@
+//! Results filled in chunks, on several threads.
+//!
+//! Chunks are fixed by the caller, so the number of threads changes who fills a chunk and never what is in it.
+
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+/// Below this many values a call takes less time than handing it to other threads.
+const SERIAL_VALUES: usize = 1 << 15;
+
+/// Callers at work. A caller that is not alone keeps its work: the others keep the cores busy, and no thread waits for
+/// another to wake up.
+static CALLERS: AtomicUsize = AtomicUsize::new(0);
+
+/// A result of `len` values, and what `fill(number of the chunk, chunk)` returned for each chunk in order. A chunk has
+/// `chunk` values (the last may have fewer) that are zero when `fill` gets them.
+///
+/// Zeroing happens here, right before a chunk is filled and while it fits a cache, and not for the whole result at once.
+pub(crate) fn fill<T: Send>(
+    len: usize,
+    chunk: usize,
+    fill: impl Fn(usize, &mut [f32]) -> T + Sync,
+) -> (Vec<f32>, Vec<T>) {
+    fill_from(len, chunk, len, fill)
+}
+
+/// The same for results smaller than what they are made from, which `work` counts.
+pub(crate) fn fill_from<T: Send>(
+    len: usize,
+    chunk: usize,
+    work: usize,
+    fill: impl Fn(usize, &mut [f32]) -> T + Sync,
+) -> (Vec<f32>, Vec<T>) {
+    let mut values = Vec::with_capacity(len);
+    let spare = &mut values.spare_capacity_mut()[..len];
+    let fill = |(number, chunk): (usize, &mut [MaybeUninit<f32>])| {
+        chunk.fill(MaybeUninit::new(0.0));
+        // SAFETY: every value was written in the line above.
+        fill(number, unsafe { chunk.assume_init_mut() })
+    };
+    let alone = CALLERS.fetch_add(1, Ordering::Relaxed) == 0;
+    let leave = Leave;
+    let chunk = chunk.max(1);
+    let returned = if alone && work > SERIAL_VALUES {
+        spare.par_chunks_mut(chunk).enumerate().map(fill).collect()
+    } else {
+        spare.chunks_mut(chunk).enumerate().map(fill).collect()
+    };
+    drop(leave);
+    // SAFETY: the chunks cover the first `len` values, and each was written before it was filled.
+    unsafe { values.set_len(len) };
+    (values, returned)
+}
+
+/// Counts a caller off, also when `fill` panics.
+struct Leave;
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        CALLERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SERIAL_VALUES, fill};
+
+    #[test]
+    fn every_value_and_every_return_is_in_its_place_on_any_path() {
+        for len in [0, 1, 7, 100, SERIAL_VALUES + 5] {
+            for chunk in [1, 7, 64, 100_000] {
+                let write = |number: usize, values: &mut [f32]| {
+                    assert!(values.iter().all(|value| *value == 0.0));
+                    for (at, value) in values.iter_mut().enumerate() {
+                        *value = (number * chunk + at) as f32;
+                    }
+                    number
+                };
+                let (values, numbers) = fill(len, chunk, write);
+                assert!(values.iter().enumerate().all(|(at, value)| *value == at as f32) && values.len() == len);
+                assert!(numbers.iter().copied().eq(0..len.div_ceil(chunk)));
+            }
+        }
+    }
+
+    #[test]
+    fn callers_side_by_side_get_the_same_result() {
+        let run = || fill(3 * SERIAL_VALUES, 1000, |number, values| values.fill(number as f32)).0;
+        let alone = run();
+        std::thread::scope(|scope| {
+            for thread in [(); 4].map(|()| scope.spawn(run)) {
+                assert_eq!(thread.join().unwrap(), alone);
+            }
+        });
+    }
+}

@@ -1,0 +1,199 @@
+//! The CPU kernels: a group of feature maps, or a row of channels, at a time.
+//!
+//! What a kernel reads several times fits a cache: mean, variance and result are three passes over it, which keeps
+//! means far from zero from spoiling the variance.
+
+use std::marker::PhantomData;
+
+use crate::gelu::kernel::Activate;
+use crate::simd::{Arithmetic, Kernel, Lanes, each_block};
+
+/// Mean and reciprocal deviation.
+pub(super) type Statistics = [f32; 2];
+
+/// Two passes, the second of which corrects the first's rounding (Chan, Golub and LeVeque 1983, formula 1.7).
+#[inline(always)]
+fn statistics<A: Arithmetic>(values: &[f32], epsilon: f32) -> Statistics {
+    let count = values.len() as f32;
+    let mut sum = Lanes::ZERO;
+    each_block!(values, 0.0, (_at, x) {
+        sum = sum + x;
+    });
+    let mean = sum.sum() / count;
+    let (centre, mut sum, mut squares) = (Lanes::splat(mean), Lanes::ZERO, Lanes::ZERO);
+    each_block!(values, mean, (_at, x) {
+        let distance = x - centre;
+        sum = sum + distance;
+        squares = distance.mul_add::<A>(distance, squares);
+    });
+    let shift = sum.sum() / count;
+    let variance = (squares.sum() / count - shift * shift).max(0.0);
+    [mean + shift, 1.0 / (variance + epsilon).sqrt()]
+}
+
+/// Normalizes a group: `x` and `y` are `[channels of the group, space]`.
+pub(super) struct Group<'a, F> {
+    pub(super) x: &'a [f32],
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) epsilon: f32,
+    pub(super) y: &'a mut [f32],
+    pub(super) activation: PhantomData<F>,
+}
+
+impl<F: Activate> Kernel for Group<'_, F> {
+    type Output = Statistics;
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) -> Statistics {
+        let [mean, inverse] = statistics::<A>(self.x, self.epsilon);
+        let space = self.x.len() / self.weight.len();
+        let planes = self.x.chunks_exact(space).zip(self.y.chunks_exact_mut(space));
+        for ((x, y), (weight, bias)) in planes.zip(self.weight.iter().zip(self.bias)) {
+            let (centre, scale, bias) = (Lanes::splat(mean), Lanes::splat(inverse * weight), Lanes::splat(*bias));
+            each_block!(x, 0.0, (at, x) {
+                F::value::<A>((x - centre).mul_add::<A>(scale, bias)).store(&mut y[at..]);
+            });
+        }
+        [mean, inverse]
+    }
+}
+
+/// The gradient of a group's `x`, and for each of its channels those of weight and bias.
+pub(super) struct GroupGradient<'a, F> {
+    pub(super) x: &'a [f32],
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) statistics: Statistics,
+    pub(super) gradient: &'a [f32],
+    pub(super) of_x: &'a mut [f32],
+    pub(super) activation: PhantomData<F>,
+}
+
+impl<F: Activate> Kernel for GroupGradient<'_, F> {
+    type Output = Vec<[f32; 2]>;
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) -> Vec<[f32; 2]> {
+        let [mean, inverse] = self.statistics;
+        let (centre, scale) = (Lanes::splat(mean), Lanes::splat(inverse));
+        let space = self.x.len() / self.weight.len();
+
+        // First the gradient before the activation, kept in `of_x`, and its sums.
+        let planes = self.x.chunks_exact(space).zip(self.gradient.chunks_exact(space));
+        let planes = planes.zip(self.of_x.chunks_exact_mut(space)).zip(self.weight.iter().zip(self.bias));
+        let mut sums = Vec::with_capacity(self.weight.len());
+        for (((x, gradient), of_x), (weight, bias)) in planes {
+            let (weight, bias) = (Lanes::splat(*weight), Lanes::splat(*bias));
+            let (mut products, mut sum) = (Lanes::ZERO, Lanes::ZERO);
+            each_block!(x, 0.0, (at, x) {
+                let normal = (x - centre) * scale;
+                let slope = F::slope::<A>(normal.mul_add::<A>(weight, bias));
+                let gradient = slope * Lanes::load_up_to(gradient, at);
+                gradient.store(&mut of_x[at..]);
+                products = gradient.mul_add::<A>(normal, products);
+                sum = sum + gradient;
+            });
+            sums.push([products.sum(), sum.sum()]);
+        }
+
+        // Then what the mean and the deviation of the group take away.
+        let count = self.x.len() as f32;
+        let total = |at: usize| sums.iter().zip(self.weight).map(|(sums, weight)| sums[at] * weight).sum::<f32>();
+        let (slant, level) = (Lanes::splat(-total(0) / count * inverse), Lanes::splat(-total(1) / count * inverse));
+        let planes = self.x.chunks_exact(space).zip(self.of_x.chunks_exact_mut(space));
+        for ((x, of_x), weight) in planes.zip(self.weight) {
+            let weight = Lanes::splat(weight * inverse);
+            each_block!(x, 0.0, (at, x) {
+                let normal = (x - centre) * scale;
+                let gradient = Lanes::load_up_to(of_x, at);
+                gradient.mul_add::<A>(weight, normal.mul_add::<A>(slant, level)).store(&mut of_x[at..]);
+            });
+        }
+        sums
+    }
+}
+
+/// Normalizes rows of channels: `x` and `y` are `[rows, channels]`.
+pub(super) struct Rows<'a, F> {
+    pub(super) x: &'a [f32],
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) epsilon: f32,
+    pub(super) y: &'a mut [f32],
+    pub(super) activation: PhantomData<F>,
+}
+
+impl<F: Activate> Kernel for Rows<'_, F> {
+    type Output = Vec<Statistics>;
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) -> Vec<Statistics> {
+        let channels = self.weight.len();
+        let rows = self.x.chunks_exact(channels).zip(self.y.chunks_exact_mut(channels));
+        let mut all = Vec::with_capacity(self.x.len() / channels);
+        for (x, y) in rows {
+            let [mean, inverse] = statistics::<A>(x, self.epsilon);
+            let (centre, scale) = (Lanes::splat(mean), Lanes::splat(inverse));
+            each_block!(x, 0.0, (at, x) {
+                let (weight, bias) = (Lanes::load_up_to(self.weight, at), Lanes::load_up_to(self.bias, at));
+                F::value::<A>(((x - centre) * scale).mul_add::<A>(weight, bias)).store(&mut y[at..]);
+            });
+            all.push([mean, inverse]);
+        }
+        all
+    }
+}
+
+/// The gradient of the `x` of rows, and if asked for, their sums of the gradients of weight, then of bias.
+pub(super) struct RowsGradient<'a, F> {
+    pub(super) x: &'a [f32],
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) statistics: &'a [Statistics],
+    pub(super) gradient: &'a [f32],
+    pub(super) of_x: &'a mut [f32],
+    pub(super) parameters: bool,
+    pub(super) activation: PhantomData<F>,
+}
+
+impl<F: Activate> Kernel for RowsGradient<'_, F> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) -> Vec<f32> {
+        let channels = self.weight.len();
+        let mut sums = vec![0.0; if self.parameters { 2 * channels } else { 0 }];
+        let (of_weight, of_bias) = sums.split_at_mut(if self.parameters { channels } else { 0 });
+        let rows = self.x.chunks_exact(channels).zip(self.gradient.chunks_exact(channels));
+        let rows = rows.zip(self.of_x.chunks_exact_mut(channels)).zip(self.statistics);
+        for (((x, gradient), of_x), [mean, inverse]) in rows {
+            let (centre, scale) = (Lanes::splat(*mean), Lanes::splat(*inverse));
+            let (mut products, mut sum) = (Lanes::ZERO, Lanes::ZERO);
+            each_block!(x, *mean, (at, x) {
+                let (weight, bias) = (Lanes::load_up_to(self.weight, at), Lanes::load_up_to(self.bias, at));
+                let normal = (x - centre) * scale;
+                let gradient = F::slope::<A>(normal.mul_add::<A>(weight, bias)) * Lanes::load_up_to(gradient, at);
+                if self.parameters {
+                    let of_weight = &mut of_weight[at..];
+                    gradient.mul_add::<A>(normal, Lanes::load_up_to(of_weight, 0)).store(of_weight);
+                    let of_bias = &mut of_bias[at..];
+                    (Lanes::load_up_to(of_bias, 0) + gradient).store(of_bias);
+                }
+                let gradient = gradient * weight;
+                gradient.store(&mut of_x[at..]);
+                products = gradient.mul_add::<A>(normal, products);
+                sum = sum + gradient;
+            });
+            let count = channels as f32;
+            let slant = Lanes::splat(-products.sum() / count * inverse);
+            let level = Lanes::splat(-sum.sum() / count * inverse);
+            each_block!(x, *mean, (at, x) {
+                let normal = (x - centre) * scale;
+                let gradient = Lanes::load_up_to(of_x, at);
+                gradient.mul_add::<A>(scale, normal.mul_add::<A>(slant, level)).store(&mut of_x[at..]);
+            });
+        }
+        sums
+    }
+}
