@@ -4,6 +4,7 @@
 //!   with them without ever keeping a dense copy.
 
 pub mod allocator;
+pub mod attention;
 pub mod fourbit;
 
 pub use fourbit::{
