@@ -1,5 +1,6 @@
 //! Numeric kernels of tracknet on plain Burn tensors; nothing here knows of balls, models or YAML.
 //!
+//! * [`attention`]: softmax attention that never keeps the score matrix.
 //! * [`depthwise`]: 3×3 convolutions with one filter for each channel.
 //! * [`gelu`]: the activation, with a vectorized error function.
 //! * [`norm`]: layer and group normalization, with the activation behind them.
@@ -7,6 +8,7 @@
 //!   with them without ever keeping a dense copy.
 
 pub mod allocator;
+pub mod attention;
 #[cfg(feature = "flex")]
 mod chunks;
 pub mod depthwise;

@@ -3,7 +3,6 @@
 //! DINOv3, DINOv2 (with and without registers) and ViT are one module, [`Vit`]: what differs between them is data,
 //! a [`VitSpec`] that each family's file reads from `config.json`.
 
-mod attention;
 mod dinov2;
 mod dinov3;
 mod position;

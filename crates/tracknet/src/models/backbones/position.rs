@@ -1,61 +1,24 @@
 //! Where a token is: rotary embeddings and resampled position tables.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use tracknet_kernels::attention::Rotary;
 
 use super::spec::{Resampling, VitSpec};
 
-/// Cosines and sines that turn queries and keys by their patch's position, as DINOv3 does (Siméoni et al., 2025;
-/// RoFormer, Su et al., 2021, in two directions).
-#[derive(Debug, Clone)]
-pub(super) struct Rope {
-    /// `[1, tokens, hidden]`: 1 for class and register tokens.
-    cos: Tensor<3>,
-    /// `[1, tokens, hidden]`: 0 for class and register tokens.
-    sin: Tensor<3>,
-    /// `[head, head]`: `x · quarter_turn` is `(−x₂, x₁)` for the halves `(x₁, x₂)` of a head. A product with a
-    /// signed permutation is exact, and cheaper than slicing and joining in forward and backward.
-    quarter_turn: Tensor<2>,
-}
-
-impl Rope {
-    pub(super) fn new(spec: &VitSpec, theta: f32, [rows, columns]: [usize; 2], device: &Device) -> Self {
-        let head = spec.hidden / spec.heads;
-        let tokens = spec.prefix_tokens() + rows * columns;
-        let mut cos = Vec::with_capacity(tokens * spec.hidden);
-        let mut sin = Vec::with_capacity(tokens * spec.hidden);
-        cos.resize(spec.prefix_tokens() * spec.hidden, 1.0);
-        sin.resize(spec.prefix_tokens() * spec.hidden, 0.0);
-        for row in 0..rows {
-            for column in 0..columns {
-                let angles = angles(head, theta, [centre(row, rows), centre(column, columns)]);
-                for _ in 0..spec.heads {
-                    cos.extend(angles.iter().map(|a| libm::cosf(*a)));
-                    sin.extend(angles.iter().map(|a| libm::sinf(*a)));
-                }
-            }
-        }
-        let half = head / 2;
-        let mut turn = vec![0f32; head * head];
-        for i in 0..half {
-            turn[i * head + half + i] = 1.0;
-            turn[(half + i) * head + i] = -1.0;
-        }
-        let table = |values| Tensor::from_data(TensorData::new(values, [1, tokens, spec.hidden]), device);
-        Self {
-            cos: table(cos),
-            sin: table(sin),
-            quarter_turn: Tensor::from_data(TensorData::new(turn, [head, head]), device),
+/// Turns queries and keys by their patch's position, as DINOv3 does (Siméoni et al., 2025; RoFormer, Su et al., 2021, in
+/// two directions). Class and register tokens stay as they are.
+pub(super) fn rotary(spec: &VitSpec, theta: f32, [rows, columns]: [usize; 2], device: &Device) -> Rotary {
+    let head = spec.hidden / spec.heads;
+    let still = spec.prefix_tokens() * (head / 2);
+    let (mut cos, mut sin) = (vec![1.0; still], vec![0.0; still]);
+    for row in 0..rows {
+        for column in 0..columns {
+            let angles = angles(head, theta, [centre(row, rows), centre(column, columns)]);
+            cos.extend(angles.iter().map(|a| libm::cosf(*a)));
+            sin.extend(angles.iter().map(|a| libm::sinf(*a)));
         }
     }
-
-    /// `[batch, tokens, hidden]` → the same shape.
-    pub(super) fn turn(&self, x: Tensor<3>) -> Tensor<3> {
-        let shape = x.dims();
-        let head = self.quarter_turn.dims()[0];
-        let rows = shape.iter().product::<usize>() / head;
-        let turned = x.clone().reshape([rows, head]).matmul(self.quarter_turn.clone()).reshape(shape);
-        x * self.cos.clone() + turned * self.sin.clone()
-    }
+    Rotary::new(cos, &sin, spec.prefix_tokens() + rows * columns, device)
 }
 
 /// The centre of patch `index` of `count`, in −1..1.
@@ -63,13 +26,11 @@ fn centre(index: usize, count: usize) -> f32 {
     2.0 * ((index as f32 + 0.5) / count as f32) - 1.0
 }
 
-/// The angles of one head: row frequencies, column frequencies, and both again for the second half.
+/// The angles of the pairs of one head: row frequencies, then column frequencies.
 fn angles(head: usize, theta: f32, position: [f32; 2]) -> Vec<f32> {
     let quarter = head / 4;
     let frequencies = (0..quarter).map(|i| 1.0 / libm::powf(theta, i as f32 / quarter as f32));
-    let half: Vec<f32> =
-        position.into_iter().flat_map(|p| frequencies.clone().map(move |f| std::f32::consts::TAU * p * f)).collect();
-    [half.as_slice(), half.as_slice()].concat()
+    position.into_iter().flat_map(|p| frequencies.clone().map(move |f| std::f32::consts::TAU * p * f)).collect()
 }
 
 /// Brings a position table `[1, 1 + grid·grid, hidden]` to `rows × columns` patches.

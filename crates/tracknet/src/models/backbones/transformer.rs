@@ -2,14 +2,14 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use tracknet_kernels::attention::{Rotary, attention};
 
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
 use crate::models::layers::{Conv, ConvSpec, LayerNorm};
 use crate::models::projection::{Projection, Role, VisitProjections};
 
-use super::attention::attention;
-use super::position::{Rope, resample_table};
+use super::position::{resample_table, rotary};
 use super::spec::{MlpKind, Position, VitSpec};
 
 /// Patches → tokens → blocks → a grid of features.
@@ -77,19 +77,19 @@ impl Vit {
     /// All tokens after the final norm, `[batch, prefix + patches, hidden]`.
     pub fn tokens(&self, images: Tensor<4>) -> Tensor<3> {
         let grid = self.grid_of(&images);
-        let rope = self.rope(grid, &images);
+        let rotary = self.rotary(grid, &images);
         let tokens = self.embed(images, grid);
-        let tokens = self.blocks.iter().fold(tokens, |x, block| block.forward(x, rope.as_ref(), &self.spec));
+        let tokens = self.blocks.iter().fold(tokens, |x, block| block.forward(x, rotary.as_ref(), &self.spec));
         self.norm.forward(tokens)
     }
 
     /// The tokens before the first block and after each, before the final norm: `layers + 1` tensors.
     pub fn hidden_states(&self, images: Tensor<4>) -> Vec<Tensor<3>> {
         let grid = self.grid_of(&images);
-        let rope = self.rope(grid, &images);
+        let rotary = self.rotary(grid, &images);
         let mut states = vec![self.embed(images, grid)];
         for block in &self.blocks {
-            states.extend(states.last().cloned().map(|x| block.forward(x, rope.as_ref(), &self.spec)));
+            states.extend(states.last().cloned().map(|x| block.forward(x, rotary.as_ref(), &self.spec)));
         }
         states
     }
@@ -99,9 +99,9 @@ impl Vit {
         [height / self.spec.patch, width / self.spec.patch]
     }
 
-    fn rope(&self, grid: [usize; 2], images: &Tensor<4>) -> Option<Rope> {
+    fn rotary(&self, grid: [usize; 2], images: &Tensor<4>) -> Option<Rotary> {
         match self.spec.position {
-            Position::Rope { theta } => Some(Rope::new(&self.spec, theta, grid, &images.device())),
+            Position::Rope { theta } => Some(rotary(&self.spec, theta, grid, &images.device())),
             Position::Learned { .. } => None,
         }
     }
@@ -214,22 +214,19 @@ impl Block {
     }
 
     /// `[batch, tokens, hidden]` → the same shape.
-    fn forward(&self, x: Tensor<3>, rope: Option<&Rope>, spec: &VitSpec) -> Tensor<3> {
-        let y = self.attend(self.norm1.forward(x.clone()), rope, spec.heads);
+    fn forward(&self, x: Tensor<3>, rotary: Option<&Rotary>, spec: &VitSpec) -> Tensor<3> {
+        let y = self.attend(self.norm1.forward(x.clone()), rotary, spec);
         let x = x + scaled(y, self.scale1.as_ref());
         let y = self.mlp(self.norm2.forward(x.clone()), spec);
         x + scaled(y, self.scale2.as_ref())
     }
 
-    fn attend(&self, x: Tensor<3>, rope: Option<&Rope>, heads: usize) -> Tensor<3> {
-        let turn = |x: Tensor<3>| match rope {
-            Some(rope) => rope.turn(x),
-            None => x,
-        };
-        let query = turn(self.query.forward(x.clone()));
-        let key = turn(self.key.forward(x.clone()));
+    fn attend(&self, x: Tensor<3>, rotary: Option<&Rotary>, spec: &VitSpec) -> Tensor<3> {
+        let scale = 1.0 / ((spec.hidden / spec.heads) as f32).sqrt();
+        let query = self.query.forward(x.clone());
+        let key = self.key.forward(x.clone());
         let value = self.value.forward(x);
-        self.output.forward(attention(query, key, value, heads))
+        self.output.forward(attention(query, key, value, spec.heads, scale, rotary))
     }
 
     fn mlp(&self, x: Tensor<3>, spec: &VitSpec) -> Tensor<3> {

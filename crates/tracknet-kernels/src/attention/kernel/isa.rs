@@ -1,0 +1,81 @@
+//! Which instructions a kernel runs with, chosen at run time.
+
+use super::lanes::Lanes;
+
+/// An instruction set the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isa {
+    /// 16 lanes.
+    Avx512,
+    /// 8 lanes with fused multiply-add.
+    Avx2,
+    /// 4 lanes in plain Rust, on every processor.
+    Portable,
+}
+
+impl Isa {
+    /// The widest this processor has.
+    pub(crate) fn best() -> Self {
+        [Self::Avx512, Self::Avx2].into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+    }
+
+    /// Whether this processor has it.
+    pub(crate) fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 | Self::Avx2 => false,
+            Self::Portable => true,
+        }
+    }
+
+    /// Runs `task` with these instructions.
+    pub(super) fn run<T: Task>(self, task: T) -> T::Output {
+        assert!(self.is_available(), "this processor has no {self:?}");
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the processor has the instructions (asserted above).
+            Self::Avx512 => unsafe { run_avx512(task) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Self::Avx2 => unsafe { run_avx2(task) },
+            // SAFETY: plain Rust runs everywhere.
+            _ => unsafe { task.run::<[f32; 4], 4>() },
+        }
+    }
+}
+
+/// Work written for any [`Lanes`].
+///
+/// `run` is to be `#[inline(always)]` down to its last loop: only what is inlined into the function that enables the
+/// instructions is compiled for them.
+pub(super) trait Task {
+    type Output;
+
+    /// `ROWS` is the height of the block of a product that stays in registers, beside at most [`MAX_VECTORS`] registers
+    /// of width: as large as the registers allow (24 of 32 in AVX-512, 12 of 16 elsewhere).
+    ///
+    /// # Safety
+    /// The processor has the instructions of `L`.
+    unsafe fn run<L: Lanes, const ROWS: usize>(self) -> Self::Output;
+}
+
+/// Registers side by side in a block of a product.
+pub(super) const MAX_VECTORS: usize = 3;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn run_avx512<T: Task>(task: T) -> T::Output {
+    // SAFETY: this function enables the instructions.
+    unsafe { task.run::<std::arch::x86_64::__m512, 8>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn run_avx2<T: Task>(task: T) -> T::Output {
+    // SAFETY: this function enables the instructions.
+    unsafe { task.run::<std::arch::x86_64::__m256, 4>() }
+}

@@ -1,0 +1,348 @@
+//! Every implementation this processor has, against the definition in f64.
+
+use super::isa::Task;
+use super::lanes::{Lanes, exp2};
+use super::{Angles, AttentionShape, Inputs, Isa};
+
+fn implementations() -> impl Iterator<Item = Isa> {
+    [Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.is_available())
+}
+
+/// Values in −1..1 that look random and are the same everywhere.
+fn values(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Inputs that own their values.
+struct Case {
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+    gradient: Vec<f32>,
+    angles: Option<[Vec<f32>; 2]>,
+    shape: AttentionShape,
+    scale: f32,
+}
+
+impl Case {
+    /// Queries have magnitude `size`; the first tokens are not turned, like class and register tokens.
+    fn new([batch, tokens, heads, head_dim]: [usize; 4], size: f32, rotary: bool) -> Self {
+        let shape = AttentionShape { batch, tokens, heads, head_dim };
+        let pairs = head_dim / 2;
+        let angles: Vec<f32> =
+            values(tokens * pairs, 5).iter().enumerate().map(|(i, x)| if i < pairs { 0.0 } else { 3.0 * x }).collect();
+        Self {
+            query: values(shape.elements(), 1).iter().map(|x| x * size).collect(),
+            key: values(shape.elements(), 2),
+            value: values(shape.elements(), 3),
+            gradient: values(shape.elements(), 4),
+            angles: rotary.then(|| [f32::cos, f32::sin].map(|f| angles.iter().map(|a| f(*a)).collect())),
+            shape,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+        }
+    }
+
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs {
+            query: &self.query,
+            key: &self.key,
+            value: &self.value,
+            shape: self.shape,
+            scale: self.scale,
+            angles: self.angles.as_ref().map(|[cos, sin]| Angles { cos, sin }),
+        }
+    }
+
+    /// Output and the gradients of query, key and value.
+    fn run(&self, isa: Isa) -> [Vec<f32>; 4] {
+        let inputs = self.inputs();
+        let (output, lse) = inputs.forward(isa);
+        let [d_query, d_key, d_value] = inputs.backward(&output, &lse, &self.gradient, isa);
+        [output, d_query, d_key, d_value]
+    }
+
+    /// The same from the definition.
+    fn reference(&self) -> [Vec<f64>; 4] {
+        let [query, key, value, gradient] =
+            [&self.query, &self.key, &self.value, &self.gradient].map(|x| x.iter().map(|x| f64::from(*x)).collect());
+        Reference { case: self, query, key, value, gradient }.run()
+    }
+}
+
+/// The definition in f64, one number after another.
+struct Reference<'a> {
+    case: &'a Case,
+    query: Vec<f64>,
+    key: Vec<f64>,
+    value: Vec<f64>,
+    gradient: Vec<f64>,
+}
+
+impl Reference<'_> {
+    fn run(&self) -> [Vec<f64>; 4] {
+        let shape = self.case.shape;
+        let mut results = [0; 4].map(|_| vec![0.0; shape.elements()]);
+        for index in 0..shape.batch * shape.heads {
+            self.head(index, &mut results);
+        }
+        results
+    }
+
+    fn row<'b>(&self, values: &'b [f64], index: usize, token: usize) -> &'b [f64] {
+        &values[self.start(index, token)..][..self.case.shape.head_dim]
+    }
+
+    fn start(&self, index: usize, token: usize) -> usize {
+        let AttentionShape { tokens, heads, head_dim, .. } = self.case.shape;
+        ((index / heads) * tokens + token) * heads * head_dim + (index % heads) * head_dim
+    }
+
+    /// Turned forward (`sign` 1) or back (−1).
+    fn turned(&self, row: &[f64], token: usize, sign: f64) -> Vec<f64> {
+        let Some([cos, sin]) = &self.case.angles else { return row.to_vec() };
+        let half = row.len() / 2;
+        let mut out = row.to_vec();
+        for i in 0..half {
+            let (cos, sin) = (f64::from(cos[token * half + i]), sign * f64::from(sin[token * half + i]));
+            out[i] = row[i] * cos - row[half + i] * sin;
+            out[half + i] = row[half + i] * cos + row[i] * sin;
+        }
+        out
+    }
+
+    fn head(&self, index: usize, [output, d_query, d_key, d_value]: &mut [Vec<f64>; 4]) {
+        let AttentionShape { tokens, head_dim, .. } = self.case.shape;
+        let scale = f64::from(self.case.scale);
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let add =
+            |to: &mut [f64], from: &[f64], factor: f64| to.iter_mut().zip(from).for_each(|(t, f)| *t += f * factor);
+        let all = |values, sign| (0..tokens).map(move |t| self.turned(self.row(values, index, t), t, sign));
+        let queries: Vec<_> = all(&self.query, 1.0).collect();
+        let keys: Vec<_> = all(&self.key, 1.0).collect();
+        let mut d_keys = vec![vec![0.0; head_dim]; tokens];
+        for i in 0..tokens {
+            let scores: Vec<f64> = keys.iter().map(|key| scale * dot(&queries[i], key)).collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+            let p: Vec<f64> = scores.iter().map(|s| (s - max).exp() / total).collect();
+            let at = self.start(index, i);
+            for (j, p) in p.iter().enumerate() {
+                add(&mut output[at..at + head_dim], self.row(&self.value, index, j), *p);
+            }
+            let gradient = self.row(&self.gradient, index, i);
+            let delta = dot(gradient, &output[at..at + head_dim]);
+            let mut d_q = vec![0.0; head_dim];
+            for (j, p) in p.iter().enumerate() {
+                let d_score = p * (dot(gradient, self.row(&self.value, index, j)) - delta) * scale;
+                add(&mut d_q, &keys[j], d_score);
+                add(&mut d_keys[j], &queries[i], d_score);
+                let to = self.start(index, j);
+                add(&mut d_value[to..to + head_dim], gradient, *p);
+            }
+            d_query[at..at + head_dim].copy_from_slice(&self.turned(&d_q, i, -1.0));
+        }
+        for (j, d_k) in d_keys.iter().enumerate() {
+            let at = self.start(index, j);
+            d_key[at..at + head_dim].copy_from_slice(&self.turned(d_k, j, -1.0));
+        }
+    }
+}
+
+fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    // A gradient that is zero everywhere, as with one token, is compared with the magnitude of the inputs.
+    let largest = expected.iter().fold(0.0_f64, |max, v| max.max(v.abs())).max(1e-2);
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let distance = (f64::from(*found) - expected).abs();
+        assert!(distance <= tolerance * largest, "{what}: element {i} is {found}, expected {expected}");
+    }
+}
+
+/// Batch, tokens, heads, numbers of a head: one query, less than a register, less and more than a panel and a tile.
+const SHAPES: [[usize; 4]; 11] = [
+    [1, 1, 1, 8],
+    [2, 2, 3, 32],
+    [1, 5, 2, 7],
+    [3, 17, 1, 80],
+    [1, 49, 2, 8],
+    [1, 63, 2, 64],
+    [2, 65, 1, 64],
+    [1, 130, 1, 128],
+    [1, 201, 2, 64],
+    [1, 201, 1, 96],
+    [1, 257, 1, 7],
+];
+
+#[test]
+fn output_and_gradients_equal_the_definition_in_f64() {
+    for sizes in SHAPES {
+        for size in [1.0, 16.0] {
+            for rotary in [false, true] {
+                if rotary && sizes[3] % 2 == 1 {
+                    continue;
+                }
+                let case = Case::new(sizes, size, rotary);
+                let expected = case.reference();
+                for isa in implementations() {
+                    let names = ["output", "d_query", "d_key", "d_value"];
+                    for ((found, expected), name) in case.run(isa).iter().zip(&expected).zip(names) {
+                        // f32: scores up to 30, whose rounding is that of the probabilities.
+                        let what = format!("{isa:?} {sizes:?} queries of {size}, rotary {rotary}: {name}");
+                        assert_close(found, expected, 1e-5, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_far_beyond_the_range_of_the_exponential_still_give_probabilities() {
+    for size in [1e3, 1e5] {
+        let case = Case::new([1, 201, 2, 64], size, false);
+        let expected = case.reference();
+        for isa in implementations() {
+            // The scores themselves, up to 1.5 · size, are rounded to 24 bits, and an error of a score is a relative
+            // error of a probability.
+            assert_close(&case.run(isa)[0], &expected[0], f64::from(size) * 1e-6, &format!("{isa:?} {size}"));
+        }
+    }
+}
+
+#[test]
+fn the_gradients_of_the_definition_are_its_finite_differences() {
+    const STEP: f64 = 1e-5;
+    for rotary in [false, true] {
+        let case = Case::new([2, 5, 2, 8], 2.0, rotary);
+        let loss = |[query, key, value]: [&[f64]; 3]| -> f64 {
+            let gradient: Vec<f64> = case.gradient.iter().map(|x| f64::from(*x)).collect();
+            let [query, key, value] = [query, key, value].map(<[f64]>::to_vec);
+            let reference = Reference { case: &case, query, key, value, gradient: gradient.clone() };
+            reference.run()[0].iter().zip(&gradient).map(|(o, g)| o * g).sum()
+        };
+        let inputs = [&case.query, &case.key, &case.value].map(|x| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
+        let gradients = case.reference();
+        for which in 0..3 {
+            for i in 0..case.shape.elements() {
+                let at = |step: f64| {
+                    let mut moved = inputs.clone();
+                    moved[which][i] += step;
+                    loss(moved.each_ref().map(Vec::as_slice))
+                };
+                let difference = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+                let gradient = gradients[which + 1][i];
+                // Central differences err by the third derivative times the square of the step.
+                assert!((difference - gradient).abs() < 1e-8, "input {which}, {i}: {difference}, gradient {gradient}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let case = Case::new([2, 501, 3, 32], 4.0, true);
+    for isa in implementations() {
+        let run = || case.run(isa).map(|values| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+        let with_threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap().install(run);
+        let one = with_threads(1);
+        assert!(one == with_threads(2) && one == with_threads(5), "{isa:?}");
+    }
+}
+
+#[test]
+fn what_is_not_finite_gives_nan_in_every_row_it_takes_part_in() {
+    const SIZES: [usize; 4] = [1, 70, 2, 64];
+    const TOKEN: usize = 66;
+    let hidden = SIZES[2] * SIZES[3];
+    // Rows of the first head that hold NaN; the second head and all else must be finite.
+    let bad_rows = |values: &[f32]| -> Vec<usize> {
+        let rows = values.chunks_exact(hidden).enumerate();
+        rows.filter(|(_, row)| {
+            let (first, second) = row.split_at(SIZES[3]);
+            assert!(second.iter().all(|x| x.is_finite()), "it spread to another head");
+            let nan = first.iter().any(|x| x.is_nan());
+            assert!(nan || first.iter().all(|x| x.is_finite()), "an infinity came through");
+            nan
+        })
+        .map(|(i, _)| i)
+        .collect()
+    };
+    let every: Vec<usize> = (0..SIZES[1]).collect();
+    for isa in implementations() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for rotary in [false, true] {
+                let at = TOKEN * hidden + 5;
+                let spoil = |choose: fn(&mut Case) -> &mut Vec<f32>| {
+                    let mut case = Case::new(SIZES, 1.0, rotary);
+                    choose(&mut case)[at] = bad;
+                    case.run(isa).each_ref().map(|values| bad_rows(values))
+                };
+                let one = vec![TOKEN];
+                assert_eq!(spoil(|c| &mut c.query), [one.clone(), one, every.clone(), every.clone()], "{isa:?} {bad}");
+                assert_eq!(spoil(|c| &mut c.key), [&every; 4].map(Clone::clone), "{isa:?} {bad}");
+                assert_eq!(spoil(|c| &mut c.value), [&every; 4].map(Clone::clone), "{isa:?} {bad}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gradient_that_is_nan_is_not_hidden() {
+    let mut case = Case::new([1, 70, 1, 64], 1.0, true);
+    case.gradient[66 * 64 + 5] = f32::NAN;
+    for isa in implementations() {
+        let [output, d_query, d_key, d_value] = case.run(isa);
+        assert!(output.iter().all(|x| x.is_finite()));
+        let nan = |row: &[f32]| row.iter().any(|x| x.is_nan());
+        assert!(nan(&d_query[66 * 64..67 * 64]) && !nan(&d_query[..66 * 64]));
+        assert!(d_key.chunks_exact(64).all(nan) && d_value.chunks_exact(64).all(nan));
+    }
+}
+
+#[test]
+fn no_frames_give_no_rows() {
+    for isa in implementations() {
+        assert!(Case::new([0, 3, 2, 8], 1.0, false).run(isa).iter().all(Vec::is_empty));
+        assert!(Case::new([2, 0, 2, 8], 1.0, false).run(isa).iter().all(Vec::is_empty));
+    }
+}
+
+/// `2ˣ` of every number.
+struct Powers<'a>(&'a mut [f32]);
+
+impl Task for Powers<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes, const ROWS: usize>(self) {
+        for x in self.0.chunks_exact_mut(L::COUNT) {
+            // SAFETY: the chunk is one register long, and the caller's.
+            unsafe { exp2(L::load(x.as_ptr())).store(x.as_mut_ptr()) }
+        }
+    }
+}
+
+#[test]
+fn powers_of_two_are_within_the_stated_error() {
+    // 2²⁰ steps of 1/4096 from −129 to 127, off the grid by a number that has no short binary form.
+    let inputs: Vec<f32> = (0..1 << 20).map(|i| i as f32 / 4096.0 - 129.0 + 1e-4).collect();
+    for isa in implementations() {
+        let mut outputs = inputs.clone();
+        isa.run(Powers(&mut outputs));
+        for (x, y) in inputs.iter().zip(&outputs) {
+            let expected = f64::from(*x).exp2();
+            let error = (f64::from(*y) - expected).abs();
+            let bound = if *x < -126.0 { f64::from(f32::MIN_POSITIVE) } else { 1.5e-7 * expected };
+            assert!(error <= bound, "{isa:?}: 2^{x} is {y}, expected {expected}");
+        }
+        let mut special = [0.0, f32::NAN, f32::NEG_INFINITY, -1.0].repeat(4);
+        isa.run(Powers(&mut special));
+        assert!(special[0] == 1.0 && special[1].is_nan() && special[2] == 0.0 && special[3] == 0.5, "{special:?}");
+    }
+}

@@ -1,0 +1,177 @@
+//! Attention on the CPU against plain tensor operations and their automatic gradients.
+#![cfg(feature = "flex")]
+// clippy.toml allows these in test functions, not in the functions they share.
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use tracknet_kernels::attention::{Rotary, attention};
+
+/// Values in −1..1 that look random and are the same everywhere.
+fn values(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+fn host(tensor: Tensor<3>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+/// Cosines and sines of a table, `[tokens, head_dim / 2]` each.
+fn table(tokens: usize, head_dim: usize) -> [Vec<f32>; 2] {
+    let angles = values(tokens * head_dim / 2, 9);
+    [f32::cos, f32::sin].map(|f| angles.iter().map(|a| f(2.0 * a)).collect())
+}
+
+/// The same from operations that have gradients of their own.
+fn plain([query, key, value]: [Tensor<3>; 3], heads: usize, scale: f32, rotary: bool) -> Tensor<3> {
+    let [batch, tokens, hidden] = query.dims();
+    let head_dim = hidden / heads;
+    let split = |x: Tensor<3>| x.reshape([batch, tokens, heads, head_dim]).swap_dims(1, 2);
+    let turn = |x: Tensor<4>| {
+        if !rotary {
+            return x;
+        }
+        let half = head_dim / 2;
+        let [cos, sin] = table(tokens, head_dim).map(|values| tensor(values, [1, 1, tokens, half], &x.device()));
+        let x1 = x.clone().slice([0..batch, 0..heads, 0..tokens, 0..half]);
+        let x2 = x.slice([0..batch, 0..heads, 0..tokens, half..head_dim]);
+        let y1 = x1.clone() * cos.clone() - x2.clone() * sin.clone();
+        Tensor::cat(vec![y1, x2 * cos + x1 * sin], 3)
+    };
+    let scores = turn(split(query)).matmul(turn(split(key)).swap_dims(2, 3)).mul_scalar(scale);
+    softmax(scores, 3).matmul(split(value)).swap_dims(1, 2).reshape([batch, tokens, hidden])
+}
+
+fn rotary(tokens: usize, head_dim: usize, device: &Device) -> Rotary {
+    let [cos, sin] = table(tokens, head_dim);
+    Rotary::new(cos, &sin, tokens, device)
+}
+
+/// Output and the gradients of query, key and value.
+fn run([batch, tokens, heads, head_dim]: [usize; 4], with_rotary: bool, kernel: bool) -> [Vec<f32>; 4] {
+    let device = Device::flex().autodiff();
+    let (shape, scale) = ([batch, tokens, heads * head_dim], 0.3);
+    let input = |seed| tensor(values(shape.iter().product(), seed), shape, &device);
+    let inputs = [1, 2, 3].map(|seed| input(seed).require_grad());
+    let y = if kernel {
+        let rotary = with_rotary.then(|| rotary(tokens, head_dim, &device));
+        let [query, key, value] = inputs.clone();
+        attention(query, key, value, heads, scale, rotary.as_ref())
+    } else {
+        plain(inputs.clone(), heads, scale, with_rotary)
+    };
+    let gradients = (y.clone() * input(4)).sum().backward();
+    let [d_query, d_key, d_value] = inputs.map(|x| host(x.grad(&gradients).unwrap()));
+    [host(y), d_query, d_key, d_value]
+}
+
+#[test]
+fn output_and_gradients_equal_those_of_plain_operations() {
+    for sizes in [[2, 5, 3, 8], [1, 65, 2, 64], [2, 201, 1, 80]] {
+        for rotary in [false, true] {
+            let (found, expected) = (run(sizes, rotary, true), run(sizes, rotary, false));
+            for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+                for (found, expected) in found.iter().zip(expected) {
+                    // Both round to f32, in different orders.
+                    assert!((found - expected).abs() <= 2e-5 * largest, "{sizes:?} {rotary} {which}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_input_that_needs_no_gradient_changes_no_other() {
+    let device = Device::flex().autodiff();
+    let shape = [2, 17, 24];
+    let input = |seed| tensor(values(2 * 17 * 24, seed), shape, &device);
+    let gradient_of = |x: &Tensor<3>, [query, key, value]: [Tensor<3>; 3]| {
+        let gradients = attention(query, key, value, 3, 0.3, None).powi_scalar(2).sum().backward();
+        x.grad(&gradients).map(host).unwrap()
+    };
+    let all = [1, 2, 3].map(|seed| input(seed).require_grad());
+    for i in 0..3 {
+        let mut inputs = [1, 2, 3].map(input);
+        inputs[i] = inputs[i].clone().require_grad();
+        assert_eq!(gradient_of(&inputs[i].clone(), inputs), gradient_of(&all[i].clone(), all.clone()));
+    }
+}
+
+#[test]
+fn one_tensor_as_query_key_and_value_gets_the_sum_of_the_gradients() {
+    let device = Device::flex().autodiff();
+    let x = tensor(values(9 * 16, 1), [1, 9, 16], &device).require_grad();
+    let gradients = [
+        attention(x.clone(), x.clone(), x.clone(), 2, 0.4, None),
+        plain([x.clone(), x.clone(), x.clone()], 2, 0.4, false),
+    ]
+    .map(|y| host(x.grad(&y.powi_scalar(2).sum().backward()).unwrap()));
+    for (found, expected) in gradients[0].iter().zip(&gradients[1]) {
+        // f32, gradients of magnitude 1.
+        assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+    }
+}
+
+#[test]
+fn views_give_what_their_copies_give() {
+    let device = Device::flex();
+    let view = |seed| tensor(values(7 * 2 * 16, seed), [7, 2, 16], &device).swap_dims(0, 1);
+    let copy = |seed| tensor(host(view(seed)), [2, 7, 16], &device);
+    let rotary = rotary(7, 8, &device);
+    let on = |input: &dyn Fn(u32) -> Tensor<3>| host(attention(input(1), input(2), input(3), 2, 0.5, Some(&rotary)));
+    assert_eq!(on(&view), on(&copy));
+}
+
+#[test]
+fn the_output_has_the_dtype_of_the_input_and_is_rounded_once() {
+    let device = Device::flex();
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        let input = |seed| tensor(values(2 * 7 * 16, seed), [2, 7, 16], &device).cast(dtype);
+        let y = attention(input(1), input(2), input(3), 2, 0.5, None);
+        assert_eq!(y.dtype(), dtype);
+        let [query, key, value] = [1, 2, 3].map(|seed| input(seed).cast(DType::F32));
+        assert_eq!(y.into_data(), attention(query, key, value, 2, 0.5, None).cast(dtype).into_data());
+    }
+}
+
+#[test]
+fn several_threads_at_once_get_what_one_gets() {
+    let alone = run([2, 301, 2, 64], true, true);
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..3).map(|_| scope.spawn(|| run([2, 301, 2, 64], true, true))).collect();
+        for other in runs {
+            assert!(other.join().unwrap() == alone);
+        }
+    });
+}
+
+#[test]
+fn no_frames_give_no_output() {
+    let empty = || Tensor::<3>::zeros([0, 5, 16], &Device::flex());
+    assert_eq!(attention(empty(), empty(), empty(), 2, 1.0, None).dims(), [0, 5, 16]);
+}
+
+#[test]
+#[should_panic(expected = "attention: 16 numbers do not split into 3 heads")]
+fn heads_that_do_not_divide_the_hidden_size_are_refused() {
+    let x = || Tensor::<3>::zeros([1, 5, 16], &Device::flex());
+    attention(x(), x(), x(), 3, 1.0, None);
+}
+
+#[test]
+#[should_panic(expected = "attention: rotary table [2, 4, 4] for 5 tokens and heads of 8")]
+fn a_table_for_other_tokens_is_refused() {
+    let x = || Tensor::<3>::zeros([1, 5, 16], &Device::flex());
+    attention(x(), x(), x(), 2, 1.0, Some(&rotary(4, 8, &Device::flex())));
+}
