@@ -30,7 +30,7 @@ use crate::out::outln;
 use crate::{device, shipped};
 
 /// Clips in a rendered game.
-const CLIPS: usize = 2;
+const CLIPS: usize = 1;
 /// Frames in a rendered clip.
 const FRAMES: usize = 15;
 /// Seed of the rendered rallies; another than the one the shipped model was trained on.

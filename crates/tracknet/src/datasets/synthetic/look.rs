@@ -471,7 +471,7 @@ fn grass(rng: &mut Rng) -> Look {
     look.players =
         [Outfit { cap: outfit(rng).cap, ..white }, Outfit { skin: outfit(rng).skin, hair: outfit(rng).hair, ..white }];
     // Bright balls through a soft lens: larger than the broadcast's.
-    look.ball = vary(hex(rng.pick(&[0xf2f25a, 0xfaf6e6, 0xf6ee7a, 0xf4f6a6])), 0.05, rng);
+    look.ball = vary(hex(rng.pick(&[0xf2f25a, 0xe6f060, 0xf6ee7a, 0xeef29a])), 0.05, rng);
     look.ball_bloom = rng.range(1.25, 1.6);
     look.ball_smallest = rng.range(2.8, 3.5);
     look.bounce = Ground { restitution: 0.7, friction: 0.5, walls: [17.5, 10.5] };
