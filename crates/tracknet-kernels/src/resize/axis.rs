@@ -30,6 +30,7 @@ impl Axis {
     }
 
     /// Whether the output has two samples for each of the input, whose weights are then ¼ and ¾ everywhere.
+    #[cfg(feature = "flex")]
     pub(super) fn doubles(&self) -> bool {
         self.samples.len() == 2 * self.from
     }
