@@ -4,6 +4,7 @@
 //! * [`depthwise`]: 3×3 convolutions with one filter for each channel.
 //! * [`gelu`]: the activation, with a vectorized error function.
 //! * [`norm`]: layer and group normalization, with the activation behind them.
+//! * [`resize`]: bilinear resize.
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
 //!   with them without ever keeping a dense copy.
 
@@ -17,6 +18,7 @@ pub mod gelu;
 #[cfg(feature = "flex")]
 mod host;
 pub mod norm;
+pub mod resize;
 #[cfg(feature = "flex")]
 mod simd;
 
@@ -27,3 +29,4 @@ pub use fourbit::{
 };
 pub use gelu::gelu;
 pub use norm::{FusedActivation, NormSpec, group_norm, layer_norm};
+pub use resize::resize_bilinear;

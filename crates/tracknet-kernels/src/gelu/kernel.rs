@@ -76,6 +76,7 @@ impl Activate for Gelu {
 /// f32 arithmetic adds about as much. Its exponential is also that of the density, and where the distribution is small
 /// it is a product and not a difference from 1.
 #[inline(always)]
+#[allow(clippy::excessive_precision)] // Constants as published.
 fn normal<A: Arithmetic>(x: f32) -> (f32, f32) {
     const P: f32 = 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2;
     // Halves, because Φ(x) = erfc(−x / √2) / 2.
@@ -96,6 +97,7 @@ fn normal<A: Arithmetic>(x: f32) -> (f32, f32) {
 /// `x = n ln 2 + r`, `|r| ≤ ln 2 / 2`: the Taylor polynomial of degree 7 in r errs by at most 6e-9, and `2ⁿ` is an
 /// exponent. Adding 1.5 · 2²³ rounds to an integer, which is then in the low bits.
 #[inline(always)]
+#[allow(clippy::excessive_precision)] // The first part of ln 2 is exact so.
 fn exp<A: Arithmetic>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts; products of the first with small integers are exact.
