@@ -1,7 +1,8 @@
 //! Numeric kernels of tracknet on plain Burn tensors; nothing here knows of balls, models or YAML.
 //!
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
-//!   with them without ever keeping a dense copy.
+//!   with them without ever keeping a dense copy;
+//! * [`attention`]: softmax attention without the score matrix, forward and backward.
 
 pub mod allocator;
 pub mod attention;
