@@ -6,7 +6,8 @@
 //! * [`norm`]: layer and group normalization, with the activation behind them.
 //! * [`resize`]: bilinear resize.
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
-//!   with them without ever keeping a dense copy.
+//!   with them without ever keeping a dense copy;
+//! * [`attention`]: softmax attention without the score matrix, forward and backward.
 
 pub mod allocator;
 pub mod attention;

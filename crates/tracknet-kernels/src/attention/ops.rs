@@ -50,7 +50,6 @@ pub trait AttentionOps: Backend {
     }
 
     /// The gradients of query, key and value, from the gradient of the output.
-    #[expect(clippy::too_many_arguments, reason = "every tensor crosses the dispatch boundary as an argument")]
     fn multi_head_attention_backward(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,

@@ -58,7 +58,7 @@ const ROUNDER: f32 = 12_582_912.0;
 #[inline(always)]
 pub(super) fn exp2<L: Lanes>(x: L) -> L {
     const COEFFICIENTS: [f32; 6] =
-        [0.000_154_531_63, 0.001_339_086_3, 0.009_618_083, 0.055_503_57, 0.240_226_5, 0.693_147_2];
+        [0.000_154_531_63, 0.001_339_086_3, 0.009_618_083, 0.055_503_57, 0.240_226_5, std::f32::consts::LN_2];
     let x = x.like(-127.0).max(x);
     let shifted = x.add(x.like(ROUNDER));
     let rest = x.sub(shifted.sub(x.like(ROUNDER)));

@@ -126,8 +126,8 @@ impl Reference<'_> {
         let queries: Vec<_> = all(&self.query, 1.0).collect();
         let keys: Vec<_> = all(&self.key, 1.0).collect();
         let mut d_keys = vec![vec![0.0; head_dim]; tokens];
-        for i in 0..tokens {
-            let scores: Vec<f64> = keys.iter().map(|key| scale * dot(&queries[i], key)).collect();
+        for (i, query) in queries.iter().enumerate() {
+            let scores: Vec<f64> = keys.iter().map(|key| scale * dot(query, key)).collect();
             let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
             let p: Vec<f64> = scores.iter().map(|s| (s - max).exp() / total).collect();
@@ -141,7 +141,7 @@ impl Reference<'_> {
             for (j, p) in p.iter().enumerate() {
                 let d_score = p * (dot(gradient, self.row(&self.value, index, j)) - delta) * scale;
                 add(&mut d_q, &keys[j], d_score);
-                add(&mut d_keys[j], &queries[i], d_score);
+                add(&mut d_keys[j], query, d_score);
                 let to = self.start(index, j);
                 add(&mut d_value[to..to + head_dim], gradient, *p);
             }
