@@ -95,12 +95,15 @@ fn assert_files(dir: &Path, names: &[&str]) {
 #[test]
 fn the_help_of_every_verb_has_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    let verbs: [&[&str]; 11] = [
+    let verbs: [&[&str]; 14] = [
         &["quickstart"],
         &["train"],
         &["eval"],
         &["predict"],
         &["export"],
+        &["quantize"],
+        &["dequantize"],
+        &["inspect"],
         &["config"],
         &["config", "print"],
         &["data"],
@@ -120,7 +123,7 @@ fn the_help_of_every_verb_has_an_example() {
 fn the_help_of_the_program_names_every_verb_and_where_to_start() {
     let dir = tempfile::tempdir().unwrap();
     let help = ok(dir.path(), ["--help"]);
-    contains_all(&help, &["train", "eval", "predict", "data", "config", "export", "tracknet quickstart"]);
+    contains_all(&help, &["train", "eval", "predict", "data", "config", "export", "quantize", "inspect", "tracknet quickstart"]);
     assert_eq!(ok(dir.path(), ["--version"]).trim(), format!("tracknet {}", env!("CARGO_PKG_VERSION")));
 }
 
@@ -357,8 +360,8 @@ fn targets_that_match_nothing_and_packed_weights_that_should_train_are_refused()
     contains_all(&message, &["model.lora.r", "found 0"]);
     let message = failure(dir.path(), with(&["model.lora.enabled=false", "model.backbone.freeze=false"]));
     contains_all(&message, &["model.quantization.enabled", "no gradient"]);
-    let message = failure(dir.path(), with(&["model.quantization.mode=hf"]));
-    contains_all(&message, &["model.quantization.mode", "available: manual"]);
+    let message = failure(dir.path(), with(&["model.quantization.mode=auto"]));
+    contains_all(&message, &["model.quantization.mode", "one of manual, hf"]);
 }
 
 #[test]

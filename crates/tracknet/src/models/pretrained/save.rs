@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
-use half::f16;
+use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
@@ -27,6 +27,28 @@ pub enum StoredAs {
     F32,
     /// 16-bit floats: half the size, three decimal digits.
     F16,
+    /// bfloat16: half the size, two decimal digits, the range of 32-bit floats.
+    Bf16,
+}
+
+impl StoredAs {
+    /// PyTorch's name, as `config.json: dtype` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+
+    /// The type in a safetensors file.
+    pub(super) const fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::BF16,
+        }
+    }
 }
 
 /// Writes the backbone's base weights as a directory that `transformers` loads: `config.json` and
@@ -46,7 +68,7 @@ pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()
     config.insert("architectures".to_owned(), json!([spec.names.architecture]));
     config.insert("patch_size".to_owned(), json!(spec.patch));
     config.remove("torch_dtype");
-    config.insert("dtype".to_owned(), json!(if stored == StoredAs::F32 { "float32" } else { "float16" }));
+    config.insert("dtype".to_owned(), json!(stored.name()));
     write_tensors(&dir.join("model.safetensors"), state, stored)?;
     write_json(&dir.join("config.json"), &config)
 }
@@ -109,7 +131,7 @@ pub fn write_tensors(path: &Path, state: BTreeMap<String, TensorData>, stored: S
             (name, shape, bytes(data, stored))
         })
         .collect();
-    let dtype = if stored == StoredAs::F32 { Dtype::F32 } else { Dtype::F16 };
+    let dtype = stored.dtype();
     let invalid = |e: safetensors::SafeTensorError| ModelError::file(path, e.to_string());
     let views: Vec<(&str, TensorView<'_>)> = tensors
         .iter()
@@ -126,6 +148,7 @@ fn bytes(data: TensorData, stored: StoredAs) -> Vec<u8> {
     match stored {
         StoredAs::F32 => values.flat_map(f32::to_le_bytes).collect(),
         StoredAs::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
+        StoredAs::Bf16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
     }
 }
 
