@@ -123,7 +123,10 @@ fn the_help_of_every_verb_has_an_example() {
 fn the_help_of_the_program_names_every_verb_and_where_to_start() {
     let dir = tempfile::tempdir().unwrap();
     let help = ok(dir.path(), ["--help"]);
-    contains_all(&help, &["train", "eval", "predict", "data", "config", "export", "quantize", "inspect", "tracknet quickstart"]);
+    contains_all(
+        &help,
+        &["train", "eval", "predict", "data", "config", "export", "quantize", "inspect", "tracknet quickstart"],
+    );
     assert_eq!(ok(dir.path(), ["--version"]).trim(), format!("tracknet {}", env!("CARGO_PKG_VERSION")));
 }
 

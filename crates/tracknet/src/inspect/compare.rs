@@ -75,12 +75,7 @@ pub(super) fn measure(
 }
 
 /// The float weight of the same name; releases differ in what they put before it.
-fn read_source(
-    source: &[(&'static str, Weights)],
-    name: &str,
-    shape: [usize; 2],
-    against: &Path,
-) -> Result<Vec<f32>> {
+fn read_source(source: &[(&'static str, Weights)], name: &str, shape: [usize; 2], against: &Path) -> Result<Vec<f32>> {
     let prefixes = ["model.", "vit.", "dinov2.", "dinov2_with_registers."];
     let bare = prefixes.into_iter().find_map(|p| name.strip_prefix(p)).unwrap_or(name);
     let names: Vec<String> = std::iter::once(bare.to_owned()).chain(prefixes.map(|p| format!("{p}{bare}"))).collect();

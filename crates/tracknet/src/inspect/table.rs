@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::models::memory;
 use crate::models::pretrained::Weights;
-use crate::models::pretrained::bnb::read::{read_state, side_tensor_of};
 use crate::models::pretrained::bnb::is_packed;
+use crate::models::pretrained::bnb::read::{read_state, side_tensor_of};
 
 use super::compare::LayerError;
 
@@ -109,7 +109,8 @@ impl fmt::Display for Totals {
         if self.adapter_parameters > 0 {
             write!(f, " ({} of adapters)", self.adapter_parameters)?;
         }
-        let [stored, float] = [self.bytes, self.bytes_as_float32].map(|n| memory::bytes(n as usize));
+        let size = |n: u64| if n < 1 << 20 { format!("{n} bytes") } else { memory::bytes(n as usize) };
+        let [stored, float] = [self.bytes, self.bytes_as_float32].map(size);
         write!(f, ", {stored} as stored, {float} as float32, {:.3} bits per parameter", self.bits_per_parameter)
     }
 }
@@ -129,7 +130,8 @@ pub(super) fn rows(weights: &Weights, prefix: &str) -> Result<Vec<ModuleRow>> {
             let state = read_state(weights, name)?;
             let double = if state.nested_offset.is_some() { ", double quantization" } else { "" };
             let storage = format!("{}, blocks of {}{double}", state.quant_type, state.blocksize);
-            let scales = ["absmax", "nested_absmax"].map(|s| weights.length(&format!("{name}.{s}")).unwrap_or_default());
+            let scales =
+                ["absmax", "nested_absmax"].map(|s| weights.length(&format!("{name}.{s}")).unwrap_or_default());
             let offset = if state.nested_offset.is_some() { 4 } else { 0 };
             row.add(&state.shape, storage, bytes + scales.iter().sum::<usize>() as u64 + offset, true);
         } else {
@@ -141,7 +143,8 @@ pub(super) fn rows(weights: &Weights, prefix: &str) -> Result<Vec<ModuleRow>> {
         }
     }
     for (module, row) in rows.iter_mut().filter(|(_, row)| row.rank.is_some()) {
-        let side = |matrix: &str, at: usize| Some(weights.shape(&format!("{module}.{matrix}.weight"))?.get(at).copied())?;
+        let side =
+            |matrix: &str, at: usize| Some(weights.shape(&format!("{module}.{matrix}.weight"))?.get(at).copied())?;
         row.shape = [side("lora_B", 0), side("lora_A", 1)].into_iter().flatten().collect();
     }
     Ok(rows.into_values().collect())
@@ -190,8 +193,12 @@ pub(super) fn write_table(f: &mut fmt::Formatter<'_>, rows: &[ModuleRow]) -> fmt
     let (ranks, errors) = (rows.iter().any(|r| r.rank.is_some()), rows.iter().any(|r| r.error.is_some()));
     let mut cells = vec![header(ranks, errors)];
     for row in rows {
-        let mut line =
-            vec![row.path.clone(), format!("{:?}", row.shape), row.storage.clone(), format!("{:.3}", row.bits_per_weight)];
+        let mut line = vec![
+            row.path.clone(),
+            format!("{:?}", row.shape),
+            row.storage.clone(),
+            format!("{:.3}", row.bits_per_weight),
+        ];
         if ranks {
             line.push(row.rank.map(|r| r.to_string()).unwrap_or_default());
         }

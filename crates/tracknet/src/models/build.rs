@@ -176,8 +176,8 @@ impl Plan {
             }
             Some(checkpoint) => {
                 let names = self.backbone.names;
-                let source = WeightSource::new(&checkpoint.weights, names.optional_prefix)
-                    .with_compute_dtype(self.compute);
+                let source =
+                    WeightSource::new(&checkpoint.weights, names.optional_prefix).with_compute_dtype(self.compute);
                 let hashed = Hashed::new(&source);
                 let backbone = Vit::new(&self.backbone, &Builder::new(&hashed, device).packing(packer));
                 let hash = hashed.finish();
@@ -223,11 +223,17 @@ fn stored_packed(
     notes: &mut Vec<String>,
 ) -> Result<ComputeDtype, ModelError> {
     if !config.lora.enabled && !config.backbone.freeze {
-        return Err(ModelError::key(format!("{key}: quantization_config"), format!("the checkpoint is in 4 bits: {CANNOT_TRAIN}")));
+        return Err(ModelError::key(
+            format!("{key}: quantization_config"),
+            format!("the checkpoint is in 4 bits: {CANNOT_TRAIN}"),
+        ));
     }
     if !config.quantization.enabled {
         let name = bnb.compute_dtype.name();
-        notes.push(format!("the checkpoint is in 4 bits ({}); weights are rounded to {name}, as it says", bnb.quant_type));
+        notes.push(format!(
+            "the checkpoint is in 4 bits ({}); weights are rounded to {name}, as it says",
+            bnb.quant_type
+        ));
         return Ok(bnb.compute_dtype);
     }
     let format = Format::new(&config.quantization)?;

@@ -184,9 +184,7 @@ impl Skip {
                 let unused = parts.iter().filter(|part| !skipped.iter().any(|path| path.contains(part.as_str())));
                 unused.map(String::as_str).collect()
             }
-            Self::Rules(rules, prefix) => {
-                rules.unused(&skipped.iter().map(String::as_str).collect::<Vec<_>>(), prefix)
-            }
+            Self::Rules(rules, prefix) => rules.unused(&skipped.iter().map(String::as_str).collect::<Vec<_>>(), prefix),
         };
         unused.iter().map(|entry| format!("quantization.skip_modules: `{entry}` matches nothing")).collect()
     }

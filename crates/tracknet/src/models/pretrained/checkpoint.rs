@@ -80,7 +80,8 @@ impl Checkpoint {
         };
         let block = hidden.saturating_mul(4).saturating_add(mlp.saturating_mul(2)).saturating_mul(layers);
         let rows = block.saturating_add(patch.saturating_pow(2).saturating_mul(3)).saturating_add(table + registers);
-        let (least, lengths) = (hidden.saturating_mul(rows), self.weights.names().filter_map(|n| self.weights.length(n)));
+        let (least, lengths) =
+            (hidden.saturating_mul(rows), self.weights.names().filter_map(|n| self.weights.length(n)));
         let most = 2 * lengths.map(|n| n as u128).sum::<u128>();
         if least > most {
             let message = format!(
@@ -153,7 +154,9 @@ impl<'a> WeightSource<'a> {
             let scales = format!("{stored}.absmax");
             if self.weights.shape(&scales).is_some() {
                 self.used.borrow_mut().extend(read::side_tensors(self.weights, &stored));
-                return Err(format!("{stored}: found {found:?} and {scales}, but no quant_state: an incomplete 4-bit weight"));
+                return Err(format!(
+                    "{stored}: found {found:?} and {scales}, but no quant_state: an incomplete 4-bit weight"
+                ));
             }
             return Err(format!("{stored}: found {found:?}, expected {shape:?}"));
         }

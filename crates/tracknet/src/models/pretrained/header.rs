@@ -49,12 +49,8 @@ impl Header {
         let metadata: Metadata = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         let tensors = metadata.tensors().into_iter().map(|(name, info)| {
             let (start, end) = info.data_offsets;
-            let entry = TensorEntry {
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                offset: start as u64,
-                length: end - start,
-            };
+            let entry =
+                TensorEntry { dtype: info.dtype, shape: info.shape.clone(), offset: start as u64, length: end - start };
             (name, entry)
         });
         Ok(Self {

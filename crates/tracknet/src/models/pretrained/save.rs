@@ -8,13 +8,14 @@ use burn::tensor::TensorData;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::error::Result;
 use crate::files::write_atomic;
 use crate::models::state::{Group, Require, load_state, state_dict};
 use crate::models::{HeatmapModel, ModelError, Vit};
 
+use super::json::python_json;
 use super::weights::Weights;
 
 /// The file that holds decoder and head, beside an adapter or alone.
@@ -70,7 +71,7 @@ pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()
     config.remove("torch_dtype");
     config.insert("dtype".to_owned(), json!(stored.name()));
     write_tensors(&dir.join("model.safetensors"), state, stored)?;
-    write_json(&dir.join("config.json"), &config)
+    write_config(&dir.join("config.json"), config)
 }
 
 /// Writes decoder and head to [`HEAD_FILE`] in `dir`.
@@ -152,9 +153,15 @@ fn bytes(data: TensorData, stored: StoredAs) -> Vec<u8> {
     }
 }
 
+/// Writes a `config.json` with the bytes that `transformers` writes.
+pub(super) fn write_config(path: &Path, config: Map<String, Value>) -> Result<()> {
+    let text = python_json(&Value::Object(config));
+    write_atomic(path, |w| w.write_all(text.as_bytes()))
+}
+
 /// Writes JSON with sorted keys and an indent of two spaces.
 pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let sorted: BTreeMap<String, serde_json::Value> = serde_json::to_value(value)
+    let sorted: BTreeMap<String, Value> = serde_json::to_value(value)
         .and_then(serde_json::from_value)
         .map_err(|e| ModelError::file(path, e.to_string()))?;
     let text = serde_json::to_string_pretty(&sorted).map_err(|e| ModelError::file(path, e.to_string()))?;

@@ -34,7 +34,9 @@ pub(super) fn write_stream(path: &Path, mut tensors: Vec<Planned<'_>>) -> Result
     for tensor in &tensors {
         let start = end;
         let length = tensor.shape.iter().try_fold(tensor.dtype.bitsize() / 8, |n, side| n.checked_mul(*side));
-        end = length.and_then(|n| n.checked_add(start)).ok_or_else(|| invalid(format!("{} is too large", tensor.name)))?;
+        end = length
+            .and_then(|n| n.checked_add(start))
+            .ok_or_else(|| invalid(format!("{} is too large", tensor.name)))?;
         let info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (start, end) };
         entries.push((tensor.name.clone(), info));
     }

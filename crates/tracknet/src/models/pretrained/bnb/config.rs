@@ -144,7 +144,10 @@ mod tests {
             (json!({ "load_in_8bit": true, "load_in_4bit": true }), "8 bits are not read"),
             (json!({ "load_in_4bit": "yes" }), "load_in_4bit is `\"yes\"`, expected true or false"),
             (json!({ "load_in_4bit": true, "bnb_4bit_quant_type": "int4" }), "expected nf4 or fp4"),
-            (json!({ "load_in_4bit": true, "bnb_4bit_compute_dtype": 3 }), "bnb_4bit_compute_dtype is `3`, expected text"),
+            (
+                json!({ "load_in_4bit": true, "bnb_4bit_compute_dtype": 3 }),
+                "bnb_4bit_compute_dtype is `3`, expected text",
+            ),
             (json!({ "load_in_4bit": true, "llm_int8_skip_modules": "x" }), "expected a list of texts"),
             (json!([]), "load_in_4bit is missing"),
         ] {

@@ -10,7 +10,7 @@ use tracknet_kernels::ComputeDtype;
 use crate::error::Result;
 use crate::files::write_dir_atomic;
 use crate::models::ModelError;
-use crate::models::pretrained::save::{StoredAs, write_json};
+use crate::models::pretrained::save::{StoredAs, write_config};
 use crate::models::pretrained::stream::{Planned, write_stream, write_values};
 use crate::models::pretrained::{Checkpoint, Weights};
 
@@ -74,7 +74,7 @@ pub fn dequantize_checkpoint(
             config.remove("torch_dtype");
             config.insert("dtype".to_owned(), json!(dtype.name()));
         }
-        write_json(&dir.join("config.json"), &config)?;
+        write_config(&dir.join("config.json"), config)?;
         carry(source, dir)
     })?;
     Ok(report)
@@ -100,9 +100,8 @@ fn kept<'a>(weights: &'a Weights, name: &'a str, dtype: Option<StoredAs>, path: 
     let convert = dtype.filter(|d| matches!(found, Dtype::F32 | Dtype::F16 | Dtype::BF16) && d.dtype() != found);
     Some(match convert {
         Some(stored) => {
-            let write = Box::new(move |out: &mut dyn Write| {
-                write_values(out, name, &weights.read(name)?, stored, path)
-            });
+            let write =
+                Box::new(move |out: &mut dyn Write| write_values(out, name, &weights.read(name)?, stored, path));
             Planned { name: name.to_owned(), dtype: stored.dtype(), shape, write }
         }
         None => {

@@ -18,7 +18,7 @@ use crate::files::write_dir_atomic;
 use crate::models::ModelError;
 use crate::models::backbones::MODEL_TYPES;
 use crate::models::lora::quantization::{QuantizationReport, QuantizedLayer};
-use crate::models::pretrained::save::{HEAD_FILE, StoredAs, write_json};
+use crate::models::pretrained::save::{HEAD_FILE, StoredAs, write_config};
 use crate::models::pretrained::stream::{Planned, write_stream, write_values};
 use crate::models::pretrained::{Checkpoint, Weights};
 
@@ -58,7 +58,8 @@ pub fn quantize_checkpoint(source: &Path, destination: &Path, job: &QuantizeJob)
     }
     let family = Family::of(&checkpoint.config, &config)?;
     let plan = Plan::new(&checkpoint.weights, family, job, source)?;
-    let mut report = QuantizationReport { notes: plan.notes.clone(), skipped: plan.skipped.clone(), ..Default::default() };
+    let mut report =
+        QuantizationReport { notes: plan.notes.clone(), skipped: plan.skipped.clone(), ..Default::default() };
     let mut packed = BTreeMap::new();
     for (name, shape, dtype) in &plan.packed {
         let weight = pack(&checkpoint.weights, name, *shape, &job.options)?;
@@ -77,7 +78,7 @@ pub fn quantize_checkpoint(source: &Path, destination: &Path, job: &QuantizeJob)
         write_weights(&dir.join("model.safetensors"), &checkpoint.weights, packed)?;
         let mut config = checkpoint.config.clone();
         config.insert("quantization_config".to_owned(), bnb.to_json());
-        write_json(&dir.join("config.json"), &config)?;
+        write_config(&dir.join("config.json"), config)?;
         carry(source, dir)
     })?;
     Ok(report)
@@ -93,7 +94,9 @@ pub(super) fn refuse_existing(destination: &Path) -> Result<(), ModelError> {
 
 /// Copies what belongs to the checkpoint besides its weights.
 pub(super) fn carry(source: &Path, destination: &Path) -> Result<()> {
-    for file in CARRIED.map(|name| (source.join(name), destination.join(name))).iter().filter(|(from, _)| from.is_file()) {
+    for file in
+        CARRIED.map(|name| (source.join(name), destination.join(name))).iter().filter(|(from, _)| from.is_file())
+    {
         fs::copy(&file.0, &file.1).at(&file.0)?;
     }
     Ok(())
@@ -209,11 +212,7 @@ fn pack(weights: &Weights, name: &str, shape: [usize; 2], options: &QuantizeOpti
 }
 
 /// Writes the packed weights, and copies every other tensor as it is.
-fn write_weights(
-    path: &Path,
-    weights: &Weights,
-    mut packed: BTreeMap<&str, (QuantState, PackedWeight)>,
-) -> Result<()> {
+fn write_weights(path: &Path, weights: &Weights, mut packed: BTreeMap<&str, (QuantState, PackedWeight)>) -> Result<()> {
     let mut tensors = Vec::new();
     for name in weights.names() {
         if let Some((state, weight)) = packed.remove(name) {
@@ -236,8 +235,7 @@ fn parts<'a>(name: &str, state: QuantState, weight: PackedWeight, path: &'a Path
     let floats = |suffix: &str, values: Vec<f32>| {
         let (name, shape) = (format!("{name}.{suffix}"), vec![values.len()]);
         let label = name.clone();
-        let write =
-            Box::new(move |out: &mut dyn Write| write_values(out, &label, &values, StoredAs::F32, path));
+        let write = Box::new(move |out: &mut dyn Write| write_values(out, &label, &values, StoredAs::F32, path));
         Planned { name, dtype: Dtype::F32, shape, write }
     };
     let json = state.to_json().into_bytes();

@@ -45,10 +45,11 @@ pub(in crate::models::pretrained) fn side_tensors(weights: &Weights, name: &str)
     states.into_iter().chain(scales).filter(|n| weights.shape(n).is_some()).collect()
 }
 
-/// Reads the state of a packed weight.
+/// Reads the state of a packed weight. The number of codes is that of the shape it names, so the shape is as large as the
+/// file at most.
 ///
 /// # Errors
-/// There is none, there are two, or it is wrong.
+/// There is none, there are two, or it is wrong, or the weight is missing or of another size.
 pub fn read_state(weights: &Weights, name: &str) -> Result<QuantState> {
     let names = [QuantType::Nf4, QuantType::Fp4].map(|t| (t, state_name(name, t)));
     let mut found = names.into_iter().filter(|(_, n)| weights.shape(n).is_some());
@@ -69,6 +70,17 @@ pub fn read_state(weights: &Weights, name: &str) -> Result<QuantState> {
         let message = format!("`quant_type` is {}, but the tensor is named {quant_type}", parsed.quant_type);
         return Err(problem(&state, message).into());
     }
+    if weights.shape(name).is_none() {
+        return Err(problem(name, "is missing, but its quant_state is there").into());
+    }
+    // Whatever type the codes are viewed as (`bnb_4bit_quant_storage`), they are these bytes.
+    let [output, input] = parsed.shape;
+    let (found, expected) = (weights.length(name).unwrap_or_default(), (output * input).div_ceil(2));
+    if found != expected {
+        let message =
+            format!("holds {found} bytes, but its quant_state says [{output}, {input}], which takes {expected}");
+        return Err(problem(name, message).into());
+    }
     Ok(parsed)
 }
 
@@ -80,16 +92,6 @@ pub fn read_packed(weights: &Weights, name: &str) -> Result<(PackedWeight, Quant
     let state = read_state(weights, name)?;
     let count = state.shape[0] * state.shape[1];
     let blocks = count.div_ceil(state.blocksize);
-    // Whatever type the codes are viewed as (`bnb_4bit_quant_storage`), they are these bytes.
-    let (found, expected) = (weights.length(name).unwrap_or_default(), count.div_ceil(2));
-    if weights.shape(name).is_none() {
-        return Err(problem(name, "is missing, but its quant_state is there").into());
-    }
-    if found != expected {
-        let [output, input] = state.shape;
-        let message = format!("holds {found} bytes, but its quant_state says [{output}, {input}], which takes {expected}");
-        return Err(problem(name, message).into());
-    }
     check_table(weights, &format!("{name}.quant_map"), state.quant_type.codes())?;
     let scales = format!("{name}.absmax");
     let absmax = match state.nested_offset {
@@ -109,9 +111,8 @@ pub fn read_packed(weights: &Weights, name: &str) -> Result<(PackedWeight, Quant
             Absmax::Nested { codes: weights.bytes(&scales)?, absmax: weights.read(&nested)?, offset }
         }
     };
-    let packed =
-        PackedWeight::from_parts(state.shape, state.quant_type, state.blocksize, weights.bytes(name)?, absmax)
-            .map_err(|e| problem(name, e.to_string()))?;
+    let packed = PackedWeight::from_parts(state.shape, state.quant_type, state.blocksize, weights.bytes(name)?, absmax)
+        .map_err(|e| problem(name, e.to_string()))?;
     Ok((packed, state))
 }
 

@@ -56,7 +56,8 @@ impl SkipRules {
         let one = |path: &str| self.rules.iter().any(|rule| matches_as(rule, path));
         let skipped: Vec<&str> = paths.iter().copied().filter(|path| self.skips(path, prefix)).collect();
         if skipped.iter().any(|path| !one(path) || !one(&format!("{prefix}{path}"))) {
-            entries.extend(skipped.into_iter().map(str::to_owned).filter(|path| !self.rules.iter().any(|r| r.0 == *path)));
+            entries
+                .extend(skipped.into_iter().map(str::to_owned).filter(|path| !self.rules.iter().any(|r| r.0 == *path)));
         }
         entries
     }
