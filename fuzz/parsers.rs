@@ -10,7 +10,7 @@ use tracknet::models::pretrained::header::Header;
 use tracknet::models::pretrained::index::ShardIndex;
 
 /// `adapter_config.json`.
-pub fn adapter_config(data: &[u8]) {
+pub(crate) fn adapter_config(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
         && let Err(message) = PeftConfig::parse(text)
     {
@@ -19,7 +19,7 @@ pub fn adapter_config(data: &[u8]) {
 }
 
 /// The state of a 4-bit weight; and its text as a skip list, whose entries are patterns.
-pub fn quant_state(data: &[u8]) {
+pub(crate) fn quant_state(data: &[u8]) {
     match QuantState::parse(data) {
         Err(message) => assert!(!message.is_empty() && message.len() < 4096, "{message}"),
         Ok(state) => {
@@ -38,7 +38,7 @@ pub fn quant_state(data: &[u8]) {
 }
 
 /// `model.safetensors.index.json`.
-pub fn safetensors_index(data: &[u8]) {
+pub(crate) fn safetensors_index(data: &[u8]) {
     match ShardIndex::parse(data) {
         Err(message) => assert!(!message.is_empty()),
         Ok(index) => {
@@ -54,7 +54,7 @@ pub fn safetensors_index(data: &[u8]) {
 }
 
 /// The JSON of a safetensors header.
-pub fn safetensors_header(data: &[u8]) {
+pub(crate) fn safetensors_header(data: &[u8]) {
     if let Ok(header) = Header::parse(data) {
         let mut places: Vec<(u64, u64)> =
             header.tensors.values().map(|t| (t.offset, t.offset + t.length as u64)).collect();

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use tracknet::inspect::Inspection;
-use tracknet::models::pretrained::hub;
 
 use crate::out::outln;
+use crate::quantize::resolve;
 
 /// Say what a file or directory is, and list its modules: shape, storage, bits per weight, adapter rank.
 ///
@@ -49,5 +49,5 @@ fn locate(name: &str) -> Result<PathBuf> {
     if Path::new(name).exists() {
         return Ok(PathBuf::from(name));
     }
-    Ok(hub::resolve(name, true).map_err(tracknet::Error::from)?)
+    resolve(name)
 }

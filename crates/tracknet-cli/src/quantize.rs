@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use tracknet::models::memory;
 use tracknet::models::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
 use tracknet::models::pretrained::{StoredAs, hub};
+use tracknet::models::{ModelError, memory};
 use tracknet_kernels::fourbit::BLOCKSIZES;
 use tracknet_kernels::{ComputeDtype, QuantType, QuantizeOptions};
 
@@ -123,8 +123,13 @@ pub(crate) fn dequantize(args: &DequantizeArgs) -> Result<ExitCode> {
 }
 
 /// A directory, or what the local hub cache has under the name. Nothing is downloaded.
-fn resolve(name: &str) -> Result<PathBuf> {
-    Ok(hub::resolve(name, true).map_err(tracknet::Error::from)?)
+pub(crate) fn resolve(name: &str) -> Result<PathBuf> {
+    match hub::resolve(name, true) {
+        Ok(path) => Ok(path),
+        // The key of a configuration, where there is none.
+        Err(ModelError::Key { message, .. }) => bail!("{message}"),
+        Err(error) => Err(tracknet::Error::from(error).into()),
+    }
 }
 
 fn parse_blocksize(text: &str) -> Result<usize, String> {

@@ -79,6 +79,7 @@ mod tests {
         assert!(refusal(r#"{"weight_map": {}}"#).contains("empty"));
         assert!(refusal(r#"{"weight_map": {"w": 3}}"#).contains("string"));
         assert!(refusal(r#"{"weight_map": {"w": "a", "w": "b"}}"#).contains("key `w` is there twice"));
-        assert!(refusal(&"[".repeat(100_000)).contains("recursion"), "depth is limited");
+        let deep = format!("{{\"metadata\": {}", "[".repeat(100_000));
+        assert!(refusal(&deep).contains("recursion"), "depth is limited");
     }
 }

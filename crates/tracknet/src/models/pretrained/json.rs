@@ -46,7 +46,13 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for UniqueVisitor<V> {
 /// terminal.
 pub(crate) fn shown(text: &str) -> String {
     const LONGEST: usize = 120;
-    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    let mut short = String::new();
+    for c in text.chars().take(LONGEST) {
+        match c {
+            '"' | '\'' | '\\' => short.push(c),
+            c => short.extend(c.escape_debug()),
+        }
+    }
     if text.chars().nth(LONGEST).is_some() {
         short.push('…');
     }
@@ -170,6 +176,7 @@ mod tests {
     fn text_of_a_file_is_shortened_and_cannot_steer_the_terminal() {
         assert_eq!(shown("layer.0"), "layer.0");
         assert_eq!(shown("\u{1b}[2J"), "\\u{1b}[2J");
+        assert_eq!(shown(r#"{"a": "\d"}"#), r#"{"a": "\d"}"#);
         assert_eq!(shown(&"x".repeat(500)).chars().count(), 121);
     }
 }
