@@ -139,17 +139,17 @@ mod tests {
     #[test]
     fn other_methods_and_unknown_values_are_refused_by_key() {
         for (section, said) in [
-            (json!({ "quant_method": "gptq", "bits": 4 }), "quant_method is `\"gptq\"`, expected bitsandbytes"),
-            (json!({ "load_in_8bit": true }), "load_in_4bit is missing"),
+            (json!({ "quant_method": "gptq", "bits": 4 }), "quant_method: is `\"gptq\"`, expected bitsandbytes"),
+            (json!({ "load_in_8bit": true }), "load_in_4bit: is missing"),
             (json!({ "load_in_8bit": true, "load_in_4bit": true }), "8 bits are not read"),
-            (json!({ "load_in_4bit": "yes" }), "load_in_4bit is `\"yes\"`, expected true or false"),
+            (json!({ "load_in_4bit": "yes" }), "load_in_4bit: is `\"yes\"`, expected true or false"),
             (json!({ "load_in_4bit": true, "bnb_4bit_quant_type": "int4" }), "expected nf4 or fp4"),
             (
                 json!({ "load_in_4bit": true, "bnb_4bit_compute_dtype": 3 }),
-                "bnb_4bit_compute_dtype is `3`, expected text",
+                "bnb_4bit_compute_dtype: is `3`, expected text",
             ),
             (json!({ "load_in_4bit": true, "llm_int8_skip_modules": "x" }), "expected a list of texts"),
-            (json!([]), "load_in_4bit is missing"),
+            (json!([]), "load_in_4bit: is missing"),
         ] {
             let message = read(section).unwrap_err();
             assert!(message.starts_with("config.json: quantization_config.") && message.contains(said), "{message}");
