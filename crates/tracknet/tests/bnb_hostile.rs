@@ -228,12 +228,11 @@ fn an_index_that_lies_is_refused_by_every_reader() {
         let mut text = fs::read_to_string(&path).unwrap();
         change(&mut text);
         fs::write(&path, text).unwrap();
-        let messages = [
+        [
             build(dir.path()).unwrap_err(),
             dequantize(dir.path()).unwrap_err(),
             Inspection::of(dir.path()).unwrap_err().to_string(),
-        ];
-        messages
+        ]
     };
     let cases: [(&dyn Fn(&mut String), &str); 6] = [
         (&|t| *t = t.replacen("model-0.safetensors", "../secret.safetensors", 1), "not a plain file name"),

@@ -13,12 +13,15 @@ use crate::models::ModelError;
 
 use super::save::StoredAs;
 
+/// Writes the bytes of one tensor.
+pub(super) type WriteBytes<'a> = Box<dyn FnOnce(&mut dyn Write) -> Result<()> + 'a>;
+
 /// A tensor to write: what it is, and who writes its bytes when its turn comes.
 pub(super) struct Planned<'a> {
     pub(super) name: String,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
-    pub(super) write: Box<dyn FnOnce(&mut dyn Write) -> Result<()> + 'a>,
+    pub(super) write: WriteBytes<'a>,
 }
 
 /// Writes `tensors` to a new file with the order, header and metadata of the safetensors library, so that the bytes are

@@ -191,7 +191,7 @@ fn is_head(path: &str) -> bool {
 }
 
 /// The path below the backbone, without what the file may put before it.
-fn in_memory<'a>(path: &'a str, family: Family) -> &'a str {
+fn in_memory(path: &str, family: Family) -> &str {
     let prefixes = ["vit.", "dinov2.", "dinov2_with_registers.", family.prefix];
     prefixes.into_iter().filter(|p| !p.is_empty()).find_map(|p| path.strip_prefix(p)).unwrap_or(path)
 }
