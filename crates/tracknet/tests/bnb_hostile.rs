@@ -234,7 +234,8 @@ fn an_index_that_lies_is_refused_by_every_reader() {
             Inspection::of(dir.path()).unwrap_err().to_string(),
         ]
     };
-    let cases: [(&dyn Fn(&mut String), &str); 6] = [
+    type Change<'a> = &'a dyn Fn(&mut String);
+    let cases: [(Change<'_>, &str); 6] = [
         (&|t| *t = t.replacen("model-0.safetensors", "../secret.safetensors", 1), "not a plain file name"),
         (&|t| *t = t.replacen("model-0.safetensors", "/etc/passwd", 1), "not a plain file name"),
         (&|t| *t = t.replacen("model-0.safetensors", "model-2.safetensors", 1), "but it is not"),
