@@ -17,6 +17,9 @@ use crate::models::pretrained::{Checkpoint, HEAD_FILE, Weights};
 use crate::training::find_checkpoint;
 use crate::training::{ADAPTER_DIR, BACKBONE_DIR, CONFIG_FILE};
 
+/// What makes a directory an adapter.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
 /// What a file or directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,7 +68,7 @@ pub(super) fn find(path: &Path) -> Result<Found> {
         return Err(ModelError::file(path, "is neither a file nor a directory").into());
     }
     let has = |name: &str| path.join(name).is_file();
-    if has(peft::CONFIG_FILE) {
+    if has(ADAPTER_CONFIG) {
         return adapter(path);
     }
     if has("config.json") {
@@ -121,7 +124,7 @@ fn backbone(path: &Path) -> Result<Found> {
 }
 
 fn adapter(path: &Path) -> Result<Found> {
-    let config = read_json(&path.join(peft::CONFIG_FILE))?;
+    let config = read_json(&path.join(ADAPTER_CONFIG))?;
     let mut about = BTreeMap::new();
     for (name, key) in [
         ("base", "base_model_name_or_path"),
