@@ -10,9 +10,11 @@ mod data;
 mod device;
 mod eval;
 mod export;
+mod inspect;
 mod interrupt;
 mod out;
 mod predict;
+mod quantize;
 mod quickstart;
 mod shipped;
 mod train;
@@ -40,6 +42,9 @@ enum Verb {
     Data(data::DataArgs),
     Config(config::ConfigVerbArgs),
     Export(export::ExportArgs),
+    Quantize(quantize::QuantizeArgs),
+    Dequantize(quantize::DequantizeArgs),
+    Inspect(inspect::InspectArgs),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +58,9 @@ fn main() -> ExitCode {
         Verb::Data(args) => data::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Export(args) => export::run(&args),
+        Verb::Quantize(args) => quantize::quantize(&args),
+        Verb::Dequantize(args) => quantize::dequantize(&args),
+        Verb::Inspect(args) => inspect::run(&args),
     };
     result.unwrap_or_else(|error| {
         if error.is::<out::Closed>() {

@@ -95,12 +95,15 @@ fn assert_files(dir: &Path, names: &[&str]) {
 #[test]
 fn the_help_of_every_verb_has_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    let verbs: [&[&str]; 11] = [
+    let verbs: [&[&str]; 14] = [
         &["quickstart"],
         &["train"],
         &["eval"],
         &["predict"],
         &["export"],
+        &["quantize"],
+        &["dequantize"],
+        &["inspect"],
         &["config"],
         &["config", "print"],
         &["data"],
@@ -120,7 +123,10 @@ fn the_help_of_every_verb_has_an_example() {
 fn the_help_of_the_program_names_every_verb_and_where_to_start() {
     let dir = tempfile::tempdir().unwrap();
     let help = ok(dir.path(), ["--help"]);
-    contains_all(&help, &["train", "eval", "predict", "data", "config", "export", "tracknet quickstart"]);
+    contains_all(
+        &help,
+        &["train", "eval", "predict", "data", "config", "export", "quantize", "inspect", "tracknet quickstart"],
+    );
     assert_eq!(ok(dir.path(), ["--version"]).trim(), format!("tracknet {}", env!("CARGO_PKG_VERSION")));
 }
 
@@ -357,8 +363,75 @@ fn targets_that_match_nothing_and_packed_weights_that_should_train_are_refused()
     contains_all(&message, &["model.lora.r", "found 0"]);
     let message = failure(dir.path(), with(&["model.lora.enabled=false", "model.backbone.freeze=false"]));
     contains_all(&message, &["model.quantization.enabled", "no gradient"]);
-    let message = failure(dir.path(), with(&["model.quantization.mode=hf"]));
-    contains_all(&message, &["model.quantization.mode", "available: manual"]);
+    let message = failure(dir.path(), with(&["model.quantization.mode=auto"]));
+    contains_all(&message, &["model.quantization.mode", "one of manual, hf"]);
+}
+
+/// The tiny checkpoint of the library's tests.
+fn tiny_checkpoint() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tracknet/tests/fixtures/dinov3_tiny");
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_checkpoint_goes_to_4_bits_and_back_and_is_inspected() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, at) = (tiny_checkpoint(), |name: &str| dir.path().join(name));
+    let printed = ok(
+        dir.path(),
+        ["quantize", &source, "q", "--quant-type", "fp4", "--blocksize", "128", "--skip", "o_proj,k_proj"],
+    );
+    contains_all(&printed, &["4-bit: 8 modules", "4 left as floats", "layer.1.mlp.up_proj", "wrote q"]);
+    assert_files(&at("q"), &["config.json", "model.safetensors"]);
+    let printed = ok(dir.path(), ["inspect", "q", "--against", &source]);
+    contains_all(
+        &printed,
+        &["4-bit backbone", "fp4, blocks of 128, double quantization", "error of 8 layers", "worst: "],
+    );
+    let json: serde_json::Value = serde_json::from_str(&ok(dir.path(), ["inspect", "q", "--json"])).unwrap();
+    assert_eq!((&json["kind"], &json["totals"]["parameters"]), (&"packed_backbone".into(), &116_800.into()));
+    contains_all(&ok(dir.path(), ["dequantize", "q", "f", "--dtype", "bfloat16"]), &["8 layers", "wrote f"]);
+    contains_all(&ok(dir.path(), ["inspect", "f"]), &["backbone (float weights)", "bfloat16", "16.000 bits"]);
+    contains_all(&ok(dir.path(), ["quantize", &source, "p", "--double-quant", "--no-double-quant"]), &["12 modules"]);
+    assert!(!ok(dir.path(), ["inspect", "p"]).contains("double quantization"));
+
+    contains_all(&failure(dir.path(), ["quantize", &source, "q"]), &["q", "exists already"]);
+    contains_all(&failure(dir.path(), ["dequantize", &source, "g"]), &["is no 4-bit checkpoint"]);
+    contains_all(&failure(dir.path(), ["inspect", "no-such"]), &["no-such"]);
+    assert_eq!(tracknet(dir.path(), ["quantize", &source, "g", "--blocksize", "100"]).status.code(), Some(2));
+    assert!(!at("g").exists());
+}
+
+#[test]
+fn a_run_on_a_checkpoint_in_4_bits_trains_resumes_its_identity_and_is_inspected() {
+    let dir = with_rallies();
+    ok(dir.path(), ["quantize", &tiny_checkpoint(), "q"]);
+    let pretrained = ["model.pretrained_model_name=q", "model.decoder.channels=[64,16]", "model.quantization.mode=hf"];
+    let run = train(dir.path(), "vit_qlora_heatmap", &pretrained);
+    let printed = ok(dir.path(), ["inspect", run.to_str().unwrap()]);
+    contains_all(&printed, &["tracknet run", "checkpoint: ", "base: q (sha256 ", "adapter: ", "of adapters)", "rank"]);
+    let best = run.join("checkpoints/best");
+    contains_all(&ok(dir.path(), ["inspect", best.to_str().unwrap()]), &["tracknet checkpoint", "optimizer steps"]);
+    contains_all(&ok(dir.path(), ["eval", run.to_str().unwrap()]), &["F1"]);
+    // Another base is told apart by its packed bytes.
+    ok(dir.path(), ["quantize", &tiny_checkpoint(), "other", "--quant-type", "fp4"]);
+    failure(dir.path(), ["eval", run.to_str().unwrap(), "--base", "other"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_inspection_whose_reader_leaves_ends_quietly() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tracknet"))
+        .args(["inspect", &tiny_checkpoint(), "--json"])
+        .current_dir(dir.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
 }
 
 #[test]

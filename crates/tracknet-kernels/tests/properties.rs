@@ -18,7 +18,45 @@ fn any_weight() -> impl Strategy<Value = ([usize; 2], Vec<f32>)> {
     })
 }
 
+/// Any bytes as the codes of any shape, one positive scale a block; the first code of each block is that of 1.
+fn any_codes() -> impl Strategy<Value = ([usize; 2], QuantizeOptions, Vec<u8>, Vec<f32>)> {
+    (any_options(), 1_usize..=41, 1_usize..=97).prop_flat_map(|(options, rows, columns)| {
+        let (count, options) = (rows * columns, QuantizeOptions { double_quant: false, ..options });
+        let bytes = prop::collection::vec(any::<u8>(), count.div_ceil(2));
+        let scales = prop::collection::vec(1e-6_f32..1e6, count.div_ceil(options.blocksize));
+        (Just([rows, columns]), Just(options), bytes, scales)
+    })
+}
+
 proptest! {
+    #[test]
+    fn any_codes_unpack_to_values_that_pack_to_the_same_codes((shape, options, mut bytes, scales) in any_codes()) {
+        let count = shape[0] * shape[1];
+        let (one, zero) = match options.quant_type {
+            QuantType::Nf4 => (15, 7),
+            QuantType::Fp4 => (3, 0),
+        };
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            // Block sizes are even, so a block begins in a high nibble.
+            if (2 * i) % options.blocksize == 0 {
+                *byte = one << 4 | (*byte & 15);
+            }
+            // The second zero of FP4 reads back as the first.
+            if options.quant_type == QuantType::Fp4 {
+                *byte = if *byte >> 4 == 8 { *byte & 15 } else { *byte };
+                *byte = if *byte & 15 == 8 { *byte & 0xf0 } else { *byte };
+            }
+            if count % 2 == 1 && i == count / 2 {
+                *byte = (*byte & 0xf0) | zero;
+            }
+        }
+        let absmax = Absmax::Plain(scales);
+        let weight =
+            PackedWeight::from_parts(shape, options.quant_type, options.blocksize, bytes, absmax).unwrap();
+        let again = PackedWeight::quantize(&weight.dequantize(), shape, &options).unwrap();
+        prop_assert_eq!(again, weight);
+    }
+
     #[test]
     fn values_come_back_within_half_the_widest_gap((shape, values) in any_weight(), options in any_options()) {
         let options = QuantizeOptions { double_quant: false, ..options };

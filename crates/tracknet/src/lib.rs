@@ -9,6 +9,7 @@
 //! | [`training`] | losses, optimizer, the fit loop, checkpoints |
 //! | [`evaluation`] | heatmap decoding, metrics, reports |
 //! | [`inference`] | prediction on images, folders and clips; overlays |
+//! | [`inspect`] | what a file or directory is and holds |
 #![recursion_limit = "256"]
 
 pub mod config;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod evaluation;
 pub mod files;
 pub mod inference;
+pub mod inspect;
 pub mod models;
 pub mod training;
 

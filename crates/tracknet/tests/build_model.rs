@@ -344,9 +344,9 @@ fn damaged_and_foreign_checkpoints_are_refused_by_name() {
     let dir = checkpoint();
     let path = dir.path().join("config.json");
     let text =
-        fs::read_to_string(&path).unwrap().replacen('{', "{\"quantization_config\": {\"load_in_4bit\": true},", 1);
+        fs::read_to_string(&path).unwrap().replacen('{', "{\"quantization_config\": {\"load_in_8bit\": true},", 1);
     fs::write(&path, text).unwrap();
-    assert!(refusal(&pretrained(dir.path()), SIZE).contains("already quantized"));
+    assert!(refusal(&pretrained(dir.path()), SIZE).contains("8 bits are not read"));
 }
 
 #[test]

@@ -50,6 +50,9 @@ const COMPUTE_DTYPE: Kind = Choice(&[
 ]);
 const BLOCKSIZES: Kind = WholeOf(&[32, 64, 128, 256, 512, 1024, 2048, 4096]);
 
+const SKIP_MODULES: &str = "What stays float: parts of module paths in mode `manual`, in mode `hf` what `transformers` \
+                            matches (a pattern from the start of the path, or the end of it as text).";
+
 pub(super) const KEYS: &[Key] = &[
     key("data.root", Text, "Dataset root: `<root>/<game>/<clip>/…`."),
     key(
@@ -174,17 +177,18 @@ pub(super) const KEYS: &[Key] = &[
         "Codebook: NormalFloat or 4-bit float.",
     ),
     key("model.quantization.compute_dtype", COMPUTE_DTYPE, "What dequantized weights are rounded to."),
-    key("model.quantization.skip_modules", Nullable(&TEXTS), "Substrings of module paths that stay float."),
+    key("model.quantization.skip_modules", Nullable(&TEXTS), SKIP_MODULES),
     key(
         "model.quantization.mode",
-        Choice(&[word("manual", &[]), missing("hf")]),
-        "`manual`: load float weights, then convert in place.",
+        Choice(&[word("manual", &[]), word("hf", &[])]),
+        "`manual`: load float weights, then convert in place. `hf`: convert each weight while it is read; the float model \
+         is never held.",
     ),
     key("model.quantization.compress_statistics", Flag, "Double quantization: the scales are quantized to 8 bits too."),
-    with(
+    key(
         "model.quantization.use_double_quant",
-        Flag,
-        Status::Ignored("it belongs to mode hf; mode manual reads compress_statistics"),
+        Nullable(&Flag),
+        "Double quantization in mode `hf`; null = what `compress_statistics` says.",
     ),
     key("model.quantization.blocksize", BLOCKSIZES, "Weights that share a scale."),
     key("training.seed", Whole(0, MAX), "Seeds everything: same seed, same machine → same run. `--seed` sets it."),

@@ -210,12 +210,14 @@ pub struct QuantizationConfig {
     pub quant_type: String,
     /// What dequantized weights are rounded to: `bfloat16`, `float16` or `float32`.
     pub compute_dtype: String,
-    /// Substrings of module paths that stay float.
+    /// What stays float: parts of module paths in mode manual, the matching of `transformers` in mode hf.
     pub skip_modules: Option<Vec<String>>,
-    /// `manual`: load float weights, then convert in place.
+    /// `manual`: load float weights, then convert in place. `hf`: convert each weight while it is read.
     pub mode: String,
     /// Double quantization: the absmax vector is itself quantized to 8 bits.
     pub compress_statistics: bool,
+    /// The same in mode hf; null = what `compress_statistics` says.
+    pub use_double_quant: Option<bool>,
     /// Weights per absmax.
     pub blocksize: usize,
 }
@@ -229,6 +231,7 @@ impl Default for QuantizationConfig {
             skip_modules: None,
             mode: "manual".to_owned(),
             compress_statistics: true,
+            use_double_quant: None,
             blocksize: 64,
         }
     }

@@ -126,7 +126,7 @@ fn files_of_the_python_program_load_without_an_edit_and_mean_the_same() {
              deformable_encoder:\n  d_model: 256\n  fuse: sum\n\
              lora:\n  enabled: true\n  lora_alpha: 32\n  task_type: FEATURE_EXTRACTION\n  use_dora: false\n\
              \x20 init_lora_weights: true\n  modules_to_save: null\n\
-             quantization:\n  enabled: false\n  mode: hf\n  use_double_quant: true\n",
+             quantization:\n  enabled: false\n  mode: manual\n  use_double_quant: true\n",
         )
         .file(
             "training",
@@ -274,7 +274,7 @@ fn values_out_of_range_are_refused_with_what_is_allowed() {
         ("model.lora.bias=some", "one of none, found `some`"),
         ("model.quantization.blocksize=48", "one of 32, 64, 128, 256, 512, 1024, 2048, 4096, found 48"),
         ("model.quantization.compute_dtype=int8", "one of bfloat16, float16, float32, found `int8`"),
-        ("model.quantization.mode=auto", "one of manual, found `auto`"),
+        ("model.quantization.mode=auto", "one of manual, hf, found `auto`"),
         ("data.preprocess.flip_prob=-0.1", "a number from 0 to 1, found -0.1"),
         ("data.augment.zoom_max=0.5", "a number of at least 1, found 0.5"),
         ("data.augment.jpeg_quality=[0,101]", "a whole number from 1 to 100, found 0"),
@@ -355,7 +355,6 @@ fn features_that_this_version_lacks_are_refused_when_they_are_switched_on() {
         ("model", "lora:\n  enabled: true\n  init_lora_weights: pissa\n", "model.yaml:3: model.lora.init_lora_weights"),
         ("model", "lora:\n  enabled: true\n  rank_pattern: {a: 4}\n", "model.yaml:3: model.lora.rank_pattern"),
         ("model", "lora:\n  enabled: true\n  modules_to_save: [x]\n", "model.yaml:3: model.lora.modules_to_save"),
-        ("model", "quantization:\n  enabled: true\n  mode: hf\n", "model.yaml:3: model.quantization.mode: hf"),
         ("training", "gradient_checkpointing: true\n", "training.yaml:1: training.gradient_checkpointing: true"),
         ("training", "ema:\n  decay: 0.999\n", "training.yaml:2: training.ema.decay: 0.999"),
     ];

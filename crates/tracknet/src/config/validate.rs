@@ -124,6 +124,14 @@ impl Rules<'_> {
                 self.layers.notes.push(format!("{game} is a training game and a {name} game: scores will flatter"));
             }
         }
+        let quantization = &config.model.quantization;
+        if quantization.mode != "hf" && quantization.use_double_quant.is_some() {
+            let key = "model.quantization.use_double_quant";
+            if self.was_given(key) {
+                let text = format!("{key} is ignored: it belongs to mode hf; mode manual reads compress_statistics");
+                self.layers.notes.push(text);
+            }
+        }
         for section in ["model.fpn", "model.hrnet", "model.deformable_encoder"] {
             if self.was_given(&format!("{section}.")) {
                 self.layers.notes.push(format!("{section} is not read by {}", config.model.model_name));

@@ -8,6 +8,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use tracknet_kernels::{Absmax, ComputeDtype};
 
 use crate::config::{MODEL_NAMES, ModelConfig};
 use crate::error::Result;
@@ -18,8 +19,10 @@ use super::init::{Builder, Fill, RandomSource, Source};
 use super::lora::quantization::{Format, Packer};
 use super::lora::{LoraReport, QuantizationReport, apply_lora_to_model, apply_quantization, wrapper};
 use super::memory::MemoryReport;
+use super::pretrained::bnb::BnbConfig;
 use super::pretrained::checkpoint::WeightSource;
 use super::pretrained::{Checkpoint, Preprocessing, hub, load_head};
+use super::projection::Base;
 use super::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, Vit};
 
 /// What was built, for the log and the run directory.
@@ -35,7 +38,8 @@ pub struct BuildReport {
     pub quantization: Option<QuantizationReport>,
     /// Parameters and bytes.
     pub memory: MemoryReport,
-    /// SHA-256 over names, shapes and values of the backbone's weights as they were before quantization.
+    /// SHA-256 over names, shapes and values of the backbone's weights as they were read: before quantization, or packed
+    /// when the checkpoint is in 4 bits.
     pub base_hash: String,
     /// What the user should know.
     pub notes: Vec<String>,
@@ -71,8 +75,11 @@ pub fn build_model(
 ) -> Result<(HeatmapModel, BuildReport)> {
     // Assemble, load, freeze, quantize, adapt: adapters come last, so that freezing cannot reach them.
     let plan = Plan::new(config, input_size)?;
+    let stored_packed = plan.checkpoint.as_ref().is_some_and(|c| c.quantization.is_some());
     let packer = match config.quantization.mode.as_str() {
-        "hf" if config.quantization.enabled => Some(Packer::new(&config.quantization)?),
+        "hf" if config.quantization.enabled && !stored_packed => {
+            Some(Packer::new(&config.quantization, plan.backbone.names.peft_prefix)?)
+        }
         _ => None,
     };
     let (mut model, base_hash) = plan.assemble_and_load(seed, device, packer.as_ref())?;
@@ -81,6 +88,7 @@ pub fn build_model(
     }
     let quantization = match packer {
         Some(packer) => Some(packer.finish()?),
+        None if stored_packed => Some(QuantizationReport::of_packed(&model.backbone)),
         None if config.quantization.enabled => {
             let (backbone, report) = apply_quantization(model.backbone, &config.quantization)?;
             model.backbone = backbone;
@@ -114,6 +122,8 @@ struct Plan {
     decoder: UpsamplingSpec,
     /// Decoder and head weights to start from.
     head: Option<PathBuf>,
+    /// What weights that are in 4 bits already are rounded to when they are dequantized.
+    compute: ComputeDtype,
     notes: Vec<String>,
 }
 
@@ -125,17 +135,17 @@ impl Plan {
         }
         check_adaptation(config)?;
         let mut notes = Vec::new();
+        let mut compute = ComputeDtype::F32;
         let (source, checkpoint, backbone) = match &config.pretrained_model_name {
             Some(name) => {
                 let dir = hub::resolve(name, config.backbone.local_files_only)?;
                 let checkpoint = Checkpoint::open(&dir)?;
                 let key = dir.join("config.json").display().to_string();
-                if checkpoint.config.contains_key("quantization_config") {
-                    let message = "is set: the checkpoint is already quantized; this version reads float checkpoints and \
-                                   quantizes them itself (model.quantization)";
-                    return Err(ModelError::key(format!("{key}: quantization_config"), message).into());
-                }
                 let (spec, _) = VitSpec::from_config(&checkpoint.config, &key)?;
+                checkpoint.check_size(&spec, &key)?;
+                if let Some(bnb) = &checkpoint.quantization {
+                    compute = stored_packed(bnb, config, &key, &mut notes)?;
+                }
                 (dir.display().to_string(), Some(checkpoint), spec)
             }
             None => {
@@ -154,7 +164,7 @@ impl Plan {
         }
         backbone.grid(input_size)?;
         let decoder = UpsamplingSpec::new(&config.decoder, backbone.hidden, backbone.patch, config.heatmap.size)?;
-        Ok(Self { source, checkpoint, backbone, decoder, head: config.decoder.pretrained.clone(), notes })
+        Ok(Self { source, checkpoint, backbone, decoder, head: config.decoder.pretrained.clone(), compute, notes })
     }
 
     fn assemble_and_load(&self, seed: u64, device: &Device, packer: Option<&Packer>) -> Result<(HeatmapModel, String)> {
@@ -166,7 +176,8 @@ impl Plan {
             }
             Some(checkpoint) => {
                 let names = self.backbone.names;
-                let source = WeightSource::new(&checkpoint.weights, names.optional_prefix);
+                let source =
+                    WeightSource::new(&checkpoint.weights, names.optional_prefix).with_compute_dtype(self.compute);
                 let hashed = Hashed::new(&source);
                 let backbone = Vit::new(&self.backbone, &Builder::new(&hashed, device).packing(packer));
                 let hash = hashed.finish();
@@ -194,12 +205,49 @@ fn check_adaptation(config: &ModelConfig) -> Result<(), ModelError> {
     if config.quantization.enabled {
         Format::new(&config.quantization)?;
         if !config.lora.enabled && !config.backbone.freeze {
-            let message = "no gradient can pass into packed weights, so a quantized backbone cannot train by itself: set \
-                           model.lora.enabled or model.backbone.freeze to true";
-            return Err(ModelError::key("model.quantization.enabled", message));
+            return Err(ModelError::key("model.quantization.enabled", CANNOT_TRAIN));
         }
     }
     Ok(())
+}
+
+const CANNOT_TRAIN: &str = "no gradient can pass into packed weights, so a quantized backbone cannot train by itself: set \
+                            model.lora.enabled or model.backbone.freeze to true";
+
+/// A checkpoint that is in 4 bits already keeps its storage, whatever the `quantization` section says of code and blocks;
+/// the section decides the compute dtype when it is enabled, the checkpoint when it is not.
+fn stored_packed(
+    bnb: &BnbConfig,
+    config: &ModelConfig,
+    key: &str,
+    notes: &mut Vec<String>,
+) -> Result<ComputeDtype, ModelError> {
+    if !config.lora.enabled && !config.backbone.freeze {
+        return Err(ModelError::key(
+            format!("{key}: quantization_config"),
+            format!("the checkpoint is in 4 bits: {CANNOT_TRAIN}"),
+        ));
+    }
+    if !config.quantization.enabled {
+        let name = bnb.compute_dtype.name();
+        notes.push(format!(
+            "the checkpoint is in 4 bits ({}); weights are rounded to {name}, as it says",
+            bnb.quant_type
+        ));
+        return Ok(bnb.compute_dtype);
+    }
+    let format = Format::new(&config.quantization)?;
+    let wanted = format.options();
+    notes.push("the checkpoint is in 4 bits: it is used as it is, not quantized again".to_owned());
+    if wanted.quant_type != bnb.quant_type {
+        let message = format!("is {}, but the checkpoint is in {}", wanted.quant_type, bnb.quant_type);
+        notes.push(format!("model.quantization.quant_type {message}, which counts"));
+    }
+    if wanted.double_quant != bnb.double_quant {
+        let stored = if bnb.double_quant { "has" } else { "does not have" };
+        notes.push(format!("model.quantization: the checkpoint {stored} double quantization, which counts"));
+    }
+    Ok(format.compute())
 }
 
 /// The `architecture` section with what it leaves out: DINOv3, and the configured patch size.
@@ -236,5 +284,26 @@ impl Source for Hashed<'_> {
             digest.update(bytes);
         }
         values
+    }
+
+    fn packed(&self, name: &str, shape: [usize; 2], device: &Device) -> Option<Base> {
+        let base = self.inner.packed(name, shape, device)?;
+        if let Base::Packed(weight) = &base
+            && let Ok(packed) = weight.to_packed()
+        {
+            let mut digest = self.digest.borrow_mut();
+            digest.update(format!("{name} {shape:?} {} {}\n", packed.quant_type(), packed.blocksize()));
+            digest.update(packed.packed());
+            let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+            match packed.absmax() {
+                Absmax::Plain(scales) => digest.update(floats(scales)),
+                Absmax::Nested { codes, absmax, offset } => {
+                    digest.update(codes);
+                    digest.update(floats(absmax));
+                    digest.update(offset.to_le_bytes());
+                }
+            }
+        }
+        Some(base)
     }
 }

@@ -51,6 +51,11 @@ impl Fill {
 pub trait Source {
     /// Row-major values for a parameter of this shape.
     fn values(&self, name: &str, shape: &[usize], fill: Fill) -> Vec<f32>;
+
+    /// The weight `[out, in]` of a linear layer, if the source has it in 4 bits.
+    fn packed(&self, _name: &str, _shape: [usize; 2], _device: &Device) -> Option<Base> {
+        None
+    }
 }
 
 /// Values from a seed.
@@ -113,8 +118,12 @@ impl<'a> Builder<'a> {
         Self { path, ..self.clone() }
     }
 
-    /// The weight `[out, in]` of the projection this builder stands at: packed when the builder packs, else trainable.
+    /// The weight `[out, in]` of the projection this builder stands at: packed when the source has it packed or the builder
+    /// packs, else trainable.
     pub fn linear_weight(&self, shape: [usize; 2], fill: Fill) -> Base {
+        if let Some(base) = self.source.packed(&self.at("weight").path, shape, self.device) {
+            return base;
+        }
         match self.packer.filter(|packer| packer.packs(&self.path)) {
             None => Base::Dense(self.param("weight", shape, fill)),
             Some(packer) => {

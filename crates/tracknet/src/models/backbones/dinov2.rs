@@ -102,7 +102,7 @@ pub(super) fn spec(
     let width = (c.hidden_size as f64 * c.mlp_ratio) as usize;
     let (mlp, mlp_kind) = if c.use_swiglu_ffn {
         // Two thirds, so that three matrices cost as much as two, rounded up to a multiple of 8.
-        ((width * 2 / 3).div_ceil(8) * 8, MlpKind::GatedStacked)
+        ((width.saturating_mul(2) / 3).div_ceil(8) * 8, MlpKind::GatedStacked)
     } else {
         (width, MlpKind::Plain)
     };

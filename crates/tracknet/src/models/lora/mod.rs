@@ -15,6 +15,6 @@ pub mod targets;
 pub mod wrapper;
 
 pub use adapter::LoraAdapter;
-pub use peft::{load_adapter, write_adapter};
+pub use peft::{PeftConfig, load_adapter, write_adapter};
 pub use quantization::{QuantizationReport, apply_quantization, plan_quantization};
 pub use wrapper::{AdaptedModule, LoraReport, apply_lora_to_model};

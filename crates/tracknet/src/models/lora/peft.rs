@@ -138,8 +138,16 @@ impl PeftConfig {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
         let text = fs::read_to_string(&path).at(&path)?;
-        let config: Self = serde_json::from_str(&text).map_err(|e| ModelError::file(&path, e.to_string()))?;
-        let refuse = |message: String| Err(ModelError::file(&path, message).into());
+        Self::parse(&text).map_err(|message| ModelError::file(path, message).into())
+    }
+
+    /// Reads the text of an `adapter_config.json`.
+    ///
+    /// # Errors
+    /// As [`PeftConfig::read`], as a message.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let refuse = |message: String| Err(message);
         match &config.peft_type {
             Some(kind) if kind != "LORA" => return refuse(format!("peft_type is `{kind}`; only LORA is supported")),
             _ => {}

@@ -10,6 +10,7 @@ use tracknet_kernels::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, 
 
 use crate::config::QuantizationConfig;
 use crate::models::ModelError;
+use crate::models::pretrained::bnb::SkipRules;
 use crate::models::projection::{Base, Projection, VisitProjections};
 
 /// What was quantized, or what would be.
@@ -40,6 +41,20 @@ impl QuantizationReport {
     /// Bytes of all quantized weights before and after.
     pub fn bytes(&self) -> [usize; 2] {
         [self.layers.iter().map(|l| l.before).sum(), self.layers.iter().map(|l| l.after).sum()]
+    }
+
+    /// What is packed in a model as it is: one whose checkpoint was in 4 bits. `before` counts 32-bit floats.
+    pub fn of_packed<M: VisitProjections>(model: &M) -> Self {
+        let mut report = Self::default();
+        model.visit_projections(&mut |path, projection| match &projection.base {
+            Base::Dense(_) => report.skipped.push(path.to_owned()),
+            Base::Packed(weight) => {
+                let shape = weight.shape();
+                let [before, after] = [4 * shape[0] * shape[1], weight.storage_bytes()];
+                report.layers.push(QuantizedLayer { path: path.to_owned(), shape, before, after });
+            }
+        });
+        report
     }
 
     /// A table of module, in, out, bytes before and after.
@@ -100,9 +115,22 @@ impl Format {
         if !BLOCKSIZES.contains(&config.blocksize) {
             return refuse("blocksize", &config.blocksize, &format!("one of {BLOCKSIZES:?}"));
         }
-        let options =
-            QuantizeOptions { quant_type, blocksize: config.blocksize, double_quant: config.compress_statistics };
+        let double_quant = match config.use_double_quant {
+            Some(on) if config.mode == "hf" => on,
+            _ => config.compress_statistics,
+        };
+        let options = QuantizeOptions { quant_type, blocksize: config.blocksize, double_quant };
         Ok(Self { options, compute })
+    }
+
+    /// Code, block size and double quantization.
+    pub fn options(&self) -> QuantizeOptions {
+        self.options
+    }
+
+    /// What dequantized weights are rounded to.
+    pub fn compute(&self) -> ComputeDtype {
+        self.compute
     }
 
     fn pack(
@@ -124,6 +152,44 @@ impl Format {
     }
 }
 
+/// `skip_modules`, understood.
+#[derive(Debug)]
+enum Skip {
+    /// `mode: manual`: an entry is a part of the path.
+    Parts(Vec<String>),
+    /// `mode: hf`: the rule of `transformers`, and what some of its releases put before the path.
+    Rules(SkipRules, &'static str),
+}
+
+impl Skip {
+    fn new(config: &QuantizationConfig, prefix: &'static str) -> Result<Self, ModelError> {
+        let entries = config.skip_modules.clone().unwrap_or_default();
+        Ok(match config.mode.as_str() {
+            "hf" => Self::Rules(SkipRules::new(&entries, "quantization.skip_modules")?, prefix),
+            _ => Self::Parts(entries),
+        })
+    }
+
+    fn skips(&self, path: &str) -> bool {
+        match self {
+            Self::Parts(parts) => parts.iter().any(|part| path.contains(part.as_str())),
+            Self::Rules(rules, prefix) => rules.skips(path, prefix),
+        }
+    }
+
+    /// One note for each entry that matches none of the skipped paths.
+    fn notes(&self, skipped: &[String]) -> Vec<String> {
+        let unused: Vec<&str> = match self {
+            Self::Parts(parts) => {
+                let unused = parts.iter().filter(|part| !skipped.iter().any(|path| path.contains(part.as_str())));
+                unused.map(String::as_str).collect()
+            }
+            Self::Rules(rules, prefix) => rules.unused(&skipped.iter().map(String::as_str).collect::<Vec<_>>(), prefix),
+        };
+        unused.iter().map(|entry| format!("quantization.skip_modules: `{entry}` matches nothing")).collect()
+    }
+}
+
 /// Lists what [`apply_quantization`] would do; nothing is changed.
 ///
 /// # Errors
@@ -133,12 +199,12 @@ pub fn plan_quantization<M: VisitProjections>(
     config: &QuantizationConfig,
 ) -> Result<QuantizationReport, ModelError> {
     let format = Format::new(config)?;
-    let skip = config.skip_modules.clone().unwrap_or_default();
+    let skip = Skip::new(config, model.peft_prefix())?;
     let mut report = QuantizationReport::default();
     let mut seen = 0;
     model.visit_projections(&mut |path, projection| {
         seen += 1;
-        if skip.iter().any(|entry| path.contains(entry.as_str())) {
+        if skip.skips(path) {
             report.skipped.push(path.to_owned());
         } else if !projection.is_quantized() {
             let shape = projection.shape();
@@ -147,7 +213,7 @@ pub fn plan_quantization<M: VisitProjections>(
             report.layers.push(layer);
         }
     });
-    report.notes = unused_notes(&skip, |entry| report.skipped.iter().any(|path| path.contains(entry)));
+    report.notes = skip.notes(&report.skipped);
     if report.layers.is_empty() {
         return Err(nothing_left(seen, report.skipped.len()));
     }
@@ -200,20 +266,21 @@ fn unpackable(path: &str, message: impl fmt::Display) -> ModelError {
 #[derive(Debug)]
 pub struct Packer {
     format: Format,
-    skip: Vec<String>,
+    skip: Skip,
     report: RefCell<QuantizationReport>,
     failed: RefCell<Option<ModelError>>,
 }
 
 impl Packer {
-    /// Reads a configuration.
+    /// Reads a configuration; `prefix` is what some releases of `transformers` put before the paths of the model
+    /// ([`VisitProjections::peft_prefix`]).
     ///
     /// # Errors
-    /// As [`Format::new`].
-    pub fn new(config: &QuantizationConfig) -> Result<Self, ModelError> {
+    /// As [`Format::new`], or a skip entry that cannot be understood.
+    pub fn new(config: &QuantizationConfig, prefix: &'static str) -> Result<Self, ModelError> {
         Ok(Self {
             format: Format::new(config)?,
-            skip: config.skip_modules.clone().unwrap_or_default(),
+            skip: Skip::new(config, prefix)?,
             report: RefCell::default(),
             failed: RefCell::default(),
         })
@@ -221,7 +288,7 @@ impl Packer {
 
     /// Whether the projection at this path is packed; one that is not is noted as skipped.
     pub fn packs(&self, path: &str) -> bool {
-        let skipped = self.skip.iter().any(|entry| path.contains(entry.as_str()));
+        let skipped = self.skip.skips(path);
         if skipped {
             self.report.borrow_mut().skipped.push(path.to_owned());
         }
@@ -252,18 +319,13 @@ impl Packer {
             return Err(error);
         }
         let mut report = self.report.into_inner();
-        report.notes = unused_notes(&self.skip, |entry| report.skipped.iter().any(|path| path.contains(entry)));
+        report.notes = self.skip.notes(&report.skipped);
         if report.layers.is_empty() {
             Err(nothing_left(report.skipped.len(), report.skipped.len()))
         } else {
             Ok(report)
         }
     }
-}
-
-fn unused_notes(skip: &[String], is_used: impl Fn(&str) -> bool) -> Vec<String> {
-    let unused = skip.iter().filter(|entry| !is_used(entry));
-    unused.map(|entry| format!("quantization.skip_modules: `{entry}` matches nothing")).collect()
 }
 
 fn nothing_left(linears: usize, skipped: usize) -> ModelError {

@@ -1,17 +1,23 @@
-//! A model directory as a source of parameters.
+//! A model directory as a source of parameters, as floats or in 4 bits.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use burn::module::Param;
+use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use tracknet_kernels::{ComputeDtype, Linear4bitWeight};
 
 use crate::error::{IoContext, Result};
 use crate::models::ModelError;
+use crate::models::backbones::{Position, VitSpec};
 use crate::models::init::{Fill, Source};
+use crate::models::projection::Base;
 
+use super::bnb::{BnbConfig, read};
 use super::weights::Weights;
 
 /// A Hugging Face model directory, opened.
@@ -23,6 +29,8 @@ pub struct Checkpoint {
     pub weights: Weights,
     /// `preprocessor_config.json`, when there is one.
     pub preprocessing: Option<Preprocessing>,
+    /// What `config.json` says about 4-bit weights.
+    pub quantization: Option<BnbConfig>,
 }
 
 /// How frames are normalized before the backbone sees them.
@@ -44,7 +52,9 @@ impl Checkpoint {
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let text = fs::read_to_string(&path).at(&path)?;
-        let config = serde_json::from_str(&text).map_err(|e| ModelError::file(&path, e.to_string()))?;
+        let config: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|e| ModelError::file(&path, e.to_string()))?;
+        let quantization = BnbConfig::from_config(&config, &path.display().to_string())?;
         let path = dir.join("preprocessor_config.json");
         let preprocessing = match fs::read_to_string(&path) {
             Ok(text) => {
@@ -53,7 +63,35 @@ impl Checkpoint {
             }
             Err(_) => None,
         };
-        Ok(Self { config, weights: Weights::open_dir(dir)?, preprocessing })
+        Ok(Self { config, weights: Weights::open_dir(dir)?, preprocessing, quantization })
+    }
+
+    /// Refuses a configuration that describes a much larger model than the files hold, before anything of that size is
+    /// allocated. `key` names `config.json`. What fits roughly is checked tensor by tensor later.
+    ///
+    /// # Errors
+    /// The model would have more weights than the files have half bytes, the least that a weight takes.
+    pub fn check_size(&self, spec: &VitSpec, key: &str) -> Result<(), ModelError> {
+        let sides = [spec.hidden, spec.layers, spec.mlp, spec.patch, spec.registers];
+        let [hidden, layers, mlp, patch, registers] = sides.map(|side| side as u128);
+        let table = match spec.position {
+            Position::Learned { grid, .. } => (grid as u128).saturating_pow(2),
+            Position::Rope { .. } => 0,
+        };
+        let block = hidden.saturating_mul(4).saturating_add(mlp.saturating_mul(2)).saturating_mul(layers);
+        let rows = block.saturating_add(patch.saturating_pow(2).saturating_mul(3)).saturating_add(table + registers);
+        let (least, lengths) =
+            (hidden.saturating_mul(rows), self.weights.names().filter_map(|n| self.weights.length(n)));
+        let most = 2 * lengths.map(|n| n as u128).sum::<u128>();
+        if least > most {
+            let message = format!(
+                "describes a model of at least {least} weights (hidden_size {hidden}, num_hidden_layers {layers}, \
+                 intermediate_size {mlp}), but {} holds at most {most}",
+                self.weights.path().display()
+            );
+            return Err(ModelError::key(key, message));
+        }
+        Ok(())
     }
 }
 
@@ -62,6 +100,7 @@ pub struct WeightSource<'a> {
     weights: &'a Weights,
     /// What the file may put before every name.
     optional_prefix: Option<&'a str>,
+    compute: ComputeDtype,
     used: RefCell<BTreeSet<String>>,
     problems: RefCell<Vec<String>>,
 }
@@ -69,7 +108,14 @@ pub struct WeightSource<'a> {
 impl<'a> WeightSource<'a> {
     /// A source of the tensors in `weights`, whose names may all begin with `optional_prefix`.
     pub fn new(weights: &'a Weights, optional_prefix: Option<&'a str>) -> Self {
-        Self { weights, optional_prefix, used: RefCell::default(), problems: RefCell::default() }
+        let compute = ComputeDtype::F32;
+        Self { weights, optional_prefix, compute, used: RefCell::default(), problems: RefCell::default() }
+    }
+
+    /// What 4-bit weights are rounded to when they are dequantized; without this, they are not rounded.
+    #[must_use]
+    pub fn with_compute_dtype(self, compute: ComputeDtype) -> Self {
+        Self { compute, ..self }
     }
 
     /// Call when the model is built.
@@ -105,9 +151,24 @@ impl<'a> WeightSource<'a> {
         self.used.borrow_mut().insert(stored.clone());
         let found = self.weights.shape(&stored).unwrap_or_default();
         if found != shape {
+            let scales = format!("{stored}.absmax");
+            if self.weights.shape(&scales).is_some() {
+                self.used.borrow_mut().extend(read::side_tensors(self.weights, &stored));
+                return Err(format!(
+                    "{stored}: found {found:?} and {scales}, but no quant_state: an incomplete 4-bit weight"
+                ));
+            }
             return Err(format!("{stored}: found {found:?}, expected {shape:?}"));
         }
         self.weights.read(&stored).map_err(|e| e.to_string())
+    }
+
+    fn read_packed(&self, stored: &str, shape: [usize; 2], device: &Device) -> Result<Linear4bitWeight, String> {
+        let (packed, state) = read::read_packed(self.weights, stored).map_err(|e| e.to_string())?;
+        if state.shape != shape {
+            return Err(format!("{stored}: its quant_state says {:?}, expected {shape:?}", state.shape));
+        }
+        Linear4bitWeight::from_packed(&packed, self.compute, device).map_err(|e| format!("{stored}: {e}"))
     }
 }
 
@@ -116,6 +177,20 @@ impl Source for WeightSource<'_> {
         self.read(name, shape).unwrap_or_else(|problem| {
             self.problems.borrow_mut().push(problem);
             vec![0.0; shape.iter().product()]
+        })
+    }
+
+    fn packed(&self, name: &str, shape: [usize; 2], device: &Device) -> Option<Base> {
+        let stored = self.find(name).filter(|stored| read::is_packed(self.weights, stored))?;
+        let mut used = self.used.borrow_mut();
+        used.extend(read::side_tensors(self.weights, &stored));
+        used.insert(stored.clone());
+        Some(match self.read_packed(&stored, shape, device) {
+            Ok(weight) => Base::Packed(weight),
+            Err(problem) => {
+                self.problems.borrow_mut().push(problem);
+                Base::Dense(Param::from_tensor(Tensor::zeros(shape, device)))
+            }
         })
     }
 }

@@ -3,13 +3,20 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`hub`] | from `pretrained_model_name` to a directory |
+//! | [`header`], [`index`] | what safetensors files and sharded checkpoints say they hold |
 //! | [`weights`] | safetensors files, read tensor by tensor |
 //! | [`checkpoint`] | a directory as a source of parameters |
 //! | [`save`] | the same layouts, written |
+//! | [`bnb`] | 4-bit checkpoints of bitsandbytes |
 
+pub mod bnb;
 pub mod checkpoint;
+pub mod header;
 pub mod hub;
+pub mod index;
+pub(crate) mod json;
 pub mod save;
+mod stream;
 pub mod weights;
 
 pub use checkpoint::{Checkpoint, Preprocessing};

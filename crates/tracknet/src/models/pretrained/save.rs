@@ -5,16 +5,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
-use half::f16;
+use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::error::Result;
 use crate::files::write_atomic;
 use crate::models::state::{Group, Require, load_state, state_dict};
 use crate::models::{HeatmapModel, ModelError, Vit};
 
+use super::json::python_json;
 use super::weights::Weights;
 
 /// The file that holds decoder and head, beside an adapter or alone.
@@ -27,6 +28,28 @@ pub enum StoredAs {
     F32,
     /// 16-bit floats: half the size, three decimal digits.
     F16,
+    /// bfloat16: half the size, two decimal digits, the range of 32-bit floats.
+    Bf16,
+}
+
+impl StoredAs {
+    /// PyTorch's name, as `config.json: dtype` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+
+    /// The type in a safetensors file.
+    pub(super) const fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::BF16,
+        }
+    }
 }
 
 /// Writes the backbone's base weights as a directory that `transformers` loads: `config.json` and
@@ -46,9 +69,9 @@ pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()
     config.insert("architectures".to_owned(), json!([spec.names.architecture]));
     config.insert("patch_size".to_owned(), json!(spec.patch));
     config.remove("torch_dtype");
-    config.insert("dtype".to_owned(), json!(if stored == StoredAs::F32 { "float32" } else { "float16" }));
+    config.insert("dtype".to_owned(), json!(stored.name()));
     write_tensors(&dir.join("model.safetensors"), state, stored)?;
-    write_json(&dir.join("config.json"), &config)
+    write_config(&dir.join("config.json"), config)
 }
 
 /// Writes decoder and head to [`HEAD_FILE`] in `dir`.
@@ -109,7 +132,7 @@ pub fn write_tensors(path: &Path, state: BTreeMap<String, TensorData>, stored: S
             (name, shape, bytes(data, stored))
         })
         .collect();
-    let dtype = if stored == StoredAs::F32 { Dtype::F32 } else { Dtype::F16 };
+    let dtype = stored.dtype();
     let invalid = |e: safetensors::SafeTensorError| ModelError::file(path, e.to_string());
     let views: Vec<(&str, TensorView<'_>)> = tensors
         .iter()
@@ -126,12 +149,19 @@ fn bytes(data: TensorData, stored: StoredAs) -> Vec<u8> {
     match stored {
         StoredAs::F32 => values.flat_map(f32::to_le_bytes).collect(),
         StoredAs::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
+        StoredAs::Bf16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
     }
+}
+
+/// Writes a `config.json` with the bytes that `transformers` writes.
+pub(super) fn write_config(path: &Path, config: Map<String, Value>) -> Result<()> {
+    let text = python_json(&Value::Object(config));
+    write_atomic(path, |w| w.write_all(text.as_bytes()))
 }
 
 /// Writes JSON with sorted keys and an indent of two spaces.
 pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let sorted: BTreeMap<String, serde_json::Value> = serde_json::to_value(value)
+    let sorted: BTreeMap<String, Value> = serde_json::to_value(value)
         .and_then(serde_json::from_value)
         .map_err(|e| ModelError::file(path, e.to_string()))?;
     let text = serde_json::to_string_pretty(&sorted).map_err(|e| ModelError::file(path, e.to_string()))?;

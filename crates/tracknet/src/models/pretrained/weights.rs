@@ -5,18 +5,23 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
 
 use crate::error::{IoContext, Result};
 use crate::models::ModelError;
 
-/// Headers above this are no safetensors files (the format's own limit).
-const MAX_HEADER: u64 = 100_000_000;
+use super::header::{Header, MAX_HEADER, TensorEntry};
+use super::index::ShardIndex;
+use super::json::shown;
+
+/// Bytes that are read at once: a float tensor never exists a second time as bytes.
+const CHUNK: usize = 1 << 20;
+/// An index above this is no index: it would name a million tensors.
+const MAX_INDEX: u64 = 256 << 20;
 
 /// The tensors of one or several safetensors files.
 #[derive(Debug)]
@@ -28,6 +33,7 @@ pub struct Weights {
 #[derive(Debug, Clone)]
 struct Entry {
     file: PathBuf,
+    /// From the begin of the file.
     offset: u64,
     length: usize,
     dtype: Dtype,
@@ -67,26 +73,22 @@ impl Weights {
     }
 
     fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
-        #[derive(serde::Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
+        let size = fs::metadata(index).at(index)?.len();
+        if size > MAX_INDEX {
+            let message = format!("is {size} bytes; an index of shards is at most {MAX_INDEX}");
+            return Err(ModelError::file(index, message).into());
         }
-        let text = fs::read_to_string(index).at(index)?;
-        let parsed: Index = serde_json::from_str(&text).map_err(|e| ModelError::file(index, e.to_string()))?;
+        let parsed = ShardIndex::parse(&fs::read(index).at(index)?).map_err(|e| ModelError::file(index, e))?;
         let mut shards: BTreeMap<&str, BTreeMap<String, Entry>> = BTreeMap::new();
         let mut tensors = BTreeMap::new();
         for (name, file) in &parsed.weight_map {
-            if Path::new(file).file_name().is_none_or(|f| f != file.as_str()) {
-                let message = format!("`{name}` is in `{file}`, which is not a plain file name");
-                return Err(ModelError::file(index, message).into());
-            }
             if !shards.contains_key(file.as_str()) {
                 shards.insert(file, read_header(&dir.join(file))?);
             }
             match shards.get_mut(file.as_str()).and_then(|shard| shard.remove(name)) {
                 Some(entry) => tensors.insert(name.clone(), entry),
                 None => {
-                    let message = format!("says that `{name}` is in `{file}`, but it is not");
+                    let message = format!("says that `{}` is in `{file}`, but it is not", shown(name));
                     return Err(ModelError::file(index, message).into());
                 }
             };
@@ -109,37 +111,89 @@ impl Weights {
         self.tensors.get(name).map(|e| e.shape.as_slice())
     }
 
-    /// The values of a tensor as `f32`, row-major.
+    /// The type of a tensor's elements.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name).map(|e| e.dtype)
+    }
+
+    /// Bytes of a tensor in its file.
+    pub fn length(&self, name: &str) -> Option<usize> {
+        self.tensors.get(name).map(|e| e.length)
+    }
+
+    /// The values of a tensor as `f32`, row-major. The file is read in small pieces, so nothing else of the tensor's size
+    /// exists beside the result.
     ///
     /// # Errors
     /// No such tensor, a type that is not float, a value that is NaN or infinite, or the file cannot be read.
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
-        let problem = |message: String| ModelError::Tensor { name: name.to_owned(), message };
-        let entry = self.tensors.get(name).ok_or_else(|| problem(format!("is not in {}", self.path.display())))?;
-        let bytes = entry.bytes()?;
-        let values: Vec<f32> = match entry.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            other => return Err(problem(format!("is {other:?}, expected F32, F16 or BF16")).into()),
+        let entry = self.entry(name)?;
+        let widen: fn(&[u8], &mut Vec<f32>) = match entry.dtype {
+            Dtype::F32 => |b, out| out.extend(b.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+            Dtype::F16 => |b, out| out.extend(b.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+            Dtype::BF16 => |b, out| out.extend(b.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+            other => return Err(problem(name, format!("is {other:?}, expected F32, F16 or BF16")).into()),
         };
-        match values.iter().position(|v| !v.is_finite()) {
-            Some(i) => {
-                let file = entry.file.display();
-                Err(problem(format!("holds {} at element {i} ({file}): the checkpoint is damaged", values[i])).into())
+        let mut values: Vec<f32> = Vec::with_capacity(entry.shape.iter().product());
+        entry.pieces(|piece| {
+            let start = values.len();
+            widen(piece, &mut values);
+            match values[start..].iter().position(|v| !v.is_finite()) {
+                None => Ok(()),
+                Some(i) => {
+                    let (file, value) = (entry.file.display(), values[start + i]);
+                    let message = format!("holds {value} at element {} ({file}): the checkpoint is damaged", start + i);
+                    Err(problem(name, message).into())
+                }
             }
-            None => Ok(values),
-        }
+        })?;
+        Ok(values)
+    }
+
+    /// The bytes of a tensor of any type.
+    ///
+    /// # Errors
+    /// No such tensor, or the file cannot be read.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let entry = self.entry(name)?;
+        let mut bytes = Vec::with_capacity(entry.length);
+        entry.pieces(|piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+
+    /// Copies the bytes of a tensor, piece by piece. `path` is where they go, for the error.
+    ///
+    /// # Errors
+    /// No such tensor, or a file cannot be read or written.
+    pub(super) fn copy(&self, name: &str, out: &mut dyn Write, path: &Path) -> Result<()> {
+        self.entry(name)?.pieces(|piece| out.write_all(piece).at(path))
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, ModelError> {
+        self.tensors.get(name).ok_or_else(|| problem(name, format!("is not in {}", self.path.display())))
     }
 }
 
+fn problem(name: &str, message: String) -> ModelError {
+    ModelError::Tensor { name: name.to_owned(), message }
+}
+
 impl Entry {
-    fn bytes(&self) -> Result<Vec<u8>> {
+    fn pieces(&self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut file = File::open(&self.file).at(&self.file)?;
         file.seek(SeekFrom::Start(self.offset)).at(&self.file)?;
-        let mut bytes = vec![0; self.length];
-        file.read_exact(&mut bytes).at(&self.file)?;
-        Ok(bytes)
+        let mut buffer = vec![0; self.length.min(CHUNK)];
+        let mut left = self.length;
+        while left > 0 {
+            let piece = &mut buffer[..left.min(CHUNK)];
+            file.read_exact(piece).at(&self.file)?;
+            each(piece)?;
+            left -= piece.len();
+        }
+        Ok(())
     }
 }
 
@@ -150,34 +204,27 @@ fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(|_| damaged(format!("only {size} bytes")))?;
     let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER || length + 8 > size {
+    // The size of the file bounds what is allocated.
+    if length > MAX_HEADER || length.saturating_add(8) > size {
         return Err(damaged(format!("its header would be {length} bytes of {size}")).into());
     }
-    let mut header = vec![0; length as usize];
-    file.read_exact(&mut header).at(path)?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
-    let expected = 8 + length + metadata.data_len() as u64;
+    let mut json = vec![0; length as usize];
+    file.read_exact(&mut json).at(path)?;
+    let header = Header::parse(&json).map_err(damaged)?;
+    let expected = header.data_len.saturating_add(8 + length);
     if expected != size {
         return Err(
             damaged(format!("it is {size} bytes, its header says {expected}; copy or download it again")).into()
         );
     }
-    Ok(metadata
-        .tensors()
-        .into_iter()
-        .map(|(name, info)| {
-            let (start, end) = info.data_offsets;
-            let offset = 8 + length + start as u64;
-            let entry = Entry {
-                file: path.to_path_buf(),
-                offset,
-                length: end - start,
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-            };
-            (name, entry)
-        })
-        .collect())
+    let entry = |entry: TensorEntry| Entry {
+        file: path.to_path_buf(),
+        offset: 8 + length + entry.offset,
+        length: entry.length,
+        dtype: entry.dtype,
+        shape: entry.shape,
+    };
+    Ok(header.tensors.into_iter().map(|(name, found)| (name, entry(found))).collect())
 }
 
 #[cfg(test)]
@@ -200,7 +247,44 @@ mod tests {
         let weights = Weights::open_file(&path).unwrap();
         assert_eq!(weights.read("f16").unwrap(), values);
         assert_eq!(weights.read("bf16").unwrap(), values);
+        assert_eq!(weights.bytes("i16").unwrap(), f16s);
         let message = weights.read("i16").unwrap_err().to_string();
         assert!(message.contains("`i16`") && message.contains("BF16"), "{message}");
+    }
+
+    #[test]
+    fn tensors_of_several_pieces_are_read_whole_and_a_value_that_is_not_finite_is_found_in_any() {
+        let count = CHUNK / 4 * 2 + 3;
+        let mut values: Vec<f32> = (0..count).map(|i| i as f32).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        let write = |values: &[f32]| {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let view = TensorView::new(Dtype::F32, vec![count], &bytes).unwrap();
+            fs::write(&path, safetensors::serialize([("w", view)], None).unwrap()).unwrap();
+        };
+        write(&values);
+        let weights = Weights::open_file(&path).unwrap();
+        assert!(weights.read("w").unwrap() == values);
+        values[count - 1] = f32::NAN;
+        write(&values);
+        let message = weights.read("w").unwrap_err().to_string();
+        assert!(message.contains(&format!("NaN at element {}", count - 1)), "{message}");
+    }
+
+    #[test]
+    fn a_header_that_claims_more_than_the_file_is_refused_before_anything_is_allocated() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        for (bytes, said) in [
+            (u64::MAX.to_le_bytes().to_vec(), "its header would be 18446744073709551615 bytes of 8"),
+            (99_999_999u64.to_le_bytes().to_vec(), "its header would be 99999999 bytes of 8"),
+            (vec![1, 2, 3], "only 3 bytes"),
+            ([&2u64.to_le_bytes()[..], b"{}junk"].concat(), "it is 14 bytes, its header says 10"),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            let message = Weights::open_file(&path).unwrap_err().to_string();
+            assert!(message.contains(said) && message.contains("a.safetensors"), "{message}");
+        }
     }
 }

@@ -1,0 +1,138 @@
+//! `tracknet quantize` and `tracknet dequantize`: model directories from floats to 4 bits and back.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use tracknet::models::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
+use tracknet::models::pretrained::{StoredAs, hub};
+use tracknet::models::{ModelError, memory};
+use tracknet_kernels::fourbit::BLOCKSIZES;
+use tracknet_kernels::{ComputeDtype, QuantType, QuantizeOptions};
+
+use crate::out::outln;
+
+/// Write a float model directory in 4 bits, as bitsandbytes and transformers write and read it.
+///
+/// Takes a Hugging Face directory (or a hub id in the local cache) with one safetensors file or shards. Every linear layer
+/// of the backbone is packed; embeddings, norms, biases and a classification head stay as they are. One weight at a time
+/// is read as floats, so that large models need little memory.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  tracknet quantize facebook/dinov3-vits16-pretrain-lvd1689m dinov3-small-nf4
+  tracknet quantize my-backbone my-backbone-fp4 --quant-type fp4 --blocksize 128 --no-double-quant --skip o_proj
+
+The result can be named in model.pretrained_model_name, and loads with AutoModel.from_pretrained.")]
+pub(crate) struct QuantizeArgs {
+    /// The float model: a directory, or a hub id in the local cache.
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// The directory to write; it must not exist.
+    #[arg(value_name = "DST")]
+    destination: PathBuf,
+    /// The code: normal float or 4-bit float.
+    #[arg(long, value_enum, default_value_t = Code::Nf4)]
+    quant_type: Code,
+    /// Weights that share a scale.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = parse_blocksize)]
+    blocksize: usize,
+    /// Store the scales in 8 bits too (the default).
+    #[arg(long, overrides_with = "no_double_quant")]
+    double_quant: bool,
+    /// Store the scales as 32-bit floats.
+    #[arg(long, overrides_with = "double_quant")]
+    no_double_quant: bool,
+    /// What programs that load the result round unpacked weights to.
+    #[arg(long, value_enum, default_value_t = Dtype::Bfloat16)]
+    compute_dtype: Dtype,
+    /// A layer to leave as floats (may be repeated, or separated by commas): the end of its path, or a pattern from the
+    /// start of it, as in llm_int8_skip_modules.
+    #[arg(long, value_name = "LAYER", value_delimiter = ',')]
+    skip: Vec<String>,
+}
+
+/// Write a 4-bit model directory as floats.
+///
+/// Each weight becomes what its codes stand for, in the type it had before it was quantized, or in --dtype.
+#[derive(Args)]
+#[command(after_help = "Example:\n  tracknet dequantize dinov3-small-nf4 dinov3-small --dtype float32")]
+pub(crate) struct DequantizeArgs {
+    /// The 4-bit model: a directory, or a hub id in the local cache.
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// The directory to write; it must not exist.
+    #[arg(value_name = "DST")]
+    destination: PathBuf,
+    /// Store every float tensor in this type.
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+}
+
+/// `--quant-type`.
+#[derive(Clone, Copy, ValueEnum)]
+enum Code {
+    Nf4,
+    Fp4,
+}
+
+/// `--dtype`, `--compute-dtype`.
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    #[value(alias = "fp32")]
+    Float32,
+    #[value(alias = "fp16")]
+    Float16,
+    #[value(alias = "bf16")]
+    Bfloat16,
+}
+
+pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
+    let source = resolve(&args.source)?;
+    let quant_type = match args.quant_type {
+        Code::Nf4 => QuantType::Nf4,
+        Code::Fp4 => QuantType::Fp4,
+    };
+    let double_quant = args.double_quant || !args.no_double_quant;
+    let compute_dtype = match args.compute_dtype {
+        Dtype::Float32 => ComputeDtype::F32,
+        Dtype::Float16 => ComputeDtype::F16,
+        Dtype::Bfloat16 => ComputeDtype::Bf16,
+    };
+    let job = QuantizeJob {
+        options: QuantizeOptions { quant_type, blocksize: args.blocksize, double_quant },
+        compute_dtype,
+        skip_modules: args.skip.clone(),
+    };
+    let report = quantize_checkpoint(&source, &args.destination, &job)?;
+    outln!("{}\n{report}\nwrote {}", report.table(), args.destination.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn dequantize(args: &DequantizeArgs) -> Result<ExitCode> {
+    let source = resolve(&args.source)?;
+    let dtype = args.dtype.map(|dtype| match dtype {
+        Dtype::Float32 => StoredAs::F32,
+        Dtype::Float16 => StoredAs::F16,
+        Dtype::Bfloat16 => StoredAs::Bf16,
+    });
+    let report = dequantize_checkpoint(&source, &args.destination, dtype)?;
+    let [before, after] = [report.before, report.after].map(memory::bytes);
+    outln!("{} layers, {before} → {after}\nwrote {}", report.layers, args.destination.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A directory, or what the local hub cache has under the name. Nothing is downloaded.
+pub(crate) fn resolve(name: &str) -> Result<PathBuf> {
+    match hub::resolve(name, true) {
+        Ok(path) => Ok(path),
+        // The key of a configuration, where there is none.
+        Err(ModelError::Key { message, .. }) => bail!("{message}"),
+        Err(error) => Err(tracknet::Error::from(error).into()),
+    }
+}
+
+fn parse_blocksize(text: &str) -> Result<usize, String> {
+    let size = text.parse::<usize>().ok().filter(|size| BLOCKSIZES.contains(size));
+    size.ok_or_else(|| format!("expected one of {}", BLOCKSIZES.map(|n| n.to_string()).join(", ")))
+}

@@ -1,0 +1,116 @@
+//! A 4-bit checkpoint → a float checkpoint.
+
+use std::io::Write;
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde_json::json;
+use tracknet_kernels::ComputeDtype;
+
+use crate::error::Result;
+use crate::files::write_dir_atomic;
+use crate::models::ModelError;
+use crate::models::pretrained::save::{StoredAs, write_config};
+use crate::models::pretrained::stream::{Planned, write_stream, write_values};
+use crate::models::pretrained::{Checkpoint, Weights};
+
+use super::config::BnbConfig;
+use super::quantize::{carry, refuse_existing};
+use super::read::{is_packed, read_packed, read_state, side_tensor_of};
+
+/// What was dequantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DequantizedCheckpoint {
+    /// Weights that were packed.
+    pub layers: usize,
+    /// Bytes of their codes and scales.
+    pub before: usize,
+    /// Bytes of them as floats.
+    pub after: usize,
+}
+
+/// Reads the 4-bit checkpoint at `source` and writes its weights as floats to `destination`, which must not exist.
+///
+/// With `dtype` every float tensor is stored as that; without, each weight is stored as what it was before it was
+/// quantized (its state says so), and the other tensors as they are. The peak is one tensor.
+///
+/// # Errors
+/// No 4-bit checkpoint, a weight that is damaged (by name), or the destination cannot be written.
+pub fn dequantize_checkpoint(
+    source: &Path,
+    destination: &Path,
+    dtype: Option<StoredAs>,
+) -> Result<DequantizedCheckpoint> {
+    refuse_existing(destination)?;
+    let checkpoint = Checkpoint::open(source)?;
+    let path = source.join("config.json").display().to_string();
+    if BnbConfig::from_config(&checkpoint.config, &path)?.is_none() {
+        let message = "is no 4-bit checkpoint: its config.json has no quantization_config";
+        return Err(ModelError::file(source, message).into());
+    }
+    let weights = &checkpoint.weights;
+    let mut report = DequantizedCheckpoint { layers: 0, before: 0, after: 0 };
+    write_dir_atomic(destination, |dir| {
+        let file = dir.join("model.safetensors");
+        let mut tensors = Vec::new();
+        for name in weights.names().filter(|n| side_tensor_of(weights, n).is_none()) {
+            if is_packed(weights, name) {
+                let tensor = unpacked(weights, name, dtype, &file)?;
+                report.layers += 1;
+                report.before += weights.length(name).unwrap_or_default() + scale_bytes(weights, name);
+                report.after += tensor.shape.iter().product::<usize>() * tensor.dtype.bitsize() / 8;
+                tensors.push(tensor);
+            } else {
+                tensors.extend(kept(weights, name, dtype, &file));
+            }
+        }
+        if report.layers == 0 {
+            return Err(ModelError::file(source, "holds no packed weight (no tensor has a quant_state)").into());
+        }
+        write_stream(&file, tensors)?;
+        let mut config = checkpoint.config.clone();
+        config.remove("quantization_config");
+        if let Some(dtype) = dtype {
+            config.remove("torch_dtype");
+            config.insert("dtype".to_owned(), json!(dtype.name()));
+        }
+        write_config(&dir.join("config.json"), config)?;
+        carry(source, dir)
+    })?;
+    Ok(report)
+}
+
+fn unpacked<'a>(weights: &'a Weights, name: &'a str, dtype: Option<StoredAs>, path: &'a Path) -> Result<Planned<'a>> {
+    let state = read_state(weights, name)?;
+    let stored = dtype.unwrap_or(match state.dtype {
+        ComputeDtype::F32 => StoredAs::F32,
+        ComputeDtype::F16 => StoredAs::F16,
+        ComputeDtype::Bf16 => StoredAs::Bf16,
+    });
+    let write = Box::new(move |out: &mut dyn Write| {
+        let values = read_packed(weights, name)?.0.dequantize();
+        write_values(out, name, &values, stored, path)
+    });
+    Ok(Planned { name: name.to_owned(), dtype: stored.dtype(), shape: state.shape.to_vec(), write })
+}
+
+/// A tensor that was never packed: copied, or converted when it is of floats and a type is asked for.
+fn kept<'a>(weights: &'a Weights, name: &'a str, dtype: Option<StoredAs>, path: &'a Path) -> Option<Planned<'a>> {
+    let (found, shape) = (weights.dtype(name)?, weights.shape(name)?.to_vec());
+    let convert = dtype.filter(|d| matches!(found, Dtype::F32 | Dtype::F16 | Dtype::BF16) && d.dtype() != found);
+    Some(match convert {
+        Some(stored) => {
+            let write =
+                Box::new(move |out: &mut dyn Write| write_values(out, name, &weights.read(name)?, stored, path));
+            Planned { name: name.to_owned(), dtype: stored.dtype(), shape, write }
+        }
+        None => {
+            let write = Box::new(move |out: &mut dyn Write| weights.copy(name, out, path));
+            Planned { name: name.to_owned(), dtype: found, shape, write }
+        }
+    })
+}
+
+fn scale_bytes(weights: &Weights, name: &str) -> usize {
+    ["absmax", "nested_absmax"].iter().filter_map(|suffix| weights.length(&format!("{name}.{suffix}"))).sum()
+}

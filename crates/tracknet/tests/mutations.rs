@@ -1,0 +1,194 @@
+//! The checks of the fuzz targets (`fuzz/parsers.rs`) on inputs that a deterministic mutator makes of the seeds, on a stable
+//! compiler: a few thousand of each in `cargo test`, as many as fit with `TRACKNET_FUZZ_SECONDS=60` (for each parser), or
+//! `TRACKNET_FUZZ_COUNT=1000000`.
+#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
+
+mod bnb_support;
+mod common;
+#[path = "../../../fuzz/parsers.rs"]
+mod parsers;
+
+use std::env;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tracknet::models::pretrained::Weights;
+use tracknet::models::pretrained::bnb::{is_packed, read_packed};
+
+/// SplitMix64 (Steele et al. 2014).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+
+    fn range(&mut self, length: usize) -> std::ops::Range<usize> {
+        let start = self.below(length + 1);
+        start..(start + 1 + self.below(16)).min(length).max(start)
+    }
+}
+
+/// Values that parsers get wrong.
+const NUMBERS: [&str; 16] = [
+    "0",
+    "1",
+    "-1",
+    "2",
+    "64",
+    "255",
+    "256",
+    "4294967296",
+    "9223372036854775807",
+    "9223372036854775808",
+    "18446744073709551615",
+    "18446744073709551616",
+    "1e309",
+    "-0.0",
+    "0.5",
+    "1e-400",
+];
+const TOKENS: [&str; 24] = [
+    "{", "}", "[", "]", ",", ":", "\"", "\\", "null", "true", "{}", "[]", "\"\"", "\"../x\"", "\"/x\"", "\\u0000",
+    "\\ud800", "\u{1b}", "(", "(?:", "*", "{9999}", "é", "\n",
+];
+
+/// Applies one to four changes.
+fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
+    for _ in 0..=random.below(4) {
+        match random.below(9) {
+            0 if !input.is_empty() => {
+                let at = random.below(input.len());
+                input[at] ^= 1 << random.below(8);
+            }
+            1 if !input.is_empty() => {
+                let at = random.below(input.len());
+                input[at] = random.next() as u8;
+            }
+            2 => {
+                let range = random.range(input.len());
+                drop(input.drain(range));
+            }
+            3 => {
+                let copy = input[random.range(input.len())].to_vec();
+                let at = random.below(input.len() + 1);
+                input.splice(at..at, copy);
+            }
+            4 | 5 => replace_a_number(input, random),
+            6 => {
+                let at = random.below(input.len() + 1);
+                input.splice(at..at, TOKENS[random.below(TOKENS.len())].bytes());
+            }
+            7 => input.truncate(random.below(input.len() + 1)),
+            _ => {
+                // The begin of this one and the end of another.
+                let other = &seeds[random.below(seeds.len())];
+                input.truncate(random.below(input.len() + 1));
+                input.extend_from_slice(&other[random.below(other.len() + 1)..]);
+            }
+        }
+    }
+    // Mutations of mutations must not grow without end.
+    input.truncate(1 << 16);
+}
+
+fn replace_a_number(input: &mut Vec<u8>, random: &mut Random) {
+    let starts: Vec<usize> = (0..input.len())
+        .filter(|i| input[*i].is_ascii_digit() && (*i == 0 || !input[*i - 1].is_ascii_digit()))
+        .collect();
+    if starts.is_empty() {
+        return;
+    }
+    let start = starts[random.below(starts.len())];
+    let length = input[start..].iter().take_while(|b| b.is_ascii_digit()).count();
+    input.splice(start..start + length, NUMBERS[random.below(NUMBERS.len())].bytes());
+}
+
+/// Runs `check` on the seeds and on mutations of them; says how many there were.
+fn run(name: &str, seeds: &[Vec<u8>], default_count: u64, mut check: impl FnMut(&[u8])) {
+    let number = |key: &str| env::var(key).ok().and_then(|text| text.parse::<u64>().ok());
+    let seconds = number("TRACKNET_FUZZ_SECONDS").map(Duration::from_secs);
+    let count = number("TRACKNET_FUZZ_COUNT").unwrap_or(default_count);
+    let (mut random, start, mut done) = (Random(0x5eed), Instant::now(), 0);
+    let mut input = Vec::new();
+    while seconds.map_or(done < count, |limit| start.elapsed() < limit) {
+        // Mostly one step from a seed; at times a walk of several.
+        if done == 0 || random.below(4) > 0 {
+            input.clone_from(&seeds[random.below(seeds.len())]);
+        }
+        if done >= seeds.len() as u64 {
+            mutate(&mut input, seeds, &mut random);
+        }
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&input))) {
+            eprintln!("{name}: input {done}: {:?}", String::from_utf8_lossy(&input));
+            resume_unwind(panic);
+        }
+        done += 1;
+    }
+    assert!(done > 0);
+    println!("{name}: {done} inputs in {:.1} s", start.elapsed().as_secs_f64());
+}
+
+fn seeds(name: &str) -> Vec<Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(name);
+    let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+#[test]
+fn adapter_configurations_never_panic() {
+    run("adapter_config", &seeds("adapter_config"), 3000, parsers::adapter_config);
+}
+
+#[test]
+fn states_of_4_bit_weights_never_panic() {
+    run("quant_state", &seeds("quant_state"), 3000, parsers::quant_state);
+}
+
+#[test]
+fn indices_of_shards_never_panic_or_leave_their_directory() {
+    run("safetensors_index", &seeds("safetensors_index"), 3000, parsers::safetensors_index);
+}
+
+#[test]
+fn headers_never_panic_or_point_outside_of_the_file() {
+    run("safetensors_header", &seeds("safetensors_header"), 3000, parsers::safetensors_header);
+}
+
+/// A whole file: header, state and tensors of one packed weight, read as a checkpoint is.
+#[test]
+fn whole_files_with_a_4_bit_weight_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let seed = |checkpoint: &str| {
+        let mut tensors = bnb_support::read_raw(&common::fixture(checkpoint).join("model.safetensors"));
+        tensors.retain(|name, _| name.starts_with("layer.0.attention.q_proj"));
+        bnb_support::write_raw(&path, &tensors);
+        fs::read(&path).unwrap()
+    };
+    let seeds = [seed("bnb_checkpoint"), seed("bnb_checkpoint_nf4_plain")];
+    let mut read = 0;
+    run("checkpoint_file", &seeds, 500, |bytes| {
+        fs::write(&path, bytes).unwrap();
+        let Ok(weights) = Weights::open_file(&path) else { return };
+        for name in weights.names().filter(|name| is_packed(&weights, name)) {
+            if let Ok((weight, state)) = read_packed(&weights, name) {
+                assert_eq!(weight.shape(), state.shape);
+                assert_eq!(weight.dequantize().len(), state.shape[0] * state.shape[1]);
+                read += 1;
+            }
+        }
+    });
+    assert!(read > 0, "the seeds themselves are read");
+}
