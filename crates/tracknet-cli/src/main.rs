@@ -4,6 +4,7 @@
 //! SIGINT/SIGTERM after a checkpoint.
 #![recursion_limit = "256"]
 
+mod adapter;
 mod args;
 mod config;
 mod data;
@@ -40,6 +41,7 @@ enum Verb {
     Data(data::DataArgs),
     Config(config::ConfigVerbArgs),
     Export(export::ExportArgs),
+    Adapter(adapter::AdapterArgs),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Data(args) => data::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Export(args) => export::run(&args),
+        Verb::Adapter(args) => adapter::run(&args),
     };
     result.unwrap_or_else(|error| {
         if error.is::<out::Closed>() {
