@@ -330,7 +330,7 @@ fn an_adapter_that_does_not_fit_is_refused_by_tensor() {
     let (missing, misshapen) = (name("0.attention.q_proj.lora_B.weight"), name("1.attention.q_proj.lora_A.weight"));
     let matrix = tensors.remove(&missing).unwrap();
     tensors.insert("base_model.model.layer.9.mlp.up_proj.lora_A.weight".to_owned(), matrix.clone());
-    tensors.insert("base_model.model.layer.0.gamma".to_owned(), matrix);
+    tensors.insert("base_model.model.layer.0.gamma".to_owned(), matrix.clone());
     write_tensors(&path, tensors, StoredAs::F32).unwrap();
     let message = refusal();
     for part in [

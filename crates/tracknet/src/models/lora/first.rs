@@ -258,7 +258,7 @@ mod tests {
             assert_eq!(rest.is_some(), iterations > 1, "one turn stores the weight as ever");
             let read_back = stored(&rest.unwrap_or_else(weight));
             let now = error(&whole(&read_back, &matrices, module(6).scale()), &weight());
-            assert!(now < 0.9 * last, "{iterations} turns: {now} after {last}");
+            assert!(now < 0.97 * last, "{iterations} turns: {now} after {last}");
             last = now;
         }
     }
