@@ -204,10 +204,19 @@ fn a_depthwise_convolution_cannot_be_adapted() {
 
 #[test]
 fn a_run_with_every_option_resumes_to_the_weights_of_the_unbroken_one_and_is_read_back() {
+    every_option(|model| model);
+}
+
+#[test]
+fn a_packed_run_with_every_option_does_so_too() {
+    every_option(packed);
+}
+
+fn every_option(store: fn(ModelConfig) -> ModelConfig) {
     let root = tempfile::tempdir().unwrap();
     let all = |name: &str| {
         let training = training_support::training(&root.path().join(name), serde_json::json!({}));
-        training_support::config(root.path(), everything_with_dense_convolutions(), training)
+        training_support::config(root.path(), store(everything_with_dense_convolutions()), training)
     };
     let (unbroken, _) = training_support::run(&all("a"), None, None).unwrap();
     let broken = all("b");
@@ -241,7 +250,20 @@ fn a_run_with_every_option_resumes_to_the_weights_of_the_unbroken_one_and_is_rea
     // The directory holds all that the backbone needs: the adapter alone gives the same features.
     let adapter = unbroken.paths.best().join("adapter");
     let from = LoraConfig { enabled: true, adapter: Some(adapter), ..LoraConfig::default() };
-    assert!(difference(&build(&pretrained(from), &Device::flex()), &loaded) == 0.0);
+    assert!(difference(&build(&store(pretrained(from)), &Device::flex()), &loaded) == 0.0);
+}
+
+#[test]
+fn a_run_with_adapters_on_the_decoder_alone_is_read_back() {
+    let root = tempfile::tempdir().unwrap();
+    let targets = Some(TargetModules::List(vec!["decoder.stages.0.proj".to_owned()]));
+    let section = pretrained(LoraConfig { target_modules: targets, ..lora() });
+    let training = training_support::training(&root.path().join("out"), serde_json::json!({ "epochs": 1 }));
+    let (report, _) =
+        training_support::run(&training_support::config(root.path(), section, training), None, None).unwrap();
+    assert!(!report.paths.best().join("adapter").exists(), "nothing of it belongs to the backbone");
+    let loaded = tracknet::training::load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap().model;
+    assert!(state_dict(&loaded, |_| true) == state_dict(&report.model, |_| true));
 }
 
 #[test]

@@ -39,7 +39,12 @@ pub fn select(
 ) -> Result<Selection, ModelError> {
     let open = Exclusion::new(config, prefix)?.filter(candidates);
     let mut selection = match targets {
-        None => every_linear(&open),
+        None => {
+            let layers = Layers::new(config, prefix)?;
+            let mut all = every_linear(&open);
+            all.paths.retain(|path| layers.hold(path));
+            all
+        }
         Some(TargetModules::Pattern(pattern)) if pattern == "all-linear" => every_linear(&open),
         Some(TargetModules::Pattern(pattern)) => by_pattern(pattern, &open, prefix)?,
         Some(TargetModules::List(list)) => by_list(list, &open, &Layers::new(config, prefix)?, prefix),
@@ -100,7 +105,9 @@ impl<'a> Exclusion<'a> {
                 || self.names.iter().any(|name| is_named(path, name))
                 || self.saved.iter().any(|name| is_inside(path, name))
         };
-        candidates.iter().filter(|c| !spellings(&c.path, self.prefix).iter().any(excluded)).cloned().collect()
+        let short = |c: &&Candidate| self.names.iter().any(|name| is_short_name(name, c.role));
+        let open = candidates.iter().filter(|c| !short(c) && !spellings(&c.path, self.prefix).iter().any(excluded));
+        open.cloned().collect()
     }
 }
 
@@ -323,6 +330,8 @@ mod tests {
         let paths = selected(&config);
         assert_eq!(paths.len(), 9);
         assert!(!paths.iter().any(|p| p.ends_with("k_proj") || p == "layer.0.mlp.up_proj"), "{paths:?}");
+        let config = LoraConfig { exclude_modules: list(&["dense"]), ..LoraConfig::default() };
+        assert_eq!(selected(&config).len(), 6, "short names mean the same as in target_modules");
         let exclude = Some(TargetModules::Pattern(r".*\.mlp\..*".to_owned()));
         assert_eq!(selected(&LoraConfig { exclude_modules: exclude, ..LoraConfig::default() }).len(), 8);
         let exclude = Some(TargetModules::Pattern(".*".to_owned()));
@@ -347,6 +356,8 @@ mod tests {
         let named = |name: &str| LoraConfig { layers_pattern: Some(vec![name.to_owned()]), ..config.clone() };
         assert_eq!(selected(&named("layer")).len(), 2);
         assert_eq!(selected(&named("blocks")), ["layer.0.mlp.up_proj"]);
+        let auto = LoraConfig { layers_to_transform: Some(vec![1]), ..LoraConfig::default() };
+        assert!(selected(&auto).iter().all(|p| p.starts_with("layer.1.")) && selected(&auto).len() == 6);
     }
 
     #[test]
