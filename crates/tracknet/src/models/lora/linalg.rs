@@ -1,10 +1,13 @@
 //! The two decompositions that adapters start from: QR by Householder reflections, and the leading part of a singular
-//! value decomposition by one-sided Jacobi rotations (Golub and Van Loan, Matrix Computations, sections 5.2 and 8.6).
+//! value decomposition by tridiagonalization, bisection and inverse iteration (Golub and Van Loan, Matrix Computations,
+//! sections 5.2, 8.3 and 8.4).
 //!
 //! In double precision on columns in host memory: weights are decomposed once, when a model is built. A library of
-//! linear algebra would bring a dozen crates for these hundred lines.
+//! linear algebra would bring a dozen crates for these two hundred lines.
 
 use rayon::prelude::*;
+
+use crate::models::init::Random;
 
 /// A matrix by columns.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,10 +108,7 @@ impl Reflection {
         if let Some(first) = v.first_mut() {
             *first += length.copysign(*first);
         }
-        let norm = dot(&v, &v).sqrt();
-        if norm > 0.0 {
-            v.iter_mut().for_each(|x| *x /= norm);
-        }
+        normalize(&mut v);
         Self(v)
     }
 
@@ -129,88 +129,172 @@ pub(crate) struct Svd {
     pub(crate) right: Matrix,
 }
 
-/// Columns are orthogonal when the cosine between any two is below this; the input has 24 bits.
-const ORTHOGONAL: f64 = 1e-12;
-/// A few suffice; quadratic convergence.
-const MAX_SWEEPS: usize = 40;
-
 /// The `rank` largest singular values of `x` and their vectors. The result does not depend on the number of threads.
+///
+/// The right vectors are eigenvectors of `xᵀ·x`, of which only the leading ones are computed: that costs a small part of
+/// a full decomposition. Squaring halves the digits of the small singular values, of which `f64` has enough for `f32`
+/// weights; values and left vectors are taken from `x` itself.
 pub(crate) fn svd(x: &Matrix, rank: usize) -> Svd {
     if x.rows < x.columns.len() {
         let Svd { left, values, right } = svd(&x.transposed(), rank);
         return Svd { left: right, values, right: left };
     }
-    // x = Q·R has the right vectors of R, and rotating the rows of R instead of its columns converges in fewer sweeps.
     let n = x.columns.len();
-    let mut columns = qr(x).1.transposed().columns;
-    if n % 2 == 1 {
-        columns.push(vec![0.0; n]);
+    let square = x.columns.par_iter().map(|a| x.columns.iter().map(|b| dot(a, b)).collect()).collect();
+    let right = Tridiagonal::of(square).leading_vectors(rank.min(n));
+    let mut found: Vec<(f64, Vec<f64>, Vec<f64>)> = right
+        .into_par_iter()
+        .map(|v| {
+            let mut u = x.times_vector(&v);
+            let value = normalize(&mut u);
+            (value, u, v)
+        })
+        .collect();
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let values = found.iter().map(|(value, ..)| *value).collect();
+    let (left, right) = found.into_iter().map(|(_, u, v)| (u, v)).unzip();
+    Svd { left: Matrix { rows: x.rows, columns: left }, values, right: Matrix { rows: n, columns: right } }
+}
+
+/// A symmetric matrix, reduced to its diagonal and the one beside it by reflections.
+struct Tridiagonal {
+    diagonal: Vec<f64>,
+    beside: Vec<f64>,
+    reflections: Vec<Reflection>,
+}
+
+impl Tridiagonal {
+    /// Takes the columns of a symmetric matrix.
+    fn of(mut columns: Vec<Vec<f64>>) -> Self {
+        let n = columns.len();
+        let mut reflections = Vec::with_capacity(n);
+        for k in 1..n {
+            let reflection = Reflection::onto_axis(&columns[k - 1][k..]);
+            reflection.apply(&mut columns[k - 1][k..]);
+            // H·G·H = G − 2·v·wᵀ − 2·w·vᵀ with w = G·v − (vᵀ·G·v)·v.
+            let v = &reflection.0;
+            let mut w: Vec<f64> = columns[k..].par_iter().map(|c| dot(&c[k..], v)).collect();
+            let along = dot(&w, v);
+            add(&mut w, v, -along);
+            columns[k..].par_iter_mut().zip(v).zip(&w).for_each(|((c, v_j), w_j)| {
+                for ((x, v), w) in c[k..].iter_mut().zip(v).zip(&w) {
+                    *x -= 2.0 * (v * w_j + w * v_j);
+                }
+            });
+            reflections.push(reflection);
+        }
+        let diagonal = (0..n).map(|i| columns[i][i]).collect();
+        let beside = (1..n).map(|i| columns[i - 1][i]).collect();
+        Self { diagonal, beside, reflections }
     }
-    for _ in 0..MAX_SWEEPS {
-        if sweep(&mut columns) <= ORTHOGONAL {
-            break;
+
+    /// Orthonormal eigenvectors of the `count` largest eigenvalues.
+    fn leading_vectors(&self, count: usize) -> Vec<Vec<f64>> {
+        let mut random = Random::new(0x5eed);
+        let mut found: Vec<Vec<f64>> = Vec::with_capacity(count);
+        for i in 0..count {
+            let value = self.eigenvalue(i);
+            let mut y: Vec<f64> = self.diagonal.iter().map(|_| random.next() as f64 / u64::MAX as f64 - 0.5).collect();
+            // Each turn of the inverse iteration gains all digits that the eigenvalue has.
+            for _ in 0..INVERSE_TURNS {
+                self.solve(value, &mut y);
+                normalize(&mut y);
+                // Twice is enough (Kahan): neighbours in a cluster come out of the first pass with a few digits only.
+                for _ in 0..2 {
+                    for other in &found {
+                        let along = dot(other, &y);
+                        add(&mut y, other, -along);
+                    }
+                    normalize(&mut y);
+                }
+            }
+            found.push(y);
+        }
+        found.par_iter_mut().for_each(|y| {
+            self.reflections.iter().enumerate().rev().for_each(|(i, reflection)| reflection.apply(&mut y[i + 1..]));
+        });
+        found
+    }
+
+    /// The eigenvalue that `i` others exceed, by bisection.
+    fn eigenvalue(&self, i: usize) -> f64 {
+        let reach = |j: usize| {
+            let left = if j > 0 { self.beside[j - 1].abs() } else { 0.0 };
+            left + self.beside.get(j).map_or(0.0, |b| b.abs())
+        };
+        let rows = || (0..self.diagonal.len()).map(|j| (self.diagonal[j], reach(j)));
+        let mut low = rows().map(|(d, r)| d - r).fold(f64::INFINITY, f64::min);
+        let mut high = rows().map(|(d, r)| d + r).fold(f64::NEG_INFINITY, f64::max);
+        for _ in 0..BISECTIONS {
+            let middle = 0.5 * (low + high);
+            if self.count_above(middle) > i { low = middle } else { high = middle }
+        }
+        0.5 * (low + high)
+    }
+
+    /// Eigenvalues above `x`: the positive pivots of `T − x` (Sylvester's law of inertia).
+    fn count_above(&self, x: f64) -> usize {
+        let mut count = 0;
+        let mut pivot = 1.0;
+        for (j, d) in self.diagonal.iter().enumerate() {
+            let before = if j > 0 { self.beside[j - 1].powi(2) / pivot } else { 0.0 };
+            pivot = d - x - before;
+            if pivot == 0.0 {
+                pivot = -f64::MIN_POSITIVE;
+            }
+            count += usize::from(pivot > 0.0);
+        }
+        count
+    }
+
+    /// Solves `(T − value)·y = y`, by elimination with row exchanges; a pivot of zero is replaced by a tiny one.
+    fn solve(&self, value: f64, y: &mut [f64]) {
+        let n = y.len();
+        let size = self.diagonal.iter().chain(&self.beside).fold(f64::MIN_POSITIVE, |m, x| m.max(x.abs()));
+        let tiny = size * f64::EPSILON;
+        // Rows of the upper factor: three entries from the diagonal on.
+        let mut upper = vec![[0.0f64; 3]; n];
+        let mut row = [self.diagonal[0] - value, self.beside.first().copied().unwrap_or(0.0), 0.0];
+        for j in 0..n {
+            let last = j + 1 == n;
+            let below = if last { 0.0 } else { self.beside[j] };
+            let mut next = match last {
+                true => [0.0; 3],
+                false => [below, self.diagonal[j + 1] - value, self.beside.get(j + 1).copied().unwrap_or(0.0)],
+            };
+            if next[0].abs() > row[0].abs() {
+                std::mem::swap(&mut row, &mut next);
+                y.swap(j, j + 1);
+            }
+            if row[0].abs() < tiny {
+                row[0] = tiny.copysign(row[0]);
+            }
+            let factor = next[0] / row[0];
+            upper[j] = row;
+            if !last {
+                y[j + 1] -= factor * y[j];
+                row = [next[1] - factor * row[1], next[2] - factor * row[2], 0.0];
+            }
+        }
+        for j in (0..n).rev() {
+            let right = [1, 2].into_iter().map(|k| y.get(j + k).map_or(0.0, |v| upper[j][k] * v)).sum::<f64>();
+            y[j] = (y[j] - right) / upper[j][0];
         }
     }
-    let mut found: Vec<(f64, Vec<f64>)> = columns.into_iter().map(|c| (dot(&c, &c).sqrt(), c)).collect();
-    found.sort_by(|a, b| b.0.total_cmp(&a.0));
-    found.truncate(rank.min(n));
-    let values: Vec<f64> = found.iter().map(|(value, _)| *value).collect();
-    let inverse: Vec<f64> = values.iter().map(|v| if *v > 0.0 { 1.0 / v } else { 0.0 }).collect();
-    let right = Matrix { rows: n, columns: found.into_iter().map(|(_, c)| c).collect() }.scaled(&inverse);
-    let left = x.times(&right).scaled(&inverse);
-    Svd { left, values, right }
 }
 
-/// Makes every pair of columns orthogonal once, in rounds of pairs that have no column in common; returns the largest
-/// cosine that was found.
-fn sweep(columns: &mut Vec<Vec<f64>>) -> f64 {
-    let mut largest = 0.0f64;
-    for _ in 1..columns.len().max(2) {
-        let found = columns.par_chunks_mut(2).map(|pair| match pair {
-            [p, q] => rotate(p, q),
-            _ => 0.0,
-        });
-        largest = largest.max(found.reduce(|| 0.0, f64::max));
-        next_round(columns);
-    }
-    largest
-}
+/// One turn from a random vector is nearly enough; the rest costs little.
+const INVERSE_TURNS: usize = 3;
+/// Halvings until an interval has no number inside of it.
+const BISECTIONS: usize = 80;
 
-/// The circle method of tournaments: the first column stays, the others move on by one place.
-fn next_round(columns: &mut Vec<Vec<f64>>) {
-    let count = columns.len();
-    if count < 4 {
-        return;
+/// Scales to length 1; returns the length. Zero stays zero.
+fn normalize(x: &mut [f64]) -> f64 {
+    let length = dot(x, x).sqrt();
+    if length > 0.0 {
+        x.iter_mut().for_each(|x| *x /= length);
     }
-    let mut next = vec![Vec::new(); count];
-    for (i, column) in columns.drain(..).enumerate() {
-        let place = match i {
-            0 => 0,
-            1 => 2,
-            i if i == count - 2 => count - 1,
-            i if i % 2 == 0 => i + 2,
-            i => i - 2,
-        };
-        next[place] = column;
-    }
-    *columns = next;
-}
-
-/// Turns two columns within their plane until they are orthogonal; returns the cosine they had.
-fn rotate(p: &mut [f64], q: &mut [f64]) -> f64 {
-    let (alpha, beta, gamma) = (dot(p, p), dot(q, q), dot(p, q));
-    let cosine = gamma.abs() / (alpha * beta).sqrt().max(f64::MIN_POSITIVE);
-    if cosine <= ORTHOGONAL {
-        return cosine;
-    }
-    let zeta = (beta - alpha) / (2.0 * gamma);
-    let tangent = zeta.signum() / (zeta.abs() + zeta.hypot(1.0));
-    let c = 1.0 / tangent.hypot(1.0);
-    let s = c * tangent;
-    for (x, y) in p.iter_mut().zip(q) {
-        (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
-    }
-    cosine
+    length
 }
 
 /// Eight sums side by side, so that the compiler can use vectors; always in the same order.
