@@ -1,9 +1,10 @@
 //! Flags that several verbs share, and how they become configuration sources.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tracknet::config::ConfigSources;
+use tracknet::training::{AdapterChoice, find_adapter};
 
 /// Where the configuration comes from: three groups, then overrides.
 #[derive(Debug, Clone, Args)]
@@ -61,6 +62,28 @@ pub(crate) struct BaseArgs {
     /// Where the frozen backbone is now, if it was moved since the run.
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<String>,
+}
+
+/// Which adapter a run's model gets.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AdapterFlags {
+    /// Another adapter on the run's base: a directory, or the name of one in the run (see tracknet adapter list).
+    #[arg(long, value_name = "NAME|DIR", conflicts_with = "no_adapter")]
+    adapter: Option<String>,
+    /// No adapter: the base as it was before the run.
+    #[arg(long)]
+    no_adapter: bool,
+}
+
+impl AdapterFlags {
+    /// What the flags mean for a run.
+    pub(crate) fn choice(&self, run: &Path) -> tracknet::Result<AdapterChoice> {
+        Ok(match &self.adapter {
+            Some(name) => AdapterChoice::Directory(find_adapter(run, name)?),
+            None if self.no_adapter => AdapterChoice::None,
+            None => AdapterChoice::Own,
+        })
+    }
 }
 
 /// A score: from 0 to 1.

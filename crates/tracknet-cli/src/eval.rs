@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use tracknet::config::Config;
 use tracknet::evaluation::{MetricOptions, Tolerance, VisibleSet};
-use tracknet::training::{EvaluateOptions, evaluate, load_model_for_inference};
+use tracknet::training::{EvaluateOptions, evaluate, load_model_with_adapter};
 
-use crate::args::{BaseArgs, ConfigArgs, DeviceArgs, parse_distance, parse_score};
+use crate::args::{AdapterFlags, BaseArgs, ConfigArgs, DeviceArgs, parse_distance, parse_score};
 use crate::device;
 use crate::out::outln;
 
@@ -42,6 +42,8 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     base: BaseArgs,
     #[command(flatten)]
+    adapter: AdapterFlags,
+    #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
     device: DeviceArgs,
@@ -50,7 +52,8 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
     refuse_another_model(&args.config)?;
     let device = device::resolve(&args.device.device)?;
-    let loaded = load_model_for_inference(&args.run, args.base.base.as_deref(), &device)?;
+    let adapter = args.adapter.choice(&args.run)?;
+    let loaded = load_model_with_adapter(&args.run, args.base.base.as_deref(), &adapter, &device)?;
     let mut sources = args.config.sources();
     // The configuration beside the weights, not only that of the run directory: a checkpoint can be moved.
     sources.run = Some(loaded.checkpoint.dir.clone());

@@ -4,6 +4,7 @@
 //! SIGINT/SIGTERM after a checkpoint.
 #![recursion_limit = "256"]
 
+mod adapter;
 mod args;
 mod config;
 mod data;
@@ -45,6 +46,7 @@ enum Verb {
     Quantize(quantize::QuantizeArgs),
     Dequantize(quantize::DequantizeArgs),
     Inspect(inspect::InspectArgs),
+    Adapter(adapter::AdapterArgs),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Quantize(args) => quantize::quantize(&args),
         Verb::Dequantize(args) => quantize::dequantize(&args),
         Verb::Inspect(args) => inspect::run(&args),
+        Verb::Adapter(args) => adapter::run(&args),
     };
     result.unwrap_or_else(|error| {
         if error.is::<out::Closed>() {

@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use tracknet::inference::predictions::{write_csv, write_jsonl};
 use tracknet::inference::{FrameResult, Prediction, Predictor, VideoTools, VideoWriter, overlay};
-use tracknet::training::load_model_for_inference;
+use tracknet::training::load_model_with_adapter;
 
-use crate::args::{BaseArgs, DeviceArgs, parse_score};
+use crate::args::{AdapterFlags, BaseArgs, DeviceArgs, parse_score};
 use crate::device;
 use crate::out::outln;
 
@@ -47,6 +47,8 @@ pub(crate) struct PredictArgs {
     #[command(flatten)]
     base: BaseArgs,
     #[command(flatten)]
+    adapter: AdapterFlags,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -57,7 +59,8 @@ pub(crate) fn run(args: &PredictArgs) -> Result<ExitCode> {
     let name = args.source.file_stem().map_or_else(|| "frames".into(), |stem| stem.to_string_lossy().into_owned());
     let output = args.output.clone().unwrap_or_else(|| Path::new("predictions").join(&name));
     let device = device::resolve(&args.device.device)?;
-    let loaded = load_model_for_inference(&args.run, args.base.base.as_deref(), &device)?;
+    let adapter = args.adapter.choice(&args.run)?;
+    let loaded = load_model_with_adapter(&args.run, args.base.base.as_deref(), &adapter, &device)?;
     let predictor = Predictor::new(&loaded.model, &loaded.build, &loaded.config, &device);
     let mut writer = Writer { args, output: &output, name: &name, video: None };
     let mut predictions = Vec::new();

@@ -11,16 +11,19 @@ use burn::tensor::{Device, Tensor, TensorData};
 use tracknet::config::{LoraConfig, QuantizationConfig};
 use tracknet::models::backbones::VitSpec;
 use tracknet::models::init::Builder;
-use tracknet::models::lora::{load_adapter, write_adapter};
+use tracknet::models::lora::{
+    AdapterFile, AdapterSet, LoraReport, MergeInto, layer_status, load_adapter, merge_adapters, merge_and_compare,
+    status_table, unmerge_adapters, write_adapter,
+};
 use tracknet::models::pretrained::checkpoint::WeightSource;
 use tracknet::models::pretrained::save::{read_all, write_tensors};
 use tracknet::models::pretrained::{Checkpoint, StoredAs};
 use tracknet::models::state::{
-    Group, ParameterInfo, ParameterVisitor, Require, load_state, named_parameters, visit_parameters,
+    Group, ParameterInfo, ParameterVisitor, Require, load_state, named_parameters, state_dict, visit_parameters,
 };
-use tracknet::models::{Vit, apply_lora_to_model, apply_quantization};
+use tracknet::models::{VisitProjections, Vit, apply_lora_to_model, apply_quantization};
 
-use common::{assert_close, fixture, pixels, tensors};
+use common::{assert_close, fixture, largest_difference, pixels, tensors};
 
 /// f32 sums in another order, through two blocks.
 const TOLERANCE: f32 = 1e-4;
@@ -38,37 +41,168 @@ fn nf4() -> QuantizationConfig {
     QuantizationConfig { enabled: true, compute_dtype: "float32".to_owned(), ..QuantizationConfig::default() }
 }
 
+const ADAPTERS: [&str; 6] =
+    ["peft_lora", "peft_rslora", "peft_dora", "peft_pattern", "peft_regex", "peft_bias_lora_only"];
+
+fn adapted(name: &str, device: &Device) -> (Vit, LoraReport) {
+    load_adapter(&fixture(name), base(device)).unwrap()
+}
+
 #[test]
 fn adapters_that_peft_wrote_give_the_output_of_peft() {
-    for name in ["peft_lora", "peft_rslora", "peft_pattern"] {
-        let device = Device::flex();
-        let mut vit = base(&device);
-        let report = load_adapter(&fixture(name), &mut vit, &device).unwrap();
-        let expected = tensors(&fixture(name).join("io.safetensors"));
-        assert_eq!(report.adapted.len(), 12, "{name}");
-        for module in &report.adapted {
-            let scale = expected[&format!("scaling.model.{}", module.path)].try_to_vec::<f32>().unwrap()[0];
-            assert_eq!(module.scale, scale, "{name} {}", module.path);
+    for name in ADAPTERS {
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let (vit, report) = adapted(name, &device);
+            let expected = tensors(&fixture(name).join("io.safetensors"));
+            assert_eq!(report.adapted.len(), if name == "peft_regex" { 4 } else { 12 }, "{name}");
+            assert!(report.notes.is_empty(), "{name}: every key is known: {:?}", report.notes);
+            for module in &report.adapted {
+                let scale = expected[&format!("scaling.model.{}", module.path)].try_to_vec::<f32>().unwrap()[0];
+                assert_eq!(module.scale, scale, "{name} {}", module.path);
+            }
+            // Dropout is 0.05 in the file; a model that trains would draw masks.
+            let vit = vit.valid();
+            assert_close(name, vit.tokens(pixels(&Device::flex())), &expected["last_hidden_state"], TOLERANCE);
         }
-        assert_close(name, vit.tokens(pixels(&device)), &expected["last_hidden_state"], TOLERANCE);
     }
 }
 
 #[test]
-fn a_written_adapter_holds_the_tensors_it_was_read_from() {
-    let device = Device::flex();
-    let mut vit = base(&device);
-    load_adapter(&fixture("peft_lora"), &mut vit, &device).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let config = LoraConfig { enabled: true, r: 4, lora_alpha: 8.0, ..LoraConfig::default() };
-    write_adapter(dir.path(), &vit, &config, Some("dinov3_tiny")).unwrap();
-    let file = "adapter_model.safetensors";
-    assert_eq!(tensors(&dir.path().join(file)), tensors(&fixture("peft_lora").join(file)));
+fn merged_adapters_give_the_output_and_the_weights_of_peft() {
+    for name in ADAPTERS {
+        let device = Device::flex();
+        let (vit, _) = adapted(name, &device);
+        let probe = |vit: &Vit| vit.tokens(pixels(&device));
+        let (merged, deviation) = merge_and_compare(&vit, MergeInto::Float, probe).unwrap();
+        // Outputs of the size of a few, after two blocks.
+        assert!(deviation.max < TOLERANCE && deviation.mean < deviation.max, "{name}: {deviation}");
+        let expected = tensors(&fixture(name).join("io.safetensors"));
+        assert_close(name, probe(&merged), &expected["last_hidden_state_merged"], TOLERANCE);
+        let state = state_dict(&merged, |p| p.name.ends_with(".weight"));
+        for (key, want) in &expected {
+            let Some(path) = key.strip_prefix("merged.model.") else { continue };
+            // Rows of 64 to 128 products; weights below 1.
+            assert!(largest_difference(&state[path], want) < 1e-6, "{name} {path}");
+        }
+        assert!(!named_parameters(&merged).iter().any(|p| p.group == Group::Adapter), "{name}");
+    }
+}
 
-    let mut again = base(&device);
-    load_adapter(dir.path(), &mut again, &device).unwrap();
-    let [a, b] = [vit, again].map(|v| v.tokens(pixels(&device)).into_data());
+#[test]
+fn merging_and_taking_it_back_returns_base_and_output() {
+    let device = Device::flex();
+    let weights = |vit: &Vit| state_dict(vit, |p| p.group == Group::Backbone && p.name.ends_with("_proj.weight"));
+    for name in ADAPTERS {
+        let (vit, _) = adapted(name, &device);
+        let back = unmerge_adapters(merge_adapters(vit.clone(), MergeInto::Float).unwrap()).unwrap();
+        for (path, want) in weights(&vit) {
+            // One rounding of a sum of values around 0.1, and with DoRA of a quotient.
+            assert!(largest_difference(&weights(&back)[&path], &want) < 1e-6, "{name} {path}");
+        }
+        let [a, b] = [vit, back].map(|v| v.tokens(pixels(&device)).into_data());
+        assert!(largest_difference(&a, &b) < TOLERANCE, "{name}");
+    }
+}
+
+#[test]
+fn a_packed_base_is_merged_into_floats_and_into_four_bits_when_asked() {
+    let device = Device::flex();
+    let (vit, _) = apply_quantization(base(&device), &nf4()).unwrap();
+    let (vit, _) = load_adapter(&fixture("peft_lora"), vit).unwrap();
+    let probe = |vit: &Vit| vit.tokens(pixels(&device));
+    let (float, small) = merge_and_compare(&vit, MergeInto::Float, probe).unwrap();
+    assert!(!float.is_quantized() && small.max < TOLERANCE, "{small}");
+    let (packed, large) = merge_and_compare(&vit, MergeInto::Requantized, probe).unwrap();
+    assert!(packed.is_quantized() && large.max > 100.0 * small.max, "{large}");
+    assert!(unmerge_adapters(packed).unwrap_err().to_string().contains("merged into 4 bits"));
+    let storage: Vec<String> = layer_status(&float).into_iter().map(|l| l.storage).collect();
+    assert!(storage.iter().all(|s| s == "float32"), "{storage:?}");
+}
+
+#[test]
+fn a_weight_that_would_not_be_finite_is_refused_by_name() {
+    let (mut vit, _) = adapted("peft_lora", &Device::flex());
+    vit.visit_projections_mut(&mut |path, projection| {
+        if let (Some(adapter), true) = (&mut projection.adapter, path == "layer.1.mlp.up_proj") {
+            adapter.a = adapter.a.clone().map(|a| a.mul_scalar(f32::INFINITY));
+        }
+    });
+    let message = merge_adapters(vit, MergeInto::Float).unwrap_err().to_string();
+    assert!(message.contains("layer.1.mlp.up_proj.weight"), "{message}");
+}
+
+#[test]
+fn a_directory_that_peft_wrote_comes_back_byte_for_byte() {
+    for name in ADAPTERS {
+        let (vit, report) = adapted(name, &Device::flex());
+        let dir = tempfile::tempdir().unwrap();
+        write_adapter(dir.path(), &vit, &report.peft).unwrap();
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            let [ours, theirs] = [dir.path().join(file), fixture(name).join(file)].map(|p| fs::read(p).unwrap());
+            assert!(ours == theirs, "{name}/{file}");
+        }
+        let again = AdapterFile::read(dir.path(), "model.").unwrap();
+        let other = tempfile::tempdir().unwrap();
+        again.write(other.path()).unwrap();
+        let file = "adapter_model.safetensors";
+        assert!(fs::read(other.path().join(file)).unwrap() == fs::read(dir.path().join(file)).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn both_spellings_of_a_path_load_and_one_module_in_both_is_refused() {
+    let device = Device::flex();
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(fixture("peft_dora").join("adapter_config.json"), dir.path().join("adapter_config.json")).unwrap();
+    let path = dir.path().join("adapter_model.safetensors");
+    let theirs = tensors(&fixture("peft_dora").join("adapter_model.safetensors"));
+    let short = |name: &String| name.replace("base_model.model.model.", "base_model.model.");
+    let mut renamed: BTreeMap<String, TensorData> = theirs.iter().map(|(n, d)| (short(n), d.clone())).collect();
+    write_tensors(&path, renamed.clone(), StoredAs::F32).unwrap();
+    let (vit, _) = load_adapter(dir.path(), base(&device)).unwrap();
+    let [a, b] = [vit, adapted("peft_dora", &device).0].map(|v| v.tokens(pixels(&device)).into_data());
     assert!(a == b);
+
+    let (name, data) = theirs.iter().next().unwrap();
+    renamed.insert(name.clone(), data.clone());
+    write_tensors(&path, renamed, StoredAs::F32).unwrap();
+    let message = load_adapter(dir.path(), base(&device)).unwrap_err().to_string();
+    assert!(message.contains("is there twice"), "{message}");
+}
+
+#[test]
+fn named_adapters_are_switched_on_one_base_and_leave_it_as_it_was() {
+    let device = Device::flex();
+    let mut set = AdapterSet::new(base(&device));
+    for name in ["peft_bias_lora_only", "peft_dora"] {
+        set.add(name, &fixture(name)).unwrap();
+    }
+    assert!(set.add("peft_dora", &fixture("peft_dora")).unwrap_err().to_string().contains("already"));
+    assert_eq!(set.names().collect::<Vec<_>>(), ["peft_bias_lora_only", "peft_dora"]);
+    for name in ["peft_dora", "peft_bias_lora_only", "peft_dora"] {
+        let expected = tensors(&fixture(name).join("io.safetensors"));
+        assert_close(name, set.with(name).unwrap().tokens(pixels(&device)), &expected["last_hidden_state"], TOLERANCE);
+    }
+    assert!(set.without().tokens(pixels(&device)).into_data() == base(&device).tokens(pixels(&device)).into_data());
+    assert!(set.with("other").unwrap_err().to_string().contains("peft_bias_lora_only, peft_dora"));
+}
+
+#[test]
+fn the_status_of_a_layer_tells_its_adapter_and_its_storage() {
+    let (vit, _) = adapted("peft_pattern", &Device::flex().autodiff());
+    let status = layer_status(&vit);
+    let of = |name: &str| status.iter().find(|l| l.name == name).unwrap().adapter.unwrap();
+    let query = of("layer.0.attention.q_proj");
+    assert_eq!(
+        (query.rank, query.alpha, query.variant(), query.merged, query.trainable),
+        (8, 32.0, "lora", false, true)
+    );
+    assert_eq!((of("layer.1.mlp.down_proj").rank, of("layer.0.mlp.up_proj").alpha), (2, 5.0));
+    let merged = layer_status(&merge_adapters(vit, MergeInto::Float).unwrap());
+    assert!(merged.iter().all(|l| l.adapter.is_some_and(|a| a.merged && !a.trainable)));
+    let table = status_table(&merged);
+    assert_eq!(table.lines().count(), 13);
+    assert!(table.lines().next().unwrap().starts_with("layer "), "{table}");
 }
 
 #[test]
@@ -163,9 +297,9 @@ fn a_written_adapter_holds_the_biases_that_train() {
     let names = |bias: &str| {
         let config = LoraConfig { enabled: true, bias: bias.to_owned(), ..LoraConfig::default() };
         let targets = ["q_proj".to_owned()];
-        let (vit, _) = apply_lora_to_model(base(&device), &config, Some(&targets), 0).unwrap();
+        let (vit, report) = apply_lora_to_model(base(&device), &config, Some(&targets), 0).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        write_adapter(dir.path(), &vit, &config, None).unwrap();
+        write_adapter(dir.path(), &vit, &report.peft).unwrap();
         let names: Vec<String> = tensors(&dir.path().join("adapter_model.safetensors")).into_keys().collect();
         names
     };
@@ -187,7 +321,7 @@ fn an_adapter_that_does_not_fit_is_refused_by_tensor() {
         fs::copy(fixture("peft_lora").join(file), dir.path().join(file)).unwrap();
     }
     let device = Device::flex();
-    let refusal = || load_adapter(dir.path(), &mut base(&device), &device).unwrap_err().to_string();
+    let refusal = || load_adapter(dir.path(), base(&device)).unwrap_err().to_string();
 
     let path = dir.path().join("adapter_model.safetensors");
     let whole = fs::read(&path).unwrap();
@@ -195,23 +329,37 @@ fn an_adapter_that_does_not_fit_is_refused_by_tensor() {
     let name = |end: &str| tensors.keys().find(|k| k.ends_with(end)).unwrap().clone();
     let (missing, misshapen) = (name("0.attention.q_proj.lora_B.weight"), name("1.attention.q_proj.lora_A.weight"));
     let matrix = tensors.remove(&missing).unwrap();
-    tensors.insert(misshapen, TensorData::new(vec![0f32; 6], [2, 3]));
     tensors.insert("base_model.model.layer.9.mlp.up_proj.lora_A.weight".to_owned(), matrix.clone());
-    tensors.insert("base_model.model.layer.0.gamma".to_owned(), matrix);
+    tensors.insert("base_model.model.layer.0.gamma".to_owned(), matrix.clone());
     write_tensors(&path, tensors, StoredAs::F32).unwrap();
     let message = refusal();
     for part in [
-        "4 tensors do not fit the model",
+        "3 tensors do not fit the model",
         "layer.0.attention.q_proj: needs both lora_A.weight and lora_B.weight",
-        "layer.1.attention.q_proj: found lora_A [2, 3]",
-        "layer.9.mlp.up_proj: the model has no such linear layer",
+        "layer.9.mlp.up_proj: needs both",
         "base_model.model.layer.0.gamma: is no part of a LoRA adapter",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+
+    let mut tensors = read_all(&fixture("peft_lora").join("adapter_model.safetensors")).unwrap();
+    tensors.insert(misshapen, TensorData::new(vec![0f32; 6], [2, 3]));
+    for end in ["A", "B"] {
+        tensors.insert(format!("base_model.model.layer.9.mlp.up_proj.lora_{end}.weight"), matrix.clone());
+    }
+    write_tensors(&path, tensors, StoredAs::F32).unwrap();
+    let message = refusal();
+    for part in [
+        "2 tensors do not fit the model",
+        "layer.1.attention.q_proj: found lora_A [2, 3]",
+        "expected [4, 64] and [64, 4]",
+        "layer.9.mlp.up_proj: the model has no such linear layer",
     ] {
         assert!(message.contains(part), "{part}: {message}");
     }
 
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     assert!(refusal().contains("adapter_model.safetensors"));
-    fs::write(dir.path().join("adapter_config.json"), r#"{"r": 4, "lora_alpha": 8, "use_dora": true}"#).unwrap();
-    assert!(refusal().contains("use_dora"));
+    fs::write(dir.path().join("adapter_config.json"), r#"{"r": 4, "lora_alpha": 8, "use_qalora": true}"#).unwrap();
+    assert!(refusal().contains("use_qalora"));
 }

@@ -167,6 +167,9 @@ impl Convert {
             (Kind::Pair(inner), Value::List(items)) if items.len() == 2 => self.each(inner, items, path),
             (Kind::Targets, Value::Text(_)) => self.value(&Kind::Text, node, path),
             (Kind::Targets, Value::List(items)) => self.each(&Kind::Text, items, path),
+            (Kind::OneOrMany(inner), Value::List(items)) => self.each(inner, items, path),
+            (Kind::OneOrMany(inner), _) => self.value(inner, node, path).map(|value| Json::Array(vec![value])),
+            (Kind::Ordered(inner), Value::Map(entries)) => self.pairs(inner, entries, path),
             (Kind::Mapping, Value::Map(_)) | (Kind::Anything, _) => Some(to_json(&node.value)),
             (Kind::Text, Value::Text(text)) if !text.is_empty() => Some(Json::String(text.clone())),
             (Kind::Choice(words), value) => self.word(words, kind, node, value, path),
@@ -185,10 +188,21 @@ impl Convert {
         converted.into_iter().collect::<Option<Vec<_>>>().map(Json::Array)
     }
 
+    /// Pairs instead of a map, because JSON's maps here are sorted.
+    fn pairs(&mut self, kind: &Kind, entries: &[yaml::Entry], path: &str) -> Option<Json> {
+        let pair = |entry: &yaml::Entry| {
+            let value = self.value(kind, &entry.node, &join(path, &entry.key))?;
+            Some(Json::Array(vec![Json::from(entry.key.as_str()), value]))
+        };
+        let converted: Vec<_> = entries.iter().map(pair).collect();
+        converted.into_iter().collect::<Option<Vec<_>>>().map(Json::Array)
+    }
+
     fn word(&mut self, words: &'static [Word], kind: &Kind, node: &Node, value: &Value, path: &str) -> Option<Json> {
         let text = match value {
             Value::Text(text) => text.to_lowercase(),
             Value::Int(number) => number.to_string(),
+            Value::Bool(on) => on.to_string(),
             _ => return self.refuse(kind, node, path),
         };
         let known = words.iter().find(|w| w.name == text || w.aliases.contains(&text.as_str()));

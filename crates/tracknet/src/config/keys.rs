@@ -48,6 +48,17 @@ const COMPUTE_DTYPE: Kind = Choice(&[
     word("float16", &["fp16", "torch.float16"]),
     word("float32", &["fp32", "torch.float32"]),
 ]);
+const RANK: Kind = Whole(1, 65_536);
+const INDEX: Kind = Whole(0, 65_536);
+const INIT: Kind = Choice(&[
+    word("true", &[]),
+    word("false", &[]),
+    word("gaussian", &[]),
+    word("orthogonal", &[]),
+    word("olora", &[]),
+    word("pissa", &[]),
+    word("loftq", &[]),
+]);
 const BLOCKSIZES: Kind = WholeOf(&[32, 64, 128, 256, 512, 1024, 2048, 4096]);
 
 const SKIP_MODULES: &str = "What stays float: parts of module paths in mode `manual`, in mode `hf` what `transformers` \
@@ -146,7 +157,12 @@ pub(super) const KEYS: &[Key] = &[
     key("model.heatmap.size", Pair(&PIXELS), "Heatmap size `[W, H]` in pixels."),
     key("model.heatmap.sigma", Real(Range::Positive), "Standard deviation of the Gaussian target, in heatmap pixels."),
     key("model.lora.enabled", Flag, "Add LoRA adapters to the backbone."),
-    key("model.lora.r", Whole(1, 65_536), "Rank of the two thin matrices."),
+    key(
+        "model.lora.adapter",
+        Nullable(&Text),
+        "An adapter directory (PEFT's layout) to start from; its `adapter_config.json` then decides the keys below.",
+    ),
+    key("model.lora.r", RANK, "Rank of the two thin matrices."),
     key("model.lora.lora_alpha", Real(Range::Positive), "The update is multiplied by `lora_alpha / r`."),
     key("model.lora.lora_dropout", PROBABILITY, "Dropout on the adapter's input, in training only."),
     key(
@@ -156,20 +172,73 @@ pub(super) const KEYS: &[Key] = &[
          every attention projection and MLP linear.",
     ),
     key(
+        "model.lora.exclude_modules",
+        Targets,
+        "What is not adapted although it is targeted, written as `target_modules`.",
+    ),
+    key(
+        "model.lora.layers_to_transform",
+        Nullable(&OneOrMany(&INDEX)),
+        "Layers that are adapted, counted from 0, when `target_modules` is a list of names.",
+    ),
+    key(
+        "model.lora.layers_pattern",
+        Nullable(&OneOrMany(&Text)),
+        "Names of the lists of layers that `layers_to_transform` counts in (`layer`); null = any.",
+    ),
+    key(
+        "model.lora.rank_pattern",
+        NullIsDefault(&Ordered(&RANK)),
+        "Other ranks by module: the first key that is its path or the end of it counts, as a regex.",
+    ),
+    key("model.lora.alpha_pattern", NullIsDefault(&Ordered(&Real(Range::Positive))), "Other `lora_alpha` by module."),
+    key(
         "model.lora.bias",
-        Choice(&[word("none", &[]), missing("all"), missing("lora_only")]),
-        "Which biases of the backbone train.",
+        Choice(&[word("none", &[]), word("all", &[]), word("lora_only", &[])]),
+        "Which biases of the backbone train: `none`, those of adapted modules (`lora_only`), or `all`.",
+    ),
+    key(
+        "model.lora.use_rslora",
+        Flag,
+        "Scale by `lora_alpha / sqrt(r)`, so that large ranks learn as fast as small ones.",
+    ),
+    key("model.lora.use_dora", Flag, "Learn the length of every row of an adapted weight by itself (DoRA)."),
+    key(
+        "model.lora.init_lora_weights",
+        INIT,
+        "First values: `true` = the update starts at zero; `gaussian`, `orthogonal` likewise; `olora`, `pissa`, `loftq` \
+         start from the weight.",
+    ),
+    key("model.lora.loftq_config.loftq_bits", WholeOf(&[4]), "Bits of the base under `init_lora_weights: loftq`."),
+    key(
+        "model.lora.loftq_config.loftq_iter",
+        Whole(1, 100),
+        "Alternations of quantization and decomposition under `init_lora_weights: loftq`.",
+    ),
+    key(
+        "model.lora.modules_to_save",
+        Nullable(&TEXTS),
+        "Modules of the backbone (`norm`, `layer.11.norm2`) that train as a whole beside the adapters.",
     ),
     key("model.lora.task_type", Nullable(&Text), "Accepted and recorded in adapter files."),
-    with("model.lora.use_rslora", Anything, OFF_IN_LORA),
-    with("model.lora.use_dora", Anything, OFF_IN_LORA),
-    with("model.lora.init_lora_weights", Anything, Status::Unavailable(Neutral::On, Some("model.lora"))),
-    with("model.lora.exclude_modules", Anything, OFF_IN_LORA),
-    with("model.lora.layers_to_transform", Anything, OFF_IN_LORA),
-    with("model.lora.layers_pattern", Anything, OFF_IN_LORA),
-    with("model.lora.rank_pattern", Anything, OFF_IN_LORA),
-    with("model.lora.alpha_pattern", Anything, OFF_IN_LORA),
-    with("model.lora.modules_to_save", Anything, OFF_IN_LORA),
+    with("model.lora.alora_invocation_tokens", Anything, OFF_IN_LORA),
+    with("model.lora.arrow_config", Anything, OFF_IN_LORA),
+    with("model.lora.corda_config", Anything, OFF_IN_LORA),
+    with("model.lora.ensure_weight_tying", Anything, OFF_IN_LORA),
+    with("model.lora.eva_config", Anything, OFF_IN_LORA),
+    with("model.lora.fan_in_fan_out", Anything, OFF_IN_LORA),
+    with("model.lora.kasa_config", Anything, OFF_IN_LORA),
+    with("model.lora.layer_replication", Anything, OFF_IN_LORA),
+    with("model.lora.lora_bias", Anything, OFF_IN_LORA),
+    with("model.lora.lora_ga_config", Anything, OFF_IN_LORA),
+    with("model.lora.megatron_config", Anything, OFF_IN_LORA),
+    with("model.lora.monteclora_config", Anything, OFF_IN_LORA),
+    with("model.lora.runtime_config", Anything, OFF_IN_LORA),
+    with("model.lora.target_parameters", Anything, OFF_IN_LORA),
+    with("model.lora.trainable_token_indices", Anything, OFF_IN_LORA),
+    with("model.lora.use_bdlora", Anything, OFF_IN_LORA),
+    with("model.lora.use_qalora", Anything, OFF_IN_LORA),
+    with("model.lora.velora_config", Anything, OFF_IN_LORA),
     key("model.quantization.enabled", Flag, "Store the backbone's linear layers in 4 bits."),
     key(
         "model.quantization.quant_type",

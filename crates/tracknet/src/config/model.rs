@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
+use super::lora::LoraConfig;
 
 /// The `model` section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -154,50 +155,6 @@ impl Default for HeatmapConfig {
     fn default() -> Self {
         Self { size: [256, 144], sigma: 2.0 }
     }
-}
-
-/// LoRA adapters (`model.lora`). Semantics and names are those of Hugging Face PEFT.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LoraConfig {
-    /// Whether adapters are added.
-    pub enabled: bool,
-    /// Rank of the two thin matrices.
-    pub r: usize,
-    /// Scale numerator: the update is multiplied by `lora_alpha / r`.
-    pub lora_alpha: f32,
-    /// Dropout on the adapter's input, in training only.
-    pub lora_dropout: f32,
-    /// Which modules are adapted; `null` = every attention projection and MLP linear.
-    pub target_modules: Option<TargetModules>,
-    /// Which biases train.
-    pub bias: String,
-    /// Accepted and recorded, as PEFT does.
-    pub task_type: Option<String>,
-}
-
-impl Default for LoraConfig {
-    fn default() -> Self {
-        Self {
-            enabled: false,
-            r: 16,
-            lora_alpha: 32.0,
-            lora_dropout: 0.05,
-            target_modules: None,
-            bias: "none".to_owned(),
-            task_type: None,
-        }
-    }
-}
-
-/// `target_modules`: a list of names or path suffixes, or one regex over the whole path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum TargetModules {
-    /// A regex that must match the full module path.
-    Pattern(String),
-    /// Whole paths or `.suffix`es of them.
-    List(Vec<String>),
 }
 
 /// 4-bit storage (`model.quantization`). Semantics and names are those of bitsandbytes.

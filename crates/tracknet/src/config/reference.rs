@@ -88,7 +88,7 @@ mod tests {
             text,
             "model.lora.r\n  Rank of the two thin matrices.\n  default: 16\n  expected: a whole number from 1 to 65536\n"
         );
-        assert!(explain("model.lora.use_dora").unwrap().contains("Not available"));
+        assert!(explain("model.lora.lora_bias").unwrap().contains("Not available"));
         assert_eq!(explain("model.lora"), None);
     }
 }

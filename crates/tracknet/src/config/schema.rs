@@ -41,6 +41,10 @@ pub enum Kind {
     NullIsDefault(&'static Kind),
     /// Text, or a list of texts.
     Targets,
+    /// One of the inner kind, or a list of them; always a list in the structs.
+    OneOrMany(&'static Kind),
+    /// A mapping from texts to the inner kind, whose order counts.
+    Ordered(&'static Kind),
     /// A mapping with keys of its own.
     Mapping,
     /// Whatever YAML can say.
@@ -172,6 +176,8 @@ impl Kind {
             Self::Nullable(inner) => format!("{}, or null", inner.describe()),
             Self::NullIsDefault(inner) => inner.describe(),
             Self::Targets => "text or a list of texts, or null".to_owned(),
+            Self::OneOrMany(inner) => format!("{}, or a list of such", inner.describe()),
+            Self::Ordered(inner) => format!("a mapping from patterns to {}", inner.describe()),
             Self::Mapping => "a mapping".to_owned(),
             Self::Anything => "anything".to_owned(),
         }

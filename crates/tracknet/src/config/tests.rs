@@ -271,7 +271,7 @@ fn values_out_of_range_are_refused_with_what_is_allowed() {
         ("model.lora.lora_alpha=0", "a number above 0, found 0"),
         ("model.lora.lora_dropout=1.5", "a number from 0 to 1, found 1.5"),
         ("model.lora.lora_dropout=.nan", "a number from 0 to 1, found .nan"),
-        ("model.lora.bias=some", "one of none, found `some`"),
+        ("model.lora.bias=some", "one of none, all, lora_only, found `some`"),
         ("model.quantization.blocksize=48", "one of 32, 64, 128, 256, 512, 1024, 2048, 4096, found 48"),
         ("model.quantization.compute_dtype=int8", "one of bfloat16, float16, float32, found `int8`"),
         ("model.quantization.mode=auto", "one of manual, hf, found `auto`"),
@@ -350,11 +350,9 @@ fn features_that_this_version_lacks_are_refused_when_they_are_switched_on() {
         ("data", "augment:\n  mixup: 0.2\n", "data.yaml:2: data.augment.mixup: 0.2"),
         ("model", "model_name: convnext_fpn_heatmap\n", "model.yaml:1: model.model_name: convnext_fpn_heatmap"),
         ("model", "temporal: stack\n", "model.yaml:1: model.temporal: `stack` (text)"),
-        ("model", "lora:\n  enabled: true\n  use_dora: true\n", "model.yaml:3: model.lora.use_dora: true"),
-        ("model", "lora:\n  enabled: true\n  bias: all\n", "model.yaml:3: model.lora.bias: all"),
-        ("model", "lora:\n  enabled: true\n  init_lora_weights: pissa\n", "model.yaml:3: model.lora.init_lora_weights"),
-        ("model", "lora:\n  enabled: true\n  rank_pattern: {a: 4}\n", "model.yaml:3: model.lora.rank_pattern"),
-        ("model", "lora:\n  enabled: true\n  modules_to_save: [x]\n", "model.yaml:3: model.lora.modules_to_save"),
+        ("model", "lora:\n  enabled: true\n  lora_bias: true\n", "model.yaml:3: model.lora.lora_bias: true"),
+        ("model", "lora:\n  enabled: true\n  eva_config: {rho: 2}\n", "model.yaml:3: model.lora.eva_config"),
+        ("model", "lora:\n  enabled: true\n  fan_in_fan_out: true\n", "model.yaml:3: model.lora.fan_in_fan_out"),
         ("training", "gradient_checkpointing: true\n", "training.yaml:1: training.gradient_checkpointing: true"),
         ("training", "ema:\n  decay: 0.999\n", "training.yaml:2: training.ema.decay: 0.999"),
     ];
@@ -363,6 +361,61 @@ fn features_that_this_version_lacks_are_refused_when_they_are_switched_on() {
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].starts_with(start) && errors[0].contains(missing), "{text}: {}", errors[0]);
     }
+}
+
+#[test]
+fn every_option_of_lora_is_read_and_kept() {
+    let text = "lora:\n  enabled: true\n  use_rslora: true\n  use_dora: true\n  init_lora_weights: gaussian\n  \
+                target_modules: [query, key]\n  exclude_modules: [k_proj]\n  layers_to_transform: 1\n  \
+                layers_pattern: layer\n  rank_pattern: {z.*: 8, a: 4}\n  alpha_pattern: {q_proj: 2.5}\n  \
+                bias: lora_only\n  modules_to_save: [norm]\n";
+    let config = Bench::new().file("model", text).config();
+    let lora = &config.model.lora;
+    assert!(lora.use_rslora && lora.use_dora);
+    assert_eq!((lora.init_lora_weights, lora.bias.as_str()), (InitMethod::Gaussian, "lora_only"));
+    assert_eq!(lora.layers_to_transform, Some(vec![1]));
+    assert_eq!(lora.layers_pattern, Some(vec!["layer".to_owned()]));
+    assert_eq!(lora.rank_pattern.0, [("z.*".to_owned(), 8), ("a".to_owned(), 4)], "the order of the file counts");
+    assert_eq!(lora.alpha_pattern.0, [("q_proj".to_owned(), 2.5)]);
+    assert_eq!(lora.modules_to_save, Some(vec!["norm".to_owned()]));
+    let again = Config::from_yaml("again", &config.to_yaml().unwrap()).unwrap();
+    assert_eq!(again.model, config.model);
+    for (method, text) in [(InitMethod::Kaiming, "true"), (InitMethod::Random, "false"), (InitMethod::Olora, "olora")] {
+        let config = Bench::new().with(&format!("model.lora.init_lora_weights={text}")).config();
+        assert_eq!(config.model.lora.init_lora_weights, method);
+    }
+}
+
+#[test]
+fn options_of_lora_that_cannot_work_are_refused_with_their_key_and_line() {
+    let cases = [
+        ("layers_pattern: [layer]", "model.lora.layers_pattern has no effect without layers_to_transform"),
+        ("layers_to_transform: [1]\n  target_modules: .*q_proj", "model.lora.layers_to_transform needs a list"),
+        ("target_modules: (", "model.lora.target_modules `(` is not a regular expression"),
+        ("rank_pattern: {'(': 4}", "model.lora.rank_pattern `(` is not a regular expression"),
+        (
+            "init_lora_weights: orthogonal\n  r: 3",
+            "model.lora.init_lora_weights is orthogonal, which needs an even rank",
+        ),
+        ("init_lora_weights: loftq", "model.lora.init_lora_weights: loftq makes up for what 4-bit storage loses"),
+        ("rank_pattern: {q_proj: 0}", "model.lora.rank_pattern.q_proj: expected a whole number from 1 to 65536"),
+        ("layers_to_transform: [-1]", "model.lora.layers_to_transform[0]: expected"),
+        ("init_lora_weights: eva", "model.lora.init_lora_weights: expected one of true, false, gaussian"),
+    ];
+    for (text, part) in cases {
+        let errors = Bench::new().file("model", &format!("lora:\n  enabled: true\n  {text}\n")).errors();
+        assert_eq!(errors.len(), 1, "{text}: {errors:?}");
+        assert!(errors[0].contains(part) && errors[0].starts_with("model.yaml:"), "{text}: {}", errors[0]);
+    }
+}
+
+#[test]
+fn keys_that_an_adapter_directory_decides_are_noted() {
+    let text = "lora:\n  enabled: true\n  adapter: some/dir\n  r: 4\n  rank_pattern: {a: 3}\n";
+    let loaded = Bench::new().file("model", text).load().unwrap();
+    let notes: Vec<&String> = loaded.notes.iter().filter(|n| n.contains("is not read")).collect();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(notes[0].starts_with("model.lora.r is not read"), "{notes:?}");
 }
 
 #[test]

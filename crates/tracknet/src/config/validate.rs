@@ -3,7 +3,7 @@
 use super::check::Checked;
 use super::layers::Layers;
 use super::model::ModelConfig;
-use super::{Config, DataConfig, TrainingConfig};
+use super::{Config, DataConfig, InitMethod, TrainingConfig};
 
 /// Reports combinations that cannot work as problems, and ones that are probably not meant as notes.
 pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) {
@@ -13,9 +13,28 @@ pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) 
     rules.decoder_stages(&config.model);
     rules.jpeg_range(&config.data);
     rules.quantized_backbone_is_frozen(&config.model);
+    rules.lora(&config.model);
     rules.notes(config);
     rules.training_notes(&config.training);
 }
+
+/// What an adapter directory says for itself.
+const ADAPTER_DECIDES: [&str; 14] = [
+    "model.lora.r",
+    "model.lora.lora_alpha",
+    "model.lora.lora_dropout",
+    "model.lora.target_modules",
+    "model.lora.exclude_modules",
+    "model.lora.layers_to_transform",
+    "model.lora.layers_pattern",
+    "model.lora.rank_pattern",
+    "model.lora.alpha_pattern",
+    "model.lora.bias",
+    "model.lora.use_rslora",
+    "model.lora.use_dora",
+    "model.lora.init_lora_weights",
+    "model.lora.modules_to_save",
+];
 
 struct Rules<'a> {
     checked: &'a Checked,
@@ -106,6 +125,45 @@ impl Rules<'_> {
                 .to_owned();
             let keys = ["model.backbone.freeze", "model.quantization.enabled", "model.lora.enabled"];
             self.problem(&keys, message);
+        }
+    }
+
+    fn lora(&mut self, model: &ModelConfig) {
+        let lora = &model.lora;
+        if !lora.enabled {
+            return;
+        }
+        if lora.adapter.is_some() {
+            let noted = |at: &super::yaml::Origin| self.layers.layers.get(at.layer).is_some_and(|l| l.notes);
+            let given = |key: &&str| self.checked.origins.get(key).is_some_and(noted);
+            let given: Vec<_> = ADAPTER_DECIDES.into_iter().filter(given).collect();
+            for key in given {
+                let text = format!("{key} is not read: the adapter_config.json in model.lora.adapter decides it");
+                self.layers.notes.push(text);
+            }
+            return;
+        }
+        for (name, message) in lora.problems() {
+            let path = format!("model.lora.{name}");
+            if let Some(key) = super::schema::key(&path) {
+                self.problem(&[key.path], format!("{path} {message}"));
+            }
+        }
+        let method = lora.init_lora_weights;
+        let key = "model.lora.init_lora_weights";
+        if method.reads_weights() && model.quantization.enabled && model.quantization.mode == "hf" {
+            let message = format!(
+                "{key}: {method} is computed from the float weights, which mode hf never holds; set \
+                 model.quantization.mode to manual"
+            );
+            self.problem(&[key, "model.quantization.mode"], message);
+        }
+        if method == InitMethod::Loftq && !model.quantization.enabled {
+            let message = format!(
+                "{key}: loftq makes up for what 4-bit storage loses, but model.quantization.enabled is false; enable it \
+                 or choose another start"
+            );
+            self.problem(&[key, "model.quantization.enabled"], message);
         }
     }
 

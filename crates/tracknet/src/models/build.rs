@@ -10,20 +10,21 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tracknet_kernels::{Absmax, ComputeDtype};
 
-use crate::config::{MODEL_NAMES, ModelConfig};
+use crate::config::{LoraConfig, MODEL_NAMES, ModelConfig, QuantizationConfig};
 use crate::error::Result;
 
 use super::backbones::VitSpec;
 use super::decoders::UpsamplingSpec;
 use super::init::{Builder, Fill, RandomSource, Source};
 use super::lora::quantization::{Format, Packer};
-use super::lora::{LoraReport, QuantizationReport, apply_lora_to_model, apply_quantization, wrapper};
+use super::lora::wrapper::{self, FirstValues};
+use super::lora::{AdapterFile, LoraPlan, LoraReport, QuantizationReport, apply_quantization};
 use super::memory::MemoryReport;
 use super::pretrained::bnb::BnbConfig;
 use super::pretrained::checkpoint::WeightSource;
 use super::pretrained::{Checkpoint, Preprocessing, hub, load_head};
 use super::projection::Base;
-use super::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, Vit};
+use super::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, VisitProjections, Vit};
 
 /// What was built, for the log and the run directory.
 #[derive(Debug, Clone)]
@@ -86,6 +87,7 @@ pub fn build_model(
     if config.backbone.freeze || config.lora.enabled {
         model.backbone = model.backbone.freeze();
     }
+    let adaptation = Adaptation::prepare(&mut model, config, seed)?;
     let quantization = match packer {
         Some(packer) => Some(packer.finish()?),
         None if stored_packed => Some(QuantizationReport::of_packed(&model.backbone)),
@@ -96,12 +98,7 @@ pub fn build_model(
         }
         None => None,
     };
-    let mut lora = None;
-    if config.lora.enabled {
-        let (backbone, report) = apply_lora_to_model(model.backbone, &config.lora, None, seed)?;
-        model.backbone = backbone;
-        lora = Some(report);
-    }
+    let (model, lora) = adaptation.finish(model)?;
     let report = BuildReport {
         source: plan.source,
         preprocessing: plan.checkpoint.as_ref().and_then(|c| c.preprocessing),
@@ -112,6 +109,71 @@ pub fn build_model(
         notes: plan.notes,
     };
     Ok((model, report))
+}
+
+/// Builds a backbone alone, from a checkpoint (`name` as in `model.pretrained_model_name`), with the adapters and the
+/// storage that the two sections ask for.
+///
+/// # Errors
+/// As [`build_model`].
+pub fn build_backbone(
+    name: &str,
+    lora: &LoraConfig,
+    quantization: &QuantizationConfig,
+    device: &Device,
+) -> Result<(Vit, BuildReport)> {
+    let dir = hub::resolve(name, true)?;
+    let checkpoint = Checkpoint::open(&dir)?;
+    let (spec, _) = VitSpec::from_config(&checkpoint.config, &dir.join("config.json").display().to_string())?;
+    let mut config = ModelConfig {
+        pretrained_model_name: Some(name.to_owned()),
+        lora: lora.clone(),
+        quantization: quantization.clone(),
+        ..ModelConfig::default()
+    };
+    config.backbone.patch_size = spec.patch;
+    // The smallest decoder that fits; it is thrown away.
+    config.decoder.channels = vec![spec.hidden, 1];
+    config.decoder.upsample = vec![1];
+    let side = 4 * spec.patch;
+    let (model, report) = build_model(&config, [side, side], 0, device)?;
+    Ok((model.backbone, report))
+}
+
+/// Where the adapters come from. Some need the weights before they are quantized; all are added after.
+enum Adaptation {
+    Off,
+    New(LoraPlan, FirstValues),
+    Read(AdapterFile),
+}
+
+impl Adaptation {
+    fn prepare(model: &mut HeatmapModel, config: &ModelConfig, seed: u64) -> Result<Self> {
+        if !config.lora.enabled {
+            return Ok(Self::Off);
+        }
+        let format = match config.quantization.enabled {
+            true => Some(Format::new(&config.quantization)?),
+            false => None,
+        };
+        if let Some(dir) = &config.lora.adapter {
+            let file = AdapterFile::read(dir, model.peft_prefix())?;
+            file.prepare_base(&mut model.backbone, format)?;
+            return Ok(Self::Read(file));
+        }
+        let plan = LoraPlan::new(model, &config.lora, None, seed)?;
+        let first = plan.read_weights(model, format)?;
+        Ok(Self::New(plan, first))
+    }
+
+    fn finish(self, model: HeatmapModel) -> Result<(HeatmapModel, Option<LoraReport>)> {
+        let (model, report) = match self {
+            Self::Off => return Ok((model, None)),
+            Self::New(plan, first) => plan.apply(model, first)?,
+            Self::Read(file) => file.attach(model)?,
+        };
+        Ok((model, Some(report)))
+    }
 }
 
 /// A configuration that was found to work, before any tensor is read.
@@ -199,8 +261,10 @@ impl Plan {
 
 /// Refuses what cannot train or cannot be packed before anything is read.
 fn check_adaptation(config: &ModelConfig) -> Result<(), ModelError> {
-    if config.lora.enabled {
+    if config.lora.enabled && config.lora.adapter.is_none() {
         wrapper::validate(&config.lora)?;
+        let streamed = config.quantization.enabled && config.quantization.mode == "hf";
+        wrapper::check_start(config.lora.init_lora_weights, config.quantization.enabled, streamed)?;
     }
     if config.quantization.enabled {
         Format::new(&config.quantization)?;

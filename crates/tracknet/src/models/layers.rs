@@ -8,6 +8,8 @@ use burn::tensor::ops::ConvOptions;
 use tracknet_kernels::{FusedActivation, depthwise_conv3x3, gelu, layer_norm};
 
 use super::init::{Builder, Fill};
+use super::lora::LoraAdapter;
+use super::lora::merge::Merged;
 
 /// Activations that checkpoints and decoders ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,11 @@ pub struct Conv {
     pub weight: Param<Tensor<4>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// Added to the output when present: `A` with the kernel, stride and padding of this convolution, `B` 1×1.
+    pub adapter: Option<LoraAdapter>,
+    /// An adapter whose update is in the weight; kept to take it out again.
+    #[module(skip)]
+    pub(crate) merged: Option<Box<Merged>>,
     #[module(skip)]
     options: ConvOptions<2>,
 }
@@ -153,6 +160,8 @@ impl ConvSpec {
         Conv {
             weight: builder.param("weight", shape, self.fill.unwrap_or(Fill::kaiming_fan_out(shape))),
             bias: self.bias.then(|| builder.param("bias", [output], Fill::ZERO)),
+            adapter: None,
+            merged: None,
             options: ConvOptions::new([self.stride; 2], [self.padding; 2], [1; 2], self.groups),
         }
     }
@@ -161,13 +170,63 @@ impl ConvSpec {
 impl Conv {
     /// `[batch, in, height, width]` → `[batch, out, height / stride, width / stride]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        if self.is_pointwise() {
-            self.pointwise(x)
-        } else if self.is_depthwise3x3() {
-            depthwise_conv3x3(x, self.weight.val())
-        } else {
-            self.general(x)
+        match &self.adapter {
+            Some(adapter) => self.adapted(adapter, x),
+            None if self.is_pointwise() => self.pointwise(x),
+            None if self.is_depthwise3x3() => depthwise_conv3x3(x, self.weight.val()),
+            None => self.general(x),
         }
+    }
+
+    /// `gain · (W * x + B · (s · A * dropout(x))) + bias`.
+    fn adapted(&self, adapter: &LoraAdapter, x: Tensor<4>) -> Tensor<4> {
+        let convolve = |x, kernels: Tensor<2>| {
+            let [rows, _] = kernels.dims();
+            let [_, input, height, width] = self.weight.lazy_shape().dims();
+            let kernels = kernels.reshape([rows, input, height, width]);
+            if self.is_pointwise() { pointwise(x, kernels) } else { conv2d(x, kernels, None, self.options.clone()) }
+        };
+        let thin = convolve(adapter.drop(x.clone()), adapter.a.val()).mul_scalar(adapter.scale());
+        let y = convolve(x, self.rows()) + pointwise(thin, as_kernels(adapter.b.val()));
+        let channels = y.dims()[1];
+        let y = match self.gain(adapter) {
+            Some(gain) => y * gain,
+            None => y,
+        };
+        match &self.bias {
+            Some(bias) => y + bias.val().reshape([1, channels, 1, 1]),
+            None => y,
+        }
+    }
+
+    /// The factor of each output channel under DoRA, `[1, out, 1, 1]`.
+    fn gain(&self, adapter: &LoraAdapter) -> Option<Tensor<4>> {
+        let gain = adapter.gain(|rows| rows.matmul(self.rows().transpose()))?;
+        let channels = gain.dims()[0];
+        Some(gain.reshape([1, channels, 1, 1]))
+    }
+
+    /// The weight with each kernel as a row, `[out, in / groups · height · width]`.
+    pub fn rows(&self) -> Tensor<2> {
+        let [output, columns] = self.shape();
+        self.weight.val().reshape([output, columns])
+    }
+
+    /// The shape of [`Conv::rows`].
+    pub fn shape(&self) -> [usize; 2] {
+        let [output, input, height, width] = self.weight.lazy_shape().dims();
+        [output, input * height * width]
+    }
+
+    /// Whether every output channel sees every input channel. A low-rank update mixes them all, so only such
+    /// convolutions carry adapters.
+    pub fn is_dense(&self) -> bool {
+        self.options.groups == 1
+    }
+
+    /// Edge of the kernel.
+    pub fn kernel(&self) -> usize {
+        self.weight.lazy_shape()[2]
     }
 
     fn general(&self, x: Tensor<4>) -> Tensor<4> {
@@ -205,8 +264,22 @@ impl Conv {
     pub fn forward_channels(&self, x: Tensor<4>, range: std::ops::Range<usize>) -> Tensor<4> {
         let weight = self.weight.val();
         let output = weight.dims()[0];
-        pointwise(x, weight.slice([0..output, range]))
+        let y = pointwise(x.clone(), weight.slice([0..output, range.clone()]));
+        let Some(adapter) = &self.adapter else { return y };
+        let a = adapter.a.val().slice([0..adapter.rank(), range]);
+        let thin = pointwise(adapter.drop(x), as_kernels(a)).mul_scalar(adapter.scale());
+        let y = y + pointwise(thin, as_kernels(adapter.b.val()));
+        match self.gain(adapter) {
+            Some(gain) => y * gain,
+            None => y,
+        }
     }
+}
+
+/// A matrix as 1×1 kernels.
+fn as_kernels(x: Tensor<2>) -> Tensor<4> {
+    let [output, input] = x.dims();
+    x.reshape([output, input, 1, 1])
 }
 
 /// A 1×1 convolution is one matrix product per image: `W [out, in] · X [in, height·width]`.

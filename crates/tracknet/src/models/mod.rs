@@ -32,11 +32,13 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 pub use backbones::Vit;
-pub use build::{BuildReport, build_model};
+pub use build::{BuildReport, build_backbone, build_model};
 pub use decoders::UpsamplingDecoder;
 pub use error::ModelError;
 pub use features::Features;
 pub use heads::HeatmapHead;
+use layers::Conv;
+use lora::LoraAdapter;
 pub use lora::{apply_lora_to_model, apply_quantization};
 pub use memory::MemoryReport;
 pub use projection::{Projection, VisitProjections};
@@ -76,11 +78,8 @@ impl HeatmapModel {
     #[must_use]
     pub fn fork_for_piece(&self, device: &Device) -> Self {
         let mut model = self.clone().fork(device);
-        model.visit_projections_mut(&mut |_, projection| {
-            if let Some(adapter) = &mut projection.adapter {
-                adapter.own_dropout();
-            }
-        });
+        model.visit_projections_mut(&mut |_, p| p.adapter.iter_mut().for_each(LoraAdapter::own_dropout));
+        model.visit_convolutions_mut(&mut |_, c| c.adapter.iter_mut().for_each(LoraAdapter::own_dropout));
         model.decoder.own_dropout();
         model
     }
@@ -88,11 +87,8 @@ impl HeatmapModel {
     /// Makes the dropout masks of the next forward passes a function of `seed`. Called with a seed of the step before
     /// every step, a resumed run draws what the unbroken run would have drawn.
     pub fn seed_dropout(&self, seed: u64) {
-        self.visit_projections(&mut |_, projection| {
-            if let Some(adapter) = &projection.adapter {
-                adapter.seed_dropout(seed);
-            }
-        });
+        self.visit_projections(&mut |_, p| p.adapter.iter().for_each(|a| a.seed_dropout(seed)));
+        self.visit_convolutions(&mut |_, c| c.adapter.iter().for_each(|a| a.seed_dropout(seed)));
         self.decoder.seed_dropout(seed);
     }
 }
@@ -108,5 +104,13 @@ impl VisitProjections for HeatmapModel {
 
     fn visit_projections_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Projection)) {
         self.backbone.visit_projections_mut(visit);
+    }
+
+    fn visit_convolutions(&self, visit: &mut dyn FnMut(&str, &Conv)) {
+        self.decoder.visit_convolutions(&mut |path, conv| visit(&format!("decoder.{path}"), conv));
+    }
+
+    fn visit_convolutions_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Conv)) {
+        self.decoder.visit_convolutions_mut(&mut |path, conv| visit(&format!("decoder.{path}"), conv));
     }
 }

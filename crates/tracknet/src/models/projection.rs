@@ -8,7 +8,9 @@ use burn::tensor::Tensor;
 use tracknet_kernels::{Linear4bitWeight, linear_4bit};
 
 use super::init::{Builder, Fill};
+use super::layers::Conv;
 use super::lora::LoraAdapter;
+use super::lora::merge::Merged;
 
 /// What a projection does in its block. The short names `query`, `key`, `value` and `dense` of a target list mean
 /// these, whatever the checkpoint calls them.
@@ -24,9 +26,11 @@ pub enum Role {
     Output,
     /// A linear layer of the MLP.
     Mlp,
+    /// A convolution of the decoder: adapted only when it is named.
+    Convolution,
 }
 
-/// `y = base(x) + adapter(x)`.
+/// `y = base(x) + adapter(x) + bias`.
 #[derive(Module, Debug)]
 pub struct Projection {
     /// The weight, and how it is stored.
@@ -35,6 +39,9 @@ pub struct Projection {
     pub bias: Option<Param<Tensor<1>>>,
     /// Added to the output when present.
     pub adapter: Option<LoraAdapter>,
+    /// An adapter whose update is in the weight; kept to take it out again.
+    #[module(skip)]
+    pub(crate) merged: Option<Box<Merged>>,
     #[module(skip)]
     role: Role,
 }
@@ -57,6 +64,7 @@ impl Projection {
             base: builder.linear_weight(shape, Fill::TruncatedNormal(deviation)),
             bias: bias.then(|| builder.param("bias", [shape[0]], Fill::ZERO)),
             adapter: None,
+            merged: None,
             role,
         }
     }
@@ -85,22 +93,34 @@ impl Projection {
         let [output, input] = self.shape();
         let rows: usize = shape[..D - 1].iter().product();
         let x = x.reshape([rows, input]);
-        let base = match &self.base {
-            Base::Dense(weight) => self.add_bias(x.clone().matmul(weight.val().transpose())),
-            Base::Packed(weight) => linear_4bit(x.clone(), weight, self.bias.as_ref().map(|b| b.val())),
-        };
+        let y = self.base.multiply(x.clone());
         let y = match &self.adapter {
-            Some(adapter) => base + adapter.forward(x),
-            None => base,
+            Some(adapter) => adapter.forward(y, x, |rows| self.base.multiply(rows)),
+            None => y,
+        };
+        let y = match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
         };
         shape[D - 1] = output;
         y.reshape(shape)
     }
+}
 
-    fn add_bias(&self, y: Tensor<2>) -> Tensor<2> {
-        match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
-            None => y,
+impl Base {
+    /// `[rows, in]` → `[rows, out]`: the product with the transposed weight.
+    pub fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) => x.matmul(weight.val().transpose()),
+            Self::Packed(weight) => linear_4bit(x, weight, None),
+        }
+    }
+
+    /// The weight as floats, `[out, in]`; a packed one is unpacked, rounded as it is for every product.
+    pub fn dense(&self) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) => weight.val(),
+            Self::Packed(weight) => weight.dequantize(),
         }
     }
 }
@@ -120,4 +140,10 @@ pub trait VisitProjections {
 
     /// The same, to change them.
     fn visit_projections_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Projection));
+
+    /// Visits the convolutions that can carry an adapter, by their full name (`decoder.stages.0.proj`).
+    fn visit_convolutions(&self, _visit: &mut dyn FnMut(&str, &Conv)) {}
+
+    /// The same, to change them.
+    fn visit_convolutions_mut(&mut self, _visit: &mut dyn FnMut(&str, &mut Conv)) {}
 }

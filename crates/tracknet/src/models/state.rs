@@ -16,9 +16,9 @@ use super::{HeatmapModel, ModelError};
 pub enum Group {
     /// A base weight of the backbone.
     Backbone,
-    /// A matrix of an adapter.
+    /// A matrix or magnitude of an adapter of the backbone.
     Adapter,
-    /// The decoder.
+    /// The decoder, adapters of its convolutions included.
     Decoder,
     /// The head.
     Head,
@@ -81,14 +81,23 @@ pub struct Naming {
     whole: bool,
 }
 
+/// How the names of an adapter's parameters end.
+const ADAPTER_ENDINGS: [&str; 3] = [".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"];
+
 impl Naming {
+    /// The name of something at a path below the backbone.
+    pub fn in_backbone(&self, path: &str) -> String {
+        if self.whole { format!("backbone.{path}") } else { path.to_owned() }
+    }
+
+    /// The path below the backbone of something with this name.
+    pub fn below_backbone<'a>(&self, name: &'a str) -> &'a str {
+        if self.whole { name.strip_prefix("backbone.").unwrap_or(name) } else { name }
+    }
+
     fn name(&self, path: &[&str]) -> (String, Group) {
         let group = |name: &str| {
-            if name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight") {
-                Group::Adapter
-            } else {
-                Group::Backbone
-            }
+            if ADAPTER_ENDINGS.iter().any(|end| name.ends_with(end)) { Group::Adapter } else { Group::Backbone }
         };
         match path {
             ["backbone", rest @ ..] if self.whole => {
@@ -108,6 +117,10 @@ impl Naming {
 
 /// The decoder's modules are named as its parameters, but for enum variants, `BatchNorm` and `se.fc`.
 fn decoder_name(path: &[&str]) -> String {
+    let (path, end) = match path.iter().position(|p| *p == "adapter") {
+        Some(i) => (&path[..i], adapter_names(&path[i + 1..])),
+        None => (path, Vec::new()),
+    };
     let parts = path.iter().filter(|p| !matches!(**p, "Group" | "Batch")).map(|p| match *p {
         "gamma" => "weight",
         "beta" => "bias",
@@ -115,7 +128,17 @@ fn decoder_name(path: &[&str]) -> String {
         "expand" => "fc.2",
         other => other,
     });
-    parts.collect::<Vec<_>>().join(".")
+    parts.chain(end).collect::<Vec<_>>().join(".")
+}
+
+/// An adapter's own fields, named as PEFT names them.
+pub(super) fn adapter_names<'a>(path: &[&'a str]) -> Vec<&'a str> {
+    match path {
+        ["a"] => vec!["lora_A", "weight"],
+        ["b"] => vec!["lora_B", "weight"],
+        ["dora", "magnitude"] => vec!["lora_magnitude_vector"],
+        other => other.to_vec(),
+    }
 }
 
 /// Sees every parameter with its name.

@@ -17,6 +17,7 @@ use crate::config::{Config, Norm, Precision};
 use crate::datasets::{Batch, BatchLoader};
 use crate::error::Result;
 use crate::files::write_atomic;
+use crate::models::lora::PeftConfig;
 use crate::models::memory::{bytes, training_estimate};
 use crate::models::{BuildReport, HeatmapModel, build_model, is_cpu};
 
@@ -89,11 +90,10 @@ pub struct FitReport {
 /// Anything that keeps the run from starting or going on; files already written stay whole.
 pub fn fit(config: &Config, options: FitOptions, reporter: &mut dyn Reporter) -> Result<FitReport> {
     let device = training_device(config, &options.device);
-    let mut section = config.model.clone();
-    if options.resume.is_some() {
-        // The head comes from the checkpoint; where the run took its first values from may be gone.
-        section.decoder.pretrained = None;
-    }
+    let section = match &options.resume {
+        Some(from) => resume::section_of(config, from)?,
+        None => config.model.clone(),
+    };
     let (model, build) = build_model(&section, config.data.preprocess.resize, config.training.seed, &device)?;
     Trainer::new(config, model, &build, options, reporter)?.fit()
 }
@@ -114,6 +114,8 @@ pub struct Trainer<'a> {
     loaders: Loaders,
     model: HeatmapModel,
     table: ParameterTable,
+    /// What the directory of the adapters says about them.
+    adapter: Option<PeftConfig>,
     stepper: Stepper,
     optimizer: NamedOptimizer,
     schedule: Schedule,
@@ -179,6 +181,7 @@ impl<'a> Trainer<'a> {
             loaders,
             model,
             table,
+            adapter: adapter_config(config, build),
             optimizer,
             state,
         })
@@ -347,7 +350,7 @@ impl<'a> Trainer<'a> {
 
     fn save(&self, dir: &Path) -> Result<()> {
         write_checkpoint(dir, &self.config_yaml, &self.state, &self.optimizer.to_tensors()?, |temporary| {
-            weights::write(&self.model, &self.table, self.config, temporary)
+            weights::write(&self.model, &self.table, self.adapter.as_ref(), temporary)
         })
     }
 
@@ -391,6 +394,15 @@ impl<'a> Trainer<'a> {
         let best = if verdict == Verdict::Best { "  best" } else { "" };
         format!("epoch {}/{}{shown}{best}", self.state.epoch + 1, self.config.training.epochs)
     }
+}
+
+/// The configuration of the adapters that the build made or read, for the base in use.
+fn adapter_config(config: &Config, build: &BuildReport) -> Option<PeftConfig> {
+    let adapter = build.lora.as_ref()?.peft.clone();
+    Some(match config.model.pretrained_model_name.as_deref() {
+        Some(base) => adapter.with_base(Some(base)),
+        None => adapter,
+    })
 }
 
 /// Switches gradients on or off by the freeze schedule.

@@ -43,4 +43,6 @@ pub use run::RunPaths;
 pub use schedule::Schedule;
 pub use step::{BatchShape, BatchTensors, MAX_NON_FINITE, StepReport, Stepper, mask_weight, mix};
 pub use tensors::{HostTensor, HostTensors};
-pub use weights::{LoadedModel, load_model_for_inference};
+pub use weights::{
+    AdapterChoice, LoadedModel, find_adapter, load_model_for_inference, load_model_with_adapter, named_adapters,
+};

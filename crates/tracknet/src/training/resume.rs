@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, ModelConfig};
 use crate::error::{Error, Result};
 use crate::models::BuildReport;
 
@@ -12,6 +12,7 @@ use super::evaluate::Evaluation;
 use super::optimizer::Part;
 use super::parameters::ParameterTable;
 use super::run::RunPaths;
+use super::weights;
 
 /// Finds a checkpoint of a run (the first of `names` that exists), or opens `path` if it is a checkpoint itself.
 /// A run whose `ckpt_dir` is elsewhere is looked up there.
@@ -77,6 +78,13 @@ pub(super) fn why_nothing_trains(config: &Config) -> String {
     format!("{backbone}, and neither decoder nor head has trainable weights")
 }
 
+/// The `model` section that builds the model of the run at `from`. The backbone comes from where `config` says.
+pub(super) fn section_of(config: &Config, from: &Path) -> Result<ModelConfig> {
+    let mut section = weights::section_of(config, &find_checkpoint(from, &["last", "best"])?);
+    section.pretrained_model_name.clone_from(&config.model.pretrained_model_name);
+    Ok(section)
+}
+
 /// Refuses a watched metric that no run has.
 pub(super) fn check_monitor(config: &Config) -> Result<()> {
     let monitor = &config.training.early_stopping.monitor;
@@ -100,6 +108,7 @@ pub(super) fn differences(config: &Config, checkpoint: &Checkpoint) -> Result<Ve
     let mut model = old.model.clone();
     model.pretrained_model_name.clone_from(&config.model.pretrained_model_name);
     model.decoder.pretrained.clone_from(&config.model.decoder.pretrained);
+    model.lora.adapter.clone_from(&config.model.lora.adapter);
     model.backbone.local_files_only = config.model.backbone.local_files_only;
     model.backbone.device_map.clone_from(&config.model.backbone.device_map);
     if model != config.model {

@@ -2,16 +2,18 @@
 //! the backbone in Hugging Face's, and decoder and head. A base that does not train is not written.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 
-use crate::config::Config;
+use crate::config::{Config, LoraConfig, ModelConfig};
 use crate::error::Result;
-use crate::models::lora::{peft, write_adapter};
+use crate::models::lora::peft_config::CONFIG_FILE;
+use crate::models::lora::{PeftConfig, peft, write_adapter};
 use crate::models::pretrained::save::read_all;
-use crate::models::pretrained::{StoredAs, load_head, write_backbone, write_head};
+use crate::models::pretrained::{HEAD_FILE, StoredAs, load_head, write_backbone, write_head};
 use crate::models::state::{Require, load_state};
 use crate::models::{BuildReport, HeatmapModel, VisitProjections, build_model};
 
@@ -22,11 +24,16 @@ use super::parameters::ParameterTable;
 use super::resume::find_checkpoint;
 
 /// Writes everything that `table` says may train into `dir`.
-pub(super) fn write(model: &HeatmapModel, table: &ParameterTable, config: &Config, dir: &Path) -> Result<()> {
+pub(super) fn write(
+    model: &HeatmapModel,
+    table: &ParameterTable,
+    adapter: Option<&PeftConfig>,
+    dir: &Path,
+) -> Result<()> {
     write_head(dir, model)?;
-    if config.model.lora.enabled {
-        let name = config.model.pretrained_model_name.as_deref();
-        return write_adapter(&dir.join(ADAPTER_DIR), model, &config.model.lora, name);
+    if let Some(config) = adapter {
+        // Adapters of the decoder alone are part of its file.
+        return if config.has_targets() { write_adapter(&dir.join(ADAPTER_DIR), model, config) } else { Ok(()) };
     }
     if table.sorted().iter().any(|p| p.kind.part == Part::Backbone) {
         write_backbone(&dir.join(BACKBONE_DIR), &model.backbone, StoredAs::F32)?;
@@ -58,6 +65,19 @@ fn adapter_state(tensors: BTreeMap<String, TensorData>, prefix: &str) -> BTreeMa
     tensors.into_iter().map(|(name, data)| (rename(name), data)).collect()
 }
 
+/// The `model` section that builds the model of a checkpoint. Where the run took its first values from may be gone.
+pub(super) fn section_of(config: &Config, checkpoint: &Checkpoint) -> ModelConfig {
+    let mut section = config.model.clone();
+    section.decoder.pretrained = None;
+    if section.lora.adapter.is_some() {
+        section.lora.adapter = checkpoint.adapter_dir();
+    }
+    if let Some(dir) = checkpoint.backbone_dir() {
+        section.pretrained_model_name = Some(dir.display().to_string());
+    }
+    section
+}
+
 fn fits<T>(path: &Path, loaded: Result<T, crate::models::ModelError>) -> Result<T> {
     loaded.map_err(|e| TrainingError::DoesNotFit { path: path.to_path_buf(), problem: e.to_string() }.into())
 }
@@ -75,6 +95,18 @@ pub struct LoadedModel {
     pub checkpoint: Checkpoint,
 }
 
+/// Which adapter a loaded model has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AdapterChoice {
+    /// The one that was trained in the run, if one was.
+    #[default]
+    Own,
+    /// None: the base as it was before the run.
+    None,
+    /// The adapter of a directory; a [`HEAD_FILE`] in it replaces decoder and head, too.
+    Directory(PathBuf),
+}
+
 /// Loads the best checkpoint of a run (the last if there is no best), or a checkpoint itself. `base` says where the
 /// frozen backbone is now, if it is no more at the `model.pretrained_model_name` of the run.
 ///
@@ -82,25 +114,104 @@ pub struct LoadedModel {
 /// If there is none, a file of it is damaged, the frozen base is not the one it was trained on, or a `base` is given
 /// for a run whose backbone trained.
 pub fn load_model_for_inference(path: &Path, base: Option<&str>, device: &Device) -> Result<LoadedModel> {
+    load_model_with_adapter(path, base, &AdapterChoice::Own, device)
+}
+
+/// [`load_model_for_inference`] with another adapter than the run's own, on the same base.
+///
+/// # Errors
+/// As there; an adapter that does not fit, or a run whose backbone itself trained.
+pub fn load_model_with_adapter(
+    path: &Path,
+    base: Option<&str>,
+    adapter: &AdapterChoice,
+    device: &Device,
+) -> Result<LoadedModel> {
     let checkpoint = find_checkpoint(path, &["best", "last"])?;
     let label = checkpoint.dir.join(super::CONFIG_FILE).display().to_string();
     let mut config = Config::from_yaml(&label, &checkpoint.config_yaml()?)?;
+    if checkpoint.backbone_dir().is_some() && (base.is_some() || *adapter != AdapterChoice::Own) {
+        let what = if base.is_some() { "base" } else { "adapter" };
+        let problem = format!("the backbone trained and is in the checkpoint: there is no other {what} to give it");
+        return Err(TrainingError::DoesNotFit { path: checkpoint.dir, problem }.into());
+    }
     if let Some(base) = base {
-        if checkpoint.backbone_dir().is_some() {
-            let problem = "the backbone trained and is in the checkpoint: there is no other base to give it".to_owned();
-            return Err(TrainingError::DoesNotFit { path: checkpoint.dir, problem }.into());
-        }
         config.model.pretrained_model_name = Some(base.to_owned());
     }
-    let mut section = config.model.clone();
-    // The head comes from the checkpoint; where the run took its first values from may be gone.
-    section.decoder.pretrained = None;
-    if let Some(dir) = checkpoint.backbone_dir() {
-        section.pretrained_model_name = Some(dir.display().to_string());
+    let section = section_of(&config, &checkpoint);
+    let build =
+        |section: &ModelConfig| build_model(section, config.data.preprocess.resize, config.training.seed, device);
+    let (model, mut report) = build(&section)?;
+    let identity = BaseIdentity { name: report.source.clone(), sha256: report.base_hash.clone() };
+    checkpoint.check_base(Some(&identity))?;
+    let mut model = load(model, &checkpoint)?;
+    // Another backbone below the run's decoder: adapters of the decoder belong to the run.
+    let other = match adapter {
+        AdapterChoice::Own => None,
+        AdapterChoice::None => Some(LoraConfig::default()),
+        AdapterChoice::Directory(dir) => {
+            Some(LoraConfig { enabled: true, adapter: Some(dir.clone()), ..LoraConfig::default() })
+        }
+    };
+    if let Some(lora) = other {
+        let section = ModelConfig { lora, ..section };
+        let (other, other_report) = build(&section)?;
+        (model.backbone, report) = (other.backbone, other_report);
     }
-    let (model, build) = build_model(&section, config.data.preprocess.resize, config.training.seed, device)?;
-    let base = BaseIdentity { name: build.source.clone(), sha256: build.base_hash.clone() };
-    checkpoint.check_base(Some(&base))?;
-    let model = load(model, &checkpoint)?.valid();
-    Ok(LoadedModel { model, config, build, checkpoint })
+    if let AdapterChoice::Directory(dir) = adapter
+        && dir.join(HEAD_FILE).is_file()
+    {
+        model = load_head(dir, model)?;
+    }
+    Ok(LoadedModel { model: model.valid(), config, build: report, checkpoint })
+}
+
+/// Finds the adapter that `name` means: a directory with an `adapter_config.json`, or the name of one in `adapters/` of
+/// the run or beside the run's own adapter.
+///
+/// # Errors
+/// There is none; the names that exist are listed.
+pub fn find_adapter(run: &Path, name: &str) -> Result<PathBuf> {
+    let direct = PathBuf::from(name);
+    if direct.join(CONFIG_FILE).is_file() {
+        return Ok(direct);
+    }
+    let known = named_adapters(run);
+    match known.iter().find(|(known, _)| known == name) {
+        Some((_, dir)) => Ok(dir.clone()),
+        None => {
+            let names: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let problem = format!(
+                "--adapter {name}: neither a directory with an {CONFIG_FILE} nor the name of an adapter of the run; \
+                 names: {names}"
+            );
+            Err(TrainingError::DoesNotFit { path: run.to_path_buf(), problem }.into())
+        }
+    }
+}
+
+/// The adapters below a directory, by name: of a run its own (`best`, `last`) and those in `adapters/`, elsewhere every
+/// sub-directory that holds one.
+pub fn named_adapters(path: &Path) -> Vec<(String, PathBuf)> {
+    let mut found = Vec::new();
+    let mut add = |name: String, dir: PathBuf| {
+        if dir.join(CONFIG_FILE).is_file() && !found.iter().any(|(known, _)| *known == name) {
+            found.push((name, dir));
+        }
+    };
+    for checkpoint in ["best", "last"] {
+        add(checkpoint.to_owned(), path.join("checkpoints").join(checkpoint).join(ADAPTER_DIR));
+    }
+    add(ADAPTER_DIR.to_owned(), path.join(ADAPTER_DIR));
+    for folder in [path.join("adapters"), path.to_path_buf()] {
+        let mut entries: Vec<PathBuf> =
+            fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        entries.sort();
+        for dir in entries {
+            let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            add(name, dir);
+        }
+    }
+    found
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use crate::models::ModelError;
 use crate::models::layers::Activation;
 use crate::models::projection::Role;
+use crate::models::state::adapter_names;
 
 use super::{dinov2, dinov3, vit};
 
@@ -166,6 +167,7 @@ impl VitNames {
             Role::Value => vec![last(self.value)],
             Role::Output => vec![last(self.output)],
             Role::Mlp => [self.gate, self.up, self.down].into_iter().filter(|p| !p.is_empty()).map(last).collect(),
+            Role::Convolution => Vec::new(),
         }
     }
 
@@ -183,8 +185,7 @@ fn join(head: &str, rest: &[&str]) -> String {
 fn projection_names<'a>(path: &[&'a str]) -> Vec<&'a str> {
     match path {
         ["base", _] => vec!["weight"],
-        ["adapter", "a"] => vec!["lora_A", "weight"],
-        ["adapter", "b"] => vec!["lora_B", "weight"],
+        ["adapter", rest @ ..] => adapter_names(rest),
         other => other.to_vec(),
     }
 }

@@ -38,6 +38,16 @@ impl ResidualBlock {
         }
     }
 
+    /// The two convolutions, by name.
+    pub fn convolutions(&self) -> [(&'static str, &Conv); 2] {
+        [("dw", &self.dw), ("pw", &self.pw)]
+    }
+
+    /// The same, to change them.
+    pub fn convolutions_mut(&mut self) -> [(&'static str, &mut Conv); 2] {
+        [("dw", &mut self.dw), ("pw", &mut self.pw)]
+    }
+
     /// Leaves the streams of dropout that it shares with its clones.
     pub fn own_dropout(&mut self) {
         self.dropout.own_stream();

@@ -142,6 +142,30 @@ impl UpsamplingDecoder {
         }
     }
 
+    /// Visits the convolutions by their path below the decoder.
+    pub fn visit_convolutions(&self, visit: &mut dyn FnMut(&str, &Conv)) {
+        for (i, stage) in self.stages.iter().enumerate() {
+            if let Some(proj) = &stage.proj {
+                visit(&format!("stages.{i}.proj"), proj);
+            }
+            for (j, block) in stage.blocks.iter().enumerate() {
+                block.convolutions().into_iter().for_each(|(n, c)| visit(&format!("stages.{i}.blocks.{j}.{n}"), c));
+            }
+        }
+    }
+
+    /// The same, to change them.
+    pub fn visit_convolutions_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Conv)) {
+        for (i, stage) in self.stages.iter_mut().enumerate() {
+            if let Some(proj) = &mut stage.proj {
+                visit(&format!("stages.{i}.proj"), proj);
+            }
+            for (j, block) in stage.blocks.iter_mut().enumerate() {
+                block.convolutions_mut().into_iter().for_each(|(n, c)| visit(&format!("stages.{i}.blocks.{j}.{n}"), c));
+            }
+        }
+    }
+
     /// Leaves the streams of dropout that it shares with its clones.
     pub fn own_dropout(&mut self) {
         self.stages.iter_mut().flat_map(|s| &mut s.blocks).for_each(|block| block.own_dropout());

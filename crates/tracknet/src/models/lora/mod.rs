@@ -2,19 +2,34 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`adapter`] | the two thin matrices and their forward |
-//! | [`peft`] | adapter directories |
-//! | [`quantization`] | [`apply_quantization`] |
-//! | [`targets`] | which projections `target_modules` means |
+//! | [`adapter`] | the two thin matrices and their forward, with every variant |
+//! | [`targets`], `ranks` | which modules `target_modules` means, and the rank and scale of each |
+//! | `first`, `linalg` | first values, random or from the weight, and the decompositions they need |
 //! | [`wrapper`] | [`apply_lora_to_model`] |
+//! | [`peft`], [`peft_config`] | adapter directories: tensors, and `adapter_config.json` |
+//! | [`merge`], [`set`], [`status`], [`compare`] | operations on adapters: merging, switching, tables, comparing and converting |
+//! | [`quantization`] | [`apply_quantization`] |
 
 pub mod adapter;
+pub mod compare;
+mod first;
+mod linalg;
+pub mod merge;
 pub mod peft;
+pub mod peft_config;
 pub mod quantization;
+mod ranks;
+pub mod set;
+pub mod status;
 pub mod targets;
 pub mod wrapper;
 
 pub use adapter::LoraAdapter;
-pub use peft::{PeftConfig, load_adapter, write_adapter};
+pub use compare::{AdapterDifference, compare_adapters, convert_adapter};
+pub use merge::{Deviation, MergeInto, merge_adapters, merge_and_compare, unmerge_adapters};
+pub use peft::{AdapterFile, load_adapter, write_adapter};
+pub use peft_config::PeftConfig;
 pub use quantization::{QuantizationReport, apply_quantization, plan_quantization};
-pub use wrapper::{AdaptedModule, LoraReport, apply_lora_to_model};
+pub use set::AdapterSet;
+pub use status::{AdapterStatus, LayerStatus, layer_status, status_table};
+pub use wrapper::{AdaptedModule, LoraPlan, LoraReport, apply_lora_to_model};

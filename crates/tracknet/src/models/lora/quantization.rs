@@ -144,6 +144,12 @@ impl Format {
         Linear4bitWeight::from_packed(&packed, self.compute, device).map_err(|e| unpackable(path, e))
     }
 
+    /// What is read back of values that are stored so, rounded to the compute type as for every product.
+    pub(crate) fn round_trip(&self, path: &str, values: &[f32], shape: [usize; 2]) -> Result<Vec<f32>, ModelError> {
+        let packed = PackedWeight::quantize(values, shape, &self.options).map_err(|e| unpackable(path, e))?;
+        Ok(packed.view().dequantize(self.compute))
+    }
+
     /// Bytes of codes and scales for this many values.
     fn bytes(&self, count: usize) -> usize {
         let blocks = count.div_ceil(self.options.blocksize);

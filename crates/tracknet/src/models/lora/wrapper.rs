@@ -1,31 +1,37 @@
 //! Puts adapters on a model and freezes the rest.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::Tensor;
-
-use crate::config::{LoraConfig, TargetModules};
+use crate::config::{InitMethod, LoraConfig, TargetModules};
 use crate::models::ModelError;
 use crate::models::init::{Builder, RandomSource};
-use crate::models::projection::{Projection, VisitProjections};
+use crate::models::layers::Conv;
+use crate::models::projection::{Projection, Role, VisitProjections};
+use crate::models::state::{Group, NamedModule, ParameterInfo, named_parameters, set_trainable};
 
-use super::adapter::LoraAdapter;
-use super::targets::{Candidate, select};
+use super::adapter::{LoraAdapter, Scaling};
+use super::first::{self, FromWeights, Matrices};
+use super::peft_config::PeftConfig;
+use super::quantization::Format;
+use super::ranks::Ranks;
+use super::targets::{Candidate, is_inside, select, spellings};
 
 /// Which modules were adapted, and what the user should know about it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LoraReport {
     /// In the order of the model.
     pub adapted: Vec<AdaptedModule>,
     /// Translated names, entries that matched nothing, ranks that are larger than they need to be.
     pub notes: Vec<String>,
+    /// What the adapter's directory says about it.
+    pub peft: PeftConfig,
 }
 
-/// One adapted projection.
+/// One adapted module.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdaptedModule {
-    /// The path below the backbone.
+    /// The path below the backbone, or the full name of a convolution of the decoder.
     pub path: String,
     /// `[out, in]`.
     pub shape: [usize; 2],
@@ -33,65 +39,255 @@ pub struct AdaptedModule {
     pub rank: usize,
     /// The factor in front of `B(A(x))`.
     pub scale: f32,
+    /// Whether the lengths of the rows are learned by themselves.
+    pub dora: bool,
+}
+
+impl AdaptedModule {
+    pub(super) fn of(path: &str, shape: [usize; 2], adapter: &LoraAdapter) -> Self {
+        let dora = adapter.dora.is_some();
+        Self { path: path.to_owned(), shape, rank: adapter.rank(), scale: adapter.scale(), dora }
+    }
+
+    /// Parameters of its adapter.
+    pub fn parameters(&self) -> usize {
+        let [output, input] = self.shape;
+        self.rank * (output + input) + if self.dora { output } else { 0 }
+    }
 }
 
 impl fmt::Display for LoraReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let added: usize = self.adapted.iter().map(|m| m.rank * (m.shape[0] + m.shape[1])).sum();
+        let added: usize = self.adapted.iter().map(AdaptedModule::parameters).sum();
         write!(f, "adapted {} modules, {added} adapter parameters", self.adapted.len())?;
         self.notes.iter().try_for_each(|note| write!(f, "\n{note}"))
     }
 }
 
-/// Freezes every parameter of `model` and adds an adapter to each projection that `targets`, or else
-/// `config.target_modules`, names; `config.bias` says which biases train besides.
+/// Freezes every parameter of the backbone and adds an adapter to each projection (and each convolution of a decoder)
+/// that `targets`, or else `config.target_modules`, names; `config.bias` and `config.modules_to_save` say what trains
+/// besides.
 ///
 /// `seed` decides the first values of the adapters, whatever else the model holds.
 ///
 /// # Errors
-/// A value of `config` that cannot work, or targets that match nothing.
-pub fn apply_lora_to_model<M: Module + VisitProjections>(
-    model: M,
+/// A value of `config` that cannot work, targets that match nothing, or a start that is computed from float weights on
+/// packed ones.
+pub fn apply_lora_to_model<M: NamedModule + VisitProjections>(
+    mut model: M,
     config: &LoraConfig,
     targets: Option<&[String]>,
     seed: u64,
 ) -> Result<(M, LoraReport), ModelError> {
-    validate(config)?;
     let list = targets.map(|t| TargetModules::List(t.to_vec()));
-    let mut candidates = Vec::new();
-    model.visit_projections(&mut |path, p| candidates.push(Candidate { path: path.to_owned(), role: p.role() }));
-    let selection = select(list.as_ref().or(config.target_modules.as_ref()), &candidates, model.peft_prefix())?;
-
-    let mut model = model.freeze();
-    if config.bias == "all" {
-        model = model.map(&mut UnfreezeBiases::default());
-    }
-    let device = model.devices().into_iter().next().unwrap_or_default();
-    let source = RandomSource { seed };
-    let builder = Builder::new(&source, &device);
-    let mut report = LoraReport { adapted: Vec::new(), notes: selection.notes };
-    model.visit_projections_mut(&mut |path, projection| {
-        if selection.paths.iter().any(|p| p == path) {
-            adapt(path, projection, config, &builder, &mut report);
-        }
-    });
-    Ok((model, report))
+    let plan = LoraPlan::new(&model, config, list.as_ref(), seed)?;
+    let first = plan.read_weights(&mut model, None)?;
+    plan.apply(model, first)
 }
 
-fn adapt(path: &str, projection: &mut Projection, config: &LoraConfig, builder: &Builder<'_>, report: &mut LoraReport) {
-    let shape = projection.shape();
-    if config.r > shape[0].min(shape[1]) {
-        let [output, input] = shape;
-        report
-            .notes
-            .push(format!("lora.r: {} is larger than the smaller side of {path} [{output}, {input}]", config.r));
+/// What [`apply_lora_to_model`] will do, in two steps: some first values need the weights before they are quantized, and
+/// adapters come after that.
+#[derive(Debug)]
+pub struct LoraPlan {
+    config: LoraConfig,
+    modules: Vec<PlannedModule>,
+    notes: Vec<String>,
+    seed: u64,
+}
+
+/// A module that will be adapted.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PlannedModule {
+    pub(crate) path: String,
+    pub(crate) shape: [usize; 2],
+    pub(crate) rank: usize,
+    pub(crate) scaling: Scaling,
+}
+
+impl PlannedModule {
+    pub(crate) fn scale(&self) -> f32 {
+        self.scaling.factor(self.rank)
     }
-    let adapter = LoraAdapter::new(shape, config, &builder.at(path));
-    report.adapted.push(AdaptedModule { path: path.to_owned(), shape, rank: adapter.rank(), scale: adapter.scale() });
-    projection.adapter = Some(adapter);
-    if config.bias == "lora_only" {
-        projection.bias = projection.bias.take().map(|b| b.set_require_grad(true));
+}
+
+/// First matrices that were computed from the weights.
+#[derive(Debug, Default)]
+pub struct FirstValues(Matrices);
+
+impl LoraPlan {
+    /// Chooses the modules and their ranks; `targets` stand in for `config.target_modules`.
+    ///
+    /// # Errors
+    /// A value of `config` that cannot work, or targets that match nothing.
+    pub fn new<M: VisitProjections>(
+        model: &M,
+        config: &LoraConfig,
+        targets: Option<&TargetModules>,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
+        validate(config)?;
+        let prefix = model.peft_prefix();
+        let mut shapes = Vec::new();
+        let mut candidates = Vec::new();
+        let mut add = |path: &str, role, shape| {
+            candidates.push(Candidate { path: path.to_owned(), role });
+            shapes.push(shape);
+        };
+        model.visit_projections(&mut |path, p| add(path, p.role(), p.shape()));
+        model.visit_convolutions(&mut |path, conv| {
+            if conv.is_dense() {
+                add(path, Role::Convolution, conv.shape());
+            }
+        });
+        let selection = select(targets.or(config.target_modules.as_ref()), config, &candidates, prefix)?;
+        let ranks = Ranks::new(config)?;
+        let chosen = candidates.iter().zip(shapes).filter(|(c, _)| selection.paths.contains(&c.path));
+        let modules: Vec<PlannedModule> = chosen
+            .map(|(candidate, shape)| {
+                let (rank, scaling) = ranks.of(&candidate.path, prefix);
+                PlannedModule { path: candidate.path.clone(), shape, rank, scaling }
+            })
+            .collect();
+        let mut notes = selection.notes;
+        notes.extend(modules.iter().filter(|m| m.rank > m.shape[0].min(m.shape[1])).map(|m| {
+            let [output, input] = m.shape;
+            format!("lora.r: {} is larger than the smaller side of {} [{output}, {input}]", m.rank, m.path)
+        }));
+        Ok(Self { config: config.clone(), modules, notes, seed })
     }
+
+    /// Computes the first values that come from float weights, and leaves the rest of each weight in the base. To be
+    /// called before the weights are quantized in `format`; does nothing where the start is random.
+    ///
+    /// # Errors
+    /// A weight that is packed already, a rank that is too large, or `loftq` without quantization.
+    pub fn read_weights<M: VisitProjections>(
+        &self,
+        model: &mut M,
+        format: Option<Format>,
+    ) -> Result<FirstValues, ModelError> {
+        let method = self.config.init_lora_weights;
+        if !method.reads_weights() {
+            return Ok(FirstValues::default());
+        }
+        let start = FromWeights { method, iterations: self.config.loftq_config.loftq_iter, format };
+        start.run(model, &self.modules).map(FirstValues)
+    }
+
+    /// Freezes the backbone and adds the adapters.
+    ///
+    /// # Errors
+    /// A module of `modules_to_save` that is stored in 4 bits.
+    pub fn apply<M: NamedModule + VisitProjections>(
+        self,
+        model: M,
+        first: FirstValues,
+    ) -> Result<(M, LoraReport), ModelError> {
+        let Self { config, modules, mut notes, seed } = self;
+        let prefix = model.peft_prefix();
+        let paths: Vec<&str> = modules.iter().map(|m| m.path.as_str()).collect();
+        let (mut model, saved) = freeze_base(model, &config, &paths)?;
+        notes.extend(saved);
+        let device = model.devices().into_iter().next().unwrap_or_default();
+        let source = RandomSource { seed };
+        let mut attach = Attach { config: &config, modules: &modules, first: first.0, adapted: Vec::new(), seed };
+        let root = Builder::new(&source, &device);
+        model.visit_projections_mut(&mut |path, projection| attach.projection(path, projection, &root));
+        model.visit_convolutions_mut(&mut |path, conv| attach.convolution(path, conv, &root));
+        let adapted = attach.adapted;
+        let in_backbone = adapted.iter().filter(|m| !m.path.starts_with("decoder."));
+        let targets = in_backbone.map(|m| format!("{prefix}{}", m.path)).collect();
+        let peft = PeftConfig::of_training(&config, targets);
+        Ok((model, LoraReport { adapted, notes, peft }))
+    }
+}
+
+/// Adds planned adapters to the modules they are for.
+struct Attach<'a> {
+    config: &'a LoraConfig,
+    modules: &'a [PlannedModule],
+    first: Matrices,
+    adapted: Vec<AdaptedModule>,
+    seed: u64,
+}
+
+impl Attach<'_> {
+    fn projection(&mut self, path: &str, projection: &mut Projection, root: &Builder<'_>) {
+        let Some(adapter) = self.adapter(path, root) else { return };
+        let adapter = if self.config.use_dora { adapter.with_dora(projection.base.dense(), None) } else { adapter };
+        self.adapted.push(AdaptedModule::of(path, projection.shape(), &adapter));
+        projection.adapter = Some(adapter);
+    }
+
+    fn convolution(&mut self, path: &str, conv: &mut Conv, root: &Builder<'_>) {
+        let Some(adapter) = self.adapter(path, root) else { return };
+        let adapter = if self.config.use_dora { adapter.with_dora(conv.rows(), None) } else { adapter };
+        self.adapted.push(AdaptedModule::of(path, conv.shape(), &adapter));
+        conv.weight = conv.weight.clone().set_require_grad(false);
+        let bias_trains = self.config.bias != "none";
+        conv.bias = conv.bias.take().map(|bias| bias.set_require_grad(bias_trains));
+        conv.adapter = Some(adapter);
+    }
+
+    fn adapter(&mut self, path: &str, root: &Builder<'_>) -> Option<LoraAdapter> {
+        let module = self.modules.iter().find(|m| m.path == path)?;
+        let matrices = match self.first.remove(path) {
+            Some(matrices) => matrices.map(|data| first::parameter(data, root.device())),
+            None => {
+                let method = self.config.init_lora_weights;
+                first::random(method, module.shape, module.rank, self.seed, &root.at(path))
+            }
+        };
+        Some(LoraAdapter::new(matrices, module.scaling, self.config.lora_dropout, path))
+    }
+}
+
+/// Freezes every base weight of the backbone but the biases and modules that `config` lets train; decoder and head keep
+/// what they do. Returns what the user should know.
+///
+/// # Errors
+/// A module of `modules_to_save` that is stored in 4 bits.
+pub(super) fn freeze_base<M: NamedModule + VisitProjections>(
+    model: M,
+    config: &LoraConfig,
+    adapted: &[&str],
+) -> Result<(M, Vec<String>), ModelError> {
+    let (naming, prefix) = (model.naming(), model.peft_prefix());
+    let entries = config.modules_to_save.as_deref().unwrap_or_default();
+    let saved_by = |path: &str| entries.iter().find(|e| spellings(path, prefix).iter().any(|p| is_inside(p, e)));
+    let mut packed = None;
+    model.visit_projections(&mut |path, p| {
+        if packed.is_none() && p.is_quantized() && saved_by(path).is_some() {
+            packed = Some(path.to_owned());
+        }
+    });
+    if let Some(path) = packed {
+        let message = format!(
+            "{path} is stored in 4 bits and cannot train; name it in model.quantization.skip_modules, or leave it out"
+        );
+        return Err(ModelError::key("lora.modules_to_save", message));
+    }
+    let adapted: BTreeSet<String> = adapted.iter().map(|path| format!("{path}.bias")).collect();
+    let trains = |p: &ParameterInfo| match p.group {
+        Group::Decoder | Group::Head => p.trainable,
+        Group::Adapter => true,
+        Group::Backbone => {
+            let path = naming.below_backbone(&p.name);
+            let module = path.rsplit_once('.').map_or("", |(module, _)| module);
+            saved_by(module).is_some()
+                || (config.bias == "all" && path.ends_with(".bias"))
+                || (config.bias == "lora_only" && adapted.contains(path))
+        }
+    };
+    let parameters = named_parameters(&model);
+    let unused = |entry: &&String| {
+        let backbone = parameters.iter().filter(|p| p.group == Group::Backbone);
+        let mut modules = backbone.filter_map(|p| naming.below_backbone(&p.name).rsplit_once('.').map(|(m, _)| m));
+        !modules.any(|m| spellings(m, prefix).iter().any(|p| is_inside(p, entry)))
+    };
+    let unused = entries.iter().filter(unused);
+    let notes = unused.map(|e| format!("lora.modules_to_save: `{e}` matches no module of the backbone")).collect();
+    Ok((set_trainable(model, trains), notes))
 }
 
 /// Checks the values of a `lora` section.
@@ -99,38 +295,25 @@ fn adapt(path: &str, projection: &mut Projection, config: &LoraConfig, builder: 
 /// # Errors
 /// Names the first key whose value cannot work.
 pub fn validate(config: &LoraConfig) -> Result<(), ModelError> {
-    let refuse = |key: &str, message: String| Err(ModelError::key(format!("lora.{key}"), message));
-    if config.r == 0 {
-        return refuse("r", "is 0, expected a positive rank".to_owned());
+    match config.problems().into_iter().next() {
+        Some((key, message)) => Err(ModelError::key(format!("lora.{key}"), message)),
+        None => Ok(()),
     }
-    if config.lora_alpha.is_nan() || config.lora_alpha <= 0.0 {
-        return refuse("lora_alpha", format!("is {}, expected a positive number", config.lora_alpha));
+}
+
+/// Refuses what only a build from a configuration can see.
+///
+/// # Errors
+/// A start that is computed from float weights where there are none, or `loftq` without 4-bit storage.
+pub(crate) fn check_start(method: InitMethod, quantized: bool, streamed: bool) -> Result<(), ModelError> {
+    let refuse = |message: String| Err(ModelError::key("lora.init_lora_weights", message));
+    if method == InitMethod::Loftq && !quantized {
+        return refuse("is loftq, which makes up for what 4-bit storage loses: enable quantization".to_owned());
     }
-    if !(0.0..=1.0).contains(&config.lora_dropout) {
-        return refuse("lora_dropout", format!("is {}, expected 0 ≤ lora_dropout ≤ 1", config.lora_dropout));
-    }
-    if !["none", "all", "lora_only"].contains(&config.bias.as_str()) {
-        return refuse("bias", format!("is `{}`, expected none, all or lora_only", config.bias));
+    if method.reads_weights() && streamed {
+        return refuse(format!(
+            "is {method}, computed from float weights, which quantization.mode hf never holds: use manual"
+        ));
     }
     Ok(())
-}
-
-/// Makes every parameter called `bias` trainable.
-#[derive(Default)]
-struct UnfreezeBiases {
-    path: Vec<String>,
-}
-
-impl ModuleMapper for UnfreezeBiases {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.path.last().is_some_and(|name| name == "bias") { param.set_require_grad(true) } else { param }
-    }
 }

@@ -158,12 +158,3 @@ pub(super) fn write_config(path: &Path, config: Map<String, Value>) -> Result<()
     let text = python_json(&Value::Object(config));
     write_atomic(path, |w| w.write_all(text.as_bytes()))
 }
-
-/// Writes JSON with sorted keys and an indent of two spaces.
-pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let sorted: BTreeMap<String, Value> = serde_json::to_value(value)
-        .and_then(serde_json::from_value)
-        .map_err(|e| ModelError::file(path, e.to_string()))?;
-    let text = serde_json::to_string_pretty(&sorted).map_err(|e| ModelError::file(path, e.to_string()))?;
-    write_atomic(path, |w| w.write_all(text.as_bytes()))
-}

@@ -1,0 +1,155 @@
+//! `tracknet adapter …` and the adapter flags of eval and predict, as a user meets them.
+
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+use burn::tensor::TensorData;
+use tracknet::models::pretrained::save::read_all;
+
+/// A tiny DINOv3 on 96×64 frames.
+const TINY: [&str; 14] = [
+    "data.root=rallies",
+    "data.split.train_games=[game1]",
+    "data.split.val_games=[game2]",
+    "data.preprocess.resize=[96,64]",
+    "model.backbone.architecture={hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}",
+    "model.decoder.channels=[32,16]",
+    "model.decoder.upsample=[2]",
+    "model.heatmap.size=[24,16]",
+    "training.epochs=1",
+    "training.batch_size=2",
+    "training.precision=fp32",
+    "training.backbone_freeze_epochs=0",
+    "training.scheduler.warmup_epochs=0",
+    "training.data_loader.num_workers=1",
+];
+
+fn tracknet<S: AsRef<str>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tracknet"));
+    for arg in args {
+        command.arg(arg.as_ref());
+    }
+    command.current_dir(dir).env_remove("TRACKNET_CONFIG_DIR").output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs a command that must end with this exit code; returns all that it printed.
+fn ends<S: AsRef<str>>(code: i32, dir: &Path, args: impl IntoIterator<Item = S>) -> String {
+    let output = tracknet(dir, args);
+    let printed = text(&output);
+    assert_eq!(output.status.code(), Some(code), "{printed}");
+    assert!(!printed.contains("panicked"), "{printed}");
+    printed
+}
+
+fn contains_all(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no `{part}` in:\n{text}");
+    }
+}
+
+fn train(dir: &Path, model: &str, overrides: &[&str]) -> String {
+    let flags = ["train", "--model", model, "--output-dir", "runs"];
+    let printed = ends(0, dir, flags.iter().chain(&TINY).chain(overrides));
+    printed.lines().find_map(|line| line.strip_prefix("run: ")).unwrap().to_owned()
+}
+
+#[test]
+fn the_help_of_every_verb_has_an_example() {
+    let dir = tempfile::tempdir().unwrap();
+    for verb in ["", "merge", "unmerge", "list", "status", "convert", "diff"] {
+        let words = ["adapter", verb];
+        let help = ends(0, dir.path(), words.into_iter().filter(|w| !w.is_empty()).chain(["--help"]));
+        let command = format!("tracknet adapter {verb}");
+        let (_, example) = help.split_once("Example").unwrap_or_else(|| panic!("{command} has no example:\n{help}"));
+        assert!(example.contains(command.trim()), "{help}");
+    }
+    contains_all(&ends(0, dir.path(), ["--help"]), &["adapter"]);
+    ends(2, dir.path(), ["adapter", "diff", "one"]);
+    ends(2, dir.path(), ["adapter", "diff", "a", "b", "--tolerance", "-1"]);
+    ends(2, dir.path(), ["eval", "run", "--adapter", "a", "--no-adapter"]);
+    contains_all(&ends(1, dir.path(), ["adapter", "list", "."]), &["no adapter in it"]);
+}
+
+#[test]
+fn adapters_of_runs_are_listed_shown_merged_taken_out_compared_converted_and_switched() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let sizes = ["--games", "2", "--clips", "1", "--frames", "3", "--size", "96x64", "--seed", "3"];
+    ends(0, dir, ["data", "generate", "rallies"].into_iter().chain(sizes));
+    let random = ["model.pretrained_model_name=null", "model.backbone.freeze=false", "training.seed=1"];
+    let whole = train(dir, "vit_heatmap", &random);
+    ends(0, dir, ["export", &whole, "base"]);
+    let on_base = "model.pretrained_model_name=./base";
+    let plain = train(dir, "vit_lora_heatmap", &[on_base, "training.seed=2", "model.lora.use_rslora=true"]);
+    let pissa = train(dir, "vit_lora_heatmap", &[on_base, "training.seed=3", "model.lora.init_lora_weights=pissa"]);
+    let packed = train(dir, "vit_qlora_heatmap", &[on_base, "training.seed=4"]);
+    let adapter = |run: &str| format!("{run}/checkpoints/best/adapter");
+
+    contains_all(&ends(0, dir, ["adapter", "list", &plain]), &["name", "best", "last", "rslora", "./base"]);
+    let status = ends(0, dir, ["adapter", "status", &packed]);
+    contains_all(&status, &["layer.0.attention.q_proj", "linear", "lora", "nf4/64+dq", "yes"]);
+    contains_all(&ends(0, dir, ["adapter", "status", &adapter(&plain)]), &["rslora", "float32"]);
+
+    // Merging: the backbone alone, and a run with its head; what exists is never overwritten.
+    let merged = ends(0, dir, ["adapter", "merge", &adapter(&plain), "merged"]);
+    contains_all(&merged, &["output deviation: max", "wrote merged"]);
+    assert!(dir.join("merged/config.json").is_file() && !dir.join("merged/tracknet_head.safetensors").exists());
+    contains_all(&ends(1, dir, ["adapter", "merge", &plain, "merged"]), &["merged exists already"]);
+    let merged = ends(0, dir, ["adapter", "merge", &packed, "unpacked", "--requantize"]);
+    contains_all(&merged, &["in 4 bits again: output deviation"]);
+    assert!(dir.join("unpacked/tracknet_head.safetensors").is_file());
+    contains_all(&ends(1, dir, ["adapter", "merge", &whole, "none"]), &["the run has no adapters"]);
+    contains_all(
+        &ends(1, dir, ["adapter", "merge", &adapter(&plain), "none", "--base", "nowhere/at/all"]),
+        &["neither a directory"],
+    );
+
+    ends(0, dir, ["adapter", "unmerge", "merged", &adapter(&plain), "again"]);
+    let weights = |name: &str| read_all(&dir.join(name).join("model.safetensors")).unwrap();
+    let [base, merged, again] = ["base", "merged", "again"].map(weights);
+    let apart = |a: &TensorData, b: &TensorData| {
+        a.iter::<f32>().zip(b.iter::<f32>()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    for (name, want) in &base {
+        // A sum and a difference of values below 1, rounded.
+        assert!(apart(&again[name], want) < 1e-6, "{name}");
+    }
+    assert!(base.iter().any(|(name, want)| apart(&merged[name], want) > 1e-5), "merging changed nothing");
+    contains_all(&ends(1, dir, ["adapter", "unmerge", "merged", &adapter(&pissa), "x"]), &["convert"]);
+
+    // Exit code 1 tells that two adapters differ.
+    assert_eq!(ends(0, dir, ["adapter", "diff", &adapter(&plain), &adapter(&plain)]).trim(), "the adapters are equal");
+    contains_all(&ends(1, dir, ["adapter", "diff", &adapter(&plain), &adapter(&pissa)]), &["pissa", "max"]);
+
+    contains_all(&ends(0, dir, ["adapter", "convert", &adapter(&plain), "named"]), &["r 16, lora_alpha 128"]);
+    let differ = ["adapter", "diff", &adapter(&plain), "named", "--tolerance", "1e-5"];
+    ends(0, dir, differ);
+    contains_all(&ends(0, dir, ["adapter", "convert", &adapter(&pissa), "doubled"]), &["r 32"]);
+
+    // Other adapters on the run's base, by directory and by name, and none.
+    fs::create_dir_all(dir.join(&plain).join("adapters")).unwrap();
+    fs::rename(dir.join("doubled"), dir.join(&plain).join("adapters/doubled")).unwrap();
+    for flags in [&["--adapter", "named"][..], &["--adapter", "doubled"], &["--no-adapter"]] {
+        let printed = ends(0, dir, ["eval", &plain].into_iter().chain(flags.iter().copied()));
+        contains_all(&printed, &["F1", "game2"]);
+        let predict = ["predict", &plain, "rallies/game2/Clip1"];
+        contains_all(&ends(0, dir, predict.into_iter().chain(flags.iter().copied())), &["of 3 frames"]);
+    }
+    let refused = ends(1, dir, ["eval", &plain, "--adapter", "nobody"]);
+    contains_all(&refused, &["--adapter nobody", "names: best, last, doubled"]);
+    contains_all(&ends(1, dir, ["eval", &whole, "--no-adapter"]), &["the backbone trained"]);
+
+    // A run that goes on from a directory.
+    let from = format!("model.lora.adapter={}", adapter(&plain));
+    let next = train(dir, "vit_lora_heatmap", &[on_base, "training.seed=5", &from]);
+    contains_all(&ends(0, dir, ["adapter", "status", &next]), &["rslora", "yes"]);
+}
