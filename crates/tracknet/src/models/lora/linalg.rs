@@ -250,8 +250,8 @@ impl Tridiagonal {
     /// Solves `(T − value)·y = y`, by elimination with row exchanges; a pivot of zero is replaced by a tiny one.
     fn solve(&self, value: f64, y: &mut [f64]) {
         let n = y.len();
-        let size = self.diagonal.iter().chain(&self.beside).fold(f64::MIN_POSITIVE, |m, x| m.max(x.abs()));
-        let tiny = size * f64::EPSILON;
+        let size = self.diagonal.iter().chain(&self.beside).fold(0.0f64, |m, x| m.max(x.abs()));
+        let tiny = (size * f64::EPSILON).max(1e-100);
         // Rows of the upper factor: three entries from the diagonal on.
         let mut upper = vec![[0.0f64; 3]; n];
         let mut row = [self.diagonal[0] - value, self.beside.first().copied().unwrap_or(0.0), 0.0];
