@@ -20,6 +20,7 @@ pub mod files;
 pub mod inference;
 pub mod inspect;
 pub mod models;
+mod random;
 pub mod training;
 
 pub use error::{Error, Result};

@@ -130,7 +130,7 @@ fn a_quantized_base_never_thaws_and_is_never_written() {
     assert_eq!(adapters(&loaded.model), adapters(&report.model));
 }
 
-/// One batch of 5 frames of which two have no ball (their mask is zero), and a model without dropout.
+/// One batch of 5 frames of which two have no ball (their mask is zero), and a model on it.
 struct Bench {
     config: Config,
     model: HeatmapModel,
@@ -140,8 +140,12 @@ struct Bench {
 }
 
 fn bench(training_json: serde_json::Value) -> Bench {
+    bench_with_dropout(training_json, 0.0)
+}
+
+fn bench_with_dropout(training_json: serde_json::Value, dropout: f32) -> Bench {
     let dir = tempfile::tempdir().unwrap();
-    let lora = json!({ "lora": { "enabled": true, "r": 4, "lora_dropout": 0.0 } });
+    let lora = json!({ "lora": { "enabled": true, "r": 4, "lora_dropout": dropout } });
     let config = config(dir.path(), model(lora), training(dir.path(), training_json));
     let device = training_device(&config, &Device::flex());
     let (model, build) = build_model(&config.model, config.data.preprocess.resize, 3, &device).unwrap();
@@ -175,6 +179,28 @@ fn micro_batches_give_the_gradient_of_the_whole_batch() {
                 assert!(f64::from(difference) < 1e-5 * norm, "{loss} {size}: {name} differs by {difference}");
             }
         }
+    }
+}
+
+#[test]
+fn pieces_side_by_side_give_the_bits_of_one_piece_after_the_other() {
+    let gradients = |bench: &Bench, step| {
+        let (gradients, report) = bench.stepper.gradients(&bench.model, &bench.batch, &bench.table, step).unwrap();
+        let bits = |gradient: burn::tensor::Tensor<1>| {
+            gradient.try_into_vec_as::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let gradients: BTreeMap<_, _> = gradients.0.into_iter().map(|(name, g)| (name, bits(g))).collect();
+        (gradients, report.loss_sum.to_bits())
+    };
+    let mut bench = bench_with_dropout(json!({}), 0.3);
+    // Pieces are two frames when they run side by side.
+    bench.stepper.micro_batch = Some(2);
+    let expected = gradients(&bench, 4);
+    assert!(expected != gradients(&bench, 5), "dropout draws the same in every step");
+    bench.stepper = bench.stepper.side_by_side(true);
+    bench.stepper.micro_batch = None;
+    for _ in 0..3 {
+        assert!(expected == gradients(&bench, 4));
     }
 }
 

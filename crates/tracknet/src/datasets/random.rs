@@ -1,7 +1,9 @@
 //! Random numbers as a pure function of a key: `(seed, epoch, index)` names a stream, so that what a sample draws
 //! does not depend on which thread draws it, nor on what was drawn before.
 
-/// A SplitMix64 stream (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+use crate::random::{GOLDEN, mix, next};
+
+/// A SplitMix64 stream.
 #[derive(Debug, Clone)]
 pub struct Stream(u64);
 
@@ -13,8 +15,7 @@ impl Stream {
 
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(GOLDEN);
-        mix(self.0)
+        next(&mut self.0)
     }
 
     /// Uniform in `[0, 1)`, 24 bits.
@@ -52,15 +53,6 @@ pub fn permutation(n: usize, key: &[u64]) -> Vec<usize> {
         order.swap(last, stream.below(last + 1));
     }
     order
-}
-
-/// 2⁶⁴ divided by the golden ratio, the increment of SplitMix64.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use std::fmt::Display;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::random;
+
 use super::lora::quantization::Packer;
 use super::projection::Base;
 
@@ -140,7 +142,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// A small generator of its own (SplitMix64, Steele et al. 2014), so that initial values depend on nothing that
+/// A small generator of its own (SplitMix64), so that initial values depend on nothing that
 /// a dependency may change.
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
@@ -162,11 +164,7 @@ impl Random {
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        random::next(&mut self.0)
     }
 
     /// In `[0, 1)`, 53 bits.

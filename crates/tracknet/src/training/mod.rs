@@ -41,7 +41,7 @@ pub use reporter::{Console, Reporter, Silent, StepProgress};
 pub use resume::find_checkpoint;
 pub use run::RunPaths;
 pub use schedule::Schedule;
-pub use step::{BatchShape, BatchTensors, MAX_NON_FINITE, StepReport, Stepper, mask_weight, mix};
+pub use step::{BatchShape, BatchTensors, MAX_NON_FINITE, StepReport, Stepper, mask_weight};
 pub use tensors::{HostTensor, HostTensors};
 pub use weights::{
     AdapterChoice, LoadedModel, find_adapter, load_model_for_inference, load_model_with_adapter, named_adapters,

@@ -10,6 +10,7 @@ use crate::config::TrainingConfig;
 use crate::datasets::Batch;
 use crate::error::Result;
 use crate::models::HeatmapModel;
+use crate::random;
 
 use super::TrainingError;
 use super::gradients::{GradientNorm, NamedGradients, clip_limit};
@@ -190,7 +191,7 @@ impl Stepper {
             let (from, to) = (index * frames, ((index + 1) * frames).min(batch.size));
             // A fork has an autodiff graph of its own: backward passes of pieces do not wait for each other.
             let model = if pieces > 1 && self.parallel { model.fork_for_piece(&self.device) } else { model.clone() };
-            model.seed_dropout(mix(mix(self.seed, step), index as u64));
+            model.seed_dropout(seed_of(seed_of(self.seed, step), index as u64));
             let chunk = self.shape.tensors(batch, from, to, &self.device)?;
             let loss = self.loss.sum(model.forward(chunk.images), chunk.targets, chunk.masks, mask_sum)?;
             Ok((table.gradients(&model, &mut loss.scaled.backward()), loss.sum))
@@ -206,10 +207,7 @@ impl Stepper {
     }
 }
 
-/// A seed for step `step` of a run: SplitMix64's finalizer over both, so that neighbouring steps share nothing.
-pub fn mix(seed: u64, step: u64) -> u64 {
-    let mut z = seed ^ step.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+/// A seed for step `step` of a run; neighbouring steps share nothing.
+fn seed_of(seed: u64, step: u64) -> u64 {
+    random::mix(seed ^ step.wrapping_add(1).wrapping_mul(random::GOLDEN))
 }

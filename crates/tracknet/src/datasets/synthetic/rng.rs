@@ -1,28 +1,23 @@
 //! Integer-only randomness: a stream is a function of its key, so no result depends on who draws first.
 
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
+use crate::random::{GOLDEN, mix, next};
+
+/// A SplitMix64 stream.
 #[derive(Debug, Clone)]
 pub(super) struct Rng(u64);
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 impl Rng {
     /// A stream of its own for every key, e.g. `(seed, [game, clip, purpose])`.
     pub(super) fn keyed(seed: u64, key: &[u64]) -> Self {
         let mut state = mix(seed ^ 0x6a09_e667_f3bc_c908);
         for &word in key {
-            state = mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ mix(word.wrapping_add(0x3c6e_f372_fe94_f82b)));
+            state = mix(state.wrapping_add(GOLDEN) ^ mix(word.wrapping_add(0x3c6e_f372_fe94_f82b)));
         }
         Self(state)
     }
 
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
+        next(&mut self.0)
     }
 
     /// Uniform in `[0, 1)`, on a grid of 2⁻²⁴ so that every value is exact in `f32`.
