@@ -40,24 +40,36 @@ pub(crate) fn fill_from<T: Send>(
         // SAFETY: every value was written in the line above.
         fill(number, unsafe { chunk.assume_init_mut() })
     };
-    let alone = CALLERS.fetch_add(1, Ordering::Relaxed) == 0;
-    let leave = Leave;
+    let caller = Caller::enter();
     let chunk = chunk.max(1);
-    let returned = if alone && work > SERIAL_VALUES {
+    let returned = if caller.is_alone() && work > SERIAL_VALUES {
         spare.par_chunks_mut(chunk).enumerate().map(fill).collect()
     } else {
         spare.chunks_mut(chunk).enumerate().map(fill).collect()
     };
-    drop(leave);
+    drop(caller);
     // SAFETY: the chunks cover the first `len` values, and each was written before it was filled.
     unsafe { values.set_len(len) };
     (values, returned)
 }
 
-/// Counts a caller off, also when `fill` panics.
-struct Leave;
+/// A caller at work, counted off on drop and so also when it panics.
+pub(crate) struct Caller {
+    alone: bool,
+}
 
-impl Drop for Leave {
+impl Caller {
+    pub(crate) fn enter() -> Self {
+        Self { alone: CALLERS.fetch_add(1, Ordering::Relaxed) == 0 }
+    }
+
+    /// Whether it found no other at work, and so may share its work out.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
+    }
+}
+
+impl Drop for Caller {
     fn drop(&mut self) {
         CALLERS.fetch_sub(1, Ordering::Relaxed);
     }

@@ -25,6 +25,10 @@ fn pack(shape: [usize; 2], quant_type: QuantType, blocksize: usize, double_quant
     PackedWeight::quantize(&values(shape[0] * shape[1], 7), shape, &options).unwrap()
 }
 
+fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|value| ComputeDtype::Bf16.round(*value)).collect()
+}
+
 fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), device)
 }
@@ -69,11 +73,14 @@ fn forward_and_input_gradient_equal_the_float64_product_with_the_dequantized_wei
 
                 let (x, g) = (values(m * k, 1), values(m * n, 2));
                 let input = tensor(x.clone(), [m, k], &device).require_grad();
+                let weights = tensor(g.clone(), [m, n], &device);
+                // With bfloat16 both factors of a product are rounded.
+                let [x, g] = [x, g].map(|values| if dtype == ComputeDtype::Bf16 { rounded(&values) } else { values });
                 let y = linear_4bit(input.clone(), &weight, None);
                 // f32 accumulation over at most 5003 products of magnitude 1.
                 assert_close(&host(y.clone()), &product(&x, |l, j| dense[j * k + l], [m, k, n]), 1e-5, &what);
 
-                let gradients = (y * tensor(g.clone(), [m, n], &device)).sum().backward();
+                let gradients = (y * weights).sum().backward();
                 let gradient = host(input.grad(&gradients).unwrap());
                 assert_close(&gradient, &product(&g, |l, j| dense[l * k + j], [m, n, k]), 1e-5, &what);
             }
@@ -126,7 +133,7 @@ fn gradients_equal_those_that_autodiff_derives_for_the_dense_product() {
     let device = Device::flex().autodiff();
     let [m, k, n] = [9, 130, 21];
     let weight =
-        Linear4bitWeight::from_packed(&pack([n, k], QuantType::Fp4, 128, true), ComputeDtype::Bf16, &device).unwrap();
+        Linear4bitWeight::from_packed(&pack([n, k], QuantType::Fp4, 128, true), ComputeDtype::F16, &device).unwrap();
     let gradient = |dense: bool| {
         let input = tensor(values(m * k, 5), [m, k], &device).require_grad();
         let y = if dense {
@@ -179,18 +186,51 @@ fn an_input_without_rows_gives_an_output_without_rows() {
 }
 
 #[test]
-fn the_output_has_the_dtype_of_the_input_and_activations_are_not_rounded() {
+fn the_output_has_the_dtype_of_the_input_and_is_rounded_once() {
     let device = Device::flex();
     let packed = pack([7, 65], QuantType::Nf4, 64, true);
-    let weight = Linear4bitWeight::from_packed(&packed, ComputeDtype::Bf16, &device).unwrap();
     let x = tensor(values(3 * 65, 8), [3, 65], &device);
-    for dtype in [DType::F32, DType::BF16, DType::F16] {
-        let input = x.clone().cast(dtype);
-        let y = linear_4bit(input.clone(), &weight, None);
-        assert_eq!(y.dtype(), dtype);
-        let expected = linear_4bit(input.cast(DType::F32), &weight, None).cast(dtype);
-        assert_eq!(y.into_data(), expected.into_data());
+    let bias = tensor(values(7, 9), [7], &device);
+    for compute in [ComputeDtype::Bf16, ComputeDtype::F16, ComputeDtype::F32] {
+        let weight = Linear4bitWeight::from_packed(&packed, compute, &device).unwrap();
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let input = x.clone().cast(dtype);
+            let y = linear_4bit(input.clone(), &weight, Some(bias.clone()));
+            assert_eq!(y.dtype(), dtype);
+            let expected = linear_4bit(input.cast(DType::F32), &weight, Some(bias.clone())).cast(dtype);
+            assert_eq!(y.into_data(), expected.into_data());
+        }
     }
+}
+
+#[test]
+fn activations_are_rounded_to_bfloat16_and_to_nothing_else() {
+    let device = Device::flex();
+    let packed = pack([7, 65], QuantType::Nf4, 64, true);
+    let x = values(3 * 65, 8);
+    for (compute, same) in [(ComputeDtype::Bf16, true), (ComputeDtype::F16, false), (ComputeDtype::F32, false)] {
+        let weight = Linear4bitWeight::from_packed(&packed, compute, &device).unwrap();
+        let [exact, nearest] =
+            [x.clone(), rounded(&x)].map(|x| linear_4bit(tensor(x, [3, 65], &device), &weight, None).into_data());
+        assert_eq!(exact == nearest, same, "{}", compute.name());
+    }
+}
+
+#[test]
+fn the_bias_gets_its_gradient_where_the_input_has_none() {
+    let device = Device::flex().autodiff();
+    let weight =
+        Linear4bitWeight::from_packed(&pack([5, 12], QuantType::Nf4, 32, true), ComputeDtype::Bf16, &device).unwrap();
+    let x = tensor(values(36, 1), [3, 12], &device);
+    let bias = tensor(values(5, 2), [5], &device).require_grad();
+    let factors = values(15, 3);
+    let y = linear_4bit(x.clone(), &weight, Some(bias.clone())) * tensor(factors.clone(), [3, 5], &device);
+    let gradients = y.sum().backward();
+    assert!(x.grad(&gradients).is_none());
+    let found: Vec<f32> = bias.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();
+    let expected: Vec<f64> = (0..5).map(|j| (0..3).map(|i| f64::from(factors[i * 5 + j])).sum()).collect();
+    // Three f32 numbers are added.
+    assert_close(&found, &expected, 1e-6, "bias");
 }
 
 #[test]

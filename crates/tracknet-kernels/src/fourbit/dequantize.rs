@@ -11,7 +11,8 @@ const VALUES_PER_TASK: usize = 1 << 15;
 
 /// The type that dequantized weights are rounded to before they multiply.
 ///
-/// Only the weights are rounded: activations keep their own type and products accumulate in f32.
+/// With bfloat16 the activations are rounded too, right before the product; otherwise they keep their own type. Products
+/// accumulate in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ComputeDtype {
     /// bfloat16.

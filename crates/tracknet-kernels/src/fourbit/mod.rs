@@ -18,6 +18,8 @@ mod linear;
 mod nested;
 mod ops;
 mod packed;
+#[cfg(feature = "flex")]
+mod product;
 mod quantize;
 mod reference;
 mod stats;
@@ -28,7 +30,7 @@ pub use dequantize::{ComputeDtype, PackedView};
 pub use error::QuantizeError;
 pub use linear::linear_4bit;
 pub use nested::NESTED_BLOCKSIZE;
-pub use ops::{FourBitOps, PackedFormat};
+pub use ops::{FourBitOps, PackedFormat, Product};
 pub use packed::{Absmax, BLOCKSIZES, PackedWeight, QuantizeOptions};
 pub use stats::QuantizationError;
 pub use weight::Linear4bitWeight;

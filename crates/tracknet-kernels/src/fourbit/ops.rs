@@ -20,6 +20,17 @@ pub struct PackedFormat {
     pub offset: Option<f32>,
 }
 
+/// A product with a 4-bit weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Product {
+    /// `x · Wᵀ`, `[rows, in]` to `[rows, out]`.
+    Forward,
+    /// `x · Wᵀ + bias`.
+    ForwardWithBias,
+    /// `x · W`, `[rows, out]` to `[rows, in]`: what leads a gradient back.
+    Transposed,
+}
+
 /// 4-bit weights on a backend.
 ///
 /// A weight is three tensors: `packed` u8 `[ceil(out * in / 2)]`; `scales` f32, one per block, or with double
@@ -29,18 +40,21 @@ pub struct PackedFormat {
 /// backend with an own kernel overrides them.
 #[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
 pub trait FourBitOps: Backend {
-    /// `x · Wᵀ`: `[rows, in]` to `[rows, out]`; `transposed`: `x · W`, `[rows, out]` to `[rows, in]`.
+    /// A product; `bias` is `[out]` and read only where the product has one, elsewhere it may be any tensor.
     ///
-    /// Weights are rounded to the compute dtype, products accumulate in f32, the result has the dtype of `x`.
+    /// Weights are rounded to the compute dtype; with bfloat16 so is `x`, and every implementation computes the same up
+    /// to the order of a sum. Products accumulate in f32, and the result is rounded once, to the dtype of `x`.
     fn linear_4bit(
         x: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
         packed: IntTensor<Self>,
         scales: FloatTensor<Self>,
         scale_codes: IntTensor<Self>,
         format: PackedFormat,
-        transposed: bool,
+        product: Product,
     ) -> FloatTensor<Self> {
-        reference::linear::<Self>(x, Self::dequantize_4bit(packed, scales, scale_codes, format), transposed)
+        let weight = Self::dequantize_4bit(packed, scales, scale_codes, format);
+        reference::linear::<Self>(x, bias, weight, format.compute_dtype, product)
     }
 
     /// The dense weight in f32, `[out, in]`, rounded to the compute dtype.

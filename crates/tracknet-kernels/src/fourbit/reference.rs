@@ -8,7 +8,7 @@ use burn::tensor::{FloatDType, IntDType, Scalar, Shape, Slice, TensorData};
 use super::ComputeDtype;
 use super::codebook::dynamic_map;
 use super::nested::NESTED_BLOCKSIZE;
-use super::ops::PackedFormat;
+use super::ops::{PackedFormat, Product};
 
 /// The dense weight `[out, in]` in f32, rounded to the compute dtype.
 pub(super) fn dequantize<B: Backend>(
@@ -44,12 +44,29 @@ pub(super) fn dequantize<B: Backend>(
     B::float_reshape(rounded, Shape::from([out_features, in_features]))
 }
 
-/// `x · Wᵀ`, or `x · W` when transposed, accumulated in f32.
-pub(super) fn linear<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, transposed: bool) -> FloatTensor<B> {
+/// The product, accumulated in f32, with `x` rounded as the operation promises.
+pub(super) fn linear<B: Backend>(
+    x: FloatTensor<B>,
+    bias: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    compute_dtype: ComputeDtype,
+    product: Product,
+) -> FloatTensor<B> {
     let dtype = FloatDType::from(x.dtype());
-    let weight = if transposed { weight } else { B::float_transpose(weight) };
-    let product = B::float_matmul(B::float_cast(x, FloatDType::F32), weight);
-    B::float_cast(product, dtype)
+    let x = match compute_dtype {
+        ComputeDtype::Bf16 => B::float_cast(x, FloatDType::BF16),
+        ComputeDtype::F16 | ComputeDtype::F32 => x,
+    };
+    let x = B::float_cast(x, FloatDType::F32);
+    let y = match product {
+        Product::Transposed => B::float_matmul(x, weight),
+        Product::Forward => B::float_matmul(x, B::float_transpose(weight)),
+        Product::ForwardWithBias => {
+            let bias = B::float_reshape(B::float_cast(bias, FloatDType::F32), Shape::from([1, weight.shape()[0]]));
+            B::float_add(B::float_matmul(x, B::float_transpose(weight)), bias)
+        }
+    };
+    B::float_cast(y, dtype)
 }
 
 fn nested_scales<B: Backend>(
@@ -117,18 +134,20 @@ mod tests {
         for [n, k] in SHAPES {
             let packed = weight([n, k], QuantType::Nf4, 64, true);
             let weight = Linear4bitWeight::from_packed(&packed, ComputeDtype::Bf16, &Device::flex()).unwrap();
-            for (transposed, width) in [(false, k), (true, n)] {
+            for (product, width) in [(Product::Forward, k), (Product::ForwardWithBias, k), (Product::Transposed, n)] {
                 let x = Tensor::<2>::from_data(TensorData::new(values(5 * width), [5, width]), &Device::flex());
                 let x = x.try_into_primitive::<Flex>().unwrap();
+                let bias = Tensor::<1>::from_data(TensorData::new(values(n), [n]), &Device::flex());
+                let bias = bias.try_into_primitive::<Flex>().unwrap();
                 let (packed, scales, codes, format) = weight.primitives::<Flex>();
                 let dense = dequantize::<Flex>(packed.clone(), scales.clone(), codes.clone(), format);
-                let composed = linear::<Flex>(x.clone(), dense, transposed);
-                let kernel = Flex::linear_4bit(x, packed, scales, codes, format, transposed);
+                let composed = linear::<Flex>(x.clone(), bias.clone(), dense, format.compute_dtype, product);
+                let kernel = Flex::linear_4bit(x, bias, packed, scales, codes, format, product);
                 let [kernel, composed] = [kernel, composed].map(Tensor::<2>::from_primitive::<Flex>);
                 let scale: f32 = composed.clone().abs().max().into_scalar();
                 let distance: f32 = (kernel - composed).abs().max().into_scalar();
-                // Both add at most 301 products in f32, in different orders.
-                assert!(distance <= 1e-5 * scale, "{n}x{k} {transposed}: {distance} of {scale}");
+                // Both add at most 302 numbers in f32, in different orders.
+                assert!(distance <= 1e-5 * scale, "{n}x{k} {product:?}: {distance} of {scale}");
             }
         }
     }

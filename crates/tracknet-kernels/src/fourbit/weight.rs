@@ -4,7 +4,7 @@ use burn::backend::Dispatch;
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::ops::{FourBitOps, PackedFormat};
+use super::ops::{FourBitOps, PackedFormat, Product};
 use super::{Absmax, ComputeDtype, PackedWeight, QuantType, QuantizeError};
 
 /// A frozen 4-bit weight `[out_features, in_features]` as tensors on a device.
@@ -130,15 +130,21 @@ impl Linear4bitWeight {
         ))
     }
 
-    /// `x · Wᵀ` for `x` `[rows, in_features]`.
-    pub(super) fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
+    /// `x · Wᵀ + bias` for `x` `[rows, in_features]` and `bias` `[out_features]`.
+    pub(super) fn multiply(&self, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+        let (bias, product) = match bias {
+            Some(bias) => (bias, Product::ForwardWithBias),
+            // The operation takes a tensor all the same; a second handle costs nothing.
+            None => (self.scales.clone(), Product::Forward),
+        };
         Tensor::from_dispatch(Dispatch::linear_4bit(
             x.into_dispatch(),
+            bias.into_dispatch(),
             self.packed.clone().into_dispatch(),
             self.scales.clone().into_dispatch(),
             self.codes().into_dispatch(),
             self.format,
-            false,
+            product,
         ))
     }
 

@@ -3,8 +3,7 @@
 //! The CPU backend runs many operations on one thread; whole forward and backward passes side by side keep every core
 //! busy. The pieces are the same for any number of threads, and so are the results.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use rayon::prelude::*;
 
 /// Frames in one piece.
 pub(super) const FRAMES_PER_PIECE: usize = 2;
@@ -14,31 +13,21 @@ pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// `work(0), …, work(count − 1)` on at most `threads` threads; results in order of the index.
+/// `work(0), …, work(count − 1)`, at most `threads` at a time; results in order of the index.
+///
+/// They run on the pool that the operations inside them use: an operation that is already on a thread of the pool starts
+/// its parallel loops without handing them over. They run in waves, because a thread that waits for a loop would
+/// otherwise begin another piece, and more of them would hold memory than `threads` allows.
 pub(super) fn map<T: Send>(count: usize, threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     if threads <= 1 || count <= 1 {
         return (0..count).map(work).collect();
     }
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(Vec::with_capacity(count));
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(count) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= count {
-                        return;
-                    }
-                    let result = work(index);
-                    let mut results = results.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                    results.push((index, result));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    results.sort_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
+    let mut results = Vec::with_capacity(count);
+    for first in (0..count).step_by(threads) {
+        let wave = first..(first + threads).min(count);
+        results.par_extend(wave.into_par_iter().with_max_len(1).map(&work));
+    }
+    results
 }
 
 #[cfg(test)]
