@@ -50,6 +50,7 @@ pub trait AttentionOps: Backend {
     }
 
     /// The gradients of query, key and value, from the gradient of the output.
+    #[allow(clippy::too_many_arguments, reason = "the extension macro takes tensors one by one")]
     fn multi_head_attention_backward(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
