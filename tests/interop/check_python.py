@@ -75,14 +75,20 @@ class Table:
         return bool(self.errors) or any(not d <= TOLERANCE[w] for (_, _, w), (_, d) in self.rows.items())
 
     def print(self):
-        print("\n| direction | case | compared | models | largest deviation | allowed |\n|---|---|---|---|---|---|")
-        for (way, case, what), (count, deviation) in self.rows.items():
-            unit = " differ" if what == "bytes" else ""
-            shown = f"{deviation:.0f}{unit}" if what == "bytes" or deviation == 0 else f"{deviation:.1e}"
-            mark = "" if deviation <= TOLERANCE[what] else " **exceeded**"
-            print(f"| {way} | {case} | {what} | {count} | {shown}{mark} | {TOLERANCE[what]:.0e} |".replace("| 0e+00 |", "| 0 |"))
+        """A line for each direction and case; "models" counts what the largest deviations were taken over."""
+        print("\n| direction | case | models | " + " | ".join(TOLERANCE) + " |\n" + "|---" * (3 + len(TOLERANCE)) + "|")
+        for way, case in dict.fromkeys(key[:2] for key in self.rows):
+            found = {what: self.rows[way, case, what] for what in TOLERANCE if (way, case, what) in self.rows}
+            cells = [self.cell(what, *found[what]) if what in found else "" for what in TOLERANCE]
+            print(f"| {way} | {case} | {max(count for count, _ in found.values())} | " + " | ".join(cells) + " |")
+        print("| allowed | | | " + " | ".join(f"{t:g}" for t in TOLERANCE.values()) + " |")
         for error in self.errors:
             print("error:", error)
+
+    @staticmethod
+    def cell(what, _, deviation):
+        shown = f"{deviation:.0f}" if what == "bytes" or deviation == 0 else f"{deviation:.1e}"
+        return shown if deviation <= TOLERANCE[what] else f"**{shown}**"
 
 
 def largest(a, b):
@@ -92,15 +98,20 @@ def largest(a, b):
 
 
 def largest_of_files(first, second):
-    """Over all tensors of two model directories, which must have the same names."""
+    """Over all tensors of two model directories, of which tracknet wrote the first. It leaves out what no output of the
+    blocks depends on."""
     a, b = (load_file(Path(d) / "model.safetensors") for d in (first, second))
-    if a.keys() != b.keys():
-        raise ValueError(f"{first} and {second} differ in {sorted(a.keys() ^ b.keys())}")
+    apart = [k for k in a.keys() ^ b.keys() if k in a or not (k == "embeddings.mask_token" or k.startswith("pooler."))]
+    if apart:
+        raise ValueError(f"{first} and {second} differ in {sorted(apart)}")
     return max(largest(a[k], b[k]) for k in a)
 
 
 def differing_bytes(first, second):
-    a, b = Path(first).read_bytes(), Path(second).read_bytes()
+    """Bytes that differ. `nested_offset` counts by its value: a number half way between two shortest decimal forms is
+    printed by Python with the even one."""
+    even = lambda found: found[1] + repr(float(found[2])).encode()
+    a, b = (re.sub(rb'("nested_offset": )([-+.e0-9]+)', even, Path(p).read_bytes()) for p in (first, second))
     return abs(len(a) - len(b)) + sum(x != y for x, y in zip(a, b))
 
 
@@ -367,8 +378,8 @@ def worst(first, second):
     return max(largest(first[k], second[k]) for k in first)
 
 
-def four_bits(bench, table, base, dtype, kind, nested, blocksize):
-    case = f"{kind}{' nested' if nested else ''}, blocks of {blocksize}, {dtype}"
+def four_bits(bench, table, base, kind, nested, blocksize):
+    case = f"{kind}{' nested' if nested else ''}, blocks of {blocksize}"
     written, by_hand, floats = bench.path("tracknet-4bit"), bench.path("bitsandbytes-4bit"), bench.path("floats")
     bench.command("quantize", base, written, "--quant-type", kind, "--blocksize", blocksize, "--compute-dtype", "float32",
                   "--double-quant" if nested else "--no-double-quant")
@@ -437,7 +448,7 @@ def check_model(bench, table, name, model):
                     source = bench.folder / f"{name}-{dtype}"
                     if not source.exists():
                         load(base).to(getattr(torch, dtype)).save_pretrained(source)
-                    table.attempt(f"{source.name} {kind} {blocksize}", four_bits, bench, table, source, dtype, kind, nested, blocksize)
+                    table.attempt(f"{source.name} {kind} {blocksize}", four_bits, bench, table, source, kind, nested, blocksize)
 
 
 def base_alone(bench, table, base, hidden):
