@@ -44,7 +44,8 @@ transformers.utils.logging.disable_progress_bar()
 
 # Largest deviation allowed, by what is compared. Features have magnitude 4 and pass two layers: float32 sums in another
 # order differ by some 1e-6, and a wrong scale, bias or nibble by 1e-2 and more. Sums of 4 to 8 products differ in the
-# last bits of weights of magnitude 1, by 5e-6 where PEFT computes singular vectors in float32. What the format fixes is compared exactly.
+# last bits of weights of magnitude 1, by 5e-6 where PEFT computes singular vectors in float32.
+# What the format fixes is compared exactly.
 TOLERANCE = {"output": 1e-4, "score": 2e-5, "merged weights": 1e-5, "dequantized weights": 0.0, "bytes": 0.0}
 SIDE, PATCH = 64, 16
 
