@@ -67,6 +67,8 @@ fn adapter_tensors<M: NamedModule + VisitProjections>(model: &M, config: &PeftCo
     });
     tensors.extend(rest.into_iter().map(|(name, data)| {
         let path = naming.below_backbone(&name);
+        // Only the blocks are one module deeper in `transformers`, embeddings and the final norm are not.
+        let prefix = if path.starts_with("layer.") { prefix } else { "" };
         (format!("{PREFIX}{prefix}{path}"), data)
     }));
     tensors

@@ -69,6 +69,8 @@ pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()
     config.insert("architectures".to_owned(), json!([spec.names.architecture]));
     config.insert("patch_size".to_owned(), json!(spec.patch));
     config.remove("torch_dtype");
+    // A base that was read in 4 bits: these are floats, and `transformers` believes the file.
+    config.remove("quantization_config");
     config.insert("dtype".to_owned(), json!(stored.name()));
     write_tensors(&dir.join("model.safetensors"), state, stored)?;
     write_config(&dir.join("config.json"), config)
