@@ -245,7 +245,11 @@ pub(super) const KEYS: &[Key] = &[
         Choice(&[word("nf4", &[]), word("fp4", &[])]),
         "Codebook: NormalFloat or 4-bit float.",
     ),
-    key("model.quantization.compute_dtype", COMPUTE_DTYPE, "What dequantized weights are rounded to, and with bfloat16 the activations that they multiply."),
+    key(
+        "model.quantization.compute_dtype",
+        COMPUTE_DTYPE,
+        "What dequantized weights are rounded to, and with bfloat16 the activations that they multiply.",
+    ),
     key("model.quantization.skip_modules", Nullable(&TEXTS), SKIP_MODULES),
     key(
         "model.quantization.mode",
