@@ -1,8 +1,7 @@
 //! Numeric kernels of tracknet on plain Burn tensors; nothing here knows of balls, models or YAML.
 //!
-//! * [`attention`]: softmax attention that never keeps the score matrix.
 //! * [`depthwise`]: 3×3 convolutions with one filter for each channel.
-//! * [`gelu`]: the activation, with a vectorized error function.
+//! * [`mod@gelu`]: the activation, with a vectorized error function.
 //! * [`norm`]: layer and group normalization, with the activation behind them.
 //! * [`resize`]: bilinear resize.
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
