@@ -11,13 +11,19 @@
 pub mod allocator;
 pub mod attention;
 #[cfg(feature = "flex")]
+pub mod block;
+#[cfg(feature = "flex")]
 mod chunks;
 pub mod depthwise;
+pub mod dropout;
 pub mod fourbit;
 pub mod gelu;
 #[cfg(feature = "flex")]
 mod host;
 pub mod norm;
+#[cfg(feature = "flex")]
+mod product;
+pub mod random;
 pub mod resize;
 #[cfg(feature = "flex")]
 mod simd;

@@ -26,6 +26,12 @@ impl Rotary {
         cos.extend_from_slice(sin);
         Self { table: Tensor::from_data(TensorData::new(cos, [2, tokens, pairs]), device) }
     }
+
+    /// `[2, tokens, head_dim / 2]`: cosines, then sines.
+    #[cfg(feature = "flex")]
+    pub(crate) fn table(&self) -> &Tensor<3> {
+        &self.table
+    }
 }
 
 /// Multi-head attention: `softmax(scale · Q·Kᵀ) · V` for each head, without ever keeping the scores.
