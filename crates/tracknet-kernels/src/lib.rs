@@ -27,6 +27,8 @@ pub mod random;
 pub mod resize;
 #[cfg(feature = "flex")]
 mod simd;
+#[cfg(all(feature = "flex", target_arch = "x86_64"))]
+mod transpose;
 
 pub use depthwise::depthwise_conv3x3;
 pub use fourbit::{

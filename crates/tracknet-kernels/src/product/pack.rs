@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 
 use super::weight::{Side, Values, Weight};
 use crate::fourbit::PackedView;
+use crate::transpose::transposed;
 
 /// Rows of a left tile, columns and pairs of rows of a right one.
 pub(super) const EDGE: usize = 16;
@@ -212,32 +213,6 @@ fn look_up(bytes: __m128i, values: __m512i) -> __m512i {
     let bytes = _mm512_cvtepu8_epi32(bytes);
     let codes = _mm512_or_si512(_mm512_srli_epi32::<4>(bytes), _mm512_slli_epi32::<16>(bytes));
     _mm512_permutexvar_epi16(codes, values)
-}
-
-/// A 16 × 16 matrix of 32-bit values transposed: first within blocks of 4 × 4, then the blocks.
-#[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512i; EDGE]) -> [__m512i; EDGE] {
-    let mut blocks = rows;
-    for four in 0..4 {
-        let [a, b, c, d] = [rows[four * 4], rows[four * 4 + 1], rows[four * 4 + 2], rows[four * 4 + 3]];
-        let [ab, cd] = [_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d)];
-        blocks[four] = _mm512_unpacklo_epi64(ab, cd);
-        blocks[4 + four] = _mm512_unpackhi_epi64(ab, cd);
-        let [ab, cd] = [_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d)];
-        blocks[8 + four] = _mm512_unpacklo_epi64(ab, cd);
-        blocks[12 + four] = _mm512_unpackhi_epi64(ab, cd);
-    }
-    let mut columns = rows;
-    for column in 0..4 {
-        let [a, b, c, d] = [blocks[column * 4], blocks[column * 4 + 1], blocks[column * 4 + 2], blocks[column * 4 + 3]];
-        let [ab, cd] = [_mm512_shuffle_i32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_i32x4::<0b10_00_10_00>(c, d)];
-        columns[column] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab, cd);
-        columns[8 + column] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab, cd);
-        let [ab, cd] = [_mm512_shuffle_i32x4::<0b11_01_11_01>(a, b), _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d)];
-        columns[4 + column] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab, cd);
-        columns[12 + column] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab, cd);
-    }
-    columns
 }
 
 /// The first 16 values, or all and then zeros.

@@ -5,7 +5,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use tracknet_kernels::{Linear4bitWeight, linear_4bit};
+use tracknet_kernels::{ComputeDtype, Linear4bitWeight, linear_4bit};
 
 use super::init::{Builder, Fill};
 use super::layers::Conv;
@@ -77,6 +77,14 @@ impl Projection {
     /// Whether the weight is stored in 4 bits.
     pub fn is_quantized(&self) -> bool {
         matches!(self.base, Base::Packed(_))
+    }
+
+    /// What its product rounds its factors to.
+    pub fn compute_dtype(&self) -> ComputeDtype {
+        match &self.base {
+            Base::Dense(_) => ComputeDtype::F32,
+            Base::Packed(weight) => weight.compute_dtype(),
+        }
     }
 
     /// `[out, in]`.

@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
 
 use crate::models::features::Features;
@@ -226,7 +227,14 @@ impl Block {
         let query = self.query.forward(x.clone());
         let key = self.key.forward(x.clone());
         let value = self.value.forward(x);
-        self.output.forward(attention(query, key, value, spec.heads, scale, rotary))
+        self.output.forward(attention(query, key, value, spec.heads, scale, rotary, self.attention_dtype()))
+    }
+
+    /// Attention rounds its factors where the projections that they come from rounded theirs.
+    fn attention_dtype(&self) -> ComputeDtype {
+        let rounds = |projection: &Projection| projection.compute_dtype() == ComputeDtype::Bf16;
+        let all = [&self.query, &self.key, &self.value].into_iter().all(rounds);
+        if all { ComputeDtype::Bf16 } else { ComputeDtype::F32 }
     }
 
     fn mlp(&self, x: Tensor<3>, spec: &VitSpec) -> Tensor<3> {
