@@ -2,7 +2,6 @@
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::Flex;
-use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, FloatDType, Shape, TensorData};
 

@@ -111,7 +111,7 @@ impl HostLinear {
 }
 
 impl HostBlock {
-    fn borrow<'a>(&'a self, [batch, tokens, hidden]: [usize; 3], mut adapters: &'a [f32]) -> Block<'a> {
+    pub(super) fn borrow<'a>(&'a self, [batch, tokens, hidden]: [usize; 3], mut adapters: &'a [f32]) -> Block<'a> {
         let [norm1, norm2] = self.norms.each_ref().map(|norm| Norm {
             weight: slice(&norm.weight),
             bias: slice(&norm.bias),

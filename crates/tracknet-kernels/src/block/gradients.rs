@@ -4,6 +4,8 @@
 //! adapters. With `t = factor · A(mask ∘ x)` kept and `u = factor · Bᵀ(g)`: `dB = gᵀ·t`, `dA = uᵀ·(mask ∘ x)`, and the
 //! input's gradient gains `mask ∘ (u·A)`.
 
+use std::marker::PhantomData;
+
 use half::bf16;
 
 use super::kernel::{Block, LAYERS, Linear, Norm, Saved, Thin, filled, lanes, widen};
@@ -45,7 +47,7 @@ impl Linear<'_> {
 
 impl Norm<'_> {
     /// Adds the gradient of the normalization's input `x` to `of_x`, from that of its output.
-    fn backward(&self, x: &[f32], gradient: &[f32], of_x: &mut [f32], implementation: Implementation) {
+    fn backward(&self, x: &[f32], gradient: &[f32], of_x: &mut [f32]) {
         let Self { weight, bias, epsilon } = *self;
         let columns = weight.len();
         let isa = Isa::detect();
@@ -54,7 +56,7 @@ impl Norm<'_> {
             let [x, gradient] = [x, gradient].map(|all| &all[range.clone()][..of_x.len()]);
             let mut part = vec![0.0; of_x.len()];
             let statistics = isa.run(Statistics { x, columns, epsilon });
-            let activation = std::marker::PhantomData::<Identity>;
+            let activation = PhantomData::<Identity>;
             let (statistics, parameters) = (statistics.as_slice(), false);
             let of_part = part.as_mut_slice();
             isa.run(RowsGradient { x, weight, bias, statistics, gradient, of_x: of_part, parameters, activation });
@@ -62,7 +64,6 @@ impl Norm<'_> {
                 *of_x += part;
             }
         });
-        let _ = implementation;
     }
 }
 
@@ -106,7 +107,7 @@ impl Block<'_> {
             let sink = AddScaled { out: Shared::new(&mut of_normal), stride: hidden, scale: None };
             linear.backward(&gradient, &normal1, thin.as_ref(), implementation, &sink)
         });
-        self.norm1.backward(x, &of_normal, &mut of_x, implementation);
+        self.norm1.backward(x, &of_normal, &mut of_x);
         let [query, key, value] = of_layers;
         (of_x, [query, key, value, output, up, down])
     }
@@ -138,7 +139,7 @@ impl Block<'_> {
         let sink = AddScaled { out: Shared::new(&mut of_normal), stride: hidden, scale: None };
         let up = self.up.backward(&of_inner, normal, thin_up.as_ref(), implementation, &sink);
         drop(of_inner);
-        self.norm2.backward(middle, &of_normal, of_x, implementation);
+        self.norm2.backward(middle, &of_normal, of_x);
         [up, down]
     }
 }

@@ -1,11 +1,13 @@
 //! The block on slices, forward.
 
+use std::marker::PhantomData;
+
 use half::bf16;
 
 use crate::attention::kernel::{Angles, AttentionShape, Inputs, Isa as AttentionIsa};
 use crate::dropout::KeepMask;
 use crate::fourbit::ComputeDtype;
-use crate::gelu::kernel::{Activate, Gelu};
+use crate::gelu::kernel::{Activate, Gelu, Identity};
 use crate::norm::kernel::Rows as NormRows;
 use crate::product::{AddScaled, Implementation, LowRank, Mask, Product, Rows, Shared, Side, Sink, StoreBf16, Weight};
 use crate::simd::{Arithmetic, Isa, Kernel, LANES, Lanes};
@@ -96,7 +98,7 @@ pub(super) struct Saved {
     pub(super) lse: Vec<f32>,
     /// The MLP before its activation.
     pub(super) inner: Vec<bf16>,
-    /// What each layer's adapter made of its input, in the order of [`Block::linears`].
+    /// What each layer's adapter made of its input, in the order of query, key, value, output, up, down.
     pub(super) thin: [Option<Thin>; LAYERS],
 }
 
@@ -163,17 +165,12 @@ impl Norm<'_> {
         implementation.rows(x.len() / columns, columns, |first, y| {
             let Self { weight, bias, epsilon } = *self;
             let x = &x[first * columns..][..y.len()];
-            isa.run(NormRows { x, weight, bias, epsilon, y, activation: std::marker::PhantomData::<crate::gelu::kernel::Identity> });
+            isa.run(NormRows { x, weight, bias, epsilon, y, activation: PhantomData::<Identity> });
         })
     }
 }
 
 impl Block<'_> {
-    /// The layers, in the order in which everything counts them.
-    pub(super) fn linears(&self) -> [&Linear<'_>; LAYERS] {
-        [&self.query, &self.key, &self.value, &self.output, &self.up, &self.down]
-    }
-
     /// `[batch, tokens, hidden]` → the same, and what backward wants.
     pub(super) fn forward(&self, x: &[f32], implementation: Implementation) -> (Vec<f32>, Saved) {
         let (rows, hidden) = (self.shape.rows(), self.shape.hidden);

@@ -92,6 +92,16 @@ impl FrozenBlock<'_> {
 /// If the device is another ([`FrozenBlock::is_supported`]), a packed weight has another compute dtype than bfloat16, or
 /// shapes do not fit, like every Burn operation.
 pub fn frozen_block(x: Tensor<3>, rotary: Option<&Rotary>, block: FrozenBlock<'_>) -> Tensor<3> {
+    let (block, adapters) = prepared(&x, rotary, block);
+    Tensor::from_dispatch(Dispatch::frozen_block(x.into_dispatch(), adapters.into_dispatch(), block, None))
+}
+
+/// The block on the host, and the matrices of its adapters behind each other.
+pub(super) fn prepared(
+    x: &Tensor<3>,
+    rotary: Option<&Rotary>,
+    block: FrozenBlock<'_>,
+) -> (Arc<HostBlock>, Tensor<1>) {
     let shape @ [_, tokens, hidden] = x.dims();
     let FrozenBlock { norms, query, key, value, output, up, down, scales, heads, checkpoint } = block;
     let mlp = up.shape()[0];
@@ -125,8 +135,7 @@ pub fn frozen_block(x: Tensor<3>, rotary: Option<&Rotary>, block: FrozenBlock<'_
         true => Tensor::zeros([1], &x.device()),
         false => Tensor::cat(matrices, 0),
     };
-    let block = Arc::new(HostBlock { norms, linears, scales, heads, table, checkpoint });
-    Tensor::from_dispatch(Dispatch::frozen_block(x.into_dispatch(), adapters.into_dispatch(), block, None))
+    (Arc::new(HostBlock { norms, linears, scales, heads, table, checkpoint }), adapters)
 }
 
 impl FrozenLinear<'_> {

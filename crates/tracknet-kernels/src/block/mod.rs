@@ -28,4 +28,5 @@ mod ops;
 mod tests;
 
 pub use layer::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
-pub use ops::BlockOps;
+pub use flex::{HostBlock, Kept};
+pub use ops::{BlockGradients, BlockOps, Tape};

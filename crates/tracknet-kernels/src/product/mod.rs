@@ -32,7 +32,7 @@ use crate::dropout::{KeepMask, WORD};
 use crate::fourbit::ComputeDtype;
 
 pub(crate) use rows::Rows;
-pub(crate) use sink::{AddScaled, BLOCK, Shared, Sink, Store, StoreBf16, round_bf16};
+pub(crate) use sink::{AddScaled, Shared, Sink, Store, StoreBf16};
 pub(crate) use weight::{Side, Values, Weight};
 
 /// How products with bfloat16 factors are computed.

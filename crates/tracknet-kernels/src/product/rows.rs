@@ -68,15 +68,6 @@ impl Rows {
             Layout::Float(_) => unreachable!("an implementation reads the rows that it made"),
         }
     }
-
-    /// Bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        match &self.layout {
-            #[cfg(target_arch = "x86_64")]
-            Layout::Tiles(tiles) => size_of_val(tiles.as_slice()),
-            Layout::Float(values) => size_of_val(values.as_slice()),
-        }
-    }
 }
 
 impl Implementation {

@@ -4,6 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
+#[cfg(feature = "flex")]
+use tracknet_kernels::block::frozen_block;
 
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
@@ -176,17 +178,17 @@ impl VisitProjections for Vit {
 /// Attention and MLP, each after a norm and added to its input.
 #[derive(Module, Debug)]
 pub struct Block {
-    norm1: LayerNorm,
+    pub(super) norm1: LayerNorm,
     query: Projection,
     key: Projection,
     value: Projection,
     output: Projection,
-    scale1: Option<Param<Tensor<1>>>,
-    norm2: LayerNorm,
+    pub(super) scale1: Option<Param<Tensor<1>>>,
+    pub(super) norm2: LayerNorm,
     gate: Option<Projection>,
     up: Projection,
     down: Projection,
-    scale2: Option<Param<Tensor<1>>>,
+    pub(super) scale2: Option<Param<Tensor<1>>>,
 }
 
 impl Block {
@@ -216,6 +218,10 @@ impl Block {
 
     /// `[batch, tokens, hidden]` → the same shape.
     fn forward(&self, x: Tensor<3>, rotary: Option<&Rotary>, spec: &VitSpec) -> Tensor<3> {
+        #[cfg(feature = "flex")]
+        if let Some(block) = self.frozen(&x, spec) {
+            return frozen_block(x, rotary, block);
+        }
         let y = self.attend(self.norm1.forward(x.clone()), rotary, spec);
         let x = x + scaled(y, self.scale1.as_ref());
         let y = self.mlp(self.norm2.forward(x.clone()), spec);
@@ -252,7 +258,7 @@ impl Block {
         self.down.forward(inner)
     }
 
-    fn projections(&self, spec: &VitSpec) -> Vec<(&'static str, &Projection)> {
+    pub(super) fn projections(&self, spec: &VitSpec) -> Vec<(&'static str, &Projection)> {
         let n = spec.names;
         let mut all =
             vec![(n.query, &self.query), (n.key, &self.key), (n.value, &self.value), (n.output, &self.output)];
