@@ -3,6 +3,8 @@
 use rayon::prelude::*;
 
 use crate::random::{GOLDEN, mix};
+#[cfg(feature = "flex")]
+use crate::simd::{Arithmetic, Isa, Kernel};
 
 /// Values that share a stream; fixed, so that the number of threads changes nothing.
 const CHUNK: usize = 1 << 14;
@@ -48,34 +50,7 @@ impl KeepMask {
     /// word of a row may have bits to spare, which are 0.
     #[cfg(feature = "flex")]
     pub(crate) fn bits(self, first: usize, columns: usize, words: &mut [u32]) {
-        let width = columns.div_ceil(WORD);
-        for (row, words) in words.chunks_exact_mut(width).enumerate() {
-            let start = (first + row) * columns;
-            for (at, word) in words.iter_mut().enumerate() {
-                let (from, count) = (start + at * WORD, (columns - at * WORD).min(WORD));
-                *word = if count == WORD && from.is_multiple_of(VALUES_PER_DRAW) {
-                    self.word(from)
-                } else {
-                    (0..count).fold(0, |word, bit| word | u32::from(self.keeps(from + bit)) << bit)
-                };
-            }
-        }
-    }
-
-    /// 32 values from `from`, a multiple of 4. They lie in one chunk or meet its end at a draw.
-    #[cfg(feature = "flex")]
-    #[inline(always)]
-    fn word(self, from: usize) -> u32 {
-        let threshold = self.threshold();
-        let mut word = 0;
-        for number in 0..WORD / VALUES_PER_DRAW {
-            let value = from + number * VALUES_PER_DRAW;
-            let bits = draw_of(self.stream(value / CHUNK), value % CHUNK / VALUES_PER_DRAW);
-            for place in 0..VALUES_PER_DRAW {
-                word |= u32::from(part(bits, place) < threshold) << (number * VALUES_PER_DRAW + place);
-            }
-        }
-        word
+        Isa::detect().run(Bits { mask: self, first, columns, words });
     }
 
     #[cfg(feature = "flex")]
@@ -93,6 +68,56 @@ impl KeepMask {
     fn threshold(self) -> u32 {
         (self.keep * 65536.0).round() as u32
     }
+}
+
+#[cfg(feature = "flex")]
+struct Bits<'a> {
+    mask: KeepMask,
+    first: usize,
+    columns: usize,
+    words: &'a mut [u32],
+}
+
+#[cfg(feature = "flex")]
+impl Kernel for Bits<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let Self { mask, first, columns, words } = self;
+        let width = columns.div_ceil(WORD);
+        for (row, words) in words.chunks_exact_mut(width).enumerate() {
+            let start = (first + row) * columns;
+            for (at, word) in words.iter_mut().enumerate() {
+                let (from, count) = (start + at * WORD, (columns - at * WORD).min(WORD));
+                *word = if count == WORD && from.is_multiple_of(WORD) {
+                    whole_word(mask, from)
+                } else {
+                    (0..count).fold(0, |word, bit| word | u32::from(mask.keeps(from + bit)) << bit)
+                };
+            }
+        }
+    }
+}
+
+/// 32 values from a multiple of 32 on, all of one chunk. Loops that become vectors: first the draws, then a byte for each
+/// value, then their bits.
+#[cfg(feature = "flex")]
+#[inline(always)]
+fn whole_word(mask: KeepMask, from: usize) -> u32 {
+    let (stream, threshold) = (mask.stream(from / CHUNK), mask.threshold());
+    let first = from % CHUNK / VALUES_PER_DRAW;
+    let mut draws = [0; WORD / VALUES_PER_DRAW];
+    for (number, draw) in draws.iter_mut().enumerate() {
+        *draw = draw_of(stream, first + number);
+    }
+    let mut word = 0;
+    for (number, draw) in draws.iter().enumerate() {
+        for place in 0..VALUES_PER_DRAW {
+            word |= u32::from(part(*draw, place) < threshold) << (number * VALUES_PER_DRAW + place);
+        }
+    }
+    word
 }
 
 /// Number `draw` of a stream.

@@ -30,3 +30,8 @@ mod tests;
 pub use layer::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
 pub use flex::{HostBlock, Kept};
 pub use ops::{BlockGradients, BlockOps, Tape};
+
+/// Whether this processor multiplies bfloat16 faster than f32.
+pub fn has_bfloat16() -> bool {
+    crate::product::Implementation::detect() != crate::product::Implementation::Float
+}

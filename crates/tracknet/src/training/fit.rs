@@ -161,7 +161,8 @@ impl<'a> Trainer<'a> {
             return Err(TrainingError::RunExists { path: start.paths.root }.into());
         }
         let Start { model, optimizer, state, paths } = start;
-        let model = activate(config, &table, model, state.epoch);
+        let mut model = activate(config, &table, model, state.epoch);
+        note_precision(config.training.precision, &mut model, &options.device, reporter);
         // Before the first file: a run that does not fit into memory leaves no directory.
         micro_batch(config, &model, options.memory_limit)?;
         let config_yaml = config.to_yaml()?;
@@ -190,7 +191,6 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If a batch cannot be read, losses stay non-finite, or a file cannot be written.
     pub fn fit(mut self) -> Result<FitReport> {
-        self.note_precision();
         while self.state.epoch < self.config.training.epochs {
             if self.state.monitor.is_exhausted(&self.config.training.early_stopping) {
                 return self.finish(Outcome::StoppedEarly);
@@ -376,14 +376,6 @@ impl<'a> Trainer<'a> {
         self.state.epoch_loss_sum / self.state.epoch_mask_sum.max(super::MIN_MASK_WEIGHT)
     }
 
-    fn note_precision(&mut self) {
-        let precision = self.config.training.precision;
-        if precision != Precision::Fp32 {
-            let name = format!("{precision:?}").to_lowercase();
-            self.reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
-        }
-    }
-
     /// The line of an epoch; a metric that is not defined, such as the recall without any ball, is a dash.
     fn summary(&self, metrics: &BTreeMap<String, f64>, verdict: Verdict) -> String {
         let number = |v: f64| if v.is_nan() { "–".to_owned() } else { format!("{v:.5}") };
@@ -392,6 +384,26 @@ impl<'a> Trainer<'a> {
         let best = if verdict == Verdict::Best { "  best" } else { "" };
         format!("epoch {}/{}{shown}{best}", self.state.epoch + 1, self.config.training.epochs)
     }
+}
+
+/// Sets the precision, as far as the device has it, and says what became of it.
+fn note_precision(precision: Precision, model: &mut HeatmapModel, device: &Device, reporter: &mut dyn Reporter) {
+    let name = match precision {
+        Precision::Fp32 => return,
+        Precision::Fp16 => "fp16",
+        Precision::Bf16 => "bf16",
+    };
+    match set_precision(precision, model, device) {
+        true => reporter.report("mixed precision: products with frozen weights in bfloat16"),
+        false => {
+            reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
+        }
+    }
+}
+
+/// Switches mixed precision on where the device has it for this model.
+pub fn set_precision(precision: Precision, model: &mut HeatmapModel, device: &Device) -> bool {
+    precision == Precision::Bf16 && is_cpu(device) && model.use_bfloat16()
 }
 
 /// The configuration of the adapters that the build made or read, for the base in use.

@@ -13,24 +13,24 @@ use super::spec::{MlpKind, VitSpec};
 use super::transformer::Block;
 
 impl Block {
-    /// The block as the kernels take it: on the CPU, if nothing but plain adapters trains, its products are to be in
-    /// bfloat16, and its MLP is two layers with GELU between them.
-    ///
-    /// Asking draws the dropout masks of the adapters.
+    /// Whether the kernels can compute the block: nothing but plain adapters trains, its products are to be in bfloat16,
+    /// and its MLP is two layers with GELU between them.
+    pub(super) fn is_frozen(&self, spec: &VitSpec) -> bool {
+        spec.mlp_kind == MlpKind::Plain
+            && spec.activation == Activation::Gelu
+            && self.projections(spec).iter().all(|(_, projection)| is_frozen(projection))
+            && [&self.norm1, &self.norm2].into_iter().all(LayerNorm::is_frozen)
+            && [&self.scale1, &self.scale2].into_iter().flatten().all(|scale| !scale.is_require_grad())
+    }
+
+    /// The block as the CPU's kernels take it, if they can compute it; draws the dropout masks of its adapters.
     pub(super) fn frozen(&self, x: &Tensor<3>, spec: &VitSpec) -> Option<FrozenBlock<'_>> {
-        let plain = spec.mlp_kind == MlpKind::Plain && spec.activation == Activation::Gelu;
-        if !plain || !FrozenBlock::is_supported(&x.device().inner()) {
+        if !FrozenBlock::is_supported(&x.device().inner()) || !self.is_frozen(spec) {
             return None;
         }
         let projections = self.projections(spec);
         let norms = [&self.norm1, &self.norm2];
         let scales = [&self.scale1, &self.scale2];
-        let frozen = projections.iter().all(|(_, projection)| is_frozen(projection))
-            && norms.into_iter().all(LayerNorm::is_frozen)
-            && scales.into_iter().flatten().all(|scale| !scale.is_require_grad());
-        if !frozen {
-            return None;
-        }
         let [query, key, value, output, up, down] = projections[..] else { return None };
         let linear = |(_, projection)| linear(projection, x);
         Some(FrozenBlock {

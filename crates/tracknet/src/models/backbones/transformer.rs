@@ -60,6 +60,12 @@ impl Vit {
         quantized
     }
 
+    /// Whether blocks run as one operation of the CPU's kernels.
+    #[cfg(feature = "flex")]
+    pub fn has_frozen_blocks(&self) -> bool {
+        self.blocks.iter().any(|block| block.is_frozen(&self.spec))
+    }
+
     /// What was built.
     pub fn spec(&self) -> &VitSpec {
         &self.spec
