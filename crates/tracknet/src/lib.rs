@@ -22,6 +22,7 @@ pub mod files;
 pub mod inference;
 pub mod inspect;
 pub mod models;
+mod parallel;
 mod random;
 pub mod training;
 

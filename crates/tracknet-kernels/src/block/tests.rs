@@ -239,8 +239,7 @@ impl Parts {
         let normal = norm(0, x.clone());
         let [query, key, value] = [0, 1, 2].map(|i| self.linear(i, normal.clone()));
         let scale = 1.0 / ((self.case.hidden / self.case.heads) as f32).sqrt();
-        let attended =
-            attention(query, key, value, self.case.heads, scale, self.rotary.as_ref(), ComputeDtype::F32);
+        let attended = attention(query, key, value, self.case.heads, scale, self.rotary.as_ref(), ComputeDtype::F32);
         let x = x + scaled(0, self.linear(3, attended));
         let inner = gelu(self.linear(4, norm(1, x.clone())));
         x + scaled(1, self.linear(5, inner))
@@ -280,8 +279,10 @@ fn outputs_and_gradients_are_those_of_the_composed_block() {
         let found = parts.run(|parts| frozen_block(parts.x.clone(), parts.rotary.as_ref(), parts.block(false)));
         for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let distance = distance(found, expected);
-            // A dozen roundings to bfloat16 one behind the other, each by up to 1/512; each alone is held to 1e-2.
-            assert!(distance < 1.5e-2, "{case:?}: result {i} is {distance} off");
+            // The output is held to 1e-2. A gradient has gone through a dozen roundings to bfloat16, one behind the other,
+            // each by up to 1/512, and through the softmax, whose gradient is a difference of two rounded numbers.
+            let tolerance = if i == 0 { 1e-2 } else { 2.5e-2 };
+            assert!(distance < tolerance, "{case:?}: result {i} is {distance} off");
         }
     }
 }

@@ -39,6 +39,6 @@ pub(super) fn heatmaps(
     device: &Device,
 ) -> Result<Vec<f32>> {
     let images = Tensor::from_data(TensorData::new(images.to_vec(), [frames, 3, height, width]), device);
-    let heatmaps = model.forward(images).try_into_vec_as::<f32>();
+    let heatmaps = model.predict(images).try_into_vec_as::<f32>();
     Ok(heatmaps.map_err(|e| TrainingError::device("heatmap", e))?)
 }

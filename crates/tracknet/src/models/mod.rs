@@ -31,6 +31,8 @@ pub mod state;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use crate::parallel;
+
 pub use backbones::Vit;
 pub use build::{BuildReport, build_backbone, build_model};
 pub use decoders::UpsamplingDecoder;
@@ -74,6 +76,16 @@ impl HeatmapModel {
         let features = self.backbone.forward(images.clone());
         let features = self.decoder.forward(features, images);
         self.head.forward(features)
+    }
+
+    /// [`Self::forward`] of a model that only predicts. On the CPU frames are computed side by side, one on each core.
+    pub fn predict(&self, images: Tensor<4>) -> Tensor<4> {
+        let frames = images.dims()[0];
+        if frames < 2 || !is_cpu(&images.device()) {
+            return self.forward(images);
+        }
+        let frame = |index| self.forward(images.clone().narrow(0, index, 1));
+        Tensor::cat(parallel::map(frames, parallel::cores(), frame), 0)
     }
 
     /// A copy with an autodiff graph and dropout streams of its own; the values are shared.

@@ -20,6 +20,7 @@ use crate::files::write_atomic;
 use crate::models::lora::PeftConfig;
 use crate::models::memory::{bytes, training_estimate};
 use crate::models::{BuildReport, HeatmapModel, build_model, is_cpu};
+use crate::parallel::cores;
 
 use super::evaluate::{EvaluateOptions, Evaluation, Run};
 use super::loaders::Loaders;
@@ -164,7 +165,7 @@ impl<'a> Trainer<'a> {
         let mut model = activate(config, &table, model, state.epoch);
         note_precision(config.training.precision, &mut model, &options.device, reporter);
         // Before the first file: a run that does not fit into memory leaves no directory.
-        micro_batch(config, &model, options.memory_limit)?;
+        micro_batch(config, &model, &device, options.memory_limit)?;
         let config_yaml = config.to_yaml()?;
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
@@ -212,12 +213,11 @@ impl<'a> Trainer<'a> {
         if self.stepper.micro_batch.is_some() && epoch != self.config.training.backbone_freeze_epochs {
             return Ok(());
         }
-        let size = self.config.data.preprocess.resize;
-        let chosen = micro_batch(self.config, &self.model, self.options.memory_limit)?;
+        let chosen = micro_batch(self.config, &self.model, &self.stepper.device, self.options.memory_limit)?;
         if let Some(note) = chosen.note {
             self.reporter.note(&note);
         }
-        let peak = bytes(training_estimate(&self.model, chosen.size, size));
+        let peak = bytes(training_peak(self.config, &self.model, &self.stepper.device, chosen.size));
         self.reporter.report(&format!("micro-batches of {} frames, estimated peak memory {peak}", chosen.size));
         self.stepper.micro_batch = Some(chosen.size);
         Ok(())
@@ -417,9 +417,20 @@ fn adapter_config(config: &Config, build: &BuildReport) -> Option<PeftConfig> {
 
 /// What takes the steps of a run on a [`training_device`]; its micro-batch is the whole batch.
 fn stepper(config: &Config, shape: BatchShape, device: &Device) -> Stepper {
-    // Batch normalization couples the frames of a batch; a GPU wants them all at once.
-    let parallel = is_cpu(device) && config.model.decoder.norm != Norm::Bn;
-    Stepper::new(&config.training, shape, device).side_by_side(parallel)
+    Stepper::new(&config.training, shape, device).side_by_side(is_frame_by_frame(config, device))
+}
+
+/// Whether every frame of a batch is computed by itself, one on each core. Batch normalization couples the frames of a
+/// batch; a GPU wants them all at once.
+fn is_frame_by_frame(config: &Config, device: &Device) -> bool {
+    is_cpu(device) && config.model.decoder.norm != Norm::Bn
+}
+
+/// An estimate of a run's peak memory with micro-batches of `frames`, in bytes.
+pub fn training_peak(config: &Config, model: &HeatmapModel, device: &Device, frames: usize) -> usize {
+    let at_once = if is_frame_by_frame(config, device) { frames.min(cores()) } else { frames };
+    let training = &config.training;
+    training_estimate(model, at_once, config.data.preprocess.resize, device, training.gradient_checkpointing)
 }
 
 /// What takes the steps of a run when all of `model` trains, with the micro-batch that then fits into memory.
@@ -430,7 +441,7 @@ pub(crate) fn thawed_stepper(
     device: &Device,
 ) -> Result<Stepper> {
     let mut stepper = stepper(config, shape, device);
-    stepper.micro_batch = Some(micro_batch(config, model, None)?.size);
+    stepper.micro_batch = Some(micro_batch(config, model, device, None)?.size);
     Ok(stepper)
 }
 
@@ -441,8 +452,13 @@ fn activate(config: &Config, table: &ParameterTable, model: HeatmapModel, epoch:
 }
 
 /// The micro-batch that fits what trains of `model` into memory.
-fn micro_batch(config: &Config, model: &HeatmapModel, memory_limit: Option<u64>) -> Result<MicroBatch> {
-    let estimate = |frames| training_estimate(model, frames, config.data.preprocess.resize) as u64;
+fn micro_batch(
+    config: &Config,
+    model: &HeatmapModel,
+    device: &Device,
+    memory_limit: Option<u64>,
+) -> Result<MicroBatch> {
+    let estimate = |frames| training_peak(config, model, device, frames) as u64;
     choose_micro_batch(&config.training, estimate, MemoryBound::find(memory_limit))
 }
 

@@ -61,9 +61,11 @@ impl Vit {
     }
 
     /// Whether blocks run as one operation of the CPU's kernels.
-    #[cfg(feature = "flex")]
     pub fn has_frozen_blocks(&self) -> bool {
-        self.blocks.iter().any(|block| block.is_frozen(&self.spec))
+        #[cfg(feature = "flex")]
+        return self.blocks.iter().any(|block| block.is_frozen(&self.spec));
+        #[cfg(not(feature = "flex"))]
+        false
     }
 
     /// What was built.
