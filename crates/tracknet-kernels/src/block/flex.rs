@@ -47,6 +47,7 @@ pub(super) struct HostLinear {
 
 /// How a weight is stored.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "six exist at a time")]
 pub(super) enum HostWeight {
     Packed(HostTensors, PackedFormat),
     Dense(FlexTensor),

@@ -56,6 +56,7 @@ pub struct FrozenLinear<'a> {
 }
 
 /// How a weight `[out, in]` is stored.
+#[allow(clippy::large_enum_variant, reason = "six exist at a time")]
 pub enum FrozenWeight<'a> {
     /// In 4 bits.
     Packed(&'a Linear4bitWeight),

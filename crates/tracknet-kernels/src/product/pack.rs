@@ -125,9 +125,10 @@ impl<'a> Codec<'a> {
     #[target_feature(enable = "avx512f")]
     fn new(weight: &Weight<'a>) -> Self {
         match weight.values {
-            // SAFETY: the array has 16 values.
             Values::Packed(view) => {
-                Self::Packed { view, codes: unsafe { _mm512_loadu_ps(view.quant_type().codes().as_ptr()) } }
+                let codes = view.quant_type().codes();
+                // SAFETY: the array has 16 values.
+                Self::Packed { view, codes: unsafe { _mm512_loadu_ps(codes.as_ptr()) } }
             }
             Values::Dense(values) => Self::Dense(values),
         }
