@@ -11,20 +11,20 @@ use super::isa::Task;
 use super::lanes::{Lanes, exp2};
 use super::packed::{Panel, Sums, padded_width};
 use super::product::{Left, product};
-use super::rows::{Buffer, HeadRows, SharedRows, columns_as_rows, turn_back};
+use super::rows::{Angles, Buffer, HeadRows, SharedRows, columns_as_rows, turn_back};
 
 /// All gradients of one head. One task: sums over the queries of a head are then in the order of the queries.
-pub(super) struct Backward<'a, E, O, G> {
+pub(super) struct Backward<'a, E, O, G, D> {
     pub(super) head: &'a Head<'a, E>,
     pub(super) output: HeadRows<'a, O>,
     pub(super) gradient: HeadRows<'a, G>,
     pub(super) lse: &'a [f32],
-    pub(super) d_query: &'a SharedRows<'a, f32>,
-    pub(super) d_key: &'a SharedRows<'a, f32>,
-    pub(super) d_value: &'a SharedRows<'a, f32>,
+    pub(super) d_query: &'a SharedRows<'a, D>,
+    pub(super) d_key: &'a SharedRows<'a, D>,
+    pub(super) d_value: &'a SharedRows<'a, D>,
 }
 
-impl<E: Element, O: Element, G: Element> Task for Backward<'_, E, O, G> {
+impl<E: Element, O: Element, G: Element, D: Element> Task for Backward<'_, E, O, G, D> {
     type Output = ();
 
     #[inline(always)]
@@ -39,18 +39,18 @@ impl<E: Element, O: Element, G: Element> Task for Backward<'_, E, O, G> {
                 let count = work.stride.min(tokens - first);
                 // Two registers of queries share one of places.
                 let columns = count.next_multiple_of(F::GROUP * L::COUNT);
-                work.begin::<E, O, G, L, F>(&self, [first, count, columns]);
+                work.begin::<E, O, G, D, L, F>(&self, [first, count, columns]);
                 for tile in (0..tokens).step_by(TILE_KEYS) {
                     work.tile::<L, F, ROWS>(tile, TILE_KEYS.min(tokens - tile), [count, columns]);
                 }
                 self.write_d_query::<L>(&mut work, [first, count]);
             }
-            self.write_d_key_and_value(&work);
+            self.write_d_key_and_value(&mut work);
         }
     }
 }
 
-impl<E: Element, O: Element, G: Element> Backward<'_, E, O, G> {
+impl<E: Element, O: Element, G: Element, D: Element> Backward<'_, E, O, G, D> {
     /// # Safety
     /// The processor has the instructions of `L`.
     #[inline(always)]
@@ -61,35 +61,34 @@ impl<E: Element, O: Element, G: Element> Backward<'_, E, O, G> {
             // SAFETY: the caller's.
             unsafe { columns_as_rows::<L>(&work.d_query[lane..], work.stride, &mut work.rows, width) };
             for q in lane..count.min(lane + L::COUNT) {
-                // SAFETY: one task writes this head's row of this token, once.
-                let row = unsafe { self.d_query.row(head.offset(first + q), head.head_dim()) };
-                for (out, x) in row.iter_mut().zip(&work.rows[(q - lane) * width..]) {
-                    *out = x * head.scale;
-                }
-                if let Some(angles) = head.angles {
-                    turn_back(row, angles, first + q);
-                }
+                let row = &mut work.rows[(q - lane) * width..][..head.head_dim()];
+                self.write(self.d_query, first + q, row, head.angles, head.scale);
             }
         }
     }
 
     #[inline(always)]
-    fn write_d_key_and_value(&self, work: &Work) {
+    fn write_d_key_and_value(&self, work: &mut Work) {
         let head = self.head;
-        let rows = work.d_key.chunks_exact(work.width).zip(work.d_value.chunks_exact(work.width));
+        let rows = work.d_key.chunks_exact_mut(work.width).zip(work.d_value.chunks_exact_mut(work.width));
         for (token, (d_key, d_value)) in rows.take(head.tokens).enumerate() {
-            // SAFETY: one task writes this head's row of this token, once.
-            let row = unsafe { self.d_key.row(head.offset(token), head.head_dim()) };
-            for (out, x) in row.iter_mut().zip(d_key) {
-                // The packed queries carry scale · log₂e.
-                *out = x * std::f32::consts::LN_2;
-            }
-            if let Some(angles) = head.angles {
-                turn_back(row, angles, token);
-            }
-            // SAFETY: as above.
-            let row = unsafe { self.d_value.row(head.offset(token), head.head_dim()) };
-            row.copy_from_slice(&d_value[..head.head_dim()]);
+            // The packed queries carry scale · log₂e.
+            let factor = std::f32::consts::LN_2;
+            self.write(self.d_key, token, &mut d_key[..head.head_dim()], head.angles, factor);
+            self.write(self.d_value, token, &mut d_value[..head.head_dim()], None, 1.0);
+        }
+    }
+
+    /// Writes the row of a token, turned back if `angles` is given, and times `factor`.
+    #[inline(always)]
+    fn write(&self, to: &SharedRows<'_, D>, token: usize, row: &mut [f32], angles: Option<Angles<'_>>, factor: f32) {
+        if let Some(angles) = angles {
+            turn_back(row, angles, token);
+        }
+        // SAFETY: one task writes this head's row of this token, once.
+        let out = unsafe { to.row(self.head.offset(token), row.len()) };
+        for (out, x) in out.iter_mut().zip(row) {
+            *out = D::from_f32(*x * factor);
         }
     }
 }
@@ -149,9 +148,9 @@ impl Work {
     /// # Safety
     /// The processor has the instructions of `L`.
     #[inline(always)]
-    unsafe fn begin<E: Element, O: Element, G: Element, L: Lanes, F: Factors<L>>(
+    unsafe fn begin<E: Element, O: Element, G: Element, D: Element, L: Lanes, F: Factors<L>>(
         &mut self,
-        task: &Backward<'_, E, O, G>,
+        task: &Backward<'_, E, O, G, D>,
         panel @ [first, count, _]: [usize; 3],
     ) {
         let head = task.head;

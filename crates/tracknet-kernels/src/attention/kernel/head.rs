@@ -89,12 +89,12 @@ impl<E: Element> Task for Pack<'_, E> {
             keys: PackedRows::new::<L, F>(rows, head.head_dim(), keys),
             values: PackedRows::new::<L, F>(rows, head.head_dim(), values),
             rows,
-            poisoned: head.key.is_poisoned(head.tokens) || head.value.is_poisoned(head.tokens),
+            poisoned: false,
         };
         // SAFETY: the caller's.
         unsafe {
-            packed.keys.pack::<E, L, F>(head.key, [0, head.tokens], head.angles, 1.0);
-            packed.values.pack::<E, L, F>(head.value, [0, head.tokens], None, 1.0);
+            packed.poisoned |= !packed.keys.pack::<E, L, F>(head.key, [0, head.tokens], head.angles, 1.0);
+            packed.poisoned |= !packed.values.pack::<E, L, F>(head.value, [0, head.tokens], None, 1.0);
         }
         packed
     }

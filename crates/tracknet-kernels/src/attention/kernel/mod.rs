@@ -51,6 +51,11 @@ impl AttentionShape {
     fn elements(&self) -> usize {
         self.batch * self.tokens * self.hidden()
     }
+
+    /// Rows of scores: one for each query of each head.
+    fn rows(&self) -> usize {
+        self.batch * self.heads * self.tokens
+    }
 }
 
 /// What attention reads.
@@ -75,11 +80,18 @@ impl<E: Element> Inputs<'_, E> {
     /// The result does not depend on the number of threads.
     pub(crate) fn forward<O: Element>(&self, isa: Isa) -> (Vec<O>, Vec<f32>) {
         let mut output = vec![O::default(); self.shape.elements()];
-        let mut lse = vec![0.0; self.shape.batch * self.shape.heads * self.shape.tokens];
+        let mut lse = vec![0.0; self.shape.rows()];
+        self.forward_into(&mut output, &mut lse, isa);
+        (output, lse)
+    }
+
+    /// [`Self::forward`] into memory that is there.
+    pub(crate) fn forward_into<O: Element>(&self, output: &mut [O], lse: &mut [f32], isa: Isa) {
+        assert!([output.len(), lse.len()] == [self.shape.elements(), self.shape.rows()], "room for the output");
         if output.is_empty() {
-            return (output, lse);
+            return;
         }
-        let shared = &SharedRows::new(&mut output);
+        let shared = &SharedRows::new(output);
         let (keys, values) = (Sums { along: true, across: false }, Sums { along: false, across: true });
         self.each_head(lse.chunks_mut(self.shape.tokens), |index, lse, parallel| {
             let head = &Head::new(self, index);
@@ -94,30 +106,40 @@ impl<E: Element> Inputs<'_, E> {
                 lse.chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
             }
         });
-        (output, lse)
     }
 
     /// The gradients of query, key and value, from what [`Self::forward`] returned and the gradient of the output.
     ///
     /// The result does not depend on the number of threads.
-    pub(crate) fn backward<O: Element, G: Element>(
+    pub(crate) fn backward<O: Element, G: Element, D: Element>(
         &self,
-        output: &[O],
-        lse: &[f32],
+        (output, lse): (&[O], &[f32]),
         gradient: &[G],
         isa: Isa,
-    ) -> [Vec<f32>; 3] {
-        let mut gradients = [0; 3].map(|_| vec![0.0; self.shape.elements()]);
+    ) -> [Vec<D>; 3] {
+        let mut gradients = [(); 3].map(|()| vec![D::default(); self.shape.elements()]);
+        self.backward_into((output, lse), gradient, gradients.each_mut().map(Vec::as_mut_slice), isa);
+        gradients
+    }
+
+    /// [`Self::backward`] into memory that is there.
+    pub(crate) fn backward_into<O: Element, G: Element, D: Element>(
+        &self,
+        (output, lse): (&[O], &[f32]),
+        gradient: &[G],
+        gradients: [&mut [D]; 3],
+        isa: Isa,
+    ) {
+        assert!([output.len(), lse.len()] == [self.shape.elements(), self.shape.rows()], "what forward returned");
         if gradient.is_empty() {
-            return gradients;
+            return;
         }
-        let [d_query, d_key, d_value] = &gradients.each_mut().map(|values| SharedRows::new(values));
+        let [d_query, d_key, d_value] = &gradients.map(SharedRows::new);
         self.each_head(lse.chunks(self.shape.tokens), |index, lse, _| {
             let head = &Head::new(self, index);
             let (output, gradient) = (head.rows(output), head.rows(gradient));
             isa.run(self.compute, Backward { head, output, gradient, lse, d_query, d_key, d_value });
         });
-        gradients
     }
 
     /// Gives each head its number, its part of the statistics, and whether to share its work out. Heads are shared out

@@ -53,7 +53,8 @@ impl PackedRows {
         }
     }
 
-    /// Packs `count` rows from token `first` on, turned if `angles` is given, and times `factor`.
+    /// Packs `count` rows from token `first` on, turned if `angles` is given, and times `factor`. Tells whether all
+    /// their numbers are finite.
     ///
     /// # Safety
     /// The processor has the instructions of `L`.
@@ -64,9 +65,12 @@ impl PackedRows {
         [first, count]: [usize; 2],
         angles: Option<Angles<'_>>,
         factor: f32,
-    ) {
+    ) -> bool {
         let width = self.width;
         let places = width / F::GROUP;
+        // SAFETY: the caller's.
+        let zero = unsafe { L::splat(0.0) };
+        let mut zeros = zero;
         for start in (0..count).step_by(F::GROUP) {
             for (i, row) in self.group.chunks_exact_mut(width).take(F::GROUP).enumerate() {
                 let row = &mut row[..rows.head_dim];
@@ -75,6 +79,10 @@ impl PackedRows {
                 } else {
                     row.fill(0.0);
                 }
+            }
+            for lane in (0..F::GROUP * width).step_by(L::COUNT) {
+                // SAFETY: the caller's; rows are whole registers.
+                zeros = unsafe { L::load(self.group[lane..].as_ptr()) }.mul_add(zero, zeros);
             }
             if !self.along.is_empty() {
                 for (i, row) in self.group.chunks_exact(width).take(F::GROUP).enumerate() {
@@ -105,6 +113,8 @@ impl PackedRows {
                 }
             }
         }
+        // What is not finite, times zero, is NaN.
+        !zeros.differs(zero)
     }
 
     /// Rows from `first` on as the left factor of a sum along them.

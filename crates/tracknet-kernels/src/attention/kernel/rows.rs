@@ -36,14 +36,6 @@ impl<'a, E: Element> HeadRows<'a, E> {
             None => out.iter_mut().zip(self.row(token)).for_each(|(out, x)| *out = x.to_f32() * factor),
         }
     }
-
-    /// Whether any of the first `tokens` rows holds NaN or an infinity.
-    #[inline(always)]
-    pub(super) fn is_poisoned(&self, tokens: usize) -> bool {
-        const EXPONENT: u32 = 0x7f80_0000;
-        let is_bad = |x: &E| x.to_f32().to_bits() & EXPONENT == EXPONENT;
-        (0..tokens).any(|token| self.row(token).iter().fold(false, |found, x| found | is_bad(x)))
-    }
 }
 
 /// Turns the halves `(x₁, x₂)` of a row by the angles of its token: `(x₁ cos − x₂ sin, x₂ cos + x₁ sin)`.

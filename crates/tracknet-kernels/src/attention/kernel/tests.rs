@@ -76,7 +76,7 @@ impl Case {
             compute,
         };
         let (output, lse) = inputs.forward::<E>(isa);
-        let [d_query, d_key, d_value] = inputs.backward(&output, &lse, &gradient, isa);
+        let [d_query, d_key, d_value] = inputs.backward((&output, &lse), &gradient, isa);
         [output.iter().map(|x| x.to_f32()).collect(), d_query, d_key, d_value]
     }
 
