@@ -6,21 +6,31 @@
 //! * [`resize`]: bilinear resize.
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
 //!   with them without ever keeping a dense copy;
-//! * [`attention`]: softmax attention without the score matrix, forward and backward.
+//! * [`attention`]: softmax attention without the score matrix, forward and backward;
+//! * [`peak`]: what the processor can reach at most, to hold the kernels against.
 
 pub mod allocator;
 pub mod attention;
 #[cfg(feature = "flex")]
+pub mod block;
+#[cfg(feature = "flex")]
 mod chunks;
 pub mod depthwise;
+pub mod dropout;
 pub mod fourbit;
 pub mod gelu;
 #[cfg(feature = "flex")]
 mod host;
 pub mod norm;
+pub mod peak;
+#[cfg(feature = "flex")]
+mod product;
+pub mod random;
 pub mod resize;
 #[cfg(feature = "flex")]
 mod simd;
+#[cfg(all(feature = "flex", target_arch = "x86_64"))]
+mod transpose;
 
 pub use depthwise::depthwise_conv3x3;
 pub use fourbit::{

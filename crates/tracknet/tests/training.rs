@@ -193,8 +193,8 @@ fn pieces_side_by_side_give_the_bits_of_one_piece_after_the_other() {
         (gradients, report.loss_sum.to_bits())
     };
     let mut bench = bench_with_dropout(json!({}), 0.3);
-    // Pieces are two frames when they run side by side.
-    bench.stepper.micro_batch = Some(2);
+    // Pieces are one frame when they run side by side.
+    bench.stepper.micro_batch = Some(1);
     let expected = gradients(&bench, 4);
     assert!(expected != gradients(&bench, 5), "dropout draws the same in every step");
     bench.stepper = bench.stepper.side_by_side(true);

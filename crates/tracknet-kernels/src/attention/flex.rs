@@ -31,7 +31,7 @@ impl AttentionOps for Flex {
         let dtype = query.dtype();
         let host = HostTensors::new([query, key, value], table, format);
         let inputs = host.inputs();
-        let (output, lse) = inputs.forward(Isa::best());
+        let (output, lse) = inputs.forward::<f32>(Isa::best());
         let AttentionShape { batch, tokens, heads, .. } = inputs.shape;
         let lse = FlexTensor::from_data(TensorData::new(lse, [batch, heads, tokens]));
         (host.tensor(output, dtype), lse)
@@ -50,7 +50,8 @@ impl AttentionOps for Flex {
         let dtype = query.dtype();
         let host = HostTensors::new([query, key, value], table, format);
         let [output, statistics, gradient] = [output, statistics, gradient].map(on_host);
-        let gradients = host.inputs().backward(slice(&output), slice(&statistics), slice(&gradient), Isa::best());
+        let forward = (slice(&output), slice(&statistics));
+        let gradients: [Vec<f32>; 3] = host.inputs().backward(forward, slice(&gradient), Isa::best());
         let [d_query, d_key, d_value] = gradients.map(|values| host.tensor(values, dtype));
         (d_query, d_key, d_value)
     }
@@ -78,6 +79,7 @@ impl HostTensors {
             value: slice(value),
             shape: AttentionShape { batch, tokens, heads, head_dim: hidden / heads },
             scale: self.format.scale,
+            compute: self.format.compute,
             angles: self.table.as_ref().map(|table| {
                 let table = slice(table);
                 let (cos, sin) = table.split_at(table.len() / 2);

@@ -13,13 +13,11 @@ mod codebook;
 mod dequantize;
 mod error;
 #[cfg(feature = "flex")]
-mod flex;
+pub(crate) mod flex;
 mod linear;
 mod nested;
 mod ops;
 mod packed;
-#[cfg(feature = "flex")]
-mod product;
 mod quantize;
 mod reference;
 mod stats;

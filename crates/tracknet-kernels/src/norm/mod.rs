@@ -12,7 +12,7 @@ mod backward;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
-mod kernel;
+pub(crate) mod kernel;
 mod ops;
 mod reference;
 

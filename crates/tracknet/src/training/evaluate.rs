@@ -11,11 +11,11 @@ use crate::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
 use crate::error::Result;
 use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
 use crate::models::{BuildReport, HeatmapModel, is_cpu};
+use crate::parallel::{self, cores};
 
 use super::TrainingError;
 use super::loaders::{batch_spec, loader_options, shape_of};
 use super::loss::{HeatmapLoss, MIN_MASK_WEIGHT};
-use super::parallel::{self, FRAMES_PER_PIECE, cores};
 use super::step::mask_weight;
 
 /// Frames per forward pass on a GPU: enough to keep the processor busy, few enough for little memory.
@@ -121,7 +121,7 @@ impl Run<'_> {
         let loss = HeatmapLoss::from(&self.config.training.loss);
         let mut heatmaps = Vec::with_capacity(batch.targets.len());
         let mut sum = 0.0;
-        let (frames, threads) = if is_cpu(self.device) { (FRAMES_PER_PIECE, cores()) } else { (FRAMES_AT_ONCE, 1) };
+        let (frames, threads) = if is_cpu(self.device) { (1, cores()) } else { (FRAMES_AT_ONCE, 1) };
         let piece = |index: usize| {
             let (from, to) = (index * frames, ((index + 1) * frames).min(batch.size));
             let chunk = shape.tensors(batch, from, to, self.device)?;

@@ -20,6 +20,7 @@ use crate::files::write_atomic;
 use crate::models::lora::PeftConfig;
 use crate::models::memory::{bytes, training_estimate};
 use crate::models::{BuildReport, HeatmapModel, build_model, is_cpu};
+use crate::parallel::cores;
 
 use super::evaluate::{EvaluateOptions, Evaluation, Run};
 use super::loaders::Loaders;
@@ -33,7 +34,7 @@ use super::reporter::{Reporter, StepProgress};
 use super::resume;
 use super::run::RunPaths;
 use super::schedule::Schedule;
-use super::step::{StepReport, Stepper};
+use super::step::{BatchShape, StepReport, Stepper};
 use super::weights;
 use super::{CONFIG_FILE, Checkpoint, RunState, TrainingError, write_checkpoint};
 
@@ -161,16 +162,15 @@ impl<'a> Trainer<'a> {
             return Err(TrainingError::RunExists { path: start.paths.root }.into());
         }
         let Start { model, optimizer, state, paths } = start;
-        let model = activate(config, &table, model, state.epoch);
+        let mut model = activate(config, &table, model, state.epoch);
+        note_precision(config.training.precision, &mut model, &options.device, reporter);
         // Before the first file: a run that does not fit into memory leaves no directory.
-        micro_batch(config, &model, options.memory_limit)?;
+        micro_batch(config, &model, &device, options.memory_limit)?;
         let config_yaml = config.to_yaml()?;
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
-        // Batch normalization couples the frames of a batch; a GPU wants them all at once.
-        let parallel = is_cpu(&device) && config.model.decoder.norm != Norm::Bn;
         Ok(Self {
-            stepper: Stepper::new(training, loaders.shape(), &device).side_by_side(parallel),
+            stepper: stepper(config, loaders.shape(), &device),
             schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
             log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
             config,
@@ -192,7 +192,6 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If a batch cannot be read, losses stay non-finite, or a file cannot be written.
     pub fn fit(mut self) -> Result<FitReport> {
-        self.note_precision();
         while self.state.epoch < self.config.training.epochs {
             if self.state.monitor.is_exhausted(&self.config.training.early_stopping) {
                 return self.finish(Outcome::StoppedEarly);
@@ -214,12 +213,11 @@ impl<'a> Trainer<'a> {
         if self.stepper.micro_batch.is_some() && epoch != self.config.training.backbone_freeze_epochs {
             return Ok(());
         }
-        let size = self.config.data.preprocess.resize;
-        let chosen = micro_batch(self.config, &self.model, self.options.memory_limit)?;
+        let chosen = micro_batch(self.config, &self.model, &self.stepper.device, self.options.memory_limit)?;
         if let Some(note) = chosen.note {
             self.reporter.note(&note);
         }
-        let peak = bytes(training_estimate(&self.model, chosen.size, size));
+        let peak = bytes(training_peak(self.config, &self.model, &self.stepper.device, chosen.size));
         self.reporter.report(&format!("micro-batches of {} frames, estimated peak memory {peak}", chosen.size));
         self.stepper.micro_batch = Some(chosen.size);
         Ok(())
@@ -378,14 +376,6 @@ impl<'a> Trainer<'a> {
         self.state.epoch_loss_sum / self.state.epoch_mask_sum.max(super::MIN_MASK_WEIGHT)
     }
 
-    fn note_precision(&mut self) {
-        let precision = self.config.training.precision;
-        if precision != Precision::Fp32 {
-            let name = format!("{precision:?}").to_lowercase();
-            self.reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
-        }
-    }
-
     /// The line of an epoch; a metric that is not defined, such as the recall without any ball, is a dash.
     fn summary(&self, metrics: &BTreeMap<String, f64>, verdict: Verdict) -> String {
         let number = |v: f64| if v.is_nan() { "–".to_owned() } else { format!("{v:.5}") };
@@ -394,6 +384,26 @@ impl<'a> Trainer<'a> {
         let best = if verdict == Verdict::Best { "  best" } else { "" };
         format!("epoch {}/{}{shown}{best}", self.state.epoch + 1, self.config.training.epochs)
     }
+}
+
+/// Sets the precision, as far as the device has it, and says what became of it.
+fn note_precision(precision: Precision, model: &mut HeatmapModel, device: &Device, reporter: &mut dyn Reporter) {
+    let name = match precision {
+        Precision::Fp32 => return,
+        Precision::Fp16 => "fp16",
+        Precision::Bf16 => "bf16",
+    };
+    match set_precision(precision, model, device) {
+        true => reporter.report("mixed precision: products with frozen weights in bfloat16"),
+        false => {
+            reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
+        }
+    }
+}
+
+/// Switches mixed precision on where the device has it for this model.
+pub fn set_precision(precision: Precision, model: &mut HeatmapModel, device: &Device) -> bool {
+    precision == Precision::Bf16 && is_cpu(device) && model.use_bfloat16()
 }
 
 /// The configuration of the adapters that the build made or read, for the base in use.
@@ -405,6 +415,36 @@ fn adapter_config(config: &Config, build: &BuildReport) -> Option<PeftConfig> {
     })
 }
 
+/// What takes the steps of a run on a [`training_device`]; its micro-batch is the whole batch.
+fn stepper(config: &Config, shape: BatchShape, device: &Device) -> Stepper {
+    Stepper::new(&config.training, shape, device).side_by_side(is_frame_by_frame(config, device))
+}
+
+/// Whether every frame of a batch is computed by itself, one on each core. Batch normalization couples the frames of a
+/// batch; a GPU wants them all at once.
+fn is_frame_by_frame(config: &Config, device: &Device) -> bool {
+    is_cpu(device) && config.model.decoder.norm != Norm::Bn
+}
+
+/// An estimate of a run's peak memory with micro-batches of `frames`, in bytes.
+pub fn training_peak(config: &Config, model: &HeatmapModel, device: &Device, frames: usize) -> usize {
+    let at_once = if is_frame_by_frame(config, device) { frames.min(cores()) } else { frames };
+    let training = &config.training;
+    training_estimate(model, at_once, config.data.preprocess.resize, device, training.gradient_checkpointing)
+}
+
+/// What takes the steps of a run when all of `model` trains, with the micro-batch that then fits into memory.
+pub(crate) fn thawed_stepper(
+    config: &Config,
+    model: &HeatmapModel,
+    shape: BatchShape,
+    device: &Device,
+) -> Result<Stepper> {
+    let mut stepper = stepper(config, shape, device);
+    stepper.micro_batch = Some(micro_batch(config, model, device, None)?.size);
+    Ok(stepper)
+}
+
 /// Switches gradients on or off by the freeze schedule.
 fn activate(config: &Config, table: &ParameterTable, model: HeatmapModel, epoch: usize) -> HeatmapModel {
     let thawed = epoch >= config.training.backbone_freeze_epochs;
@@ -412,8 +452,13 @@ fn activate(config: &Config, table: &ParameterTable, model: HeatmapModel, epoch:
 }
 
 /// The micro-batch that fits what trains of `model` into memory.
-fn micro_batch(config: &Config, model: &HeatmapModel, memory_limit: Option<u64>) -> Result<MicroBatch> {
-    let estimate = |frames| training_estimate(model, frames, config.data.preprocess.resize) as u64;
+fn micro_batch(
+    config: &Config,
+    model: &HeatmapModel,
+    device: &Device,
+    memory_limit: Option<u64>,
+) -> Result<MicroBatch> {
+    let estimate = |frames| training_peak(config, model, device, frames) as u64;
     choose_micro_batch(&config.training, estimate, MemoryBound::find(memory_limit))
 }
 

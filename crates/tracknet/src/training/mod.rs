@@ -12,7 +12,6 @@ mod memory;
 mod monitor;
 mod optimizer;
 mod overlays;
-mod parallel;
 mod parameters;
 mod reporter;
 mod resume;
@@ -28,7 +27,8 @@ pub use checkpoint::{
 };
 pub use error::TrainingError;
 pub use evaluate::{EvaluateOptions, Evaluation, activation_of, evaluate};
-pub use fit::{FitOptions, FitReport, Outcome, Trainer, fit, training_device};
+pub(crate) use fit::thawed_stepper;
+pub use fit::{FitOptions, FitReport, Outcome, Trainer, fit, set_precision, training_device, training_peak};
 pub use gradients::{GradientNorm, NamedGradients, clip_limit};
 pub use loaders::{Loaders, batch_spec, shape_of};
 pub use logging::{KeepRows, MetricLog, RowKind};

@@ -10,13 +10,13 @@ use crate::config::TrainingConfig;
 use crate::datasets::Batch;
 use crate::error::Result;
 use crate::models::HeatmapModel;
+use crate::parallel::{self, cores};
 use crate::random;
 
 use super::TrainingError;
 use super::gradients::{GradientNorm, NamedGradients, clip_limit};
 use super::loss::HeatmapLoss;
 use super::optimizer::NamedOptimizer;
-use super::parallel::{self, FRAMES_PER_PIECE, cores};
 use super::parameters::ParameterTable;
 
 /// Non-finite steps in a row after which a run gives up.
@@ -181,9 +181,9 @@ impl Stepper {
     ) -> Result<(NamedGradients, StepReport)> {
         let mask_sum = mask_weight(batch);
         let whole = self.micro_batch.unwrap_or(batch.size).clamp(1, batch.size.max(1));
-        // On several threads a piece is small, and no more frames are under way than a micro-batch has.
+        // On several threads a piece is a frame, and no more frames are under way than a micro-batch has.
         let (frames, threads) = match self.parallel {
-            true => (whole.min(FRAMES_PER_PIECE), cores().min(whole / whole.min(FRAMES_PER_PIECE))),
+            true => (1, cores().min(whole)),
             false => (whole, 1),
         };
         let pieces = batch.size.div_ceil(frames);

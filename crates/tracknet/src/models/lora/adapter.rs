@@ -7,6 +7,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
+#[cfg(feature = "flex")]
+use tracknet_kernels::dropout::KeepMask;
+
 use crate::models::dropout::Dropout;
 
 /// `s · B(A(dropout(x)))` with `A: [rank, in]`, `B: [out, rank]`, added to the output of the layer it adapts.
@@ -118,6 +121,18 @@ impl LoraAdapter {
     pub fn update(&self, x: Tensor<2>) -> Tensor<2> {
         let thin = self.drop(x).matmul(self.a.val().transpose());
         thin.mul_scalar(self.scale()).matmul(self.b.val().transpose())
+    }
+
+    /// Whether dropout leaves anything of the input.
+    #[cfg(feature = "flex")]
+    pub(crate) fn keeps_some(&self) -> bool {
+        self.dropout.probability() < 1.0
+    }
+
+    /// The next mask for the input `x`, for kernels that drop by themselves.
+    #[cfg(feature = "flex")]
+    pub(crate) fn draw_dropout<const D: usize>(&self, x: &Tensor<D>) -> Option<KeepMask> {
+        self.dropout.draw(x)
     }
 
     /// Dropout on the adapter's input.

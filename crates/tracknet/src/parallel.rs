@@ -1,16 +1,13 @@
 //! Independent pieces of a batch on several threads, with results in order.
 //!
 //! The CPU backend runs many operations on one thread; whole forward and backward passes side by side keep every core
-//! busy. The pieces are the same for any number of threads, and so are the results.
+//! busy. A piece is one frame: no more than the frames that are computed takes memory. The pieces are the same for any number of threads, and so are the results.
 
 use rayon::prelude::*;
 
-/// Frames in one piece.
-pub(super) const FRAMES_PER_PIECE: usize = 2;
-
-/// The cores of this machine.
-pub(super) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// The threads of the pool: the cores of this machine, or as many as RAYON_NUM_THREADS says.
+pub(crate) fn cores() -> usize {
+    rayon::current_num_threads()
 }
 
 /// `work(0), …, work(count − 1)`, at most `threads` at a time; results in order of the index.
@@ -18,7 +15,7 @@ pub(super) fn cores() -> usize {
 /// They run on the pool that the operations inside them use: an operation that is already on a thread of the pool starts
 /// its parallel loops without handing them over. They run in waves, because a thread that waits for a loop would
 /// otherwise begin another piece, and more of them would hold memory than `threads` allows.
-pub(super) fn map<T: Send>(count: usize, threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+pub(crate) fn map<T: Send>(count: usize, threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     if threads <= 1 || count <= 1 {
         return (0..count).map(work).collect();
     }

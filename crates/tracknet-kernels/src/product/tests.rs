@@ -1,7 +1,8 @@
 //! Every implementation against float64 products.
 
-use super::{Implementation, Side, Weight};
-use crate::fourbit::{Absmax, BLOCKSIZES, ComputeDtype, PackedFormat, PackedWeight, QuantType, QuantizeOptions};
+use super::{Implementation, LowRank, Mask, Product, Rows, Shared, Side, Store, Values, Weight};
+use crate::dropout::KeepMask;
+use crate::fourbit::{BLOCKSIZES, ComputeDtype, PackedWeight, QuantType, QuantizeOptions};
 
 const FEATURES: [usize; 7] = [1, 7, 33, 65, 96, 200, 256];
 const ROWS: [usize; 6] = [1, 5, 17, 63, 65, 581];
@@ -23,13 +24,7 @@ fn pack(shape: [usize; 2], quant_type: QuantType, blocksize: usize, double_quant
 }
 
 fn weight(packed: &PackedWeight, compute_dtype: ComputeDtype) -> Weight<'_> {
-    let offset = match packed.absmax() {
-        Absmax::Nested { offset, .. } => Some(*offset),
-        Absmax::Plain(_) => None,
-    };
-    let (shape, quant_type, blocksize) = (packed.shape(), packed.quant_type(), packed.blocksize());
-    let format = PackedFormat { shape, quant_type, blocksize, compute_dtype, offset };
-    Weight { view: packed.view(), packed: packed.packed(), format }
+    Weight { values: Values::Packed(packed.view()), shape: packed.shape(), compute_dtype }
 }
 
 /// `x · op(W) + bias` and the sums of the magnitudes of what is added, in f64.
@@ -213,5 +208,130 @@ fn no_rows_give_no_values() {
     let packed = pack([5, 12], QuantType::Nf4, 32, true);
     for implementation in Implementation::available() {
         assert!(implementation.multiply(&[], weight(&packed, ComputeDtype::Bf16), Side::In, None).is_empty());
+    }
+}
+
+/// A product with everything it can have, in f64, from factors that are exact in bfloat16.
+struct Adapted {
+    rows: usize,
+    summed: usize,
+    columns: usize,
+    rank: usize,
+}
+
+impl Adapted {
+    fn matrix(&self, rows: usize, columns: usize, seed: u32) -> Vec<f32> {
+        values(rows * columns, seed).into_iter().map(|x| ComputeDtype::Bf16.round(x)).collect()
+    }
+
+    fn rows(&self, implementation: Implementation, count: usize, columns: usize, values: &[f32]) -> Rows {
+        implementation.rows(count, columns, |first, out| out.copy_from_slice(&values[first * columns..][..out.len()]))
+    }
+}
+
+/// Sizes that are multiples of nothing, ranks below, at and above a tile.
+const ADAPTED: [Adapted; 5] = [
+    Adapted { rows: 1, summed: 1, columns: 1, rank: 1 },
+    Adapted { rows: 37, summed: 45, columns: 70, rank: 5 },
+    Adapted { rows: 290, summed: 64, columns: 33, rank: 16 },
+    Adapted { rows: 65, summed: 130, columns: 161, rank: 33 },
+    Adapted { rows: 17, summed: 31, columns: 257, rank: 70 },
+];
+
+#[test]
+fn a_low_rank_product_rides_along_with_and_without_a_mask_on_either_side_of_a_dense_weight() {
+    for case in &ADAPTED {
+        let Adapted { rows, summed, columns, rank } = *case;
+        let [x, t] = [case.matrix(rows, summed, 1), case.matrix(rows, rank, 2)];
+        for side in [Side::In, Side::Out] {
+            let shape = |summed| if side == Side::In { [columns, summed] } else { [summed, columns] };
+            let at =
+                |k: usize, j: usize, summed: usize| if side == Side::In { j * summed + k } else { k * columns + j };
+            let [w, b] = [case.matrix(summed, columns, 3), case.matrix(rank, columns, 4)];
+            for keep in [None, Some(KeepMask { keep: 0.6, seed: 5 })] {
+                let bias = keep.is_none().then(|| values(columns, 6));
+                let factors = keep.map(|keep| keep.factors(rows * columns));
+                for implementation in Implementation::available() {
+                    let mask = keep.map(|keep| Mask::draw(keep, rows, columns));
+                    let [left, thin] = [(&x, summed), (&t, rank)].map(|(x, c)| case.rows(implementation, rows, c, x));
+                    let low_rank =
+                        LowRank { left: &thin, weight: Weight::dense(&b, shape(rank)), side, mask: mask.as_ref() };
+                    let product = Product {
+                        left: &left,
+                        weight: Weight::dense(&w, shape(summed)),
+                        side,
+                        bias: bias.as_deref(),
+                        low_rank: Some(low_rank),
+                    };
+                    let mut y = vec![f32::NAN; rows * columns];
+                    implementation.run(&product, &Store { out: Shared::new(&mut y), stride: columns });
+                    for (index, found) in y.iter().enumerate() {
+                        let (i, j) = (index / columns, index % columns);
+                        let mut sum = bias.as_ref().map_or(0.0, |bias| f64::from(bias[j]));
+                        if factors.as_ref().is_none_or(|factors| factors[index] > 0.0) {
+                            sum += (0..rank)
+                                .map(|k| f64::from(t[i * rank + k]) * f64::from(b[at(k, j, rank)]))
+                                .sum::<f64>();
+                        }
+                        sum += (0..summed)
+                            .map(|k| f64::from(x[i * summed + k]) * f64::from(w[at(k, j, summed)]))
+                            .sum::<f64>();
+                        // f32 sums of at most 200 exact products of magnitude 1.
+                        let distance = (f64::from(*found) - sum).abs();
+                        assert!(distance < 2e-5, "{implementation:?} {side:?} {keep:?}: {found} at {index}, not {sum}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn thin_products_and_their_gradients_equal_float64_sums() {
+    for case in &ADAPTED {
+        let Adapted { rows, summed, rank, .. } = *case;
+        let x = case.matrix(rows, summed, 1);
+        let a = case.matrix(rank, summed, 2);
+        let u = case.matrix(rows, rank, 3);
+        for keep in [None, Some(KeepMask { keep: 0.7, seed: 8 })] {
+            let factors = keep.map(|keep| keep.factors(rows * summed));
+            let kept = |index: usize| match &factors {
+                Some(factors) if factors[index] == 0.0 => 0.0,
+                _ => f64::from(x[index]),
+            };
+            for implementation in Implementation::available() {
+                let mask = keep.map(|keep| Mask::draw(keep, rows, summed));
+                let [left, thin] = [(&x, summed), (&u, rank)].map(|(x, c)| case.rows(implementation, rows, c, x));
+                let found =
+                    implementation.thin(&left, mask.as_ref(), (Weight::dense(&a, [rank, summed]), Side::In), 0.5);
+                // Read back through a product with the identity.
+                let identity: Vec<f32> = (0..rank * rank).map(|i| f32::from(u8::from(i / rank == i % rank))).collect();
+                let mut read = vec![f32::NAN; rows * rank];
+                let product = Product {
+                    left: &found,
+                    weight: Weight::dense(&identity, [rank, rank]),
+                    side: Side::In,
+                    bias: None,
+                    low_rank: None,
+                };
+                implementation.run(&product, &Store { out: Shared::new(&mut read), stride: rank });
+                for (index, found) in read.iter().enumerate() {
+                    let (i, r) = (index / rank, index % rank);
+                    let sum: f64 = (0..summed).map(|k| kept(i * summed + k) * f64::from(a[r * summed + k])).sum();
+                    let distance = (f64::from(*found) - 0.5 * sum).abs();
+                    // One rounding to bfloat16.
+                    assert!(distance <= 0.5 * sum.abs() / 256.0 + 1e-5, "{implementation:?} {keep:?}: {found}, {sum}");
+                }
+                let found = implementation.outer(&thin, &left, mask.as_ref());
+                assert_eq!(found.len(), rank * summed);
+                for (index, found) in found.iter().enumerate() {
+                    let (r, k) = (index / summed, index % summed);
+                    let sum: f64 = (0..rows).map(|i| f64::from(u[i * rank + r]) * kept(i * summed + k)).sum();
+                    // f32 sums of at most 290 exact products of magnitude 1.
+                    let distance = (f64::from(*found) - sum).abs();
+                    assert!(distance < 3e-5, "{implementation:?} {keep:?}: {found} at {index}, not {sum}");
+                }
+            }
+        }
     }
 }
