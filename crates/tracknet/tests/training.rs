@@ -334,3 +334,36 @@ fn a_metric_that_does_not_exist_cannot_be_watched() {
     let error = run(&config, None, None).unwrap_err().to_string();
     assert!(error.contains("`val/f2`") && error.contains("val/f1"), "{error}");
 }
+
+#[test]
+fn gradient_checkpointing_trains_the_same_weights_on_float_and_4_bit_backbones() {
+    let mut bfloat16 = qlora();
+    bfloat16.quantization.compute_dtype = "bfloat16".to_owned();
+    for section in [model(lora()), qlora(), bfloat16] {
+        let trained = |checkpointing: bool| {
+            let dir = tempfile::tempdir().unwrap();
+            let json = json!({ "epochs": 1, "gradient_checkpointing": checkpointing });
+            let config = config(dir.path(), section.clone(), training(dir.path(), json));
+            let (report, _) = run(&config, None, None).unwrap();
+            values(&report.model, |_| true)
+        };
+        assert_eq!(bits(&trained(true)), bits(&trained(false)));
+    }
+}
+
+#[test]
+fn bfloat16_precision_gives_nearly_the_gradients_of_float32_where_the_processor_multiplies_it() {
+    let gradients = |bfloat16: bool| {
+        let mut bench = bench(json!({}));
+        let used = bfloat16 && bench.model.use_bfloat16();
+        let (gradients, _) = bench.stepper.gradients(&bench.model, &bench.batch, &bench.table, 0).unwrap();
+        let flat = gradients.0.into_values().flat_map(|g| g.try_into_vec_as::<f32>().unwrap());
+        (flat.collect::<Vec<f32>>(), used)
+    };
+    let ((expected, _), (found, used)) = (gradients(false), gradients(true));
+    let length = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let distance = length(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / length(&mut expected.iter().copied());
+    // A dozen roundings by up to 1/512 in each of two blocks.
+    assert!(distance < 2e-2, "{distance}");
+    assert_eq!(used, distance > 0.0);
+}
