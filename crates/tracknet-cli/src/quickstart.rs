@@ -188,7 +188,7 @@ fn render(config: &Config, places: &Places) -> Result<()> {
 }
 
 fn build(config: &Config, device: &Device) -> Result<(HeatmapModel, BuildReport)> {
-    let device = training_device(config, device);
+    let device = training_device(device);
     Ok(build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device)?)
 }
 

@@ -80,7 +80,7 @@ fn dry_run(config: &Config, device: &burn::tensor::Device, resumed: bool) -> Res
         section.decoder.pretrained = None;
     }
     let resize = config.data.preprocess.resize;
-    let device = training_device(config, device);
+    let device = training_device(device);
     let (model, report) = build_model(&section, resize, config.training.seed, &device)?;
     outln!("{report}")?;
     let batch = config.training.batch_size;

@@ -28,7 +28,7 @@ fn values(model: &HeatmapModel, filter: impl Fn(&ParameterInfo) -> bool) -> Valu
 }
 
 fn built(config: &Config) -> HeatmapModel {
-    let device = training_device(config, &Device::flex());
+    let device = training_device(&Device::flex());
     build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device).unwrap().0
 }
 
@@ -147,7 +147,7 @@ fn bench_with_dropout(training_json: serde_json::Value, dropout: f32) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let lora = json!({ "lora": { "enabled": true, "r": 4, "lora_dropout": dropout } });
     let config = config(dir.path(), model(lora), training(dir.path(), training_json));
-    let device = training_device(&config, &Device::flex());
+    let device = training_device(&Device::flex());
     let (model, build) = build_model(&config.model, config.data.preprocess.resize, 3, &device).unwrap();
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
     let spec = batch_spec(&config, &build);

@@ -3,17 +3,19 @@
 use crate::error::Result;
 use crate::models::build_model;
 use crate::training::{
-    NamedOptimizer, ParameterTable, batch_spec, set_precision, shape_of, thawed_stepper, training_device,
+    NamedOptimizer, ParameterTable, batch_spec, set_checkpointing, set_precision, shape_of, thawed_stepper,
+    training_device,
 };
 
 use super::{Compute, Measurement, Mode, Options, Size, process, setup};
 
 pub(super) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Result<Measurement> {
     let config = setup::training(mode, size, batch, &options.overrides)?;
-    let device = training_device(&config, &options.device);
+    let device = training_device(&options.device);
     let (model, build) = build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device)?;
     let table = ParameterTable::of(&model);
     let mut model = table.set_active(model, |_| true);
+    set_checkpointing(&config, &mut model);
     let mixed = set_precision(config.training.precision, &mut model, &options.device);
     let shape = shape_of(&batch_spec(&config, &build));
     let mut stepper = thawed_stepper(&config, &model, shape, &device)?;

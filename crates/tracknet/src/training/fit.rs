@@ -90,7 +90,7 @@ pub struct FitReport {
 /// # Errors
 /// Anything that keeps the run from starting or going on; files already written stay whole.
 pub fn fit(config: &Config, options: FitOptions, reporter: &mut dyn Reporter) -> Result<FitReport> {
-    let device = training_device(config, &options.device);
+    let device = training_device(&options.device);
     let section = match &options.resume {
         Some(from) => resume::section_of(config, from)?,
         None => config.model.clone(),
@@ -99,10 +99,9 @@ pub fn fit(config: &Config, options: FitOptions, reporter: &mut dyn Reporter) ->
     Trainer::new(config, model, &build, options, reporter)?.fit()
 }
 
-/// The device with autodiff, and with recomputation in the backward pass when `gradient_checkpointing` is on.
-pub fn training_device(config: &Config, device: &Device) -> Device {
-    let device = device.clone().autodiff();
-    if config.training.gradient_checkpointing { device.gradient_checkpointing() } else { device }
+/// The device with autodiff.
+pub fn training_device(device: &Device) -> Device {
+    device.clone().autodiff()
 }
 
 /// A run in progress.
@@ -137,7 +136,7 @@ impl<'a> Trainer<'a> {
         options: FitOptions,
         reporter: &'a mut dyn Reporter,
     ) -> Result<Self> {
-        let device = training_device(config, &options.device);
+        let device = training_device(&options.device);
         let loaders = Loaders::open(config, build, options.memory_limit)?;
         let table = ParameterTable::of(&model);
         if table.sorted().is_empty() {
@@ -164,6 +163,7 @@ impl<'a> Trainer<'a> {
         let Start { model, optimizer, state, paths } = start;
         let mut model = activate(config, &table, model, state.epoch);
         note_precision(config.training.precision, &mut model, &options.device, reporter);
+        note_checkpointing(config, &mut model, reporter);
         // Before the first file: a run that does not fit into memory leaves no directory.
         micro_batch(config, &model, &device, options.memory_limit)?;
         let config_yaml = config.to_yaml()?;
@@ -399,6 +399,21 @@ fn note_precision(precision: Precision, model: &mut HeatmapModel, device: &Devic
             reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
         }
     }
+}
+
+/// Switches gradient checkpointing on, and says if this model has nothing to gain by it.
+fn note_checkpointing(config: &Config, model: &mut HeatmapModel, reporter: &mut dyn Reporter) {
+    if config.training.gradient_checkpointing && !set_checkpointing(config, model) {
+        reporter.note(
+            "training.gradient_checkpointing: true changes nothing for this model: only blocks that the CPU runs as one \
+             operation (a frozen base that computes in bfloat16) are computed again",
+        );
+    }
+}
+
+/// Switches gradient checkpointing on if the configuration asks for it; whether the model has blocks that do it.
+pub fn set_checkpointing(config: &Config, model: &mut HeatmapModel) -> bool {
+    config.training.gradient_checkpointing && model.backbone.use_gradient_checkpointing()
 }
 
 /// Switches mixed precision on where the device has it for this model.

@@ -4,7 +4,7 @@ use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::block::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight};
 
 use burn::module::Param;
-use burn::tensor::{GradientCheckpointingStrategy, Tensor};
+use burn::tensor::Tensor;
 
 use crate::models::layers::{Activation, LayerNorm};
 use crate::models::projection::{Base, Projection};
@@ -24,7 +24,7 @@ impl Block {
     }
 
     /// The block as the CPU's kernels take it, if they can compute it; draws the dropout masks of its adapters.
-    pub(super) fn frozen(&self, x: &Tensor<3>, spec: &VitSpec) -> Option<FrozenBlock<'_>> {
+    pub(super) fn frozen(&self, x: &Tensor<3>, spec: &VitSpec, checkpoint: bool) -> Option<FrozenBlock<'_>> {
         if !FrozenBlock::is_supported(&x.device().inner()) || !self.is_frozen(spec) {
             return None;
         }
@@ -46,7 +46,7 @@ impl Block {
             down: linear(down),
             scales: scales.map(|scale| scale.as_ref().map(Param::val)),
             heads: spec.heads,
-            checkpoint: x.gradient_checkpointing_strategy() == Some(GradientCheckpointingStrategy::Balanced),
+            checkpoint,
         })
     }
 }

@@ -28,6 +28,9 @@ pub struct Vit {
     norm: LayerNorm,
     #[module(skip)]
     spec: VitSpec,
+    /// Whether blocks that run as one operation keep only their input for backward.
+    #[module(skip)]
+    checkpointing: bool,
 }
 
 impl Vit {
@@ -50,6 +53,7 @@ impl Vit {
             blocks: (0..spec.layers).map(|i| Block::new(spec, &builder.at(spec.names.blocks).at(i))).collect(),
             norm: LayerNorm::new(hidden, spec.epsilon, &builder.at(spec.names.norm)),
             spec: spec.clone(),
+            checkpointing: false,
         }
     }
 
@@ -66,6 +70,13 @@ impl Vit {
         return self.blocks.iter().any(|block| block.is_frozen(&self.spec));
         #[cfg(not(feature = "flex"))]
         false
+    }
+
+    /// Keeps only the input of each frozen block for the backward pass, and computes the rest again. `false` if there are
+    /// no such blocks.
+    pub fn use_gradient_checkpointing(&mut self) -> bool {
+        self.checkpointing = true;
+        self.has_frozen_blocks()
     }
 
     /// What was built.
@@ -90,7 +101,7 @@ impl Vit {
         let grid = self.grid_of(&images);
         let rotary = self.rotary(grid, &images);
         let tokens = self.embed(images, grid);
-        let tokens = self.blocks.iter().fold(tokens, |x, block| block.forward(x, rotary.as_ref(), &self.spec));
+        let tokens = self.blocks.iter().fold(tokens, |x, block| self.block(block, x, rotary.as_ref()));
         self.norm.forward(tokens)
     }
 
@@ -100,9 +111,17 @@ impl Vit {
         let rotary = self.rotary(grid, &images);
         let mut states = vec![self.embed(images, grid)];
         for block in &self.blocks {
-            states.extend(states.last().cloned().map(|x| block.forward(x, rotary.as_ref(), &self.spec)));
+            states.extend(states.last().cloned().map(|x| self.block(block, x, rotary.as_ref())));
         }
         states
+    }
+
+    fn block(&self, block: &Block, x: Tensor<3>, rotary: Option<&Rotary>) -> Tensor<3> {
+        #[cfg(feature = "flex")]
+        if let Some(frozen) = block.frozen(&x, &self.spec, self.checkpointing) {
+            return frozen_block(x, rotary, frozen);
+        }
+        block.forward(x, rotary, &self.spec)
     }
 
     fn grid_of(&self, images: &Tensor<4>) -> [usize; 2] {
@@ -226,10 +245,6 @@ impl Block {
 
     /// `[batch, tokens, hidden]` → the same shape.
     fn forward(&self, x: Tensor<3>, rotary: Option<&Rotary>, spec: &VitSpec) -> Tensor<3> {
-        #[cfg(feature = "flex")]
-        if let Some(block) = self.frozen(&x, spec) {
-            return frozen_block(x, rotary, block);
-        }
         let y = self.attend(self.norm1.forward(x.clone()), rotary, spec);
         let x = x + scaled(y, self.scale1.as_ref());
         let y = self.mlp(self.norm2.forward(x.clone()), spec);
