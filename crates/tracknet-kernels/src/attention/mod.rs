@@ -13,7 +13,7 @@ mod backward;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
-mod kernel;
+pub(crate) mod kernel;
 mod layer;
 mod ops;
 mod reference;
