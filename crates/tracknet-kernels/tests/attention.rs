@@ -59,15 +59,15 @@ fn rotary(tokens: usize, head_dim: usize, device: &Device) -> Rotary {
 }
 
 /// Output and the gradients of query, key and value.
-fn run([batch, tokens, heads, head_dim]: [usize; 4], with_rotary: bool, kernel: bool) -> [Vec<f32>; 4] {
+fn run([batch, tokens, heads, head_dim]: [usize; 4], with_rotary: bool, kernel: Option<ComputeDtype>) -> [Vec<f32>; 4] {
     let device = Device::flex().autodiff();
     let (shape, scale) = ([batch, tokens, heads * head_dim], 0.3);
     let input = |seed| tensor(values(shape.iter().product(), seed), shape, &device);
     let inputs = [1, 2, 3].map(|seed| input(seed).require_grad());
-    let y = if kernel {
+    let y = if let Some(compute) = kernel {
         let rotary = with_rotary.then(|| rotary(tokens, head_dim, &device));
         let [query, key, value] = inputs.clone();
-        attention(query, key, value, heads, scale, rotary.as_ref(), ComputeDtype::F32)
+        attention(query, key, value, heads, scale, rotary.as_ref(), compute)
     } else {
         plain(inputs.clone(), heads, scale, with_rotary)
     };
@@ -80,7 +80,7 @@ fn run([batch, tokens, heads, head_dim]: [usize; 4], with_rotary: bool, kernel: 
 fn output_and_gradients_equal_those_of_plain_operations() {
     for sizes in [[2, 5, 3, 8], [1, 65, 2, 64], [2, 201, 1, 80]] {
         for rotary in [false, true] {
-            let (found, expected) = (run(sizes, rotary, true), run(sizes, rotary, false));
+            let (found, expected) = (run(sizes, rotary, Some(ComputeDtype::F32)), run(sizes, rotary, None));
             for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
                 for (found, expected) in found.iter().zip(expected) {
@@ -88,6 +88,19 @@ fn output_and_gradients_equal_those_of_plain_operations() {
                     assert!((found - expected).abs() <= 2e-5 * largest, "{sizes:?} {rotary} {which}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn products_of_bfloat16_are_near_those_of_f32_and_not_the_same() {
+    for sizes in [[2, 5, 3, 8], [1, 65, 2, 64]] {
+        let [found, expected] = [ComputeDtype::Bf16, ComputeDtype::F32].map(|compute| run(sizes, true, Some(compute)));
+        for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+            let distance = found.iter().zip(expected).fold(0.0_f32, |max, (x, y)| max.max((x - y).abs()));
+            // Factors have 8 bits instead of 24.
+            assert!(distance <= 1e-2 * largest && distance > 1e-5 * largest, "{sizes:?} {which}: {distance}");
         }
     }
 }
@@ -153,9 +166,10 @@ fn the_output_has_the_dtype_of_the_input_and_is_rounded_once() {
 
 #[test]
 fn several_threads_at_once_get_what_one_gets() {
-    let alone = run([2, 301, 2, 64], true, true);
+    let alone = run([2, 301, 2, 64], true, Some(ComputeDtype::Bf16));
     std::thread::scope(|scope| {
-        let runs: Vec<_> = (0..3).map(|_| scope.spawn(|| run([2, 301, 2, 64], true, true))).collect();
+        let runs: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| run([2, 301, 2, 64], true, Some(ComputeDtype::Bf16)))).collect();
         for other in runs {
             assert!(other.join().unwrap() == alone);
         }

@@ -50,8 +50,7 @@ impl AttentionOps for Flex {
         let dtype = query.dtype();
         let host = HostTensors::new([query, key, value], table, format);
         let [output, statistics, gradient] = [output, statistics, gradient].map(on_host);
-        let forward = (slice(&output), slice(&statistics));
-        let gradients: [Vec<f32>; 3] = host.inputs().backward(forward, slice(&gradient), Isa::best());
+        let gradients = host.inputs().backward(slice(&output), slice(&statistics), slice(&gradient), Isa::best());
         let [d_query, d_key, d_value] = gradients.map(|values| host.tensor(values, dtype));
         (d_query, d_key, d_value)
     }

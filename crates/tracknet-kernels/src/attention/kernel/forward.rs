@@ -9,8 +9,8 @@ use super::packed::{Panel, padded_width};
 use super::product::product;
 use super::rows::{Buffer, SharedRows, columns_as_rows};
 
-/// Keys whose scores are computed at once: their tile (64 × 64 scores at most, 16 KiB) stays in the first cache.
-pub(super) const TILE_KEYS: usize = 64;
+/// Keys whose scores are computed at once: their tile (128 × 64 scores at most, 32 KiB) stays near.
+pub(super) const TILE_KEYS: usize = 128;
 
 /// The outputs of the queries from `first` on, as many as `lse` has places.
 pub(super) struct Forward<'a, E, O> {
@@ -75,7 +75,7 @@ impl<E: Element, O: Element> Task for Forward<'_, E, O> {
                     // SAFETY: one task writes this head's row of this token, once.
                     let out = unsafe { output.row(head.offset(first + q), head_dim) };
                     for (out, sum) in out.iter_mut().zip(&rows[(q - lane) * width..]) {
-                        *out = O::from_f32(sum / total);
+                        out.write(O::from_f32(sum / total));
                     }
                 }
             }

@@ -51,11 +51,6 @@ impl AttentionShape {
     fn elements(&self) -> usize {
         self.batch * self.tokens * self.hidden()
     }
-
-    /// Rows of scores: one for each query of each head.
-    fn rows(&self) -> usize {
-        self.batch * self.heads * self.tokens
-    }
 }
 
 /// What attention reads.
@@ -79,67 +74,62 @@ impl<E: Element> Inputs<'_, E> {
     ///
     /// The result does not depend on the number of threads.
     pub(crate) fn forward<O: Element>(&self, isa: Isa) -> (Vec<O>, Vec<f32>) {
-        let mut output = vec![O::default(); self.shape.elements()];
-        let mut lse = vec![0.0; self.shape.rows()];
-        self.forward_into(&mut output, &mut lse, isa);
-        (output, lse)
-    }
-
-    /// [`Self::forward`] into memory that is there.
-    pub(crate) fn forward_into<O: Element>(&self, output: &mut [O], lse: &mut [f32], isa: Isa) {
-        assert!([output.len(), lse.len()] == [self.shape.elements(), self.shape.rows()], "room for the output");
-        if output.is_empty() {
-            return;
-        }
-        let shared = &SharedRows::new(output);
-        let (keys, values) = (Sums { along: true, across: false }, Sums { along: false, across: true });
-        self.each_head(lse.chunks_mut(self.shape.tokens), |index, lse, parallel| {
-            let head = &Head::new(self, index);
-            let packed = &isa.run(self.compute, Pack { head, keys, values });
-            let task = |(i, lse): (usize, &mut [f32])| {
-                let first = i * QUERIES_PER_TASK;
-                isa.run(self.compute, Forward { head, packed, first, output: shared, lse });
-            };
-            if parallel {
-                lse.par_chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
-            } else {
-                lse.chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
-            }
+        let AttentionShape { batch, tokens, heads, .. } = self.shape;
+        let mut lse = vec![0.0; batch * heads * tokens];
+        let output = self.filled(|[output]| {
+            let (keys, values) = (Sums { along: true, across: false }, Sums { along: false, across: true });
+            self.each_head(lse.chunks_mut(tokens), |index, lse, parallel| {
+                let head = &Head::new(self, index);
+                let packed = &isa.run(self.compute, Pack { head, keys, values });
+                let task = |(i, lse): (usize, &mut [f32])| {
+                    isa.run(self.compute, Forward { head, packed, first: i * QUERIES_PER_TASK, output, lse });
+                };
+                if parallel {
+                    lse.par_chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
+                } else {
+                    lse.chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
+                }
+            });
         });
+        let [output] = output;
+        (output, lse)
     }
 
     /// The gradients of query, key and value, from what [`Self::forward`] returned and the gradient of the output.
     ///
     /// The result does not depend on the number of threads.
-    pub(crate) fn backward<O: Element, G: Element, D: Element>(
+    pub(crate) fn backward<O: Element, G: Element>(
         &self,
-        (output, lse): (&[O], &[f32]),
+        output: &[O],
+        lse: &[f32],
         gradient: &[G],
         isa: Isa,
-    ) -> [Vec<D>; 3] {
-        let mut gradients = [(); 3].map(|()| vec![D::default(); self.shape.elements()]);
-        self.backward_into((output, lse), gradient, gradients.each_mut().map(Vec::as_mut_slice), isa);
-        gradients
+    ) -> [Vec<f32>; 3] {
+        let AttentionShape { batch, tokens, heads, .. } = self.shape;
+        let (lengths, len) = ([output.len(), gradient.len()], self.shape.elements());
+        assert!(lengths == [len; 2] && lse.len() == batch * heads * tokens, "{lengths:?} numbers of {:?}", self.shape);
+        self.filled(|[d_query, d_key, d_value]| {
+            self.each_head(lse.chunks(tokens), |index, lse, _| {
+                let head = &Head::new(self, index);
+                let (output, gradient) = (head.rows(output), head.rows(gradient));
+                isa.run(self.compute, Backward { head, output, gradient, lse, d_query, d_key, d_value });
+            });
+        })
     }
 
-    /// [`Self::backward`] into memory that is there.
-    pub(crate) fn backward_into<O: Element, G: Element, D: Element>(
-        &self,
-        (output, lse): (&[O], &[f32]),
-        gradient: &[G],
-        gradients: [&mut [D]; 3],
-        isa: Isa,
-    ) {
-        assert!([output.len(), lse.len()] == [self.shape.elements(), self.shape.rows()], "what forward returned");
-        if gradient.is_empty() {
-            return;
+    /// Results in the shape of the queries, whose rows `fill` writes: each row of each token and head.
+    fn filled<T: Element, const N: usize>(&self, fill: impl FnOnce([&SharedRows<'_, T>; N])) -> [Vec<T>; N] {
+        let len = self.shape.elements();
+        let mut results = [(); N].map(|()| Vec::with_capacity(len));
+        if len > 0 {
+            let shared = results.each_mut().map(|values| SharedRows::new(&mut values.spare_capacity_mut()[..len]));
+            fill(shared.each_ref());
         }
-        let [d_query, d_key, d_value] = &gradients.map(SharedRows::new);
-        self.each_head(lse.chunks(self.shape.tokens), |index, lse, _| {
-            let head = &Head::new(self, index);
-            let (output, gradient) = (head.rows(output), head.rows(gradient));
-            isa.run(self.compute, Backward { head, output, gradient, lse, d_query, d_key, d_value });
-        });
+        for values in &mut results {
+            // SAFETY: there is nothing to write, or every row was: together they are the whole result.
+            unsafe { values.set_len(len) };
+        }
+        results
     }
 
     /// Gives each head its number, its part of the statistics, and whether to share its work out. Heads are shared out

@@ -1,6 +1,7 @@
 //! The rows of one head: where they lie in a tensor, and how they are packed for the products.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 
 use super::element::Element;
@@ -112,18 +113,18 @@ impl DerefMut for Buffer {
     }
 }
 
-/// A result whose rows several tasks write side by side.
+/// A result that is not written yet and whose rows several tasks write side by side.
 pub(super) struct SharedRows<'a, E> {
-    start: *mut E,
+    start: *mut MaybeUninit<E>,
     len: usize,
-    owner: PhantomData<&'a mut [E]>,
+    owner: PhantomData<&'a mut [MaybeUninit<E>]>,
 }
 
 // SAFETY: the rows are handed out by an unsafe method whose callers keep them apart.
 unsafe impl<E: Send> Sync for SharedRows<'_, E> {}
 
 impl<'a, E> SharedRows<'a, E> {
-    pub(super) fn new(values: &'a mut [E]) -> Self {
+    pub(super) fn new(values: &'a mut [MaybeUninit<E>]) -> Self {
         Self { start: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
     }
 
@@ -132,7 +133,7 @@ impl<'a, E> SharedRows<'a, E> {
     /// # Safety
     /// While a row lives, no other that overlaps it is asked for.
     #[inline(always)]
-    pub(super) unsafe fn row(&self, at: usize, len: usize) -> &'a mut [E] {
+    pub(super) unsafe fn row(&self, at: usize, len: usize) -> &'a mut [MaybeUninit<E>] {
         assert!(at + len <= self.len, "a row beyond the end");
         // SAFETY: inside the slice (asserted) that is borrowed exclusively for 'a, and apart from others (the caller's).
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }

@@ -76,7 +76,7 @@ impl Case {
             compute,
         };
         let (output, lse) = inputs.forward::<E>(isa);
-        let [d_query, d_key, d_value] = inputs.backward((&output, &lse), &gradient, isa);
+        let [d_query, d_key, d_value] = inputs.backward(&output, &lse, &gradient, isa);
         [output.iter().map(|x| x.to_f32()).collect(), d_query, d_key, d_value]
     }
 
@@ -178,11 +178,11 @@ fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
 }
 
 /// Batch, tokens, heads, numbers of a head: one query, less than a register, less and more than a panel and a tile.
-const SHAPES: [[usize; 4]; 15] = [
+const SHAPES: [[usize; 4]; 16] = [
     [1, 1, 1, 8],
     [1, 1, 2, 7],
     [2, 2, 3, 32],
-    [1, 2, 1, 2],
+    [3, 2, 4, 2],
     [1, 5, 2, 7],
     [2, 33, 2, 16],
     [1, 77, 1, 80],
@@ -194,6 +194,7 @@ const SHAPES: [[usize; 4]; 15] = [
     [1, 201, 2, 64],
     [1, 201, 1, 96],
     [1, 257, 1, 7],
+    [1, 581, 1, 64],
 ];
 
 const NAMES: [&str; 4] = ["output", "d_query", "d_key", "d_value"];
@@ -222,18 +223,16 @@ fn output_and_gradients_equal_the_definition_in_f64() {
 
 #[test]
 fn products_of_bfloat16_stay_near_the_definition_in_f64() {
-    // The error of a score is a relative error of a probability, and grows with the scores.
-    for (size, tolerance) in [(1.0, 1e-2), (16.0, 2e-2)] {
-        for (case, what) in cases(size) {
-            let expected = case.reference();
-            for isa in instruction_sets() {
-                for ((found, expected), name) in case.run((isa, ComputeDtype::Bf16)).iter().zip(&expected).zip(NAMES) {
-                    if case.shape.tokens == 1 && ["d_query", "d_key"].contains(&name) {
-                        // They are zero, and rounding is all there is.
-                        continue;
-                    }
-                    assert_close(found, expected, tolerance, &format!("{isa:?} {what}: {name}"));
+    for (case, what) in [1.0, 4.0].into_iter().flat_map(cases) {
+        let expected = case.reference();
+        for isa in instruction_sets() {
+            for ((found, expected), name) in case.run((isa, ComputeDtype::Bf16)).iter().zip(&expected).zip(NAMES) {
+                if case.shape.tokens == 1 && ["d_query", "d_key"].contains(&name) {
+                    // They are zero, and rounding is all there is.
+                    continue;
                 }
+                // Each factor has 8 bits; the error of a score, up to 7 here, is a relative error of a probability.
+                assert_close(found, expected, 1e-2, &format!("{isa:?} {what}: {name}"));
             }
         }
     }
