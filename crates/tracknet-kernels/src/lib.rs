@@ -21,7 +21,8 @@ mod host;
 pub mod norm;
 pub mod peak;
 pub mod resize;
-#[cfg(feature = "flex")]
+// Without the CPU backend only the codec is left to use it.
+#[cfg_attr(not(feature = "flex"), allow(dead_code, unused_imports, unused_macros))]
 mod simd;
 
 pub use depthwise::depthwise_conv3x3;
