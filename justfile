@@ -12,6 +12,10 @@ test:
 ci:
     bash .ci/run
 
+# Every kernel beside what the processor can reach; `tracknet bench` measures whole steps.
+bench *args:
+    cargo bench -p tracknet-kernels -- {{args}}
+
 fmt:
     cargo fmt --all
 

@@ -27,7 +27,8 @@ pub mod peak;
 mod product;
 pub mod random;
 pub mod resize;
-#[cfg(feature = "flex")]
+// Without the CPU backend only the codec is left to use it.
+#[cfg_attr(not(feature = "flex"), allow(dead_code, unused_imports, unused_macros))]
 mod simd;
 #[cfg(all(feature = "flex", target_arch = "x86_64"))]
 mod transpose;

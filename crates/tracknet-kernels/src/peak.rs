@@ -1,10 +1,14 @@
 //! What the processor can reach at most, measured: products and sums on registers alone, on every thread at once.
 //!
-//! A kernel's rate as a share of this says how much of the processor it uses, whatever machine it runs on. The rate of
-//! registers is what the clock allows at that moment: on a shared machine it moves with what others do.
+//! A kernel's rate as a share of this says how much of the processor it uses, whatever machine it runs on. Each thread
+//! counts the time that it ran, so that other work on the machine takes nothing off, except through the clock rate and
+//! cores that are threads of one.
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+#[cfg(all(target_arch = "x86_64", feature = "flex"))]
+use crate::fourbit::amx;
 
 /// A measured rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,21 +66,51 @@ fn best(loops: &[Loop]) -> Peak {
     loops.iter().map(rate).fold(first, |best, peak| if peak.gflops > best.gflops { peak } else { best })
 }
 
-/// The best of some short runs on all threads: a run that others disturbed does not count.
+/// The sum of what the threads reach when all run, each the best of some short runs.
 fn rate(l: &Loop) -> f64 {
     const RUNS: usize = 15;
     let seconds = |rounds: usize| {
-        let clock = Instant::now();
-        rayon::broadcast(|_| black_box((l.run)(black_box(rounds))));
-        clock.elapsed().as_secs_f64()
+        let clock = Clock::start();
+        black_box((l.run)(black_box(rounds)));
+        clock.seconds()
     };
-    // Rounds that take some milliseconds, which also wakes the threads up.
-    let mut rounds = 1 << 12;
-    while seconds(rounds) < Duration::from_millis(5).as_secs_f64() {
-        rounds *= 2;
+    let rates = rayon::broadcast(|_| {
+        // Rounds that take some milliseconds.
+        let mut rounds = 1 << 12;
+        while seconds(rounds) < 5e-3 {
+            rounds *= 2;
+        }
+        let shortest = (0..RUNS).map(|_| seconds(rounds)).fold(f64::INFINITY, f64::min);
+        (rounds * l.operations) as f64 / shortest / 1e9
+    });
+    rates.iter().sum()
+}
+
+/// Time that this thread ran: without the time when others had its core, where the system tells.
+struct Clock(Instant, Option<f64>);
+
+impl Clock {
+    fn start() -> Self {
+        Self(Instant::now(), thread_seconds())
     }
-    let shortest = (0..RUNS).map(|_| seconds(2 * rounds)).fold(f64::INFINITY, f64::min);
-    (rayon::current_num_threads() * 2 * rounds * l.operations) as f64 / shortest / 1e9
+
+    fn seconds(&self) -> f64 {
+        let run = self.1.zip(thread_seconds()).map(|(before, after)| after - before);
+        run.filter(|seconds| *seconds > 0.0).unwrap_or_else(|| self.0.elapsed().as_secs_f64())
+    }
+}
+
+#[cfg(unix)]
+fn thread_seconds() -> Option<f64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes a time to the pointer, which is valid, and nothing else.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } != 0;
+    (!failed).then(|| time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
+}
+
+#[cfg(not(unix))]
+fn thread_seconds() -> Option<f64> {
+    None
 }
 
 fn f32_loops() -> Vec<Loop> {
@@ -87,11 +121,15 @@ fn f32_loops() -> Vec<Loop> {
 }
 
 fn bf16_loops() -> Vec<Loop> {
+    let mut loops = Vec::new();
     #[cfg(target_arch = "x86_64")]
-    if let Some(found) = x86::bf16_loop() {
-        return vec![found];
+    loops.extend(x86::bf16_loop());
+    #[cfg(all(target_arch = "x86_64", feature = "flex"))]
+    if amx::spin(0).is_some() {
+        let run = |rounds| amx::spin(rounds).map_or(f32::NAN, |()| 0.0);
+        loops.push(Loop { instructions: "AMX-BF16 tiles", operations: amx::SPIN_OPERATIONS, run });
     }
-    f32_loops()
+    if loops.is_empty() { f32_loops() } else { loops }
 }
 
 mod portable {

@@ -9,7 +9,7 @@ use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
-use super::pack::{EDGE, Tile};
+use super::pack::{DEPTH, EDGE, Tile};
 use super::sink::BLOCK;
 use super::tiled::Part;
 
@@ -124,6 +124,46 @@ impl Tiles {
             );
         }
     }
+}
+
+/// Products and sums of a round of [`spin`].
+pub(crate) const SPIN_OPERATIONS: usize = 4 * 2 * EDGE * EDGE * DEPTH;
+
+/// Multiplies tiles of zeros on registers alone, as fast as the unit can, for `rounds` of four products. `None` where
+/// there is no unit.
+pub(crate) fn spin(rounds: usize) -> Option<()> {
+    if !is_available() {
+        return None;
+    }
+    // SAFETY: the unit is there.
+    let _tiles = unsafe { Tiles::configure() };
+    if rounds > 0 {
+        // SAFETY: the tiles are configured; only they and the named register change.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "tilezero tmm4",
+                "tilezero tmm5",
+                "tilezero tmm6",
+                "tilezero tmm7",
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {rounds}",
+                "jnz 2b",
+                rounds = inout(reg) rounds => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, nomem),
+            );
+        }
+    }
+    Some(())
 }
 
 impl Drop for Tiles {

@@ -12,7 +12,7 @@
 //! result.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 mod float;

@@ -16,7 +16,7 @@ use crate::models::pretrained::bnb::{QuantizeJob, quantize_checkpoint};
 use crate::models::pretrained::{StoredAs, write_backbone};
 
 use super::timing::milliseconds;
-use super::{Measurement, Options, Origin, Size, Timing, Weights, infer, setup};
+use super::{Measurement, Options, Origin, Size, Timing, Weights, infer, process, setup};
 
 const FLOATS: &str = "float";
 const PACKED: &str = "packed";
@@ -50,7 +50,8 @@ pub(super) fn run(origin: Origin, size: Size, options: &Options, dir: &Path) -> 
     let frame = vec![0.5; 3 * resize.iter().product::<usize>()];
     infer::heatmaps(&model, &frame, 1, resize, &options.device)?;
     let ms = milliseconds(clock);
-    let time = Timing { median_ms: ms, min_ms: ms, max_ms: ms, repetitions: 1 };
+    let cores = process::cpu_seconds().map(|busy| 1e3 * busy / ms);
+    let time = Timing { median_ms: ms, min_ms: ms, max_ms: ms, repetitions: 1, cores };
     Ok(Measurement {
         parts: vec![("model".to_owned(), building), ("first prediction".to_owned(), ms - building)],
         backbone_bytes: Some(build.memory.backbone_stored),

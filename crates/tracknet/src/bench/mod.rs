@@ -107,11 +107,12 @@ impl Measurement {
     #[must_use]
     pub fn of_processes(runs: Vec<Self>) -> Option<Self> {
         let time = Timing::of(runs.iter().map(|run| run.time.median_ms).collect())?;
+        let cores = runs.iter().map(|run| run.time.cores).sum::<Option<f64>>().map(|sum| sum / runs.len() as f64);
         let peak_bytes = runs.iter().filter_map(|run| run.peak_bytes).max();
         let mut by_time = runs;
         by_time.sort_by(|a, b| a.time.median_ms.total_cmp(&b.time.median_ms));
         let middle = by_time.swap_remove(by_time.len() / 2);
-        Some(Self { time, peak_bytes, ..middle })
+        Some(Self { time: Timing { cores, ..time }, peak_bytes, ..middle })
     }
 }
 

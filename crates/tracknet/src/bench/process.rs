@@ -52,3 +52,14 @@ pub(super) fn reset_peak() {
     // See proc_pid_clear_refs(5): 5 sets the peak to the current resident size.
     let _unsupported = fs::write("/proc/self/clear_refs", "5");
 }
+
+/// Processor time that all threads of this process took, in seconds.
+pub(super) fn cpu_seconds() -> Option<f64> {
+    // The system counts in hundredths (USER_HZ of proc_pid_stat(5) is 100 on every Linux that is in use).
+    const TICKS: f64 = 100.0;
+    let text = fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the program's name in parentheses and may hold anything; user and system time are 14 and 15.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let [user, system] = [fields.next()?, fields.next()?].map(|field| field.parse::<u64>().ok());
+    Some((user? + system?) as f64 / TICKS)
+}

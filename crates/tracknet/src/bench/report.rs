@@ -29,8 +29,8 @@ impl Report {
         format!(
             "tracknet {}, {processor}, {threads} threads; measured peak {peak_f32:.0} GFLOP/s in f32 ({f32}), \
              {peak_bf16:.0} in bf16 ({bf16})\n\n\
-             | workload | median ms | min | max | frames/s | GFLOP/s | of peak | GB/s | peak MiB | backbone MiB |\n\
-             |---|---|---|---|---|---|---|---|---|---|",
+             | workload | median ms | min | max | cores | frames/s | GFLOP/s | of peak | GB/s | peak MiB | backbone MiB |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|",
             self.version
         )
     }
@@ -50,6 +50,7 @@ impl Report {
             significant(of.time.median_ms),
             significant(of.time.min_ms),
             significant(of.time.max_ms),
+            of.time.cores.map_or_else(dash, |cores| format!("{cores:.1}")),
             if of.frames > 0 { significant(of.frames as f64 / seconds) } else { dash() },
             gflops.map_or_else(dash, |rate| format!("{rate:.0}")),
             gflops.map_or_else(dash, |rate| format!("{:.0} %", 100.0 * rate / peak)),
@@ -92,7 +93,7 @@ mod tests {
             instructions: ["fma".to_owned(), "dot".to_owned()],
         };
         let mut report = Report::new(machine);
-        let time = Timing { median_ms: 500.0, min_ms: 80.25, max_ms: 1.234, repetitions: 5 };
+        let time = Timing { median_ms: 500.0, min_ms: 80.25, max_ms: 1.234, repetitions: 5, cores: Some(1.96) };
         let base = Measurement::new("a".to_owned(), time);
         let train = Measurement {
             frames: 4,
@@ -103,8 +104,8 @@ mod tests {
             ..base.clone()
         };
         let quantize = Measurement { name: "b".to_owned(), input_bytes: Some(1_000_000_000), ..base };
-        assert_eq!(report.row(&train), "| a | 500 | 80.2 | 1.23 | 8.00 | 200 | 50 % | – | 300 | 1.5 |");
-        assert_eq!(report.row(&quantize), "| b | 500 | 80.2 | 1.23 | – | – | – | 2.00 | – | – |");
+        assert_eq!(report.row(&train), "| a | 500 | 80.2 | 1.23 | 2.0 | 8.00 | 200 | 50 % | – | 300 | 1.5 |");
+        assert_eq!(report.row(&quantize), "| b | 500 | 80.2 | 1.23 | 2.0 | – | – | – | 2.00 | – | – |");
         report.workloads = vec![train, quantize];
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);

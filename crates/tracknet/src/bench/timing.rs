@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
+use super::process;
+
 /// Repetitions that are not counted: they fill caches and reach the steady state of the allocator.
 const WARM_UPS: usize = 2;
 /// Short workloads are repeated for this long, because one of them says little on a machine with other work.
@@ -31,6 +33,9 @@ pub struct Timing {
     pub max_ms: f64,
     /// How many there were.
     pub repetitions: usize,
+    /// Cores that this process kept busy meanwhile; less than its threads when others had them. `None` where the system
+    /// does not tell.
+    pub cores: Option<f64>,
 }
 
 impl Repeat {
@@ -40,14 +45,15 @@ impl Repeat {
             work()?;
         }
         let steps = self.steps.max(1);
-        let start = Instant::now();
+        let (start, busy) = (Instant::now(), process::cpu_seconds());
         let mut times = Vec::new();
         while times.len() < steps || (start.elapsed() < AT_LEAST && times.len() < AT_MOST * steps) {
             let clock = Instant::now();
             work()?;
             times.push(milliseconds(clock));
         }
-        Ok(Timing::sorted(times))
+        let busy = busy.zip(process::cpu_seconds()).map(|(before, after)| after - before);
+        Ok(Timing { cores: busy.map(|busy| busy / start.elapsed().as_secs_f64()), ..Timing::sorted(times) })
     }
 }
 
@@ -61,7 +67,7 @@ impl Timing {
         times.sort_by(f64::total_cmp);
         let [low, high] = [(times.len() - 1) / 2, times.len() / 2].map(|i| times[i]);
         let (min_ms, max_ms) = (times[0], times[times.len() - 1]);
-        Self { median_ms: f64::midpoint(low, high), min_ms, max_ms, repetitions: times.len() }
+        Self { median_ms: f64::midpoint(low, high), min_ms, max_ms, repetitions: times.len(), cores: None }
     }
 
     /// The same for a part of each repetition.
@@ -99,6 +105,7 @@ mod tests {
         };
         let timing = Repeat { steps: 4 }.time(count).unwrap();
         assert_eq!(timing.repetitions, 12);
+        assert!(timing.cores.is_none_or(|cores| cores >= 0.0));
         assert_eq!(calls, 14);
         let fail = || Err(crate::training::TrainingError::Mismatch("x".to_owned()).into());
         assert!(Repeat { steps: 4 }.time(fail).is_err());

@@ -254,8 +254,8 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "model.quantization.mode",
         Choice(&[word("manual", &[]), word("hf", &[])]),
-        "`manual`: load float weights, then convert in place. `hf`: convert each weight while it is read; the float model \
-         is never held.",
+        "How `skip_modules` is read. Each weight is packed while it is read; in mode `manual` after, when adapters start \
+         from the float weights or from a directory.",
     ),
     key("model.quantization.compress_statistics", Flag, "Double quantization: the scales are quantized to 8 bits too."),
     key(

@@ -138,14 +138,15 @@ impl Weights {
         entry.pieces(|piece| {
             let start = values.len();
             widen(piece, &mut values);
-            match values[start..].iter().position(|v| !v.is_finite()) {
-                None => Ok(()),
-                Some(i) => {
-                    let (file, value) = (entry.file.display(), values[start + i]);
-                    let message = format!("holds {value} at element {} ({file}): the checkpoint is damaged", start + i);
-                    Err(problem(name, message).into())
-                }
+            let read = &values[start..];
+            // Over all values at once: a search that may stop at each is not vectorized.
+            if read.iter().fold(true, |finite, value| finite & value.is_finite()) {
+                return Ok(());
             }
+            let at = read.iter().position(|value| !value.is_finite()).unwrap_or_default();
+            let (file, value) = (entry.file.display(), read[at]);
+            let message = format!("holds {value} at element {} ({file}): the checkpoint is damaged", start + at);
+            Err(problem(name, message).into())
         })?;
         Ok(values)
     }
