@@ -95,7 +95,7 @@ pub fn training_estimate(model: &HeatmapModel, batch: usize, [width, height]: [u
     // Norms, projections, rotations, residuals: about 14 tensors of the hidden size; the MLP about 3 of its own; scores
     // before and after softmax.
     let per_block =
-        tokens * (14 * spec.hidden + 3 * spec.mlp_in()) + 2 * tokens * (patches + spec.prefix_tokens()) * spec.heads;
+        tokens * (14 * spec.hidden + 3 * spec.mlp) + 2 * tokens * (patches + spec.prefix_tokens()) * spec.heads;
     let blocks = if backbone_trains { spec.layers } else { 1 };
     let decoder = batch * model.decoder.activation_elements([height / spec.patch, width / spec.patch]);
     report.stored + 12 * report.trainable + 4 * (per_block * blocks + decoder)

@@ -31,6 +31,7 @@ pub mod state;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use backbones::ModulePaths;
 pub use backbones::Vit;
 pub use build::{BuildReport, build_backbone, build_model};
 pub use decoders::UpsamplingDecoder;
@@ -41,6 +42,7 @@ use layers::Conv;
 use lora::LoraAdapter;
 pub use lora::{apply_lora_to_model, apply_quantization};
 pub use memory::MemoryReport;
+use pretrained::carried::Carried;
 pub use projection::{Projection, VisitProjections};
 
 /// Whether this is Burn's CPU backend, with or without autodiff.
@@ -94,8 +96,16 @@ impl HeatmapModel {
 }
 
 impl VisitProjections for HeatmapModel {
-    fn peft_prefix(&self) -> &'static str {
-        self.backbone.peft_prefix()
+    fn module_paths(&self) -> ModulePaths {
+        self.backbone.module_paths()
+    }
+
+    fn carried_along(&self) -> Option<&Carried> {
+        self.backbone.carried_along()
+    }
+
+    fn carried_along_mut(&mut self) -> Option<&mut Carried> {
+        self.backbone.carried_along_mut()
     }
 
     fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {
