@@ -77,16 +77,26 @@ fn adapter_tensors<M: NamedModule + VisitProjections>(model: &M, config: &PeftCo
     });
     let name = |name: &str| format!("{PREFIX}{}", paths.in_memory(naming.below_backbone(name)));
     tensors.extend(rest.into_iter().map(|(path, data)| (name(&path), data)));
-    // Adapters of parts that are not built have their biases in the file by another name.
+    tensors.extend(carried_tensors(model, config, saves));
+    tensors
+}
+
+/// The tensors of parts that are not built here: what the model carries along, where `saves` says so, and what was in the
+/// directory that it began with.
+fn carried_tensors<M: VisitProjections>(
+    model: &M,
+    config: &PeftConfig,
+    saves: impl Fn(&str) -> bool,
+) -> BTreeMap<String, TensorData> {
+    // The bias of an adapted one is in the directory by another name.
     let adapted = |path: &str| {
         let module = path.strip_suffix(".bias").unwrap_or_default();
         config.carried.contains_key(&format!("{PREFIX}{module}{}", ENDS[0]))
     };
-    let carried = model.carried_along().into_iter().flat_map(Carried::floats);
-    let carried = carried.filter(|(path, _)| saves(path) && !adapted(path));
-    tensors.extend(carried.map(|(path, data)| (format!("{PREFIX}{path}"), data)));
-    tensors.extend(config.carried.clone());
-    tensors
+    let own = model.carried_along().into_iter().flat_map(Carried::floats);
+    let own = own.filter(|(path, _)| saves(path) && !adapted(path));
+    let own = own.map(|(path, data)| (format!("{PREFIX}{path}"), data));
+    own.chain(config.carried.clone()).collect()
 }
 
 /// An adapter directory, read.

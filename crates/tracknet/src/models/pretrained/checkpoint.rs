@@ -201,32 +201,23 @@ impl<'a> WeightSource<'a> {
         .map_err(|e| e.to_string())
     }
 
-    fn read_packed(&self, stored: &str, shape: [usize; 2], device: &Device) -> Result<Linear4bitWeight, String> {
-        let (packed, state) = read::read_packed(self.weights, stored).map_err(|e| e.to_string())?;
-        if state.shape != shape {
-            return Err(format!("{stored}: its quant_state says {:?}, expected {shape:?}", state.shape));
-        }
-        Linear4bitWeight::from_packed(&packed, self.compute, device).map_err(|e| format!("{stored}: {e}"))
-    }
-
-    /// One half of a 4-bit weight that holds gate and up, as releases before `transformers` 5 pack them.
-    fn read_packed_half(
+    /// `half`: the weight is one half of what is stored, as releases before `transformers` 5 pack gate and up.
+    fn read_packed(
         &self,
         stored: &str,
-        second: bool,
-        shape: [usize; 2],
+        half: Option<bool>,
+        [output, input]: [usize; 2],
         device: &Device,
     ) -> Result<Linear4bitWeight, String> {
-        let (packed, state) = read::read_packed(self.weights, stored).map_err(|e| e.to_string())?;
-        if state.shape != [2 * shape[0], shape[1]] {
-            return Err(format!(
-                "{stored}: its quant_state says {:?}, expected {:?}",
-                state.shape,
-                [2 * shape[0], shape[1]]
-            ));
+        let expected = [if half.is_some() { 2 * output } else { output }, input];
+        let (mut packed, state) = read::read_packed(self.weights, stored).map_err(|e| e.to_string())?;
+        if state.shape != expected {
+            return Err(format!("{stored}: its quant_state says {:?}, expected {expected:?}", state.shape));
         }
-        let half = halve(&packed, second).map_err(|e| format!("{stored}: {e}"))?;
-        Linear4bitWeight::from_packed(&half, self.compute, device).map_err(|e| format!("{stored}: {e}"))
+        if let Some(second) = half {
+            packed = halve(&packed, second).map_err(|e| format!("{stored}: {e}"))?;
+        }
+        Linear4bitWeight::from_packed(&packed, self.compute, device).map_err(|e| format!("{stored}: {e}"))
     }
 }
 
@@ -263,11 +254,7 @@ impl Source for WeightSource<'_> {
         let mut used = self.used.borrow_mut();
         used.extend(read::side_tensors(self.weights, &stored));
         used.insert(stored.clone());
-        let weight = match half {
-            None => self.read_packed(&stored, shape, device),
-            Some(second) => self.read_packed_half(&stored, second, shape, device),
-        };
-        Some(match weight {
+        Some(match self.read_packed(&stored, half, shape, device) {
             Ok(weight) => Base::Packed(weight),
             Err(problem) => {
                 self.problems.borrow_mut().push(problem);

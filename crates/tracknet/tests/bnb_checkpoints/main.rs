@@ -1,8 +1,11 @@
 //! 4-bit checkpoints: those of `transformers` and bitsandbytes load, and what is written is what they write.
 #![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
+#[path = "../bnb_support/mod.rs"]
 mod bnb_support;
+#[path = "../common/mod.rs"]
 mod common;
+mod families;
 
 use std::fs;
 use std::path::Path;
