@@ -8,10 +8,13 @@
 //!   with them without ever keeping a dense copy;
 //! * [`attention`]: softmax attention without the score matrix, forward and backward.
 
+pub mod adamw;
 pub mod allocator;
 pub mod attention;
 #[cfg(feature = "flex")]
 mod chunks;
+#[cfg(feature = "cube")]
+mod cube;
 pub mod depthwise;
 pub mod fourbit;
 pub mod gelu;

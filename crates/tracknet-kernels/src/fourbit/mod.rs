@@ -10,12 +10,15 @@
 
 mod backward;
 mod codebook;
+#[cfg(feature = "cube")]
+mod cube;
 mod dequantize;
 mod error;
 #[cfg(feature = "flex")]
 mod flex;
 mod linear;
 mod nested;
+mod on_device;
 mod ops;
 mod packed;
 #[cfg(feature = "flex")]

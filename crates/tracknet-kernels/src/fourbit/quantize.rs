@@ -57,18 +57,22 @@ fn absmax(values: &[f32]) -> f32 {
     f32::from_bits(values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff)))
 }
 
+/// Whether values of a block are multiplied by the reciprocal of its largest magnitude. Full blocks are, a short last block
+/// divides: the last bit decides at code borders. The reciprocal of a subnormal overflows, so those divide too.
+pub(super) fn multiplies(absmax: f32, full: bool) -> bool {
+    full && (1.0 / absmax).is_finite()
+}
+
 /// Writes the codes of one block of at most 4096 values.
-fn pack_block(quant_type: QuantType, values: &[f32], absmax: f32, full: bool, packed: &mut [u8]) {
+pub(super) fn pack_block(quant_type: QuantType, values: &[f32], absmax: f32, full: bool, packed: &mut [u8]) {
     let zero = quant_type.zero_code();
     if absmax == 0.0 {
         // 0/0 has no nearest code. The code of 0 stays zero whatever scale double quantization gives back.
         packed.fill(zero << 4 | zero);
         return;
     }
-    // Full blocks multiply by the reciprocal, a short last block divides: the last bit decides at code borders. The
-    // reciprocal of a subnormal overflows, so those divide too.
     let reciprocal = 1.0 / absmax;
-    let multiply = full && reciprocal.is_finite();
+    let multiply = multiplies(absmax, full);
     let mut ranks = [0_u32; 64];
     let order = quant_type.order();
     let code = |rank: u32| order[(rank & 15) as usize];

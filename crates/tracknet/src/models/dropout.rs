@@ -12,6 +12,7 @@ use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::init::Random;
+use super::layers::in_dtype_of;
 use super::is_cpu;
 
 /// Inverted dropout (Srivastava et al., 2014): off in evaluation, on a device without gradients, and at 0.
@@ -50,7 +51,7 @@ impl Dropout {
         if !self.is_active(&x) {
             return x;
         }
-        let mask = self.mask(x.dims(), &x.device());
+        let mask = in_dtype_of(self.mask(x.dims(), &x.device()), &x);
         x * mask
     }
 
@@ -60,7 +61,7 @@ impl Dropout {
             return x;
         }
         let [batch, channels, ..] = x.dims();
-        let mask = self.mask([batch, channels, 1, 1], &x.device());
+        let mask = in_dtype_of(self.mask([batch, channels, 1, 1], &x.device()), &x);
         x * mask
     }
 

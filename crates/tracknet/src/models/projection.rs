@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use tracknet_kernels::{Linear4bitWeight, linear_4bit};
 
 use super::init::{Builder, Fill};
-use super::layers::Conv;
+use super::layers::{Conv, in_dtype_of};
 use super::lora::LoraAdapter;
 use super::lora::merge::Merged;
 
@@ -99,7 +99,10 @@ impl Projection {
             None => y,
         };
         let y = match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some(bias) => {
+                let bias = in_dtype_of(bias.val(), &y);
+                y + bias.unsqueeze()
+            }
             None => y,
         };
         shape[D - 1] = output;
@@ -111,7 +114,10 @@ impl Base {
     /// `[rows, in]` → `[rows, out]`: the product with the transposed weight.
     pub fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
         match self {
-            Self::Dense(weight) => x.matmul(weight.val().transpose()),
+            Self::Dense(weight) => {
+                let weight = in_dtype_of(weight.val(), &x);
+                x.matmul(weight.transpose())
+            }
             Self::Packed(weight) => linear_4bit(x, weight, None),
         }
     }

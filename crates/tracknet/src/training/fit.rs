@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 
 use crate::config::{Config, Norm, Precision};
 use crate::datasets::{Batch, BatchLoader};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::models::lora::PeftConfig;
 use crate::models::memory::{bytes, training_estimate};
@@ -121,6 +121,8 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     log: MetricLog,
     state: RunState,
+    /// The most that the run has held on a GPU, in bytes.
+    device_memory: Option<u64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -163,14 +165,14 @@ impl<'a> Trainer<'a> {
         let Start { model, optimizer, state, paths } = start;
         let model = activate(config, &table, model, state.epoch);
         // Before the first file: a run that does not fit into memory leaves no directory.
-        micro_batch(config, &model, options.memory_limit)?;
+        micro_batch(config, &model, &options.device, options.memory_limit)?;
         let config_yaml = config.to_yaml()?;
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
         // Batch normalization couples the frames of a batch; a GPU wants them all at once.
         let parallel = is_cpu(&device) && config.model.decoder.norm != Norm::Bn;
         Ok(Self {
-            stepper: Stepper::new(training, loaders.shape(), &device).side_by_side(parallel),
+            stepper: Stepper::new(training, loaders.shape(), &device).side_by_side(parallel).continuing(&state),
             schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
             log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
             config,
@@ -184,6 +186,7 @@ impl<'a> Trainer<'a> {
             adapter: adapter_config(config, build),
             optimizer,
             state,
+            device_memory: None,
         })
     }
 
@@ -215,7 +218,7 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         let size = self.config.data.preprocess.resize;
-        let chosen = micro_batch(self.config, &self.model, self.options.memory_limit)?;
+        let chosen = micro_batch(self.config, &self.model, &self.options.device, self.options.memory_limit)?;
         if let Some(note) = chosen.note {
             self.reporter.note(&note);
         }
@@ -236,8 +239,7 @@ impl<'a> Trainer<'a> {
             }
             let batch = batch?;
             let factor = self.schedule.factor(epoch, self.state.batch);
-            let step = self.state.step;
-            let report = self.stepper.step(&mut self.model, &batch, &self.table, &mut self.optimizer, step, factor)?;
+            let report = self.step(&batch, factor)?;
             frames += batch.size;
             self.count(&report)?;
             self.log_step(&report, factor, frames as f64 / clock.elapsed().as_secs_f64().max(1e-9), batch.size)?;
@@ -245,9 +247,37 @@ impl<'a> Trainer<'a> {
         Ok(self.is_stopped())
     }
 
+    /// One step; if the device has no memory for it, the same step with smaller micro-batches. A step changes nothing
+    /// before its gradients are known to be there.
+    fn step(&mut self, batch: &Batch, factor: f64) -> Result<StepReport> {
+        let training = &self.config.training;
+        let mut retries = training.oom_retries;
+        loop {
+            let step = self.state.step;
+            let result = self.stepper.step(&mut self.model, batch, &self.table, &mut self.optimizer, step, factor);
+            let error = match result {
+                Err(Error::Training(error)) if error.is_out_of_device_memory() => error,
+                other => return other,
+            };
+            let size = self.stepper.micro_batch.unwrap_or(batch.size).min(batch.size);
+            let smaller = (size / training.mb_backoff_factor.max(2)).max(training.min_micro_batch_size.max(1));
+            if retries == 0 || !training.adaptive_micro_batch || smaller >= size {
+                return Err(error.into());
+            }
+            retries -= 1;
+            self.options.device.memory_cleanup();
+            self.stepper.micro_batch = Some(smaller);
+            self.reporter.note(&format!(
+                "the device had no memory for a micro-batch of {size}: running micro-batches of {smaller} (the gradient \
+                 stays that of the whole batch)"
+            ));
+        }
+    }
+
     /// Moves the position past a step.
     fn count(&mut self, report: &StepReport) -> Result<()> {
         let state = &mut self.state;
+        state.loss_scale = self.stepper.loss_scale;
         state.step += 1;
         state.batch += 1;
         match &report.skipped {
@@ -265,6 +295,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn log_step(&mut self, report: &StepReport, factor: f64, frames_per_s: f64, batch_size: usize) -> Result<()> {
+        self.device_memory = device_memory(&self.options.device).max(self.device_memory);
         let state = &self.state;
         let lr = self.config.training.optimizer.lr * factor;
         let values = [
@@ -285,6 +316,7 @@ impl<'a> Trainer<'a> {
             lr,
             frames_per_s,
             eta_s: (batches.saturating_sub(state.batch) * batch_size) as f64 / frames_per_s,
+            device_memory: self.device_memory,
         });
         Ok(())
     }
@@ -356,6 +388,9 @@ impl<'a> Trainer<'a> {
 
     /// Ends the run: the best weights, evaluated on the validation games.
     fn finish(mut self, outcome: Outcome) -> Result<FitReport> {
+        if let Some(peak) = self.device_memory {
+            self.reporter.report(&format!("peak memory on the device: {}", bytes(peak as usize)));
+        }
         let mut evaluation = None;
         if outcome != Outcome::Interrupted {
             if self.paths.best().exists() {
@@ -380,9 +415,14 @@ impl<'a> Trainer<'a> {
 
     fn note_precision(&mut self) {
         let precision = self.config.training.precision;
-        if precision != Precision::Fp32 {
-            let name = format!("{precision:?}").to_lowercase();
-            self.reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
+        let name = format!("{precision:?}").to_lowercase();
+        match self.stepper.dtype {
+            DType::F32 if precision != Precision::Fp32 => {
+                let text = format!("training.precision {name}: no mixed precision on this device, using fp32");
+                self.reporter.note(&text);
+            }
+            DType::F32 => {}
+            _ => self.reporter.report(&format!("mixed precision: {name}")),
         }
     }
 
@@ -405,16 +445,23 @@ fn adapter_config(config: &Config, build: &BuildReport) -> Option<PeftConfig> {
     })
 }
 
+/// Bytes that the run holds on a GPU.
+fn device_memory(device: &Device) -> Option<u64> {
+    if is_cpu(device) { None } else { device.memory_pool_usage().map(|usage| usage.bytes_reserved) }
+}
+
 /// Switches gradients on or off by the freeze schedule.
 fn activate(config: &Config, table: &ParameterTable, model: HeatmapModel, epoch: usize) -> HeatmapModel {
     let thawed = epoch >= config.training.backbone_freeze_epochs;
     table.set_active(model, |p| p.kind.part == Part::Head || thawed)
 }
 
-/// The micro-batch that fits what trains of `model` into memory.
-fn micro_batch(config: &Config, model: &HeatmapModel, memory_limit: Option<u64>) -> Result<MicroBatch> {
+/// The micro-batch that fits what trains of `model` into memory. A GPU says itself when it has none left, and better than
+/// an estimate.
+fn micro_batch(config: &Config, model: &HeatmapModel, device: &Device, memory_limit: Option<u64>) -> Result<MicroBatch> {
     let estimate = |frames| training_estimate(model, frames, config.data.preprocess.resize) as u64;
-    choose_micro_batch(&config.training, estimate, MemoryBound::find(memory_limit))
+    let bound = if is_cpu(device) { MemoryBound::find(memory_limit) } else { MemoryBound::of_limit(memory_limit) };
+    choose_micro_batch(&config.training, estimate, bound)
 }
 
 /// What a run starts or continues with.

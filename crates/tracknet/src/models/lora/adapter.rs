@@ -8,6 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::models::dropout::Dropout;
+use crate::models::layers::in_dtype_of;
 
 /// `s · B(A(dropout(x)))` with `A: [rank, in]`, `B: [out, rank]`, added to the output of the layer it adapts.
 #[derive(Module, Debug)]
@@ -109,15 +110,19 @@ impl LoraAdapter {
     pub fn forward(&self, y: Tensor<2>, x: Tensor<2>, times_weight: impl Fn(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
         let y = y + self.update(x);
         match self.gain(times_weight) {
-            Some(gain) => y * gain.unsqueeze(),
+            Some(gain) => {
+                let gain = in_dtype_of(gain, &y);
+                y * gain.unsqueeze()
+            }
             None => y,
         }
     }
 
     /// `s · B(A(dropout(x)))`: `[rows, in]` → `[rows, out]`, as two thin products; the scale is applied to the thin one.
     pub fn update(&self, x: Tensor<2>) -> Tensor<2> {
-        let thin = self.drop(x).matmul(self.a.val().transpose());
-        thin.mul_scalar(self.scale()).matmul(self.b.val().transpose())
+        let (a, b) = (in_dtype_of(self.a.val(), &x), in_dtype_of(self.b.val(), &x));
+        let thin = self.drop(x).matmul(a.transpose());
+        thin.mul_scalar(self.scale()).matmul(b.transpose())
     }
 
     /// Dropout on the adapter's input.
