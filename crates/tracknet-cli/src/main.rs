@@ -6,6 +6,7 @@
 
 mod adapter;
 mod args;
+mod bench;
 mod config;
 mod data;
 mod device;
@@ -47,6 +48,7 @@ enum Verb {
     Dequantize(quantize::DequantizeArgs),
     Inspect(inspect::InspectArgs),
     Adapter(adapter::AdapterArgs),
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Dequantize(args) => quantize::dequantize(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Adapter(args) => adapter::run(&args),
+        Verb::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {
         if error.is::<out::Closed>() {

@@ -6,7 +6,8 @@
 //! * [`resize`]: bilinear resize.
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
 //!   with them without ever keeping a dense copy;
-//! * [`attention`]: softmax attention without the score matrix, forward and backward.
+//! * [`attention`]: softmax attention without the score matrix, forward and backward;
+//! * [`peak`]: what the processor can reach at most, to hold the kernels against.
 
 pub mod adamw;
 pub mod allocator;
@@ -21,6 +22,7 @@ pub mod gelu;
 #[cfg(feature = "flex")]
 mod host;
 pub mod norm;
+pub mod peak;
 pub mod resize;
 #[cfg(feature = "flex")]
 mod simd;

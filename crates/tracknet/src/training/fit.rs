@@ -33,7 +33,7 @@ use super::reporter::{Reporter, StepProgress};
 use super::resume;
 use super::run::RunPaths;
 use super::schedule::Schedule;
-use super::step::{StepReport, Stepper};
+use super::step::{BatchShape, StepReport, Stepper};
 use super::weights;
 use super::{CONFIG_FILE, Checkpoint, RunState, TrainingError, write_checkpoint};
 
@@ -169,10 +169,8 @@ impl<'a> Trainer<'a> {
         let config_yaml = config.to_yaml()?;
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
-        // Batch normalization couples the frames of a batch; a GPU wants them all at once.
-        let parallel = is_cpu(&device) && config.model.decoder.norm != Norm::Bn;
         Ok(Self {
-            stepper: Stepper::new(training, loaders.shape(), &device).side_by_side(parallel).continuing(&state),
+            stepper: stepper(config, loaders.shape(), &device).continuing(&state),
             schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
             log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
             config,
@@ -446,8 +444,27 @@ fn adapter_config(config: &Config, build: &BuildReport) -> Option<PeftConfig> {
 }
 
 /// Bytes that the run holds on a GPU.
-fn device_memory(device: &Device) -> Option<u64> {
+pub(crate) fn device_memory(device: &Device) -> Option<u64> {
     if is_cpu(device) { None } else { device.memory_pool_usage().map(|usage| usage.bytes_reserved) }
+}
+
+/// What takes the steps of a run on a [`training_device`]; its micro-batch is the whole batch.
+fn stepper(config: &Config, shape: BatchShape, device: &Device) -> Stepper {
+    // Batch normalization couples the frames of a batch; a GPU wants them all at once.
+    let parallel = is_cpu(device) && config.model.decoder.norm != Norm::Bn;
+    Stepper::new(&config.training, shape, device).side_by_side(parallel)
+}
+
+/// What takes the steps of a run when all of `model` trains, with the micro-batch that then fits into memory.
+pub(crate) fn thawed_stepper(
+    config: &Config,
+    model: &HeatmapModel,
+    shape: BatchShape,
+    device: &Device,
+) -> Result<Stepper> {
+    let mut stepper = stepper(config, shape, device);
+    stepper.micro_batch = Some(micro_batch(config, model, device, None)?.size);
+    Ok(stepper)
 }
 
 /// Switches gradients on or off by the freeze schedule.

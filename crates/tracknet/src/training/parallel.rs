@@ -8,9 +8,9 @@ use rayon::prelude::*;
 /// Frames in one piece.
 pub(super) const FRAMES_PER_PIECE: usize = 2;
 
-/// The cores of this machine.
+/// The threads of the pool: the cores of this machine, or as many as RAYON_NUM_THREADS says.
 pub(super) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    rayon::current_num_threads()
 }
 
 /// `work(0), …, work(count − 1)`, at most `threads` at a time; results in order of the index.
