@@ -1,0 +1,17 @@
+//! The tests that take their device from the environment, as one program to carry to a machine with a GPU.
+#![cfg(feature = "cube")]
+
+#[path = "adamw.rs"]
+mod adamw;
+#[path = "attention.rs"]
+mod attention;
+#[path = "depthwise.rs"]
+mod depthwise;
+#[path = "linear.rs"]
+mod linear;
+#[path = "norm.rs"]
+mod norm;
+#[path = "on_device.rs"]
+mod on_device;
+#[path = "resize.rs"]
+mod resize;
