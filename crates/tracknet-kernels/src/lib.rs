@@ -13,19 +13,27 @@ pub mod adamw;
 pub mod allocator;
 pub mod attention;
 #[cfg(feature = "flex")]
+pub mod block;
+#[cfg(feature = "flex")]
 mod chunks;
 #[cfg(feature = "cube")]
 mod cube;
 pub mod depthwise;
+pub mod dropout;
 pub mod fourbit;
 pub mod gelu;
 #[cfg(feature = "flex")]
 mod host;
 pub mod norm;
 pub mod peak;
+#[cfg(feature = "flex")]
+mod product;
+pub mod random;
 pub mod resize;
 #[cfg(feature = "flex")]
 mod simd;
+#[cfg(all(feature = "flex", target_arch = "x86_64"))]
+mod transpose;
 
 pub use depthwise::depthwise_conv3x3;
 pub use fourbit::{

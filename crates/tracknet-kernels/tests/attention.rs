@@ -5,6 +5,7 @@
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor, TensorData, Tolerance};
+use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
 
 mod common;
@@ -69,7 +70,7 @@ fn run([batch, tokens, heads, head_dim]: [usize; 4], with_rotary: bool, kernel: 
     let y = if kernel {
         let rotary = with_rotary.then(|| rotary(tokens, head_dim, &device));
         let [query, key, value] = inputs.clone();
-        attention(query, key, value, heads, scale, rotary.as_ref())
+        attention(query, key, value, heads, scale, rotary.as_ref(), ComputeDtype::F32)
     } else {
         plain(inputs.clone(), heads, scale, with_rotary)
     };
@@ -101,7 +102,7 @@ fn an_input_that_needs_no_gradient_changes_no_other() {
     let shape = [2, 17, 24];
     let input = |seed| tensor(values(2 * 17 * 24, seed), shape, &device);
     let gradient_of = |x: &Tensor<3>, [query, key, value]: [Tensor<3>; 3]| {
-        let gradients = attention(query, key, value, 3, 0.3, None).powi_scalar(2).sum().backward();
+        let gradients = attention(query, key, value, 3, 0.3, None, ComputeDtype::F32).powi_scalar(2).sum().backward();
         x.grad(&gradients).map(host).unwrap()
     };
     let all = [1, 2, 3].map(|seed| input(seed).require_grad());
@@ -119,7 +120,7 @@ fn one_tensor_as_query_key_and_value_gets_the_sum_of_the_gradients() {
         let y = operation([x.clone(), x.clone(), x.clone()]);
         host(x.grad(&y.powi_scalar(2).sum().backward()).unwrap())
     };
-    let found = gradient(device(), &|[query, key, value]| attention(query, key, value, 2, 0.4, None));
+    let found = gradient(device(), &|[query, key, value]| attention(query, key, value, 2, 0.4, None, ComputeDtype::F32));
     let expected = gradient(Device::flex(), &|inputs| plain(inputs, 2, 0.4, false));
     for (found, expected) in found.iter().zip(&expected) {
         // f32, gradients of magnitude 1.
@@ -133,7 +134,9 @@ fn views_give_what_their_copies_give() {
     let view = |seed| tensor(values(7 * 2 * 16, seed), [7, 2, 16], &device).swap_dims(0, 1);
     let copy = |seed| tensor(host(view(seed)), [2, 7, 16], &device);
     let rotary = rotary(7, 8, &device);
-    let on = |input: &dyn Fn(u32) -> Tensor<3>| host(attention(input(1), input(2), input(3), 2, 0.5, Some(&rotary)));
+    let on = |input: &dyn Fn(u32) -> Tensor<3>| {
+        host(attention(input(1), input(2), input(3), 2, 0.5, Some(&rotary), ComputeDtype::F32))
+    };
     assert_eq!(on(&view), on(&copy));
 }
 
@@ -142,10 +145,10 @@ fn the_output_has_the_dtype_of_the_input_and_is_rounded_once() {
     let device = device();
     for dtype in [DType::F32, DType::BF16, DType::F16].into_iter().filter(|dtype| has(*dtype)) {
         let input = |seed| tensor(values(2 * 7 * 16, seed), [2, 7, 16], &device).cast(dtype);
-        let y = attention(input(1), input(2), input(3), 2, 0.5, None);
+        let y = attention(input(1), input(2), input(3), 2, 0.5, None, ComputeDtype::F32);
         assert_eq!(y.dtype(), dtype);
         let [query, key, value] = [1, 2, 3].map(|seed| input(seed).cast(DType::F32));
-        let expected = attention(query, key, value, 2, 0.5, None).cast(dtype);
+        let expected = attention(query, key, value, 2, 0.5, None, ComputeDtype::F32).cast(dtype);
         if on_host() {
             assert_eq!(y.into_data(), expected.into_data());
         } else {
@@ -170,19 +173,19 @@ fn several_threads_at_once_get_what_one_gets() {
 #[test]
 fn no_frames_give_no_output() {
     let empty = || Tensor::<3>::zeros([0, 5, 16], &device());
-    assert_eq!(attention(empty(), empty(), empty(), 2, 1.0, None).dims(), [0, 5, 16]);
+    assert_eq!(attention(empty(), empty(), empty(), 2, 1.0, None, ComputeDtype::F32).dims(), [0, 5, 16]);
 }
 
 #[test]
 #[should_panic(expected = "attention: 16 numbers do not split into 3 heads")]
 fn heads_that_do_not_divide_the_hidden_size_are_refused() {
     let x = || Tensor::<3>::zeros([1, 5, 16], &device());
-    attention(x(), x(), x(), 3, 1.0, None);
+    attention(x(), x(), x(), 3, 1.0, None, ComputeDtype::F32);
 }
 
 #[test]
 #[should_panic(expected = "attention: rotary table [2, 4, 4] for 5 tokens and heads of 8")]
 fn a_table_for_other_tokens_is_refused() {
     let x = || Tensor::<3>::zeros([1, 5, 16], &device());
-    attention(x(), x(), x(), 2, 1.0, Some(&rotary(4, 8, &device())));
+    attention(x(), x(), x(), 2, 1.0, Some(&rotary(4, 8, &device())), ComputeDtype::F32);
 }

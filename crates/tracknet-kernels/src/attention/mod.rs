@@ -15,7 +15,7 @@ mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
-mod kernel;
+pub(crate) mod kernel;
 mod layer;
 mod ops;
 mod reference;

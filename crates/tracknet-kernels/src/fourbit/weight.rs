@@ -160,6 +160,21 @@ impl Linear4bitWeight {
         ))
     }
 
+    /// The tensors on the CPU backend.
+    ///
+    /// # Panics
+    /// If they are elsewhere.
+    #[cfg(feature = "flex")]
+    pub(crate) fn on_host(&self) -> (super::flex::HostTensors, PackedFormat) {
+        use burn::backend::Flex;
+        let floats = |tensor: Tensor<1>| tensor.without_autodiff().try_into_primitive::<Flex>();
+        let codes = |tensor: Tensor<1, Int>| tensor.without_autodiff().try_into_primitive::<Flex>();
+        match (codes(self.packed.clone()), floats(self.scales.clone()), codes(self.codes())) {
+            (Ok(packed), Ok(scales), Ok(codes)) => (super::flex::HostTensors::new(packed, scales, codes), self.format),
+            _ => panic!("a 4-bit weight on {:?}, expected the CPU backend", self.device()),
+        }
+    }
+
     /// The operations take a tensor even where there are no codes; a second handle of the packed one costs nothing.
     fn codes(&self) -> Tensor<1, Int> {
         self.scale_codes.clone().unwrap_or_else(|| self.packed.clone())

@@ -14,7 +14,7 @@ mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
-mod kernel;
+pub(crate) mod kernel;
 mod ops;
 mod reference;
 

@@ -28,14 +28,15 @@ pub(super) fn training(mode: Mode, size: Size, batch: usize, overrides: &[String
     model.backbone.freeze = mode != Mode::Full;
     model.lora.enabled = mode != Mode::Full;
     model.quantization.enabled = mode == Mode::Qlora;
-    config(model, batch, overrides)
+    let precision = if mode == Mode::Full { Precision::Fp32 } else { Precision::Bf16 };
+    config(model, batch, precision, overrides)
 }
 
 /// A model that predicts.
 pub(super) fn inference(weights: Weights, size: Size, batch: usize, overrides: &[String]) -> Result<Config> {
     let mut model = model(size);
     model.quantization.enabled = weights == Weights::Nf4;
-    config(model, batch, overrides)
+    config(model, batch, Precision::Fp32, overrides)
 }
 
 /// A frozen float backbone with the decoder of the workloads.
@@ -74,12 +75,12 @@ fn architecture(hidden: usize, heads: usize, mlp: usize) -> Map<String, Value> {
 }
 
 /// The whole configuration, with overrides applied and checked as for a run.
-fn config(model: ModelConfig, batch: usize, overrides: &[String]) -> Result<Config> {
+fn config(model: ModelConfig, batch: usize, precision: Precision, overrides: &[String]) -> Result<Config> {
     let mut data = DataConfig::default();
     data.preprocess.resize = INPUT;
     let training = TrainingConfig {
         batch_size: batch,
-        precision: Precision::Fp32,
+        precision,
         backbone_freeze_epochs: 0,
         optimizer: OptimizerConfig { lr: 1e-4, weight_decay: 0.05, ..OptimizerConfig::default() },
         ..TrainingConfig::default()

@@ -2,9 +2,11 @@
 
 use crate::error::Result;
 use crate::models::build_model;
-use crate::training::{NamedOptimizer, ParameterTable, batch_spec, shape_of, thawed_stepper, training_device};
+use crate::training::{
+    NamedOptimizer, ParameterTable, batch_spec, set_precision, shape_of, thawed_stepper, training_device,
+};
 
-use super::{Measurement, Mode, Options, Size, process, setup};
+use super::{Compute, Measurement, Mode, Options, Size, process, setup};
 
 pub(super) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Result<Measurement> {
     let config = setup::training(mode, size, batch, &options.overrides)?;
@@ -12,6 +14,7 @@ pub(super) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Re
     let (model, build) = build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device)?;
     let table = ParameterTable::of(&model);
     let mut model = table.set_active(model, |_| true);
+    let mixed = set_precision(config.training.precision, &mut model, &options.device);
     let shape = shape_of(&batch_spec(&config, &build));
     let mut stepper = thawed_stepper(&config, &model, shape, &device)?;
     let mut optimizer = NamedOptimizer::new(&config.training.optimizer);
@@ -29,7 +32,7 @@ pub(super) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Re
     Ok(Measurement {
         frames: batch.size,
         flop: Some(flop),
-        compute: Some(setup::compute(&config)),
+        compute: Some(if mixed { Compute::Bf16 } else { setup::compute(&config) }),
         backbone_bytes: Some(build.memory.backbone_stored),
         backbone_f32_bytes: Some(build.memory.backbone_f32),
         ..Measurement::new(String::new(), time)

@@ -90,6 +90,18 @@ impl LayerNorm {
         }
     }
 
+    /// Whether neither parameter trains.
+    #[cfg(feature = "flex")]
+    pub(crate) fn is_frozen(&self) -> bool {
+        !self.weight.is_require_grad() && !self.bias.is_require_grad()
+    }
+
+    /// Weight, bias and epsilon.
+    #[cfg(feature = "flex")]
+    pub(crate) fn parts(&self) -> (Tensor<1>, Tensor<1>, f64) {
+        (self.weight.val(), self.bias.val(), self.epsilon)
+    }
+
     /// `[.., channels]` → the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)

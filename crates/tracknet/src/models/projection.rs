@@ -5,7 +5,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use tracknet_kernels::{Linear4bitWeight, linear_4bit};
+use tracknet_kernels::{ComputeDtype, Linear4bitWeight, linear_4bit};
 
 use super::init::{Builder, Fill};
 use super::layers::{Conv, in_dtype_of};
@@ -44,6 +44,9 @@ pub struct Projection {
     pub(crate) merged: Option<Box<Merged>>,
     #[module(skip)]
     role: Role,
+    /// What the factors of a product with a dense weight may be rounded to.
+    #[module(skip)]
+    dense_dtype: ComputeDtype,
 }
 
 /// How the weight `[out, in]` is stored.
@@ -66,6 +69,7 @@ impl Projection {
             adapter: None,
             merged: None,
             role,
+            dense_dtype: ComputeDtype::F32,
         }
     }
 
@@ -77,6 +81,19 @@ impl Projection {
     /// Whether the weight is stored in 4 bits.
     pub fn is_quantized(&self) -> bool {
         matches!(self.base, Base::Packed(_))
+    }
+
+    /// Lets products with a dense weight that does not train round their factors, where a kernel does that.
+    pub fn set_dense_dtype(&mut self, dtype: ComputeDtype) {
+        self.dense_dtype = dtype;
+    }
+
+    /// What its product may round its factors to.
+    pub fn compute_dtype(&self) -> ComputeDtype {
+        match &self.base {
+            Base::Dense(_) => self.dense_dtype,
+            Base::Packed(weight) => weight.compute_dtype(),
+        }
     }
 
     /// `[out, in]`.

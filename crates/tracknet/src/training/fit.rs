@@ -29,6 +29,7 @@ use super::monitor::Verdict;
 use super::optimizer::{NamedOptimizer, Part};
 use super::overlays::write_overlays;
 use super::parameters::ParameterTable;
+use super::precision::compute_dtype;
 use super::reporter::{Reporter, StepProgress};
 use super::resume;
 use super::run::RunPaths;
@@ -163,7 +164,8 @@ impl<'a> Trainer<'a> {
             return Err(TrainingError::RunExists { path: start.paths.root }.into());
         }
         let Start { model, optimizer, state, paths } = start;
-        let model = activate(config, &table, model, state.epoch);
+        let mut model = activate(config, &table, model, state.epoch);
+        note_precision(config.training.precision, &mut model, &options.device, reporter);
         // Before the first file: a run that does not fit into memory leaves no directory.
         micro_batch(config, &model, &options.device, options.memory_limit)?;
         let config_yaml = config.to_yaml()?;
@@ -193,7 +195,6 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If a batch cannot be read, losses stay non-finite, or a file cannot be written.
     pub fn fit(mut self) -> Result<FitReport> {
-        self.note_precision();
         while self.state.epoch < self.config.training.epochs {
             if self.state.monitor.is_exhausted(&self.config.training.early_stopping) {
                 return self.finish(Outcome::StoppedEarly);
@@ -411,19 +412,6 @@ impl<'a> Trainer<'a> {
         self.state.epoch_loss_sum / self.state.epoch_mask_sum.max(super::MIN_MASK_WEIGHT)
     }
 
-    fn note_precision(&mut self) {
-        let precision = self.config.training.precision;
-        let name = format!("{precision:?}").to_lowercase();
-        match self.stepper.dtype {
-            DType::F32 if precision != Precision::Fp32 => {
-                let text = format!("training.precision {name}: no mixed precision on this device, using fp32");
-                self.reporter.note(&text);
-            }
-            DType::F32 => {}
-            _ => self.reporter.report(&format!("mixed precision: {name}")),
-        }
-    }
-
     /// The line of an epoch; a metric that is not defined, such as the recall without any ball, is a dash.
     fn summary(&self, metrics: &BTreeMap<String, f64>, verdict: Verdict) -> String {
         let number = |v: f64| if v.is_nan() { "–".to_owned() } else { format!("{v:.5}") };
@@ -431,6 +419,30 @@ impl<'a> Trainer<'a> {
         let shown: String = ["train/loss", "val/loss", "val/f1", "val/precision", "val/recall"].map(value).concat();
         let best = if verdict == Verdict::Best { "  best" } else { "" };
         format!("epoch {}/{}{shown}{best}", self.state.epoch + 1, self.config.training.epochs)
+    }
+}
+
+/// Sets the precision, as far as the device has it, and says what became of it.
+fn note_precision(precision: Precision, model: &mut HeatmapModel, device: &Device, reporter: &mut dyn Reporter) {
+    let name = match precision {
+        Precision::Fp32 => return,
+        Precision::Fp16 => "fp16",
+        Precision::Bf16 => "bf16",
+    };
+    match set_precision(precision, model, device) {
+        true if is_cpu(device) => reporter.report("mixed precision: products with frozen weights in bfloat16"),
+        true => reporter.report(&format!("mixed precision: {name}")),
+        false => {
+            reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
+        }
+    }
+}
+
+/// Switches mixed precision on where the device has it for this model.
+pub fn set_precision(precision: Precision, model: &mut HeatmapModel, device: &Device) -> bool {
+    match is_cpu(device) {
+        true => precision == Precision::Bf16 && model.use_bfloat16(),
+        false => compute_dtype(precision, device) != DType::F32,
     }
 }
 

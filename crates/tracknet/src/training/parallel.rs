@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 /// Frames in one piece.
-pub(super) const FRAMES_PER_PIECE: usize = 2;
+pub(super) const FRAMES_PER_PIECE: usize = 1;
 
 /// The threads of the pool: the cores of this machine, or as many as RAYON_NUM_THREADS says.
 pub(super) fn cores() -> usize {

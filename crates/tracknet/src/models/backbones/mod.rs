@@ -5,6 +5,8 @@
 
 mod dinov2;
 mod dinov3;
+#[cfg(feature = "flex")]
+mod frozen;
 mod position;
 mod spec;
 mod transformer;

@@ -2,7 +2,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
+#[cfg(feature = "flex")]
+use tracknet_kernels::block::frozen_block;
 
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
@@ -55,6 +58,12 @@ impl Vit {
         let mut quantized = false;
         self.visit_projections(&mut |_, p| quantized |= p.is_quantized());
         quantized
+    }
+
+    /// Whether blocks run as one operation of the CPU's kernels.
+    #[cfg(feature = "flex")]
+    pub fn has_frozen_blocks(&self) -> bool {
+        self.blocks.iter().any(|block| block.is_frozen(&self.spec))
     }
 
     /// What was built.
@@ -179,17 +188,17 @@ impl VisitProjections for Vit {
 /// Attention and MLP, each after a norm and added to its input.
 #[derive(Module, Debug)]
 pub struct Block {
-    norm1: LayerNorm,
+    pub(super) norm1: LayerNorm,
     query: Projection,
     key: Projection,
     value: Projection,
     output: Projection,
-    scale1: Option<Param<Tensor<1>>>,
-    norm2: LayerNorm,
+    pub(super) scale1: Option<Param<Tensor<1>>>,
+    pub(super) norm2: LayerNorm,
     gate: Option<Projection>,
     up: Projection,
     down: Projection,
-    scale2: Option<Param<Tensor<1>>>,
+    pub(super) scale2: Option<Param<Tensor<1>>>,
 }
 
 impl Block {
@@ -219,6 +228,10 @@ impl Block {
 
     /// `[batch, tokens, hidden]` → the same shape.
     fn forward(&self, x: Tensor<3>, rotary: Option<&Rotary>, spec: &VitSpec) -> Tensor<3> {
+        #[cfg(feature = "flex")]
+        if let Some(block) = self.frozen(&x, spec) {
+            return frozen_block(x, rotary, block);
+        }
         let y = self.attend(self.norm1.forward(x.clone()), rotary, spec);
         let x = x + scaled(y, self.scale1.as_ref());
         let y = self.mlp(self.norm2.forward(x.clone()), spec);
@@ -230,7 +243,14 @@ impl Block {
         let query = self.query.forward(x.clone());
         let key = self.key.forward(x.clone());
         let value = self.value.forward(x);
-        self.output.forward(attention(query, key, value, spec.heads, scale, rotary))
+        self.output.forward(attention(query, key, value, spec.heads, scale, rotary, self.attention_dtype()))
+    }
+
+    /// Attention rounds its factors where the projections that they come from rounded theirs.
+    fn attention_dtype(&self) -> ComputeDtype {
+        let rounds = |projection: &Projection| projection.compute_dtype() == ComputeDtype::Bf16;
+        let all = [&self.query, &self.key, &self.value].into_iter().all(rounds);
+        if all { ComputeDtype::Bf16 } else { ComputeDtype::F32 }
     }
 
     fn mlp(&self, x: Tensor<3>, spec: &VitSpec) -> Tensor<3> {
@@ -248,7 +268,7 @@ impl Block {
         self.down.forward(inner)
     }
 
-    fn projections(&self, spec: &VitSpec) -> Vec<(&'static str, &Projection)> {
+    pub(super) fn projections(&self, spec: &VitSpec) -> Vec<(&'static str, &Projection)> {
         let n = spec.names;
         let mut all =
             vec![(n.query, &self.query), (n.key, &self.key), (n.value, &self.value), (n.output, &self.output)];

@@ -7,6 +7,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
+#[cfg(feature = "flex")]
+use tracknet_kernels::dropout::KeepMask;
+
 use crate::models::dropout::Dropout;
 use crate::models::layers::in_dtype_of;
 
@@ -123,6 +126,18 @@ impl LoraAdapter {
         let (a, b) = (in_dtype_of(self.a.val(), &x), in_dtype_of(self.b.val(), &x));
         let thin = self.drop(x).matmul(a.transpose());
         thin.mul_scalar(self.scale()).matmul(b.transpose())
+    }
+
+    /// Whether dropout leaves anything of the input.
+    #[cfg(feature = "flex")]
+    pub(crate) fn keeps_some(&self) -> bool {
+        self.dropout.probability() < 1.0
+    }
+
+    /// The next mask for the input `x`, for kernels that drop by themselves.
+    #[cfg(feature = "flex")]
+    pub(crate) fn draw_dropout<const D: usize>(&self, x: &Tensor<D>) -> Option<KeepMask> {
+        self.dropout.draw(x)
     }
 
     /// Dropout on the adapter's input.

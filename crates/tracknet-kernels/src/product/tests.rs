@@ -1,7 +1,7 @@
 //! Every implementation against float64 products.
 
-use super::{Implementation, Side, Weight};
-use crate::fourbit::{Absmax, BLOCKSIZES, ComputeDtype, PackedFormat, PackedWeight, QuantType, QuantizeOptions};
+use super::{Implementation, Side, Values, Weight};
+use crate::fourbit::{BLOCKSIZES, ComputeDtype, PackedWeight, QuantType, QuantizeOptions};
 
 const FEATURES: [usize; 7] = [1, 7, 33, 65, 96, 200, 256];
 const ROWS: [usize; 6] = [1, 5, 17, 63, 65, 581];
@@ -23,13 +23,7 @@ fn pack(shape: [usize; 2], quant_type: QuantType, blocksize: usize, double_quant
 }
 
 fn weight(packed: &PackedWeight, compute_dtype: ComputeDtype) -> Weight<'_> {
-    let offset = match packed.absmax() {
-        Absmax::Nested { offset, .. } => Some(*offset),
-        Absmax::Plain(_) => None,
-    };
-    let (shape, quant_type, blocksize) = (packed.shape(), packed.quant_type(), packed.blocksize());
-    let format = PackedFormat { shape, quant_type, blocksize, compute_dtype, offset };
-    Weight { view: packed.view(), packed: packed.packed(), format }
+    Weight { values: Values::Packed(packed.view()), shape: packed.shape(), compute_dtype }
 }
 
 /// `x · op(W) + bias` and the sums of the magnitudes of what is added, in f64.

@@ -10,7 +10,8 @@ use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
 use super::pack::{EDGE, Tile};
-use super::tiled::{Block, SIZE};
+use super::sink::BLOCK;
+use super::tiled::Part;
 
 /// Whether the processor has the unit and the system lets this process use it.
 pub(super) fn is_available() -> bool {
@@ -69,23 +70,23 @@ impl Tiles {
         Self(std::marker::PhantomData)
     }
 
-    /// `out = bias + left · right` for 32 rows and 32 columns: four tiles of sums, which stay in registers.
+    /// `out = start + left · right` for 32 rows and 32 columns: four tiles of sums, which stay in registers.
     ///
     /// # Safety
-    /// The pointers of `block` are valid as its fields say.
-    pub(super) unsafe fn multiply(&self, block: Block) {
-        let Block { left, right, depth, bias, out, stride } = block;
-        let stride = stride * size_of::<f32>();
+    /// The pointers of `part` are valid as its fields say.
+    pub(super) unsafe fn multiply(&self, part: Part) {
+        let Part { left, right, depth, start, start_stride, out, .. } = part;
+        let (start_stride, stride) = (start_stride * size_of::<f32>(), BLOCK * size_of::<f32>());
         // SAFETY: the tiles are configured, since `self` exists on this thread. Loads stay within `depth` tiles from
-        // each of the four pointers and 32 values of `bias` (read 16 times over: a stride of zero), stores within 32
-        // rows of 32 values of `out`, as the caller promises. `depth` is at least 1. Only tiles and the named registers
-        // change.
+        // each of the four pointers and 32 rows of 32 values of `start`, `start_stride` apart (a stride of zero reads
+        // one row 32 times), stores within 32 rows of 32 values of `out`, as the caller promises. `depth` is at least 1.
+        // Only tiles and the named registers change.
         unsafe {
             asm!(
-                "tileloadd tmm0, [{bias} + {step}*1]",
-                "tileloadd tmm1, [{bias} + {step}*1 + 64]",
-                "tileloadd tmm2, [{bias} + {step}*1]",
-                "tileloadd tmm3, [{bias} + {step}*1 + 64]",
+                "tileloadd tmm0, [{start} + {step}*1]",
+                "tileloadd tmm1, [{start} + {step}*1 + 64]",
+                "tileloadd tmm2, [{start_1} + {step}*1]",
+                "tileloadd tmm3, [{start_1} + {step}*1 + 64]",
                 "mov {step:e}, 64",
                 "2:",
                 "tileloadd tmm6, [{right} + {step}*1]",
@@ -111,8 +112,9 @@ impl Tiles {
                 right = inout(reg) right => _,
                 right_1 = inout(reg) right.add(depth) => _,
                 depth = inout(reg) depth => _,
-                bias = in(reg) bias,
-                step = inout(reg) 0_usize => _,
+                start = in(reg) start,
+                start_1 = in(reg) start.byte_add(EDGE * start_stride),
+                step = inout(reg) start_stride => _,
                 stride = in(reg) stride,
                 out = in(reg) out,
                 out_1 = in(reg) out.byte_add(EDGE * stride),
@@ -133,4 +135,4 @@ impl Drop for Tiles {
 }
 
 // The assembly counts on these.
-const _: () = assert!(SIZE == 2 * EDGE && size_of::<Tile>() == 1024);
+const _: () = assert!(BLOCK == 2 * EDGE && size_of::<Tile>() == 1024);

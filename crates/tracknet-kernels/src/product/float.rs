@@ -4,34 +4,78 @@
 //! matrix product that Burn's CPU backend uses. Threads share out rows of the input in runs of a fixed length, each of
 //! them multiplied by one thread.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
-use super::{Side, Weight};
-use crate::chunks::{self, Caller};
+use super::sink::{BLOCK, Block, Sink};
+use super::{LowRank, Mask, Product, Rows, Side, Weight};
+use crate::chunks::Caller;
 
 /// Values of a panel (4 MiB): large enough that packing the other factor for each panel is cheap beside the product.
 const PANEL_VALUES: usize = 1 << 20;
 
+/// Values of the weight that one task unpacks.
+const VALUES_PER_TASK: usize = 1 << 15;
+
 /// Rows of the input that one task multiplies. Fixed, so that threads share the work but never shape it.
 const ROWS_PER_TASK: usize = 128;
 
-/// Values that one task rounds.
-const VALUES_PER_TASK: usize = 1 << 14;
-
-/// `x` rounded to bfloat16 (to nearest, ties to even), as f32.
-pub(super) fn rounded(x: &[f32]) -> Vec<f32> {
-    let round = |task: usize, values: &mut [f32]| {
-        for (value, x) in values.iter_mut().zip(&x[task * VALUES_PER_TASK..]) {
-            let bits = x.to_bits();
-            let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
-            // The carry could make an infinity or a zero of a NaN.
-            *value = f32::from_bits(if x.is_nan() { bits } else { nearest });
+/// See [`super::Implementation::run`].
+pub(super) fn run<S: Sink>(product: &Product<'_>, sink: &S) {
+    let columns = product.columns();
+    let mut y = multiply(product.left.floats(), product.weight, product.side, product.bias);
+    if let Some(LowRank { left, weight, side, mask }) = product.low_rank {
+        let update = multiply(left.floats(), weight, side, None);
+        for (row, (y, update)) in y.chunks_exact_mut(columns).zip(update.chunks_exact(columns)).enumerate() {
+            for (column, (y, update)) in y.iter_mut().zip(update).enumerate() {
+                if mask.is_none_or(|mask| mask.keeps(row, column)) {
+                    *y += update;
+                }
+            }
         }
-    };
-    chunks::fill(x.len(), VALUES_PER_TASK, round).0
+    }
+    let mut block = Block::ZERO;
+    for (number, rows) in y.chunks(BLOCK * columns).enumerate() {
+        for column in (0..columns).step_by(BLOCK) {
+            let size = [rows.len() / columns, (columns - column).min(BLOCK)];
+            for (line, row) in block.0.iter_mut().zip(rows.chunks_exact(columns)) {
+                line[..size[1]].copy_from_slice(&row[column..][..size[1]]);
+            }
+            sink.take(number * BLOCK, column, &block, size);
+        }
+    }
 }
 
-/// See [`super::Implementation::multiply`].
+/// See [`super::Implementation::thin`].
+pub(super) fn thin(left: &Rows, mask: Option<&Mask>, (weight, side): (Weight<'_>, Side), factor: f32) -> Rows {
+    let mut y = multiply(&masked(left, mask), weight, side, None);
+    y.iter_mut().for_each(|y| *y *= factor);
+    Rows::from_floats(left.count(), weight.sizes(side)[1], y)
+}
+
+/// See [`super::Implementation::outer`].
+pub(super) fn outer(thin: &Rows, rows: &Rows, mask: Option<&Mask>) -> Vec<f32> {
+    let (rank, columns) = (thin.columns(), rows.columns());
+    let mut out = vec![0.0; rank * columns];
+    if rows.count() > 0 {
+        let values = masked(rows, mask);
+        let left = Matrix { values: thin.floats(), row_stride: 1, column_stride: rank };
+        let right = Matrix { values: &values, row_stride: columns, column_stride: 1 };
+        product([rank, rows.count(), columns], left, right, &mut out, columns, false);
+    }
+    out
+}
+
+/// The values as the mask leaves them.
+fn masked<'a>(rows: &'a Rows, mask: Option<&Mask>) -> Cow<'a, [f32]> {
+    let values = rows.floats();
+    let Some(mask) = mask else { return Cow::Borrowed(values) };
+    let keep = |(at, x): (usize, &f32)| if mask.keeps(at / rows.columns(), at % rows.columns()) { *x } else { 0.0 };
+    Cow::Owned(values.iter().enumerate().map(keep).collect())
+}
+
+/// `x · op(weight) + bias` in f32, on factors as they are.
 pub(super) fn multiply(x: &[f32], weight: Weight<'_>, side: Side, bias: Option<&[f32]>) -> Vec<f32> {
     let [summed, columns] = weight.sizes(side);
     let mut y = vec![0.0; x.len() / summed * columns];
@@ -55,17 +99,19 @@ struct Run<'a> {
 impl Run<'_> {
     /// Calls `work(first row, values of the rows)` for panels of dequantized rows, in order.
     fn for_each_panel(&self, mut work: impl FnMut(usize, &[f32])) {
-        let Weight { view, format, .. } = self.weight;
-        let [out_features, in_features] = format.shape;
+        let [out_features, in_features] = self.weight.shape;
         let panel_rows = (PANEL_VALUES / in_features).clamp(1, out_features);
         let mut scratch = vec![0.0; panel_rows * in_features];
         for first in (0..out_features).step_by(panel_rows) {
             let rows = panel_rows.min(out_features - first);
             let panel = &mut scratch[..rows * in_features];
             if self.parallel {
-                view.dequantize_into(first * in_features, panel, format.compute_dtype);
+                let read = |(task, values): (usize, &mut [f32])| {
+                    self.weight.read(first * in_features + task * VALUES_PER_TASK, values);
+                };
+                panel.par_chunks_mut(VALUES_PER_TASK).enumerate().for_each(read);
             } else {
-                view.dequantize_range(first * in_features, panel, format.compute_dtype);
+                self.weight.read(first * in_features, panel);
             }
             work(first, panel);
         }
@@ -73,7 +119,7 @@ impl Run<'_> {
 
     /// `y (+)= x · Wᵀ`: a panel of rows of W gives the columns of y at its rows' places.
     fn times_transposed(&self, x: &[f32], y: &mut [f32], add: bool) {
-        let [out_features, in_features] = self.weight.format.shape;
+        let [out_features, in_features] = self.weight.shape;
         self.for_each_panel(|first, panel| {
             let panel_rows = panel.len() / in_features;
             let panel = Matrix { values: panel, row_stride: 1, column_stride: in_features };
@@ -86,7 +132,7 @@ impl Run<'_> {
 
     /// `y (+)= x · W`: a panel of rows of W meets the columns of x at its rows' places; the parts add up.
     fn times(&self, x: &[f32], y: &mut [f32], add: bool) {
-        let [out_features, in_features] = self.weight.format.shape;
+        let [out_features, in_features] = self.weight.shape;
         self.for_each_panel(|first, panel| {
             let panel_rows = panel.len() / in_features;
             let panel = Matrix { values: panel, row_stride: in_features, column_stride: 1 };

@@ -6,7 +6,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Side, Weight};
+use super::weight::{Side, Values, Weight};
+use crate::fourbit::PackedView;
+use crate::transpose::transposed;
 
 /// Rows of a left tile, columns and pairs of rows of a right one.
 pub(super) const EDGE: usize = 16;
@@ -17,7 +19,7 @@ pub(super) const DEPTH: usize = 32;
 /// A kilobyte of bfloat16; a line of 32 values fills a cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Tile([u16; EDGE * DEPTH]);
+pub(super) struct Tile(pub(super) [u16; EDGE * DEPTH]);
 
 impl Tile {
     pub(super) const ZERO: Self = Self([0; EDGE * DEPTH]);
@@ -52,10 +54,10 @@ pub(super) fn pack_panel(weight: &Weight<'_>, side: Side, first: usize, tiles: &
     }
 }
 
-/// A column of the right factor is a row of the weight: 16 of them are dequantized, then transposed in pairs.
+/// A column of the right factor is a row of the weight: 16 of them are unpacked, then transposed in pairs.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn pack_transposed(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
-    let [out_features, in_features] = weight.format.shape;
+    let [out_features, in_features] = weight.shape;
     let depth = in_features.div_ceil(DEPTH);
     let codec = Codec::new(weight);
     let mut rows = vec![0_u16; EDGE * depth * DEPTH];
@@ -63,7 +65,7 @@ fn pack_transposed(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
         for (line, values) in rows.chunks_exact_mut(depth * DEPTH).enumerate() {
             let row = first + group * EDGE + line;
             if row < out_features {
-                codec.dequantize(row * in_features, &mut values[..in_features]);
+                codec.read(row * in_features, &mut values[..in_features]);
             } else {
                 values.fill(0);
             }
@@ -80,10 +82,10 @@ fn pack_transposed(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
     }
 }
 
-/// A row of the right factor is a row of the weight: two of them are dequantized and zipped.
+/// A row of the right factor is a row of the weight: two of them are unpacked and zipped.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn pack_straight(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
-    let [out_features, in_features] = weight.format.shape;
+    let [out_features, in_features] = weight.shape;
     let depth = out_features.div_ceil(DEPTH);
     let codec = Codec::new(weight);
     let columns = (tiles.len() / depth * EDGE).min(in_features - first);
@@ -93,7 +95,7 @@ fn pack_straight(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
     for pair in 0..depth * EDGE {
         for (row, values) in [(2 * pair, &mut *even), (2 * pair + 1, &mut *odd)] {
             if row < out_features {
-                codec.dequantize(row * in_features + first, &mut values[..columns]);
+                codec.read(row * in_features + first, &mut values[..columns]);
             } else {
                 values.fill(0);
             }
@@ -111,70 +113,97 @@ fn pack_straight(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
     }
 }
 
-/// 4-bit codes to bfloat16, 32 at a time.
-struct Codec<'a> {
-    weight: &'a Weight<'a>,
-    codes: __m512,
+/// Values of a matrix as bfloat16, many at a time.
+enum Codec<'a> {
+    /// From 4-bit codes; `codes` are what they stand for.
+    Packed { view: PackedView<'a>, codes: __m512 },
+    /// From floats.
+    Dense(&'a [f32]),
 }
 
 impl<'a> Codec<'a> {
     #[target_feature(enable = "avx512f")]
-    fn new(weight: &'a Weight<'a>) -> Self {
-        // SAFETY: the array has 16 values.
-        Self { weight, codes: unsafe { _mm512_loadu_ps(weight.format.quant_type.codes().as_ptr()) } }
+    fn new(weight: &Weight<'a>) -> Self {
+        match weight.values {
+            // SAFETY: the array has 16 values.
+            Values::Packed(view) => {
+                Self::Packed { view, codes: unsafe { _mm512_loadu_ps(view.quant_type().codes().as_ptr()) } }
+            }
+            Values::Dense(values) => Self::Dense(values),
+        }
     }
 
-    /// Writes the values from `start` on of the flattened weight.
+    /// Writes the values from `start` on of the flattened matrix.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn dequantize(&self, start: usize, out: &mut [u16]) {
-        let blocksize = self.weight.format.blocksize;
-        let mut at = start;
-        let mut rest = out;
-        while !rest.is_empty() {
-            let block = at / blocksize;
-            let take = ((block + 1) * blocksize - at).min(rest.len());
-            let (now, later) = rest.split_at_mut(take);
-            // A block has 16 possible values.
-            let values = _mm512_mul_ps(self.codes, _mm512_set1_ps(self.weight.view.scale(block)));
-            let values = _mm512_cvtneps_pbh(values);
-            // SAFETY: both are 256 plain bits.
-            let values = unsafe { std::mem::transmute::<__m256bh, __m256i>(values) };
-            self.unpack(at, now, _mm512_broadcast_i64x4(values));
-            at += take;
-            rest = later;
+    fn read(&self, start: usize, out: &mut [u16]) {
+        match self {
+            Self::Packed { view, codes } => dequantize(view, *codes, start, out),
+            Self::Dense(values) => round(&values[start..start + out.len()], out),
         }
     }
+}
 
-    /// Writes `values[code]` for the codes from `start` on; `values` holds its 16 values twice, so that the fifth bit of
-    /// an index does not matter.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn unpack(&self, start: usize, out: &mut [u16], values: __m512i) {
-        let packed = self.weight.packed;
-        let (first, out) = out.split_at_mut((start % 2).min(out.len()));
-        if let [first] = first {
-            let code = _mm512_set1_epi16(i16::from(packed[start / 2]));
-            let value = _mm512_castsi512_si128(_mm512_permutexvar_epi16(code, values));
-            *first = _mm_cvtsi128_si32(value) as u16;
-        }
-        let byte = start.div_ceil(2);
-        let bytes = &packed[byte..byte + out.len().div_ceil(2)];
-        let (lines, rest) = out.as_chunks_mut::<DEPTH>();
-        let (sources, last) = bytes.as_chunks::<EDGE>();
-        for (line, source) in lines.iter_mut().zip(sources) {
-            // SAFETY: the source is 16 bytes.
-            let bytes = unsafe { _mm_loadu_si128(source.as_ptr().cast()) };
-            // SAFETY: the line is 64 bytes.
-            unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), look_up(bytes, values)) };
-        }
-        if !rest.is_empty() {
-            // An odd rest of 31 values has 16 bytes.
-            let last = if last.is_empty() { &sources[lines.len()][..] } else { last };
-            // SAFETY: a masked load reads the bytes of `last` and no others.
-            let bytes = unsafe { _mm_maskz_loadu_epi8(((1_u32 << last.len()) - 1) as u16, last.as_ptr().cast()) };
-            let mask = (1_u32 << rest.len()) - 1;
-            // SAFETY: a masked store writes the values of `rest` and no others.
-            unsafe { _mm512_mask_storeu_epi16(rest.as_mut_ptr().cast(), mask, look_up(bytes, values)) };
-        }
+/// Rounds floats; slices of one length.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn round(values: &[f32], out: &mut [u16]) {
+    for (values, out) in values.chunks(EDGE).zip(out.chunks_mut(EDGE)) {
+        let rounded = _mm512_cvtneps_pbh(load_up_to(values));
+        // SAFETY: both are 256 plain bits.
+        let rounded = unsafe { std::mem::transmute::<__m256bh, __m256i>(rounded) };
+        let mask = ((1_u32 << out.len()) - 1) as u16;
+        // SAFETY: a masked store writes the values of `out` and no others.
+        unsafe { _mm256_mask_storeu_epi16(out.as_mut_ptr().cast(), mask, rounded) };
+    }
+}
+
+/// Writes the values of 4-bit codes from `start` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn dequantize(view: &PackedView<'_>, codes: __m512, start: usize, out: &mut [u16]) {
+    let blocksize = view.blocksize();
+    let mut at = start;
+    let mut rest = out;
+    while !rest.is_empty() {
+        let block = at / blocksize;
+        let take = ((block + 1) * blocksize - at).min(rest.len());
+        let (now, later) = rest.split_at_mut(take);
+        // A block has 16 possible values.
+        let values = _mm512_cvtneps_pbh(_mm512_mul_ps(codes, _mm512_set1_ps(view.scale(block))));
+        // SAFETY: both are 256 plain bits.
+        let values = unsafe { std::mem::transmute::<__m256bh, __m256i>(values) };
+        unpack(view.packed(), at, now, _mm512_broadcast_i64x4(values));
+        at += take;
+        rest = later;
+    }
+}
+
+/// Writes `values[code]` for the codes from `start` on; `values` holds its 16 values twice, so that the fifth bit of
+/// an index does not matter.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn unpack(packed: &[u8], start: usize, out: &mut [u16], values: __m512i) {
+    let (first, out) = out.split_at_mut((start % 2).min(out.len()));
+    if let [first] = first {
+        let code = _mm512_set1_epi16(i16::from(packed[start / 2]));
+        let value = _mm512_castsi512_si128(_mm512_permutexvar_epi16(code, values));
+        *first = _mm_cvtsi128_si32(value) as u16;
+    }
+    let byte = start.div_ceil(2);
+    let bytes = &packed[byte..byte + out.len().div_ceil(2)];
+    let (lines, rest) = out.as_chunks_mut::<DEPTH>();
+    let (sources, last) = bytes.as_chunks::<EDGE>();
+    for (line, source) in lines.iter_mut().zip(sources) {
+        // SAFETY: the source is 16 bytes.
+        let bytes = unsafe { _mm_loadu_si128(source.as_ptr().cast()) };
+        // SAFETY: the line is 64 bytes.
+        unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), look_up(bytes, values)) };
+    }
+    if !rest.is_empty() {
+        // An odd rest of 31 values has 16 bytes.
+        let last = if last.is_empty() { &sources[lines.len()][..] } else { last };
+        // SAFETY: a masked load reads the bytes of `last` and no others.
+        let bytes = unsafe { _mm_maskz_loadu_epi8(((1_u32 << last.len()) - 1) as u16, last.as_ptr().cast()) };
+        let mask = (1_u32 << rest.len()) - 1;
+        // SAFETY: a masked store writes the values of `rest` and no others.
+        unsafe { _mm512_mask_storeu_epi16(rest.as_mut_ptr().cast(), mask, look_up(bytes, values)) };
     }
 }
 
@@ -186,32 +215,6 @@ fn look_up(bytes: __m128i, values: __m512i) -> __m512i {
     _mm512_permutexvar_epi16(codes, values)
 }
 
-/// A 16 × 16 matrix of 32-bit values transposed: first within blocks of 4 × 4, then the blocks.
-#[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512i; EDGE]) -> [__m512i; EDGE] {
-    let mut blocks = rows;
-    for four in 0..4 {
-        let [a, b, c, d] = [rows[four * 4], rows[four * 4 + 1], rows[four * 4 + 2], rows[four * 4 + 3]];
-        let [ab, cd] = [_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d)];
-        blocks[four] = _mm512_unpacklo_epi64(ab, cd);
-        blocks[4 + four] = _mm512_unpackhi_epi64(ab, cd);
-        let [ab, cd] = [_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d)];
-        blocks[8 + four] = _mm512_unpacklo_epi64(ab, cd);
-        blocks[12 + four] = _mm512_unpackhi_epi64(ab, cd);
-    }
-    let mut columns = rows;
-    for column in 0..4 {
-        let [a, b, c, d] = [blocks[column * 4], blocks[column * 4 + 1], blocks[column * 4 + 2], blocks[column * 4 + 3]];
-        let [ab, cd] = [_mm512_shuffle_i32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_i32x4::<0b10_00_10_00>(c, d)];
-        columns[column] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab, cd);
-        columns[8 + column] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab, cd);
-        let [ab, cd] = [_mm512_shuffle_i32x4::<0b11_01_11_01>(a, b), _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d)];
-        columns[4 + column] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab, cd);
-        columns[12 + column] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab, cd);
-    }
-    columns
-}
-
 /// The first 16 values, or all and then zeros.
 #[target_feature(enable = "avx512f")]
 fn load_up_to(values: &[f32]) -> __m512 {
@@ -221,21 +224,21 @@ fn load_up_to(values: &[f32]) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f")]
-fn load_line(values: &[u16]) -> __m512i {
+pub(super) fn load_line(values: &[u16]) -> __m512i {
     let line: &[u16] = &values[..DEPTH];
     // SAFETY: 32 values are 64 bytes.
     unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f")]
-fn store_line(tile: &mut Tile, line: usize, values: __m512i) {
+pub(super) fn store_line(tile: &mut Tile, line: usize, values: __m512i) {
     let line = &mut tile.0[line * DEPTH..(line + 1) * DEPTH];
     // SAFETY: 32 values are 64 bytes.
     unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), values) };
 }
 
 #[target_feature(enable = "avx512f")]
-fn bf16_bits(values: __m512bh) -> __m512i {
+pub(super) fn bf16_bits(values: __m512bh) -> __m512i {
     // SAFETY: both are 512 plain bits.
     unsafe { std::mem::transmute(values) }
 }
