@@ -6,6 +6,7 @@
 
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
+use burn_cubecl::cubecl::client::Client;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self, calculate_cube_count_elemwise};
@@ -48,6 +49,13 @@ pub(crate) fn address_type<const N: usize>(tensors: [&CubeTensor; N]) -> Address
 /// The type by which kernels know `dtype`.
 pub(crate) fn elem(dtype: DType) -> ElemType {
     burn::backend::cubecl::dtype_to_storage_type(dtype)
+}
+
+/// Whether the device has matrix units for factors of `dtype`.
+pub(crate) fn has_products_of(client: &Client, dtype: DType) -> bool {
+    let matmul = &client.properties().features.matmul;
+    let wanted = elem(dtype);
+    matmul.cmma.iter().chain(&matmul.mma).any(|config| config.a_type == wanted && config.b_type == wanted)
 }
 
 /// Number of values.

@@ -7,9 +7,11 @@
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
 //!   with them without ever keeping a dense copy;
 //! * [`attention`]: softmax attention without the score matrix, forward and backward;
+//! * [`adapter`], [`adamw`]: low-rank adapters and the update of their parameters, for GPUs;
 //! * [`peak`]: what the processor can reach at most, to hold the kernels against.
 
 pub mod adamw;
+pub mod adapter;
 pub mod allocator;
 pub mod attention;
 #[cfg(feature = "flex")]

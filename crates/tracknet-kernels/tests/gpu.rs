@@ -1,6 +1,8 @@
 //! The tests that take their device from the environment, as one program to carry to a machine with a GPU.
 #![cfg(feature = "cube")]
 
+#[path = "adapter.rs"]
+mod adapter;
 #[path = "adamw.rs"]
 mod adamw;
 #[path = "attention.rs"]

@@ -111,7 +111,12 @@ impl Projection {
         let rows: usize = shape[..D - 1].iter().product();
         let x = x.reshape([rows, input]);
         let y = self.base.multiply(x.clone());
+        shape[D - 1] = output;
         let y = match &self.adapter {
+            Some(adapter) if adapter.is_at_once(&y.device()) => {
+                let bias = self.bias.as_ref().map(|bias| bias.val());
+                return adapter.forward_at_once(y, x, bias).reshape(shape);
+            }
             Some(adapter) => adapter.forward(y, x, |rows| self.base.multiply(rows)),
             None => y,
         };
@@ -122,7 +127,6 @@ impl Projection {
             }
             None => y,
         };
-        shape[D - 1] = output;
         y.reshape(shape)
     }
 }

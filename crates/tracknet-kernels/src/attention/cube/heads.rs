@@ -9,7 +9,8 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::attention::ops::AttentionFormat;
-use crate::cube::{address_type, cast, contiguous, elem, grid, unwritten, vector_size};
+use crate::ComputeDtype;
+use crate::cube::{address_type, cast, contiguous, elem, grid, has_products_of, unwritten, vector_size};
 
 /// Tokens are filled up to a multiple of this.
 const TOKENS_TOGETHER: usize = 16;
@@ -23,6 +24,8 @@ pub(super) struct Heads {
     pub(super) heads: usize,
     head_dim: usize,
     rotary: bool,
+    /// What the factors of products are in.
+    pub(super) dtype: DType,
     /// Values that a unit moves at once.
     width: usize,
     /// Cosines, then sines, f32 `[2, tokens, head_dim / 2]`, where queries and keys are turned.
@@ -36,16 +39,18 @@ impl Heads {
         let rotary = format.rotary;
         // A vector lies in one half of a head, and as many cosines are read at once.
         let run = if rotary { head_dim / 2 } else { head_dim };
-        let width = vector_size(query, DType::F32, [run]).min(vector_size(query, query.dtype, [run]));
+        let width = vector_size(query, DType::F32, [run]);
+        let half = format.compute == ComputeDtype::Bf16 && has_products_of(&query.client, DType::BF16);
+        let dtype = if half && query.dtype == DType::F32 { DType::BF16 } else { query.dtype };
         let table = if rotary { contiguous(cast(table, DType::F32)) } else { table };
         let padded = tokens.next_multiple_of(TOKENS_TOGETHER);
-        Self { batch, tokens, padded, heads: format.heads, head_dim, rotary, width, table }
+        Self { batch, tokens, padded, heads: format.heads, head_dim, rotary, dtype, width, table }
     }
 
     /// Some frames of `[batch, tokens, heads · head_dim]` as `[frames · heads, padded, head_dim]`, zero in the padding;
     /// times a factor, and turned if the format says so, where one is given.
     pub(super) fn split(&self, x: &CubeTensor, frames: &Range<usize>, factor: Option<f32>) -> CubeTensor {
-        let y = unwritten(x, [frames.len() * self.heads, self.padded, self.head_dim], x.dtype);
+        let y = unwritten(x, [frames.len() * self.heads, self.padded, self.head_dim], self.dtype);
         let units = frames.len() * self.heads * self.padded * self.head_dim / self.width;
         let (cubes, dim) = grid(x, units);
         // SAFETY: a unit writes the vector of its position if that is below the count that fills `y`, and reads only of
@@ -63,7 +68,7 @@ impl Heads {
                 self.launch(units, frames),
                 factor.unwrap_or(1.0),
                 self.rotary && factor.is_some(),
-                elem(x.dtype),
+                [elem(x.dtype), elem(self.dtype)],
             );
         }
         y
@@ -88,7 +93,7 @@ impl Heads {
                 self.launch(units, frames),
                 factor.unwrap_or(1.0),
                 self.rotary && factor.is_some(),
-                elem(out.dtype),
+                [elem(x.dtype), elem(out.dtype)],
             );
         }
     }
@@ -116,14 +121,15 @@ struct Layout {
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn split<F: Float, N: Size>(
+#[allow(clippy::too_many_arguments)]
+fn split<F: Float, G: Float, N: Size>(
     x: &[Vector<F, N>],
     table: &[Vector<f32, N>],
-    y: &mut [Vector<F, N>],
+    y: &mut [Vector<G, N>],
     layout: Layout,
     factor: f32,
     #[comptime] turned: bool,
-    #[define(F)] _dtype: ElemType,
+    #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     if ABSOLUTE_POS >= layout.units {
         terminate!();
@@ -138,19 +144,20 @@ fn split<F: Float, N: Size>(
         let values = turn::<F, N>(x, table, start, at, token, layout, turned, false);
         y[ABSOLUTE_POS] = Vector::cast_from(values * Vector::new(factor));
     } else {
-        y[ABSOLUTE_POS] = Vector::new(F::new(0.0f32));
+        y[ABSOLUTE_POS] = Vector::new(G::new(0.0f32));
     }
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn join<F: Float, N: Size>(
+#[allow(clippy::too_many_arguments)]
+fn join<F: Float, G: Float, N: Size>(
     x: &[Vector<F, N>],
     table: &[Vector<f32, N>],
-    y: &mut [Vector<F, N>],
+    y: &mut [Vector<G, N>],
     layout: Layout,
     factor: f32,
     #[comptime] turned: bool,
-    #[define(F)] _dtype: ElemType,
+    #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     if ABSOLUTE_POS >= layout.units {
         terminate!();

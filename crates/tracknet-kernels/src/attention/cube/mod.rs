@@ -34,7 +34,7 @@ impl AttentionOps for CubeBackend {
         let [query, key, value, table] = [query, key, value, table].map(contiguous);
         let heads = Heads::new(&query, table, format);
         let output = unwritten(&query, query.shape(), query.dtype);
-        let dtype = query.dtype;
+        let dtype = heads.dtype;
         for frames in parts(&heads, size_of::<f32>() + dtype.size()) {
             let keys = CubeBackend::float_transpose(heads.split(&key, &frames, Some(1.0)));
             let scores = product(heads.split(&query, &frames, Some(format.scale)), keys, DType::F32);
@@ -58,7 +58,7 @@ impl AttentionOps for CubeBackend {
         let [query, key, value, gradient, table] = [query, key, value, gradient, table].map(contiguous);
         let heads = Heads::new(&query, table, format);
         let [of_query, of_key, of_value] = [(); 3].map(|()| unwritten(&query, query.shape(), query.dtype));
-        let dtype = query.dtype;
+        let dtype = heads.dtype;
         for frames in parts(&heads, 2 * (size_of::<f32>() + dtype.size())) {
             let queries = heads.split(&query, &frames, Some(format.scale));
             let keys = heads.split(&key, &frames, Some(1.0));

@@ -6,7 +6,6 @@ use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape, Slice};
 use burn_cubecl::CubeBackend;
-use burn_cubecl::cubecl::client::Client;
 use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
 use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
@@ -15,7 +14,9 @@ use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::multi_level;
 use cubek::std::InputBinding;
 
-use crate::cube::{address_type, cast, contiguous, count, elem, grid, unwritten, vector_size};
+use crate::cube::{
+    address_type, cast, contiguous, count, elem, grid, has_products_of, unwritten, vector_size,
+};
 use crate::fourbit::ComputeDtype;
 use crate::fourbit::ops::Product;
 
@@ -112,12 +113,6 @@ fn factor_dtype(x: &CubeTensor, compute_dtype: ComputeDtype) -> DType {
         ComputeDtype::F16 | ComputeDtype::F32 => return DType::F32,
     };
     if has_products_of(&x.client, half) { half } else { DType::F32 }
-}
-
-fn has_products_of(client: &Client, dtype: DType) -> bool {
-    let matmul = &client.properties().features.matmul;
-    let wanted = elem(dtype);
-    matmul.cmma.iter().chain(&matmul.mma).any(|config| config.a_type == wanted && config.b_type == wanted)
 }
 
 /// `x` in the type of the factors, rounded to bfloat16 if that is the compute dtype.
