@@ -16,7 +16,7 @@ pub(crate) fn resolve(spelling: &str) -> Result<Device> {
     match name {
         "auto" => Ok(automatic()),
         "cpu" => Ok(Device::flex()),
-        "cuda" => numbered(spelling, index, cuda()?),
+        "cuda" => numbered(spelling, index, cuda()?).and_then(with_compiler),
         "wgpu" => numbered(spelling, index, wgpu()?),
         _ => bail!("--device {spelling}: unknown device; known are auto, cpu, cuda[:N] and wgpu[:N]"),
     }
@@ -25,11 +25,16 @@ pub(crate) fn resolve(spelling: &str) -> Result<Device> {
 /// The first graphics card that this build can use, CUDA before Vulkan or Metal; else the processor. Drivers that draw on
 /// the processor are left to those who ask for them by name.
 fn automatic() -> Device {
-    let card = [cuda(), wgpu()].into_iter().flatten().flatten().find(is_card);
+    let usable = |device: &Device| is_card(device) && with_compiler(device.clone()).inspect_err(note).is_ok();
+    let card = [cuda(), wgpu()].into_iter().flatten().flatten().find(usable);
     if card.is_none() && cfg!(any(feature = "cuda", feature = "wgpu")) {
         eprintln!("note: --device auto: no graphics card found, using the processor");
     }
     card.unwrap_or_else(Device::flex)
+}
+
+fn note(error: &anyhow::Error) {
+    eprintln!("note: {error}");
 }
 
 fn numbered(spelling: &str, index: usize, devices: Vec<Device>) -> Result<Device> {
@@ -49,6 +54,21 @@ fn is_card(device: &Device) -> bool {
 #[cfg(not(any(feature = "cuda", feature = "wgpu")))]
 fn is_card(_device: &Device) -> bool {
     false
+}
+
+/// The device, if its kernels can be compiled here.
+#[cfg(feature = "cuda")]
+fn with_compiler(device: Device) -> Result<Device> {
+    let is_cuda = Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().contains(&device);
+    match tracknet_kernels::cuda::missing_compiler() {
+        Some(problem) if is_cuda => bail!("--device cuda: {problem}"),
+        _ => Ok(device),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn with_compiler(device: Device) -> Result<Device> {
+    Ok(device)
 }
 
 #[cfg(feature = "cuda")]

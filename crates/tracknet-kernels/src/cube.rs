@@ -11,6 +11,7 @@ use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self, calculate_cube_count_elemwise};
 use burn_cubecl::kernel;
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
@@ -56,6 +57,16 @@ pub(crate) fn has_products_of(client: &Client, dtype: DType) -> bool {
     let matmul = &client.properties().features.matmul;
     let wanted = elem(dtype);
     matmul.cmma.iter().chain(&matmul.mma).any(|config| config.a_type == wanted && config.b_type == wanted)
+}
+
+/// `lhs · rhs`, matrix by matrix where there are several, accumulated in f32 and rounded once; by the product that Burn
+/// tunes for the device. The result is contiguous: left to itself, Burn pads rows on CUDA, and kernels would copy them.
+pub(crate) fn product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
+    let mut shape = lhs.shape();
+    let last = shape.num_dims() - 1;
+    shape[last] = rhs.shape()[last];
+    let y = unwritten(&lhs, shape, dtype);
+    matmul(lhs, rhs, Some(y), MatmulStrategy::default(), dtype).unwrap_or_else(|e| panic!("matrix product: {e:?}"))
 }
 
 /// Number of values.

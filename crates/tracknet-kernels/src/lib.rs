@@ -20,6 +20,8 @@ pub mod block;
 mod chunks;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod depthwise;
 pub mod dropout;
 pub mod fourbit;
@@ -31,6 +33,7 @@ pub mod peak;
 #[cfg(feature = "flex")]
 mod product;
 pub mod random;
+pub mod residual;
 pub mod resize;
 #[cfg(feature = "flex")]
 mod simd;

@@ -15,5 +15,7 @@ mod linear;
 mod norm;
 #[path = "on_device.rs"]
 mod on_device;
+#[path = "residual.rs"]
+mod residual;
 #[path = "resize.rs"]
 mod resize;

@@ -7,12 +7,11 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::ir::{ElemType, UIntKind};
 use burn_cubecl::cubecl::{self, prelude::*};
-use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::{AdapterOps, AdapterSpec};
 use super::reference;
-use crate::cube::{address_type, cast, contiguous, count, elem, grid, unwritten, vector_size};
+use crate::cube::{address_type, cast, contiguous, count, elem, grid, product, unwritten, vector_size};
 use crate::dropout::{CHUNK, KeepMask, VALUES_PER_DRAW};
 use crate::random::GOLDEN;
 
@@ -86,11 +85,6 @@ fn drop(x: CubeTensor, spec: AdapterSpec) -> CubeTensor {
         Some(mask) => CubeBackend::dropped(x, mask),
         None => x,
     }
-}
-
-/// `lhs · rhs`, accumulated in f32.
-fn product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
-    matmul(lhs, rhs, None, MatmulStrategy::default(), dtype).unwrap_or_else(|error| panic!("matrix product: {error:?}"))
 }
 
 /// `lhsᵀ · rhs` for `[rows, m]` and `[rows, n]` with many rows and small `n`, in f32. One product of that shape would occupy

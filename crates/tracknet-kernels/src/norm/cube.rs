@@ -425,7 +425,9 @@ fn of_channels<F: Float>(
 /// Weight or bias for each value of a vector: one each, or one for all.
 #[cube]
 fn spread<N: Size, P: Size>(parameter: Vector<f32, P>) -> Vector<f32, N> {
-    if comptime!(P::value() == N::value()) {
+    let channels = P::value();
+    let values = N::value();
+    if comptime!(channels == values) {
         Vector::<f32, N>::cast_from(parameter)
     } else {
         Vector::<f32, N>::new(parameter.extract(0))
@@ -437,7 +439,7 @@ fn activate<N: Size>(z: Vector<f32, N>, #[comptime] activation: FusedActivation)
     match activation {
         FusedActivation::None => z,
         FusedActivation::Gelu => gelu(z),
-        FusedActivation::Relu => max(z, Vector::new(0.0f32)),
+        FusedActivation::Relu => z.max(Vector::new(0.0f32)),
     }
 }
 

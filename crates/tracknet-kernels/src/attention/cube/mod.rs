@@ -12,11 +12,10 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
-use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::{AttentionFormat, AttentionOps};
-use crate::cube::{contiguous, unwritten};
+use crate::cube::{contiguous, product, unwritten};
 
 use heads::Heads;
 
@@ -82,9 +81,4 @@ fn parts(heads: &Heads, bytes_per_score: usize) -> impl Iterator<Item = Range<us
     let bytes = heads.heads * heads.padded * heads.padded * bytes_per_score;
     let (batch, step) = (heads.batch, (SCORE_BYTES / bytes.max(1)).max(1));
     (0..batch).step_by(step).map(move |start| start..(start + step).min(batch))
-}
-
-/// `lhs · rhs` for each head, accumulated in f32.
-fn product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
-    matmul(lhs, rhs, None, MatmulStrategy::default(), dtype).unwrap_or_else(|error| panic!("matrix product: {error:?}"))
 }

@@ -105,7 +105,7 @@ fn unpack<F: Float, NB: Size, NV: Size>(
     // All units reach the barrier; those past the end repeat the last.
     let inside = ABSOLUTE_POS < units;
     let at = first + select(inside, ABSOLUTE_POS, units - 1);
-    let width = comptime!(NB::value());
+    let width = NB::value();
     let block = at * comptime!(2 * width) / blocksize;
     let scale = if comptime!(nested) {
         // The product is rounded before the offset is added. Through shared memory no compiler fuses the two.

@@ -8,14 +8,13 @@ use burn::tensor::{DType, Shape, Slice};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
 use burn_cubecl::cubecl::{self, prelude::*};
-use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
 use cubek::matmul::multi_level;
 use cubek::std::InputBinding;
 
 use crate::cube::{
-    address_type, cast, contiguous, count, elem, grid, has_products_of, unwritten, vector_size,
+    address_type, cast, contiguous, count, elem, grid, has_products_of, product, unwritten, vector_size,
 };
 use crate::fourbit::ComputeDtype;
 use crate::fourbit::ops::Product;
@@ -56,7 +55,7 @@ fn forward(x: CubeTensor, weight: &Unpacker, factors: DType, panels: Panels, dty
     let mut parts: Vec<CubeTensor> = panels
         .map(|rows| {
             let panel = CubeBackend::float_transpose(weight.rows(rows, factors));
-            product(x.clone(), panel, dtype)
+            product_of(x.clone(), panel, dtype)
         })
         .collect();
     match parts.len() {
@@ -68,13 +67,13 @@ fn forward(x: CubeTensor, weight: &Unpacker, factors: DType, panels: Panels, dty
 /// Each panel meets some columns of `x`, and the parts add up in f32.
 fn transposed(x: CubeTensor, weight: &Unpacker, factors: DType, panels: Panels, dtype: DType) -> CubeTensor {
     if panels.is_one() {
-        return product(x, weight.rows(0..panels.rows, factors), dtype);
+        return product_of(x, weight.rows(0..panels.rows, factors), dtype);
     }
     let rows = x.shape()[0];
     let sum = panels
         .map(|panel| {
             let columns = [0..rows, panel.clone()].map(Slice::from);
-            product(CubeBackend::float_slice(x.clone(), &columns), weight.rows(panel, factors), DType::F32)
+            product_of(CubeBackend::float_slice(x.clone(), &columns), weight.rows(panel, factors), DType::F32)
         })
         .reduce(CubeBackend::float_add);
     match sum {
@@ -124,11 +123,11 @@ fn prepare(x: CubeTensor, factors: DType, compute_dtype: ComputeDtype) -> CubeTe
 }
 
 /// `lhs · rhs` for `[m, k]` and `[k, n]`, accumulated in f32.
-fn product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
+fn product_of(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
     if lhs.dtype == DType::F32 && lhs.client.properties().supports_type(ElemType::Float(FloatKind::TF32)) {
         return exact_product(lhs, rhs, dtype);
     }
-    matmul(lhs, rhs, None, MatmulStrategy::default(), dtype).unwrap_or_else(|error| panic!("matrix product: {error:?}"))
+    product(lhs, rhs, dtype)
 }
 
 /// Products of f32 that keep all of it: the tuned ones take tensor cores where they can, which round factors to 11 bits.

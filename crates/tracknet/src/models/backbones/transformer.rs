@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
+use tracknet_kernels::residual::add_scaled;
 #[cfg(feature = "flex")]
 use tracknet_kernels::block::frozen_block;
 
@@ -233,9 +234,9 @@ impl Block {
             return frozen_block(x, rotary, block);
         }
         let y = self.attend(self.norm1.forward(x.clone()), rotary, spec);
-        let x = x + scaled(y, self.scale1.as_ref());
+        let x = residual(x, y, self.scale1.as_ref());
         let y = self.mlp(self.norm2.forward(x.clone()), spec);
-        x + scaled(y, self.scale2.as_ref())
+        residual(x, y, self.scale2.as_ref())
     }
 
     fn attend(&self, x: Tensor<3>, rotary: Option<&Rotary>, spec: &VitSpec) -> Tensor<3> {
@@ -289,14 +290,10 @@ impl Block {
         all.extend([(n.up, &mut self.up), (n.down, &mut self.down)]);
         all
     }
-}
-
-fn scaled(x: Tensor<3>, scale: Option<&Param<Tensor<1>>>) -> Tensor<3> {
+}/// The input of a block and what its branch adds, scaled where the model has a layer scale.
+fn residual(x: Tensor<3>, branch: Tensor<3>, scale: Option<&Param<Tensor<1>>>) -> Tensor<3> {
     match scale {
-        Some(scale) => {
-            let scale = in_dtype_of(scale.val(), &x);
-            x * scale.unsqueeze()
-        }
-        None => x,
+        Some(scale) => add_scaled(x, branch, scale.val()),
+        None => x + branch,
     }
 }
