@@ -15,7 +15,10 @@ pub fn missing_compiler() -> Option<String> {
     }
     // SAFETY: the call only tries to load the library under each of its names.
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        return Some("libnvrtc cannot be loaded: add its directory, such as /usr/local/cuda/lib64, to LD_LIBRARY_PATH".to_owned());
+        return Some(
+            "libnvrtc cannot be loaded: add its directory, such as /usr/local/cuda/lib64, to LD_LIBRARY_PATH"
+                .to_owned(),
+        );
     }
     None
 }

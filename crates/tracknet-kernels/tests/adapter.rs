@@ -45,7 +45,8 @@ fn run(
     let device = &device.clone().autodiff();
     let half = |shape, seed| tensor::<2>(shape, seed, device).cast(dtype).detach().require_grad();
     let (y, x) = (half([rows, output], 1), half([rows, input], 2));
-    let [a, b] = [([rank, input], 3), ([output, rank], 4)].map(|(shape, seed)| tensor::<2>(shape, seed, device).require_grad());
+    let [a, b] =
+        [([rank, input], 3), ([output, rank], 4)].map(|(shape, seed)| tensor::<2>(shape, seed, device).require_grad());
     let bias = tensor::<1>([output], 5, device).require_grad();
     let sum = operation(y.clone(), x.clone(), [a.clone(), b.clone()], bias.clone());
     let loss = sum.clone().cast(DType::F32) * tensor([rows, output], 6, device);

@@ -120,7 +120,8 @@ fn one_tensor_as_query_key_and_value_gets_the_sum_of_the_gradients() {
         let y = operation([x.clone(), x.clone(), x.clone()]);
         host(x.grad(&y.powi_scalar(2).sum().backward()).unwrap())
     };
-    let found = gradient(device(), &|[query, key, value]| attention(query, key, value, 2, 0.4, None, ComputeDtype::F32));
+    let found =
+        gradient(device(), &|[query, key, value]| attention(query, key, value, 2, 0.4, None, ComputeDtype::F32));
     let expected = gradient(Device::flex(), &|inputs| plain(inputs, 2, 0.4, false));
     for (found, expected) in found.iter().zip(&expected) {
         // f32, gradients of magnitude 1.

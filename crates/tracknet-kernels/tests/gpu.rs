@@ -1,10 +1,10 @@
 //! The tests that take their device from the environment, as one program to carry to a machine with a GPU.
 #![cfg(feature = "cube")]
 
-#[path = "adapter.rs"]
-mod adapter;
 #[path = "adamw.rs"]
 mod adamw;
+#[path = "adapter.rs"]
+mod adapter;
 #[path = "attention.rs"]
 mod attention;
 #[path = "depthwise.rs"]

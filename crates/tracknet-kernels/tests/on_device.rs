@@ -71,7 +71,8 @@ fn unpacked_values_are_those_of_the_host_codec_to_the_bit() {
                 let expected = packed.view().dequantize(dtype);
                 for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
                     // A GPU may read subnormals as zero.
-                    let same = found.to_bits() == expected.to_bits() || (*found == 0.0 && expected.abs() < f32::MIN_POSITIVE);
+                    let same =
+                        found.to_bits() == expected.to_bits() || (*found == 0.0 && expected.abs() < f32::MIN_POSITIVE);
                     assert!(same, "{shape:?} {options:?} {dtype:?}: value {i} is {found:e}, expected {expected:e}");
                 }
             }

@@ -213,12 +213,7 @@ fn a_backbone_in_nf4_gives_the_output_of_bitsandbytes() {
         assert_eq!(report.layers.len(), 12);
         // Both multiply the same dequantized weights in f32.
         assert_close("nf4", vit.tokens(pixels(&device)), &expected["last_hidden_state"], TOLERANCE);
-        assert_close(
-            "nf4, valid",
-            vit.valid().tokens(pixels(&device())),
-            &expected["last_hidden_state"],
-            TOLERANCE,
-        );
+        assert_close("nf4, valid", vit.valid().tokens(pixels(&device())), &expected["last_hidden_state"], TOLERANCE);
     }
 }
 

@@ -7,7 +7,9 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::{AdamWOps, AdamWStep};
-use crate::cube::{Team, address_type, contiguous, count, grid, place_in_team, team_sum, unwritten, vector_size, vector_sum};
+use crate::cube::{
+    Team, address_type, contiguous, count, grid, place_in_team, team_sum, unwritten, vector_size, vector_sum,
+};
 
 /// Units that add up the squares of a tensor together, at most.
 const MAX_UNITS: u32 = 1024;

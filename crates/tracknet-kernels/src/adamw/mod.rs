@@ -35,6 +35,7 @@ pub fn sums_of_squares(tensors: impl ExactSizeIterator<Item = Tensor<1>>) -> Ten
     let mut tensors = tensors.peekable();
     let device = tensors.peek().map(Tensor::device).unwrap_or_default();
     let sums = Tensor::<1>::zeros([count], &device).into_dispatch();
-    let sums = tensors.enumerate().fold(sums, |sums, (slot, x)| Dispatch::sum_of_squares(x.into_dispatch(), sums, slot));
+    let sums =
+        tensors.enumerate().fold(sums, |sums, (slot, x)| Dispatch::sum_of_squares(x.into_dispatch(), sums, slot));
     Tensor::from_dispatch(sums)
 }

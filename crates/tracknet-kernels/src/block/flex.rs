@@ -118,8 +118,7 @@ impl HostBlock {
             epsilon: norm.epsilon,
         });
         let mlp = self.linears[4].weight.shape()[0];
-        let [query, key, value, output, up, down] =
-            self.linears.each_ref().map(|linear| linear.borrow(&mut adapters));
+        let [query, key, value, output, up, down] = self.linears.each_ref().map(|linear| linear.borrow(&mut adapters));
         let [scale1, scale2] = self.scales.each_ref().map(|scale| scale.as_ref().map(slice));
         let angles = self.table.as_ref().map(|table| {
             let table = slice(table);

@@ -97,11 +97,7 @@ pub fn frozen_block(x: Tensor<3>, rotary: Option<&Rotary>, block: FrozenBlock<'_
 }
 
 /// The block on the host, and the matrices of its adapters behind each other.
-pub(super) fn prepared(
-    x: &Tensor<3>,
-    rotary: Option<&Rotary>,
-    block: FrozenBlock<'_>,
-) -> (Arc<HostBlock>, Tensor<1>) {
+pub(super) fn prepared(x: &Tensor<3>, rotary: Option<&Rotary>, block: FrozenBlock<'_>) -> (Arc<HostBlock>, Tensor<1>) {
     let shape @ [_, tokens, hidden] = x.dims();
     let FrozenBlock { norms, query, key, value, output, up, down, scales, heads, checkpoint } = block;
     let mlp = up.shape()[0];
@@ -124,11 +120,8 @@ pub(super) fn prepared(
 
     let mut matrices = Vec::new();
     let linears = layers.map(|layer| layer.on_host(&mut matrices));
-    let norms = norms.map(|norm| HostNorm {
-        weight: host(norm.weight),
-        bias: host(norm.bias),
-        epsilon: norm.epsilon as f32,
-    });
+    let norms =
+        norms.map(|norm| HostNorm { weight: host(norm.weight), bias: host(norm.bias), epsilon: norm.epsilon as f32 });
     let scales = scales.map(|scale| scale.map(host));
     let adapters = match matrices.is_empty() {
         // The operation takes a tensor all the same.

@@ -27,8 +27,8 @@ mod ops;
 #[cfg(test)]
 mod tests;
 
-pub use layer::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
 pub use flex::{HostBlock, Kept};
+pub use layer::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
 pub use ops::{BlockGradients, BlockOps, Tape};
 
 /// Whether this processor multiplies bfloat16 faster than f32.

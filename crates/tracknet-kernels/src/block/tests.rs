@@ -239,8 +239,7 @@ impl Parts {
         let normal = norm(0, x.clone());
         let [query, key, value] = [0, 1, 2].map(|i| self.linear(i, normal.clone()));
         let scale = 1.0 / ((self.case.hidden / self.case.heads) as f32).sqrt();
-        let attended =
-            attention(query, key, value, self.case.heads, scale, self.rotary.as_ref(), ComputeDtype::F32);
+        let attended = attention(query, key, value, self.case.heads, scale, self.rotary.as_ref(), ComputeDtype::F32);
         let x = x + scaled(0, self.linear(3, attended));
         let inner = gelu(self.linear(4, norm(1, x.clone())));
         x + scaled(1, self.linear(5, inner))

@@ -5,10 +5,10 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{FloatDType, IntDType, Scalar, Shape, Slice, TensorData};
 
-use super::{ComputeDtype, QuantType};
 use super::codebook::dynamic_map;
 use super::nested::NESTED_BLOCKSIZE;
 use super::ops::{PackedFormat, Product};
+use super::{ComputeDtype, QuantType};
 
 /// The dense weight `[out, in]` in f32, rounded to the compute dtype.
 pub(super) fn dequantize<B: Backend>(
@@ -102,7 +102,8 @@ pub(super) fn block_codes<B: Backend>(
     let Some(ranks) = ranks else { return B::int_zeros(Shape::from([bytes]), &device, IntDType::U8) };
     let order = TensorData::new(quant_type.order().map(i32::from).to_vec(), [16]);
     let ranks = B::int_reshape(ranks, Shape::from([count * blocksize]));
-    let codes = B::int_reshape(B::int_select(B::int_from_data(order, &device), 0, ranks), Shape::from([count, blocksize]));
+    let codes =
+        B::int_reshape(B::int_select(B::int_from_data(order, &device), 0, ranks), Shape::from([count, blocksize]));
     let empty = B::float_equal_elem(reciprocals, Scalar::from(0.0_f32), bools);
     let empty = B::bool_expand(empty, Shape::from([count, blocksize]));
     let codes = B::int_mask_fill(codes, empty, Scalar::from(i32::from(quant_type.zero_code())));

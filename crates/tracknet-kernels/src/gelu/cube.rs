@@ -58,12 +58,7 @@ impl GeluOps for CubeBackend {
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn forward<F: Float, N: Size>(
-    x: &[Vector<F, N>],
-    y: &mut [Vector<F, N>],
-    units: usize,
-    #[define(F)] _dtype: ElemType,
-) {
+fn forward<F: Float, N: Size>(x: &[Vector<F, N>], y: &mut [Vector<F, N>], units: usize, #[define(F)] _dtype: ElemType) {
     if ABSOLUTE_POS >= units {
         terminate!();
     }

@@ -193,9 +193,8 @@ impl Rows {
                 );
             }
         }
-        [of_weight, of_bias].map(|parts| {
-            CubeBackend::float_reshape(CubeBackend::float_sum_dim(parts, 0), Shape::from([self.channels]))
-        })
+        [of_weight, of_bias]
+            .map(|parts| CubeBackend::float_reshape(CubeBackend::float_sum_dim(parts, 0), Shape::from([self.channels])))
     }
 }
 
@@ -445,7 +444,11 @@ fn activate<N: Size>(z: Vector<f32, N>, #[comptime] activation: FusedActivation)
 
 /// The gradient before the activation.
 #[cube]
-fn through<N: Size>(z: Vector<f32, N>, gradient: Vector<f32, N>, #[comptime] activation: FusedActivation) -> Vector<f32, N> {
+fn through<N: Size>(
+    z: Vector<f32, N>,
+    gradient: Vector<f32, N>,
+    #[comptime] activation: FusedActivation,
+) -> Vector<f32, N> {
     match activation {
         FusedActivation::None => gradient,
         FusedActivation::Gelu => gradient * gelu_slope(z),

@@ -106,13 +106,7 @@ pub(super) fn keep(line: &mut [f32; BLOCK], word: u32) {
 
 /// The tiles of 16 rows as the mask leaves them.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn masked<'a>(
-    tiles: &'a [Tile],
-    mask: Option<&Mask>,
-    first: usize,
-    rows: usize,
-    kept: &'a mut [Tile],
-) -> &'a [Tile] {
+fn masked<'a>(tiles: &'a [Tile], mask: Option<&Mask>, first: usize, rows: usize, kept: &'a mut [Tile]) -> &'a [Tile] {
     let Some(mask) = mask else { return tiles };
     for line in 0..rows {
         for ((tile, kept), word) in tiles.iter().zip(kept.iter_mut()).zip(mask.row(first + line)) {

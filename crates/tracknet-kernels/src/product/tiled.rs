@@ -60,15 +60,25 @@ pub(super) fn run<S: Sink>(unit: Unit, product: &Product<'_>, sink: &S) {
             let bias = &bias[first..(first + width).min(columns)];
             start[..bias.len()].copy_from_slice(bias);
         }
-        let main = Factor::new(product.left.tiles(), summed, |tiles| {
-            // SAFETY: a unit exists only where the instructions do.
-            unsafe { pack_panel(&product.weight, product.side, first, tiles) };
-        }, width);
+        let main = Factor::new(
+            product.left.tiles(),
+            summed,
+            |tiles| {
+                // SAFETY: a unit exists only where the instructions do.
+                unsafe { pack_panel(&product.weight, product.side, first, tiles) };
+            },
+            width,
+        );
         let low_rank = product.low_rank.map(|LowRank { left, weight, side, mask }| {
-            let factor = Factor::new(left.tiles(), left.columns(), |tiles| {
-                // SAFETY: as above.
-                unsafe { pack_panel(&weight, side, first, tiles) };
-            }, width);
+            let factor = Factor::new(
+                left.tiles(),
+                left.columns(),
+                |tiles| {
+                    // SAFETY: as above.
+                    unsafe { pack_panel(&weight, side, first, tiles) };
+                },
+                width,
+            );
             (factor, mask)
         });
         let run = Run { unit, rows, columns, first, start: &start, main: &main, low_rank: low_rank.as_ref(), sink };

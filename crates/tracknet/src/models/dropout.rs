@@ -13,8 +13,8 @@ use tracknet_kernels::adapter::dropout;
 use tracknet_kernels::dropout::KeepMask;
 
 use super::init::Random;
-use super::layers::in_dtype_of;
 use super::is_cpu;
+use super::layers::in_dtype_of;
 
 /// Inverted dropout (Srivastava et al., 2014): off in evaluation, on a device without gradients, and at 0.
 #[derive(Module, Debug)]

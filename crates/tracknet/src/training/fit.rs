@@ -487,7 +487,12 @@ fn activate(config: &Config, table: &ParameterTable, model: HeatmapModel, epoch:
 
 /// The micro-batch that fits what trains of `model` into memory. A GPU says itself when it has none left, and better than
 /// an estimate.
-fn micro_batch(config: &Config, model: &HeatmapModel, device: &Device, memory_limit: Option<u64>) -> Result<MicroBatch> {
+fn micro_batch(
+    config: &Config,
+    model: &HeatmapModel,
+    device: &Device,
+    memory_limit: Option<u64>,
+) -> Result<MicroBatch> {
     let estimate = |frames| training_estimate(model, frames, config.data.preprocess.resize) as u64;
     let bound = if is_cpu(device) { MemoryBound::find(memory_limit) } else { MemoryBound::of_limit(memory_limit) };
     choose_micro_batch(&config.training, estimate, bound)

@@ -29,8 +29,8 @@ pub use checkpoint::{
 };
 pub use error::TrainingError;
 pub use evaluate::{EvaluateOptions, Evaluation, activation_of, evaluate};
-pub(crate) use fit::{device_memory, thawed_stepper};
 pub use fit::{FitOptions, FitReport, Outcome, Trainer, fit, set_precision, training_device};
+pub(crate) use fit::{device_memory, thawed_stepper};
 pub use gradients::{GradientNorm, NamedGradients, clip_limit};
 pub use loaders::{Loaders, batch_spec, shape_of};
 pub use logging::{KeepRows, MetricLog, RowKind};

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use tracknet_kernels::adamw::{AdamWStep, adamw_step};
 use burn_optim::{
     AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer, RecordState, Sgd, SgdConfig, SgdState, StateSink,
     StateSource, decay::WeightDecayConfig, momentum::MomentumConfig,
 };
+use tracknet_kernels::adamw::{AdamWStep, adamw_step};
 
 use crate::config::{OptimizerConfig, OptimizerName};
 use crate::error::Result;

@@ -58,7 +58,8 @@ pub(crate) fn pixels(device: &Device) -> Tensor<4> {
 pub(crate) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: &TensorData, tolerance: f32) {
     let got = got.into_data();
     assert_eq!(got.shape(), want.shape(), "{what}");
-    let largest = want.clone().convert::<f32>().try_to_vec::<f32>().unwrap().iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+    let largest =
+        want.clone().convert::<f32>().try_to_vec::<f32>().unwrap().iter().fold(0.0_f32, |m, x| m.max(x.abs()));
     let tolerance = of_products(tolerance, largest);
     let difference = largest_difference(&got, want);
     assert!(difference <= tolerance, "{what}: differs by {difference}, tolerance {tolerance}");

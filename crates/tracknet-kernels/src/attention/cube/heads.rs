@@ -8,8 +8,8 @@ use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::attention::ops::AttentionFormat;
 use crate::ComputeDtype;
+use crate::attention::ops::AttentionFormat;
 use crate::cube::{address_type, cast, contiguous, elem, grid, has_products_of, unwritten, vector_size};
 
 /// Tokens are filled up to a multiple of this.
@@ -196,7 +196,11 @@ fn turn<F: Float, N: Size>(
         let other = Vector::<f32, N>::cast_from(x[start + select(lower, at + half, pair)]);
         let cos = table[token * half + pair];
         let sin = table[(layout.tokens + token) * half + pair];
-        let sign = select(lower, comptime!(if back { 1.0f32 } else { -1.0f32 }), comptime!(if back { -1.0f32 } else { 1.0f32 }));
+        let sign = select(
+            lower,
+            comptime!(if back { 1.0f32 } else { -1.0f32 }),
+            comptime!(if back { -1.0f32 } else { 1.0f32 }),
+        );
         own * cos + other * sin * Vector::new(sign)
     } else {
         own

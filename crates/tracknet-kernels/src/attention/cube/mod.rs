@@ -8,8 +8,8 @@ mod scores;
 
 use std::ops::Range;
 
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::TensorMetadata;
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;

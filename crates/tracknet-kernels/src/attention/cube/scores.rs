@@ -7,8 +7,8 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cube::{
-    Team, address_type, contiguous, elem, place_in_team, row_of_team, team_max, team_sum, teams, unwritten, vector_size,
-    vector_sum,
+    Team, address_type, contiguous, elem, place_in_team, row_of_team, team_max, team_sum, teams, unwritten,
+    vector_size, vector_sum,
 };
 
 /// The softmax of the first `tokens` numbers of each row of f32 scores, as `dtype`; 0 behind them.

@@ -10,10 +10,10 @@ use burn_cubecl::cubecl::{self, calculate_cube_count_elemwise, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cube::{address_type, contiguous, elem, unwritten, vector_size};
+use crate::fourbit::ComputeDtype;
 use crate::fourbit::codebook::dynamic_map;
 use crate::fourbit::nested::NESTED_BLOCKSIZE;
 use crate::fourbit::ops::PackedFormat;
-use crate::fourbit::ComputeDtype;
 
 /// Units of a cube; the number of scales that are shared at once.
 const UNITS: u32 = 256;
@@ -31,12 +31,7 @@ pub(super) struct Unpacker {
 }
 
 impl Unpacker {
-    pub(super) fn new(
-        packed: CubeTensor,
-        scales: CubeTensor,
-        scale_codes: CubeTensor,
-        format: PackedFormat,
-    ) -> Self {
+    pub(super) fn new(packed: CubeTensor, scales: CubeTensor, scale_codes: CubeTensor, format: PackedFormat) -> Self {
         let values: Vec<f32> = format.quant_type.codes().iter().chain(dynamic_map()).copied().collect();
         let count = values.len();
         let table = CubeBackend::float_from_data(TensorData::new(values, [count]), &packed.device);

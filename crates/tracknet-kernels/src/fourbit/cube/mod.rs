@@ -44,12 +44,7 @@ impl FourBitOps for CubeBackend {
         quantize::block_maxima(weight, blocksize)
     }
 
-    fn block_codes(
-        weight: CubeTensor,
-        reciprocals: CubeTensor,
-        quant_type: QuantType,
-        blocksize: usize,
-    ) -> CubeTensor {
+    fn block_codes(weight: CubeTensor, reciprocals: CubeTensor, quant_type: QuantType, blocksize: usize) -> CubeTensor {
         quantize::block_codes(weight, reciprocals, quant_type, blocksize)
     }
 }

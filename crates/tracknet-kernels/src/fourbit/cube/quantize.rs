@@ -1,7 +1,7 @@
 //! Floats to 4 bits.
 
-use burn::tensor::{DType, TensorData};
 use burn::backend::ops::FloatTensorOps;
+use burn::tensor::{DType, TensorData};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
@@ -41,7 +41,13 @@ pub(super) fn block_maxima(weight: CubeTensor, blocksize: usize) -> CubeTensor {
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn maximum<N: Size>(weight: &[Vector<f32, N>], maxima: &mut [f32], blocks: usize, vectors: usize, vectors_per_block: usize) {
+fn maximum<N: Size>(
+    weight: &[Vector<f32, N>],
+    maxima: &mut [f32],
+    blocks: usize,
+    vectors: usize,
+    vectors_per_block: usize,
+) {
     let block = ABSOLUTE_POS;
     if block >= blocks {
         terminate!();

@@ -4,9 +4,9 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
-use tracknet_kernels::residual::add_scaled;
 #[cfg(feature = "flex")]
 use tracknet_kernels::block::frozen_block;
+use tracknet_kernels::residual::add_scaled;
 
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
@@ -290,7 +290,9 @@ impl Block {
         all.extend([(n.up, &mut self.up), (n.down, &mut self.down)]);
         all
     }
-}/// The input of a block and what its branch adds, scaled where the model has a layer scale.
+}
+
+/// The input of a block and what its branch adds, scaled where the model has a layer scale.
 fn residual(x: Tensor<3>, branch: Tensor<3>, scale: Option<&Param<Tensor<1>>>) -> Tensor<3> {
     match scale {
         Some(scale) => add_scaled(x, branch, scale.val()),

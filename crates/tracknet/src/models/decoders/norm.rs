@@ -41,7 +41,8 @@ impl NormLayer {
             Self::Batch(norm) => {
                 // Its statistics are sums over the batch: in full precision, whatever the features are in.
                 let dtype = x.dtype();
-                let y = if dtype == DType::F32 { norm.forward(x) } else { norm.forward(x.cast(DType::F32)).cast(dtype) };
+                let y =
+                    if dtype == DType::F32 { norm.forward(x) } else { norm.forward(x.cast(DType::F32)).cast(dtype) };
                 activation.forward(y)
             }
         }
