@@ -167,7 +167,7 @@ fn neighbour<F: Float>(
     let across = column + comptime!(tap % 3);
     // Counted from one row and column before the map, so that nothing is below zero.
     let inside = down >= 1 && down <= height && across >= 1 && across <= width;
-    let place = at + comptime!(tap / 3) * width + comptime!(tap % 3);
+    let place = at + width * comptime!(tap / 3) + comptime!(tap % 3);
     let mut value = 0.0f32;
     if inside {
         value = f32::cast_from(x[place - width - 1]);

@@ -196,12 +196,9 @@ fn turn<F: Float, N: Size>(
         let other = Vector::<f32, N>::cast_from(x[start + select(lower, at + half, pair)]);
         let cos = table[token * half + pair];
         let sin = table[(layout.tokens + token) * half + pair];
-        let sign = select(
-            lower,
-            comptime!(if back { 1.0f32 } else { -1.0f32 }),
-            comptime!(if back { -1.0f32 } else { 1.0f32 }),
-        );
-        own * cos + other * sin * Vector::new(sign)
+        let across = other * sin;
+        let plus = if comptime!(back) { lower } else { !lower };
+        own * cos + select(plus, across, -across)
     } else {
         own
     }

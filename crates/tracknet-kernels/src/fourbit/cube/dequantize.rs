@@ -16,7 +16,7 @@ use crate::fourbit::nested::NESTED_BLOCKSIZE;
 use crate::fourbit::ops::PackedFormat;
 
 /// Units of a cube; the number of scales that are shared at once.
-const UNITS: u32 = 256;
+const UNITS: usize = 256;
 /// Values of the 4-bit code; the 8-bit map lies behind them in the table.
 const CODES: usize = 16;
 
@@ -51,7 +51,7 @@ impl Unpacker {
         let room = unwritten(&self.packed, [2 * bytes], dtype);
         let width = vector_size(&self.packed, dtype, [2 * first, 2 * bytes]) / 2;
         let units = bytes / width;
-        let dim = CubeDim::new_1d(UNITS);
+        let dim = CubeDim::new_1d(UNITS as u32);
         let cubes = calculate_cube_count_elemwise(&self.packed.client, units, dim);
         // SAFETY: a unit reads the bytes and writes the values of its position only if that is below `units`, whose
         // vectors fill `room` and end within `packed`; blocks, and codes of blocks, follow from the position of a value
@@ -104,7 +104,7 @@ fn unpack<F: Float, NB: Size, NV: Size>(
     let block = at * comptime!(2 * width) / blocksize;
     let scale = if comptime!(nested) {
         // The product is rounded before the offset is added. Through shared memory no compiler fuses the two.
-        let mut products = Shared::<[f32]>::new_slice(UNITS as usize);
+        let mut products = Shared::<[f32]>::new_slice(UNITS);
         let level = table[CODES + usize::cast_from(scale_codes[block])];
         products[UNIT_POS as usize] = level * scales[block / NESTED_BLOCKSIZE];
         sync_cube();
