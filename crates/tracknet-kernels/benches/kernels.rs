@@ -9,6 +9,9 @@
 //! operations where arithmetic is the limit, bytes read and written where memory is. `backward` measures the backward
 //! pass alone, with everything that it computes again, and counts the gradients only.
 
+// A benchmark that cannot prepare its data stops.
+#![allow(clippy::expect_used)]
+
 mod roofline;
 
 use std::hint::black_box;
@@ -134,11 +137,11 @@ fn attention_of_a_block(group: &mut Group<'_>) {
     both(
         group,
         &format!("{HEADS} heads, {TOKENS} tokens"),
-        [operations(2 * product, "f32"), operations(4 * product, "f32")],
+        [operations(2 * product, "bf16"), operations(4 * product, "bf16")],
         |device| [(); 3].map(|()| random([FRAMES, TOKENS, HIDDEN], device)),
         |[q, k, v]| {
             let rotary = if q.is_require_grad() { &trained } else { &plain };
-            attention(q.clone(), k.clone(), v.clone(), HEADS, scale, Some(rotary))
+            attention(q.clone(), k.clone(), v.clone(), HEADS, scale, Some(rotary), ComputeDtype::Bf16)
         },
     );
 }
