@@ -10,7 +10,7 @@
 //! | [`evaluation`] | heatmap decoding, metrics, reports |
 //! | [`inference`] | prediction on images, folders and clips; overlays |
 //! | [`inspect`] | what a file or directory is and holds |
-//! | [`bench`] | the workloads that speed and memory are measured on |
+//! | [`mod@bench`] | the workloads that speed and memory are measured on |
 #![recursion_limit = "256"]
 
 pub mod bench;
