@@ -8,12 +8,14 @@ mod adapter;
 mod args;
 mod config;
 mod data;
+mod demo;
 mod device;
 mod eval;
 mod export;
 mod inspect;
 mod interrupt;
 mod out;
+mod peak;
 mod predict;
 mod quantize;
 mod quickstart;
@@ -47,6 +49,7 @@ enum Verb {
     Dequantize(quantize::DequantizeArgs),
     Inspect(inspect::InspectArgs),
     Adapter(adapter::AdapterArgs),
+    Demo(demo::DemoArgs),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Dequantize(args) => quantize::dequantize(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Adapter(args) => adapter::run(&args),
+        Verb::Demo(args) => demo::run(&args),
     };
     result.unwrap_or_else(|error| {
         if error.is::<out::Closed>() {
