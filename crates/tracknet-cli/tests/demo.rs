@@ -170,7 +170,8 @@ fn what_cannot_work_is_named() {
     contains(refused(&["--feature", "pooler"]), &["vit-tiny-tennis", "no pooler"]);
     contains(refused(&["--model", &fixture("bnb_checkpoint")]), &["bnb_checkpoint", "in 4 bits"]);
     contains(refused(&["--model", "nowhere/at/all"]), &["nowhere/at/all", "neither a directory"]);
-    contains(refused(&["--size", "72"]), &["size: ", "64 or 80"]);
+    let [_, error] = ends(1, dir, ["demo", "distill", "--size", "72", "--image", "pictures"]);
+    contains(error, &["size: ", "64 or 80"]);
     contains(refused(&["--lr", "0"]), &["lr: is 0"]);
 
     fs::create_dir(dir.join("convnext")).unwrap();

@@ -203,3 +203,43 @@ impl PoolerActivation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::models::pretrained::save::read_all;
+
+    use super::*;
+
+    fn fixture(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    }
+
+    /// The input that every fixture shares, its first 64 columns, through the feature of a tiny model.
+    fn feature(model: &str, feature: FeatureKind) -> Vec<f32> {
+        let device = Device::flex();
+        let pixels = read_all(&fixture("dinov3_tiny/io.safetensors")).unwrap().remove("pixel_values").unwrap();
+        let images = Tensor::<4>::from_data(pixels, &device).slice([0..2, 0..3, 0..64, 0..64]);
+        let options = DistillOptions { feature, size: 64, ..DistillOptions::new(fixture(model).display().to_string()) };
+        let (model, _) = FeatureModel::build(&options, &QuantizationConfig::default(), &device).unwrap();
+        model.features(images).try_into_vec_as::<f32>().unwrap()
+    }
+
+    fn assert_close(found: &[f32], expected: impl Iterator<Item = f32>) {
+        let expected: Vec<f32> = expected.collect();
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            // Float32 sums of a two-layer model, associated differently.
+            assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn the_pooler_and_the_class_token_are_those_of_transformers() {
+        let io = read_all(&fixture("vit_tiny/io.safetensors")).unwrap();
+        assert_close(&feature("vit_tiny", FeatureKind::Pooler), io["pooler_output_64x64"].iter::<f32>());
+        // [2, 17, 64]: the class token comes first.
+        let tokens: Vec<f32> = io["last_hidden_state_64x64"].iter::<f32>().collect();
+        let class = tokens.chunks(17 * 64).flat_map(|picture| picture[..64].to_vec());
+        assert_close(&feature("vit_tiny", FeatureKind::Cls), class);
+    }
+}

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::models::memory::bytes;
 
-use super::{DistillOptions, FeatureKind, StudentKind};
+use super::{DistillLoss, DistillOptions, FeatureKind, StudentKind};
 
 /// A loss at the start and at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub struct TeacherReport {
     pub parameters: usize,
     /// Length of a feature.
     pub features: usize,
+    /// Validation loss of an answer that is the same for every crop, the mean of the features to learn.
+    pub constant_loss: f64,
     /// SHA-256 over names, shapes and values of its weights.
     pub base_hash: String,
 }
@@ -93,7 +95,7 @@ pub struct DistillReport {
 }
 
 impl DistillReport {
-    /// What the numbers are about: teacher, feature, loss and crops, in two lines.
+    /// What the numbers are about: teacher, feature, crops and loss, in three lines.
     pub fn heading(&self) -> String {
         let (o, t) = (&self.options, &self.teacher);
         let feature = match o.feature {
@@ -107,10 +109,23 @@ impl DistillReport {
         };
         let learned = self.pictures - self.held_out_pictures;
         let pictures = if self.pictures == 1 { "the picture".to_owned() } else { format!("{learned} pictures") };
+        let loss = match o.loss {
+            DistillLoss::Cosine => "1 − cosine",
+            DistillLoss::Mse => "mean squared difference",
+        };
         format!(
             "teacher: {} ({}, {} parameters), {feature}, {} features\n\
-             crops of {}×{} pixels: {} of {pictures} to learn from, {} of {held_out} to validate",
-            t.model, t.model_type, t.parameters, t.features, o.size, o.size, o.crops, o.validation_crops
+             crops of {}×{} pixels: {} of {pictures} to learn from, {} of {held_out} to validate\n\
+             loss: {loss}; the mean feature as a constant answer has a validation loss of {:.5}",
+            t.model,
+            t.model_type,
+            t.parameters,
+            t.features,
+            o.size,
+            o.size,
+            o.crops,
+            o.validation_crops,
+            t.constant_loss
         )
     }
 }

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 
 use crate::config::QuantizationConfig;
@@ -17,7 +17,7 @@ use crate::training::TrainingError;
 use crate::training::tensors::{self, HostTensor, HostTensors};
 
 use super::feature::{FeatureModel, normalizer};
-use super::{Crops, DistillOptions, TeacherReport};
+use super::{Crops, DistillLoss, DistillOptions, TeacherReport};
 
 /// The teacher's features, row by row in the order of the crops.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +48,7 @@ pub fn teach(options: &DistillOptions, crops: &Crops, device: &Device) -> Result
         model_type: teacher.backbone.spec().names.model_type.to_owned(),
         parameters: MemoryReport::of(&teacher.backbone).parameters,
         features: targets.features,
+        constant_loss: targets.constant_loss(options.loss, device)?,
         base_hash: build.base_hash,
     };
     Ok((targets, report))
@@ -75,6 +76,21 @@ fn features(
 }
 
 impl Targets {
+    /// The mean loss on the held-out crops of an answer that is the same for every crop: the mean feature of those to learn
+    /// from. A student that is better knows something of the crop before it.
+    fn constant_loss(&self, loss: DistillLoss, device: &Device) -> Result<f64> {
+        let (features, rows) = (self.features.max(1), self.validation.len() / self.features.max(1));
+        let mut sums = vec![0.0; features];
+        for row in self.train.chunks(features) {
+            sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
+        }
+        let count = (self.train.len() / features).max(1) as f64;
+        let mean: Vec<f32> = sums.iter().map(|sum| (sum / count) as f32).collect();
+        let mean = Tensor::<2>::from_data(TensorData::new(mean, [1, features]), device).expand([rows, features]);
+        let teacher = Tensor::from_data(TensorData::new(self.validation.clone(), [rows, features]), device);
+        Ok(loss.sum(mean, teacher, 1.0)?.sum / rows.max(1) as f64)
+    }
+
     /// Refuses features of other crops.
     pub(super) fn check(&self, crops: &Crops) -> Result<(), TrainingError> {
         let counts = [crops.train.len(), crops.validation.len()];
