@@ -6,6 +6,7 @@
 
 mod adapter;
 mod args;
+mod bench;
 mod config;
 mod data;
 mod demo;
@@ -15,7 +16,6 @@ mod export;
 mod inspect;
 mod interrupt;
 mod out;
-mod peak;
 mod predict;
 mod quantize;
 mod quickstart;
@@ -50,6 +50,7 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     Adapter(adapter::AdapterArgs),
     Demo(demo::DemoArgs),
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Adapter(args) => adapter::run(&args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Bench(args) => bench::run(&args),
     };
     result.unwrap_or_else(|error| {
         if error.is::<out::Closed>() {

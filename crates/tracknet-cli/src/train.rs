@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::Args;
 use tracknet::config::{Config, Loaded};
 use tracknet::models::build_model;
-use tracknet::models::memory::{bytes, training_estimate};
-use tracknet::training::{Console, FitOptions, Outcome, fit, training_device};
+use tracknet::models::memory::bytes;
+use tracknet::training::{Console, FitOptions, Outcome, fit, training_device, training_peak};
 
 use crate::args::{ConfigArgs, DeviceArgs};
 use crate::device;
@@ -80,10 +80,12 @@ fn dry_run(config: &Config, device: &burn::tensor::Device, resumed: bool) -> Res
         section.decoder.pretrained = None;
     }
     let resize = config.data.preprocess.resize;
-    let (model, report) = build_model(&section, resize, config.training.seed, &training_device(config, device))?;
+    let device = training_device(device);
+    let (model, report) = build_model(&section, resize, config.training.seed, &device)?;
     outln!("{report}")?;
     let batch = config.training.batch_size;
-    outln!("estimated training peak at batch {batch}: {}", bytes(training_estimate(&model, batch, resize)))?;
+    let peak = bytes(training_peak(config, &model, &device, batch));
+    outln!("estimated training peak at batch {batch}: {peak}")?;
     outln!("the run would be written to {}", config.runtime.run_dir().display())?;
     Ok(ExitCode::SUCCESS)
 }

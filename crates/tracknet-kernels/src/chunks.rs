@@ -53,6 +53,17 @@ pub(crate) fn fill_from<T: Send>(
     (values, returned)
 }
 
+/// Changes values in chunks: `change(number of the chunk, chunk)`.
+pub(crate) fn for_each(values: &mut [f32], chunk: usize, change: impl Fn(usize, &mut [f32]) + Sync) {
+    let caller = Caller::enter();
+    let change = |(number, chunk): (usize, &mut [f32])| change(number, chunk);
+    if caller.is_alone() && values.len() > SERIAL_VALUES {
+        values.par_chunks_mut(chunk.max(1)).enumerate().for_each(change);
+    } else {
+        values.chunks_mut(chunk.max(1)).enumerate().for_each(change);
+    }
+}
+
 /// A caller at work, counted off on drop and so also when it panics.
 pub(crate) struct Caller {
     alone: bool,

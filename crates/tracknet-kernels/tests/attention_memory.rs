@@ -5,6 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::{Device, Tensor};
+use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::attention;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -40,7 +41,7 @@ fn forward_and_backward_together_take_less_than_the_scores_of_one_head() {
         let [query, key, value] = [x(), x(), x()];
         let before = LIVE.load(Ordering::Relaxed);
         PEAK.store(before, Ordering::Relaxed);
-        let y = attention(query.clone(), key, value, heads, 0.2, None);
+        let y = attention(query.clone(), key, value, heads, 0.2, None, ComputeDtype::F32);
         let held = LIVE.load(Ordering::Relaxed).saturating_sub(before);
         let gradients = y.sum().backward();
         assert!(query.grad(&gradients).is_some());

@@ -10,8 +10,10 @@
 //! | [`evaluation`] | heatmap decoding, metrics, reports |
 //! | [`inference`] | prediction on images, folders and clips; overlays |
 //! | [`inspect`] | what a file or directory is and holds |
+//! | [`bench`] | the workloads that speed and memory are measured on |
 #![recursion_limit = "256"]
 
+pub mod bench;
 pub mod config;
 pub mod datasets;
 pub mod error;
@@ -20,6 +22,7 @@ pub mod files;
 pub mod inference;
 pub mod inspect;
 pub mod models;
+mod parallel;
 mod random;
 pub mod training;
 

@@ -21,7 +21,7 @@ fn overfit(model_json: serde_json::Value, loss: &str, steps: u64) -> [f64; 2] {
     let dir = tempfile::tempdir().unwrap();
     let json = json!({ "loss": { "name": loss }, "optimizer": { "lr": 1e-2, "weight_decay": 0.0 } });
     let config = config(dir.path(), model(model_json), training(dir.path(), json));
-    let device = training_device(&config, &Device::flex());
+    let device = training_device(&Device::flex());
     let (mut model, build) = build_model(&config.model, config.data.preprocess.resize, 1, &device).unwrap();
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
     let spec = batch_spec(&config, &build);

@@ -9,28 +9,19 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use tracknet::models::Vit;
-use tracknet::models::backbones::VitSpec;
-use tracknet::models::init::Builder;
-use tracknet::models::pretrained::Checkpoint;
-use tracknet::models::pretrained::checkpoint::WeightSource;
 
-use common::{assert_close, fixture, pixels, tensors};
+use common::{assert_close, device, fixture, pixels, tensors};
 
 const TOLERANCE: f32 = 1e-4;
 
 fn load(name: &str, device: &Device) -> Vit {
-    let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
-    let (spec, _) = VitSpec::from_config(&checkpoint.config, "config.json").unwrap();
-    let source = WeightSource::new(&checkpoint.weights, spec.names.optional_prefix);
-    let vit = Vit::new(&spec, &Builder::new(&source, device));
-    source.finish(|n| spec.names.is_unused(n)).unwrap();
-    vit
+    common::backbone(&fixture(name), device).unwrap()
 }
 
 fn check(name: &str, layers: usize) {
     let expected = tensors(&fixture(name).join("io.safetensors"));
     // With and without autodiff: attention takes another path.
-    for device in [Device::flex(), Device::flex().autodiff()] {
+    for device in [common::device(), common::device().autodiff()] {
         let vit = load(name, &device);
         let images = pixels(&device);
         for (i, state) in vit.hidden_states(images.clone()).into_iter().enumerate() {
@@ -54,7 +45,7 @@ fn check(name: &str, layers: usize) {
             assert_close(&format!("{name} 64×64"), vit.tokens(square), want, TOLERANCE);
         }
     }
-    assert_eq!(load(name, &Device::flex()).hidden_states(pixels(&Device::flex())).len(), layers + 1);
+    assert_eq!(load(name, &device()).hidden_states(pixels(&device())).len(), layers + 1);
 }
 
 #[test]

@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use burn::tensor::Device;
 use serde_json::json;
 use tracknet::config::{Config, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
+use tracknet::models::pretrained::save::read_all;
 use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
 use tracknet::models::{HeatmapModel, VisitProjections, build_model};
@@ -18,6 +20,7 @@ use tracknet::training::{
     training_device,
 };
 
+mod common;
 mod training_support;
 use training_support::{config, lora, model, run, training};
 
@@ -28,7 +31,7 @@ fn values(model: &HeatmapModel, filter: impl Fn(&ParameterInfo) -> bool) -> Valu
 }
 
 fn built(config: &Config) -> HeatmapModel {
-    let device = training_device(config, &Device::flex());
+    let device = training_device(&Device::flex());
     build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device).unwrap().0
 }
 
@@ -147,7 +150,7 @@ fn bench_with_dropout(training_json: serde_json::Value, dropout: f32) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let lora = json!({ "lora": { "enabled": true, "r": 4, "lora_dropout": dropout } });
     let config = config(dir.path(), model(lora), training(dir.path(), training_json));
-    let device = training_device(&config, &Device::flex());
+    let device = training_device(&Device::flex());
     let (model, build) = build_model(&config.model, config.data.preprocess.resize, 3, &device).unwrap();
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
     let spec = batch_spec(&config, &build);
@@ -193,8 +196,8 @@ fn pieces_side_by_side_give_the_bits_of_one_piece_after_the_other() {
         (gradients, report.loss_sum.to_bits())
     };
     let mut bench = bench_with_dropout(json!({}), 0.3);
-    // Pieces are two frames when they run side by side.
-    bench.stepper.micro_batch = Some(2);
+    // Pieces are one frame when they run side by side.
+    bench.stepper.micro_batch = Some(1);
     let expected = gradients(&bench, 4);
     assert!(expected != gradients(&bench, 5), "dropout draws the same in every step");
     bench.stepper = bench.stepper.side_by_side(true);
@@ -289,6 +292,34 @@ fn a_run_leaves_its_configuration_logs_overlays_and_checkpoints() {
     assert_eq!(Config::from_run_dir(root).unwrap(), config);
 }
 
+/// Frames are normalized as the base asks for, so a checkpoint that replaces the base must ask for the same.
+#[test]
+fn a_backbone_that_trained_keeps_the_normalization_and_the_rest_of_its_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    fs::create_dir(&base).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(common::fixture("vit_tiny").join(file), base.join(file)).unwrap();
+    }
+    let normalization = r#"{"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 1.0, 2.0]}"#;
+    fs::write(base.join("preprocessor_config.json"), normalization).unwrap();
+    let mut section = model(json!({ "decoder": { "channels": [64, 16, 8] }, "backbone": { "freeze": false } }));
+    section.backbone.architecture = None;
+    section.pretrained_model_name = Some(base.display().to_string());
+    let config = config(dir.path(), section, training(dir.path(), json!({ "epochs": 1 })));
+    let (report, _) = run(&config, None, None).unwrap();
+
+    let loaded = load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap();
+    assert_eq!(batch_spec(&loaded.config, &loaded.build).mean, [0.5, 0.25, 0.125]);
+    let tensors = |dir: &Path| read_all(&dir.join("model.safetensors")).unwrap();
+    let [before, after] = [&base, &report.paths.best().join("backbone")].map(|dir| tensors(dir));
+    assert!(before.keys().eq(after.keys()), "{:?}", after.keys());
+    for (name, data) in &before {
+        let carried = name.starts_with("pooler.") || name == "embeddings.mask_token";
+        assert_eq!(*data == after[name], carried, "{name}");
+    }
+}
+
 #[test]
 fn a_metric_that_is_not_defined_is_a_dash_in_the_line_of_the_epoch() {
     let dir = tempfile::tempdir().unwrap();
@@ -333,4 +364,37 @@ fn a_metric_that_does_not_exist_cannot_be_watched() {
     let config = config(dir.path(), model(lora()), training(dir.path(), json));
     let error = run(&config, None, None).unwrap_err().to_string();
     assert!(error.contains("`val/f2`") && error.contains("val/f1"), "{error}");
+}
+
+#[test]
+fn gradient_checkpointing_trains_the_same_weights_on_float_and_4_bit_backbones() {
+    let mut bfloat16 = qlora();
+    bfloat16.quantization.compute_dtype = "bfloat16".to_owned();
+    for section in [model(lora()), qlora(), bfloat16] {
+        let trained = |checkpointing: bool| {
+            let dir = tempfile::tempdir().unwrap();
+            let json = json!({ "epochs": 1, "gradient_checkpointing": checkpointing });
+            let config = config(dir.path(), section.clone(), training(dir.path(), json));
+            let (report, _) = run(&config, None, None).unwrap();
+            values(&report.model, |_| true)
+        };
+        assert_eq!(bits(&trained(true)), bits(&trained(false)));
+    }
+}
+
+#[test]
+fn bfloat16_precision_gives_nearly_the_gradients_of_float32_where_the_processor_multiplies_it() {
+    let gradients = |bfloat16: bool| {
+        let mut bench = bench(json!({}));
+        let used = bfloat16 && bench.model.use_bfloat16();
+        let (gradients, _) = bench.stepper.gradients(&bench.model, &bench.batch, &bench.table, 0).unwrap();
+        let flat = gradients.0.into_values().flat_map(|g| g.try_into_vec_as::<f32>().unwrap());
+        (flat.collect::<Vec<f32>>(), used)
+    };
+    let ((expected, _), (found, used)) = (gradients(false), gradients(true));
+    let length = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let distance = length(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / length(&mut expected.iter().copied());
+    // A dozen roundings by up to 1/512 in each of two blocks.
+    assert!(distance < 2e-2, "{distance}");
+    assert_eq!(used, distance > 0.0);
 }

@@ -31,7 +31,7 @@ impl AttentionOps for Flex {
         let dtype = query.dtype();
         let host = HostTensors::new([query, key, value], table, format);
         let inputs = host.inputs();
-        let (output, lse) = inputs.forward(Isa::best());
+        let (output, lse) = inputs.forward::<f32>(Isa::best());
         let AttentionShape { batch, tokens, heads, .. } = inputs.shape;
         let lse = FlexTensor::from_data(TensorData::new(lse, [batch, heads, tokens]));
         (host.tensor(output, dtype), lse)
@@ -78,6 +78,7 @@ impl HostTensors {
             value: slice(value),
             shape: AttentionShape { batch, tokens, heads, head_dim: hidden / heads },
             scale: self.format.scale,
+            compute: self.format.compute,
             angles: self.table.as_ref().map(|table| {
                 let table = slice(table);
                 let (cos, sin) = table.split_at(table.len() / 2);

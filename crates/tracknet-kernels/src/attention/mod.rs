@@ -10,10 +10,12 @@
 //! backward turns the gradients back.
 
 mod backward;
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
-mod kernel;
+pub(crate) mod kernel;
 mod layer;
 mod ops;
 mod reference;

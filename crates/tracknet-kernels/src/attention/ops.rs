@@ -4,6 +4,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, backend_extension};
 
 use super::reference;
+use crate::ComputeDtype;
 
 /// How queries, keys and values are to be read; travels beside the tensors.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,6 +15,8 @@ pub struct AttentionFormat {
     pub scale: f32,
     /// Whether queries and keys are turned by the table; if not, any tensor may stand in its place.
     pub rotary: bool,
+    /// With bfloat16 a kernel may round the factors of products to it; sums and the softmax stay f32.
+    pub compute: ComputeDtype,
 }
 
 /// Softmax attention on a backend.
@@ -22,8 +25,9 @@ pub struct AttentionFormat {
 /// them. The rotary table is `[2, tokens, head_dim / 2]`: cosines, then sines.
 ///
 /// The default bodies compose ordinary tensor operations: the backend's fused attention forward, the whole score matrix
-/// for a while backward. A backend with an own kernel overrides all three.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
+/// for a while backward. They compute in the dtype of the tensors, whatever the compute dtype says. A backend with an own
+/// kernel overrides all three.
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
 pub trait AttentionOps: Backend {
     /// The output.
     fn multi_head_attention(
@@ -65,6 +69,3 @@ pub trait AttentionOps: Backend {
         reference::backward::<Self>([query, key, value], table, format, output, gradient)
     }
 }
-
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-impl AttentionOps for burn::backend::Cube {}

@@ -126,6 +126,7 @@ mod tests {
     use burn::tensor::{Device, Tensor, TensorData};
 
     use super::*;
+    use crate::ComputeDtype;
     use crate::attention::ops::AttentionOps;
 
     fn primitive(shape: [usize; 3], seed: usize) -> FloatTensor<Flex> {
@@ -148,7 +149,7 @@ mod tests {
             for rotary in [false, true] {
                 let what = format!("{batch}x{tokens}x{heads}x{head_dim} {rotary}");
                 let shape = [batch, tokens, heads * head_dim];
-                let format = AttentionFormat { heads, scale: 0.4, rotary };
+                let format = AttentionFormat { heads, scale: 0.4, rotary, compute: ComputeDtype::F32 };
                 let [query, key, value, gradient] = [1, 2, 3, 4].map(|seed| primitive(shape, seed));
                 // Any numbers will do: the operations do not ask that a table rotates.
                 let table = primitive([2, tokens, head_dim / 2], 5);

@@ -45,13 +45,13 @@ impl ComputeDtype {
 
 /// Borrowed block scales.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum AbsmaxView<'a> {
+pub(crate) enum AbsmaxView<'a> {
     Plain(&'a [f32]),
     Nested { codes: &'a [u8], absmax: &'a [f32], offset: f32 },
 }
 
 impl AbsmaxView<'_> {
-    fn scale(&self, block: usize) -> f32 {
+    pub(super) fn scale(&self, block: usize) -> f32 {
         match self {
             Self::Plain(scales) => scales[block],
             Self::Nested { codes, absmax, offset } => {
@@ -81,6 +81,24 @@ impl<'a> PackedView<'a> {
         elements: usize,
     ) -> Self {
         Self { packed, absmax, quant_type, blocksize, elements }
+    }
+
+    /// The codes, two a byte.
+    #[cfg(all(feature = "flex", target_arch = "x86_64"))]
+    pub(crate) fn packed(&self) -> &'a [u8] {
+        self.packed
+    }
+
+    /// What the codes stand for.
+    #[cfg(all(feature = "flex", target_arch = "x86_64"))]
+    pub(crate) fn quant_type(&self) -> QuantType {
+        self.quant_type
+    }
+
+    /// Values that share a scale.
+    #[cfg(all(feature = "flex", target_arch = "x86_64"))]
+    pub(crate) fn blocksize(&self) -> usize {
+        self.blocksize
     }
 
     /// Values in the flattened weight.

@@ -3,13 +3,12 @@
 use burn::backend::Flex;
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::FloatTensorOps;
-use burn::tensor::{DType, FloatDType};
+use burn::tensor::DType;
 
 use super::dequantize::{AbsmaxView, PackedView};
 use super::ops::{FourBitOps, PackedFormat, Product};
-use super::product::{Implementation, Side, Weight};
-use crate::host::{contiguous, slice, tensor};
+use crate::host::{bytes, cast, contiguous, slice, tensor};
+use crate::product::{Implementation, Side, Values, Weight};
 
 impl FourBitOps for Flex {
     fn linear_4bit(
@@ -30,7 +29,7 @@ impl FourBitOps for Flex {
             Product::Forward | Product::ForwardWithBias => (Side::In, out_features),
             Product::Transposed => (Side::Out, in_features),
         };
-        let y = Implementation::detect().multiply(slice(&x), weight.borrow(format), side, bias.as_ref().map(slice));
+        let y = Implementation::detect().multiply(slice(&x), weight.weight(format), side, bias.as_ref().map(slice));
         cast(tensor(y, [x.shape()[0], columns]), dtype)
     }
 
@@ -40,44 +39,35 @@ impl FourBitOps for Flex {
         scale_codes: FlexTensor,
         format: PackedFormat,
     ) -> FlexTensor {
-        let values = HostTensors::new(packed, scales, scale_codes).borrow(format).view.dequantize(format.compute_dtype);
+        let values = HostTensors::new(packed, scales, scale_codes).view(format).dequantize(format.compute_dtype);
         tensor(values, format.shape)
     }
 }
 
-/// Keeps the tensors alive and contiguous while a view borrows them.
-struct HostTensors {
+/// Keeps the tensors of a weight alive and contiguous while a view borrows them.
+#[derive(Debug, Clone)]
+pub(crate) struct HostTensors {
     packed: FlexTensor,
     scales: FlexTensor,
     scale_codes: FlexTensor,
 }
 
 impl HostTensors {
-    fn new(packed: FlexTensor, scales: FlexTensor, scale_codes: FlexTensor) -> Self {
+    pub(crate) fn new(packed: FlexTensor, scales: FlexTensor, scale_codes: FlexTensor) -> Self {
         Self { packed: contiguous(packed), scales: contiguous(scales), scale_codes: contiguous(scale_codes) }
     }
 
-    fn borrow(&self, format: PackedFormat) -> Weight<'_> {
+    fn view(&self, format: PackedFormat) -> PackedView<'_> {
         let absmax = match format.offset {
             Some(offset) => AbsmaxView::Nested { codes: bytes(&self.scale_codes), absmax: slice(&self.scales), offset },
             None => AbsmaxView::Plain(slice(&self.scales)),
         };
         let elements = format.shape[0] * format.shape[1];
-        let packed = bytes(&self.packed);
-        let view = PackedView::new_checked(packed, absmax, format.quant_type, format.blocksize, elements);
-        Weight { view, packed, format }
+        PackedView::new_checked(bytes(&self.packed), absmax, format.quant_type, format.blocksize, elements)
     }
-}
 
-fn cast(tensor: FlexTensor, dtype: DType) -> FlexTensor {
-    if tensor.dtype() == dtype {
-        tensor
-    } else {
-        <Flex as FloatTensorOps<Flex>>::float_cast(tensor, FloatDType::from(dtype))
+    pub(crate) fn weight(&self, format: PackedFormat) -> Weight<'_> {
+        let PackedFormat { shape, compute_dtype, .. } = format;
+        Weight { values: Values::Packed(self.view(format)), shape, compute_dtype }
     }
-}
-
-/// The values of a contiguous u8 tensor.
-fn bytes(tensor: &FlexTensor) -> &[u8] {
-    tensor.as_slice().unwrap_or_else(|| panic!("expected contiguous u8, found {tensor:?}"))
 }

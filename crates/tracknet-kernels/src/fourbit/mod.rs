@@ -10,16 +10,17 @@
 
 mod backward;
 mod codebook;
+#[cfg(feature = "cube")]
+mod cube;
 mod dequantize;
 mod error;
 #[cfg(feature = "flex")]
-mod flex;
+pub(crate) mod flex;
 mod linear;
 mod nested;
+mod on_device;
 mod ops;
 mod packed;
-#[cfg(feature = "flex")]
-mod product;
 mod quantize;
 mod reference;
 mod stats;

@@ -1,5 +1,7 @@
 //! Double quantization: the block scales in 8 bits (QLoRA, section 3).
 
+use std::sync::LazyLock;
+
 use super::Absmax;
 use super::codebook::dynamic_map;
 
@@ -35,12 +37,27 @@ pub(super) fn nested_scale(code: u8, absmax: f32, offset: f32) -> f32 {
 /// bitsandbytes looks the code up in a table of 65536 evenly spaced values; the value is therefore snapped to that grid
 /// first. This moves a code only when the value lies within half a grid step of a border.
 fn nearest_code(value: f32) -> u8 {
-    let cell = ((value.clamp(-1.0, 1.0) + 1.0) * 0.5 * 65535.0 + 0.5) as u32;
-    let snapped = (-1.0 + 2.0 * f64::from(cell) / 65535.0) as f32;
+    static CODES: LazyLock<Vec<u8>> = LazyLock::new(codes_of_cells);
+    let cell = ((value.clamp(-1.0, 1.0) + 1.0) * 0.5 * CELLS_BELOW_ONE + 0.5) as usize;
+    CODES[cell]
+}
+
+/// The last cell of the grid: that of 1.
+const CELLS_BELOW_ONE: f32 = 65535.0;
+
+/// The nearest code of each cell; both rise together.
+fn codes_of_cells() -> Vec<u8> {
     let map = dynamic_map();
-    let above = map.partition_point(|code| *code < snapped).clamp(1, 255);
-    let border = (map[above - 1] + map[above]) / 2.0;
-    (if snapped > border { above } else { above - 1 }) as u8
+    let mut code = 0;
+    (0..=CELLS_BELOW_ONE as u32)
+        .map(|cell| {
+            let snapped = (-1.0 + 2.0 * f64::from(cell) / f64::from(CELLS_BELOW_ONE)) as f32;
+            while code < 255 && snapped > (map[code] + map[code + 1]) / 2.0 {
+                code += 1;
+            }
+            code as u8
+        })
+        .collect()
 }
 
 /// The mean of the scales in f32, in the order in which PyTorch adds (8 lanes, 4 rows of them, pairwise over 4 levels):

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::nested::quantize_scales;
 use super::packed::{Layout, QuantizeOptions};
 use super::{Absmax, PackedWeight, QuantType, QuantizeError};
+use crate::simd::{Arithmetic, Isa, Kernel};
 
 /// Blocks that one task takes; it only sets the grain of the work, never a result.
 const BLOCKS_PER_TASK: usize = 256;
@@ -18,6 +19,16 @@ impl PackedWeight {
     /// A length that does not fit the shape, a block size outside of the format, or a value that is not finite (the
     /// first one is named).
     pub fn quantize(weight: &[f32], shape: [usize; 2], options: &QuantizeOptions) -> Result<Self, QuantizeError> {
+        Self::quantize_with(Isa::detect(), weight, shape, options)
+    }
+
+    /// The same on an instruction set of choice; all give the same bits.
+    fn quantize_with(
+        isa: Isa,
+        weight: &[f32],
+        shape: [usize; 2],
+        options: &QuantizeOptions,
+    ) -> Result<Self, QuantizeError> {
         let QuantizeOptions { quant_type, blocksize, double_quant } = *options;
         let layout = Layout::new(shape, blocksize)?;
         layout.check("weight", weight.len(), layout.elements)?;
@@ -28,17 +39,7 @@ impl PackedWeight {
             .par_chunks_mut(blocksize / 2 * BLOCKS_PER_TASK)
             .zip(scales.par_chunks_mut(BLOCKS_PER_TASK))
             .zip(weight.par_chunks(blocksize * BLOCKS_PER_TASK))
-            .map(|((packed, scales), values)| {
-                let blocks = packed.chunks_mut(blocksize / 2).zip(scales).zip(values.chunks(blocksize));
-                let mut finite = true;
-                for ((packed, scale), values) in blocks {
-                    let absmax = absmax(values);
-                    *scale = absmax;
-                    finite &= absmax.is_finite();
-                    pack_block(quant_type, values, absmax, values.len() == blocksize, packed);
-                }
-                finite
-            })
+            .map(|((packed, scales), values)| isa.run(Blocks { quant_type, blocksize, values, packed, scales }))
             .reduce(|| true, |a, b| a && b);
         if !finite {
             let index = weight.iter().position(|v| !v.is_finite()).unwrap_or_default();
@@ -51,49 +52,119 @@ impl PackedWeight {
     }
 }
 
+/// Some blocks with the places of their codes and scales. Returns whether all values are finite.
+struct Blocks<'a> {
+    quant_type: QuantType,
+    blocksize: usize,
+    values: &'a [f32],
+    packed: &'a mut [u8],
+    scales: &'a mut [f32],
+}
+
+impl Kernel for Blocks<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) -> bool {
+        let Self { quant_type, blocksize, values, packed, scales } = self;
+        let steps = Steps::of(quant_type);
+        let blocks = packed.chunks_mut(blocksize / 2).zip(scales).zip(values.chunks(blocksize));
+        let mut finite = true;
+        for ((packed, scale), values) in blocks {
+            let absmax = absmax(values);
+            *scale = absmax;
+            finite &= absmax.is_finite();
+            pack_block(&steps, values, absmax, values.len() == blocksize, packed);
+        }
+        finite
+    }
+}
+
+/// A code as a function of the value: where it changes and by how much, so that no table is looked up for each value.
+pub(super) struct Steps {
+    lowest: u32,
+    /// Border between neighbouring codes, and what the code above it has more than the one below, modulo 2³².
+    borders: [(f32, u32); 15],
+    zero: u8,
+}
+
+impl Steps {
+    pub(super) fn of(quant_type: QuantType) -> Self {
+        let order = quant_type.order();
+        let step = |i: usize| u32::from(order[i + 1]).wrapping_sub(u32::from(order[i]));
+        let borders = std::array::from_fn(|i| (quant_type.midpoints()[i], step(i)));
+        Self { lowest: u32::from(order[0]), borders, zero: quant_type.zero_code() }
+    }
+}
+
 /// The largest magnitude; not finite if any value is not.
+#[inline(always)]
 fn absmax(values: &[f32]) -> f32 {
     // As integers, magnitudes of floats sort like the floats, with infinity and NaN above all.
-    f32::from_bits(values.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff)))
+    let mut max = 0;
+    for value in values {
+        max = max.max(value.to_bits() & 0x7fff_ffff);
+    }
+    f32::from_bits(max)
+}
+
+/// Whether values of a block are multiplied by the reciprocal of its largest magnitude. Full blocks are, a short last block
+/// divides: the last bit decides at code borders. The reciprocal of a subnormal overflows, so those divide too.
+pub(super) fn multiplies(absmax: f32, full: bool) -> bool {
+    full && (1.0 / absmax).is_finite()
 }
 
 /// Writes the codes of one block of at most 4096 values.
-fn pack_block(quant_type: QuantType, values: &[f32], absmax: f32, full: bool, packed: &mut [u8]) {
-    let zero = quant_type.zero_code();
+#[inline(always)]
+pub(super) fn pack_block(steps: &Steps, values: &[f32], absmax: f32, full: bool, packed: &mut [u8]) {
     if absmax == 0.0 {
         // 0/0 has no nearest code. The code of 0 stays zero whatever scale double quantization gives back.
-        packed.fill(zero << 4 | zero);
+        packed.fill(steps.zero << 4 | steps.zero);
         return;
     }
-    // Full blocks multiply by the reciprocal, a short last block divides: the last bit decides at code borders. The
-    // reciprocal of a subnormal overflows, so those divide too.
     let reciprocal = 1.0 / absmax;
-    let multiply = full && reciprocal.is_finite();
-    let mut ranks = [0_u32; 64];
-    let order = quant_type.order();
-    let code = |rank: u32| order[(rank & 15) as usize];
-    for (values, packed) in values.chunks(64).zip(packed.chunks_mut(32)) {
-        let mut scaled = [0.0_f32; 64];
-        for (scaled, value) in scaled.iter_mut().zip(values) {
-            *scaled = if multiply { value * reciprocal } else { value / absmax };
-        }
-        ranks.fill(0);
-        for border in quant_type.midpoints() {
-            for (rank, scaled) in ranks.iter_mut().zip(&scaled) {
-                *rank += u32::from(scaled > border);
+    let multiply = multiplies(absmax, full);
+    for (values, packed) in values.chunks(GROUP).zip(packed.chunks_mut(GROUP / 2)) {
+        let mut scaled = [0.0_f32; GROUP];
+        if let (true, Some(values)) = (multiply, values.first_chunk::<GROUP>()) {
+            for (scaled, value) in scaled.iter_mut().zip(values) {
+                *scaled = value * reciprocal;
+            }
+        } else {
+            for (scaled, value) in scaled.iter_mut().zip(values) {
+                *scaled = if multiply { value * reciprocal } else { value / absmax };
             }
         }
-        for (byte, pair) in packed.iter_mut().zip(ranks.chunks_exact(2)) {
-            if let [first, second] = pair {
-                *byte = code(*first) << 4 | code(*second);
-            }
+        let bytes = pack_group(steps, &scaled);
+        match packed.first_chunk_mut() {
+            Some(packed) => *packed = bytes,
+            None => packed.copy_from_slice(&bytes[..packed.len()]),
         }
     }
     if values.len() % 2 == 1
         && let Some(last) = packed.last_mut()
     {
-        *last = (*last & 0xf0) | zero;
+        *last = (*last & 0xf0) | steps.zero;
     }
+}
+
+/// Values that are packed at once.
+const GROUP: usize = 32;
+
+/// The codes of values in `[-1, 1]`, two a byte.
+#[inline(always)]
+fn pack_group(steps: &Steps, scaled: &[f32; GROUP]) -> [u8; GROUP / 2] {
+    let mut codes = [steps.lowest; GROUP];
+    for (border, step) in steps.borders {
+        for (code, scaled) in codes.iter_mut().zip(scaled) {
+            *code = code.wrapping_add(if *scaled > border { step } else { 0 });
+        }
+    }
+    let mut bytes = [0; GROUP / 2];
+    for (byte, pair) in bytes.iter_mut().zip(codes.as_chunks::<2>().0) {
+        *byte = (pair[0] << 4 | pair[1]) as u8;
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -154,6 +225,53 @@ mod tests {
         let tiny = f32::from_bits(1000);
         let back = quantize(&[&[tiny, -tiny, 0.0, tiny][..], &[0.0; 60]].concat(), false, QuantType::Nf4).dequantize();
         assert_eq!(back[..4], [tiny, -tiny, 0.0, tiny]);
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits_at_any_length() {
+        let mut state = 1_u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let mut values: Vec<f32> = (0..9001).map(|_| random()).collect();
+        // A block of zeros, a block of subnormal numbers, and values on the borders.
+        values[128..256].fill(0.0);
+        values[256..320].iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits() >> 9));
+        for quant_type in [QuantType::Nf4, QuantType::Fp4] {
+            values[64] = 1.0;
+            values[65..80].copy_from_slice(quant_type.midpoints());
+            for (blocksize, double_quant) in [(64, true), (128, false), (4096, true)] {
+                let options = QuantizeOptions { quant_type, blocksize, double_quant };
+                for length in [1, 2, 31, 33, 63, 65, 127, 321, 4097, 9001] {
+                    let with =
+                        |isa| PackedWeight::quantize_with(isa, &values[..length], [1, length], &options).unwrap();
+                    let expected = with(Isa::Portable);
+                    for isa in Isa::available() {
+                        assert_eq!(with(isa), expected, "{isa:?} {quant_type} {blocksize} {length}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn codes_are_those_whose_borders_enclose_the_value() {
+        for quant_type in [QuantType::Nf4, QuantType::Fp4] {
+            let values: Vec<f32> = (0..=2000).map(|i| i as f32 / 1000.0 - 1.0).collect();
+            let packed = PackedWeight::quantize(
+                &values,
+                [1, 2001],
+                &QuantizeOptions { quant_type, blocksize: 4096, double_quant: false },
+            );
+            let packed = packed.unwrap();
+            for (i, value) in values.iter().enumerate() {
+                let byte = packed.packed()[i / 2];
+                let rank = quant_type.midpoints().iter().filter(|border| *value > **border).count();
+                let found = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
+                assert_eq!(found, quant_type.order()[rank], "{quant_type} {value}");
+            }
+        }
     }
 
     #[test]

@@ -9,11 +9,11 @@ use crate::gelu::kernel::Activate;
 use crate::simd::{Arithmetic, Kernel, Lanes, each_block};
 
 /// Mean and reciprocal deviation.
-pub(super) type Statistics = [f32; 2];
+pub(crate) type Statistics = [f32; 2];
 
 /// Two passes, the second of which corrects the first's rounding (Chan, Golub and LeVeque 1983, formula 1.7).
 #[inline(always)]
-fn statistics<A: Arithmetic>(values: &[f32], epsilon: f32) -> Statistics {
+pub(crate) fn statistics<A: Arithmetic>(values: &[f32], epsilon: f32) -> Statistics {
     let count = values.len() as f32;
     let mut sum = Lanes::ZERO;
     each_block!(values, 0.0, (_at, x) {
@@ -115,13 +115,13 @@ impl<F: Activate> Kernel for GroupGradient<'_, F> {
 }
 
 /// Normalizes rows of channels: `x` and `y` are `[rows, channels]`.
-pub(super) struct Rows<'a, F> {
-    pub(super) x: &'a [f32],
-    pub(super) weight: &'a [f32],
-    pub(super) bias: &'a [f32],
-    pub(super) epsilon: f32,
-    pub(super) y: &'a mut [f32],
-    pub(super) activation: PhantomData<F>,
+pub(crate) struct Rows<'a, F> {
+    pub(crate) x: &'a [f32],
+    pub(crate) weight: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) epsilon: f32,
+    pub(crate) y: &'a mut [f32],
+    pub(crate) activation: PhantomData<F>,
 }
 
 impl<F: Activate> Kernel for Rows<'_, F> {
@@ -146,15 +146,15 @@ impl<F: Activate> Kernel for Rows<'_, F> {
 }
 
 /// The gradient of the `x` of rows, and if asked for, their sums of the gradients of weight, then of bias.
-pub(super) struct RowsGradient<'a, F> {
-    pub(super) x: &'a [f32],
-    pub(super) weight: &'a [f32],
-    pub(super) bias: &'a [f32],
-    pub(super) statistics: &'a [Statistics],
-    pub(super) gradient: &'a [f32],
-    pub(super) of_x: &'a mut [f32],
-    pub(super) parameters: bool,
-    pub(super) activation: PhantomData<F>,
+pub(crate) struct RowsGradient<'a, F> {
+    pub(crate) x: &'a [f32],
+    pub(crate) weight: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) statistics: &'a [Statistics],
+    pub(crate) gradient: &'a [f32],
+    pub(crate) of_x: &'a mut [f32],
+    pub(crate) parameters: bool,
+    pub(crate) activation: PhantomData<F>,
 }
 
 impl<F: Activate> Kernel for RowsGradient<'_, F> {

@@ -9,10 +9,12 @@
 //! them: backward normalizes again.
 
 mod backward;
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
-mod kernel;
+pub(crate) mod kernel;
 mod ops;
 mod reference;
 

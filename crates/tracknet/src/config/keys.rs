@@ -254,8 +254,8 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "model.quantization.mode",
         Choice(&[word("manual", &[]), word("hf", &[])]),
-        "`manual`: load float weights, then convert in place. `hf`: convert each weight while it is read; the float model \
-         is never held.",
+        "How `skip_modules` is read. Each weight is packed while it is read; in mode `manual` after, when adapters start \
+         from the float weights or from a directory.",
     ),
     key("model.quantization.compress_statistics", Flag, "Double quantization: the scales are quantized to 8 bits too."),
     key(
@@ -270,7 +270,7 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "training.precision",
         PRECISION,
-        "Mixed precision where the device has it, else fp32 with a note. Old spelling: `amp: true` = `fp16`, `amp: false` = `fp32`.",
+        "Mixed precision where the device has it, else fp32 with a note; the CPU has bf16 for frozen backbones. Old spelling: `amp: true` = `fp16`, `amp: false` = `fp32`.",
     ),
     with("training.amp", Nullable(&Flag), Status::Working),
     key("training.grad_clip", Real(Range::NotNegative), "Largest global norm of the gradients; 0 = off."),
@@ -289,7 +289,11 @@ pub(super) const KEYS: &[Key] = &[
     key("training.mb_backoff_factor", Whole(2, 1024), "Factor by which a micro-batch that does not fit shrinks."),
     key("training.oom_retries", COUNT, "How often a micro-batch shrinks before the run gives up."),
     key("training.micro_batch_size", COUNT, "Frames per forward pass; 0 = the whole batch."),
-    with("training.gradient_checkpointing", Flag, OFF),
+    key(
+        "training.gradient_checkpointing",
+        Flag,
+        "Keep only the input of each frozen transformer block for the backward pass, and compute the rest again.",
+    ),
     key("training.data_loader.num_workers", Whole(0, 4096), "Decode threads."),
     key("training.data_loader.pin_memory", Flag, "Accepted; memory is never pinned."),
     key("training.data_loader.persistent_workers", Flag, "Accepted; workers always persist."),

@@ -169,7 +169,8 @@ pub struct QuantizationConfig {
     pub compute_dtype: String,
     /// What stays float: parts of module paths in mode manual, the matching of `transformers` in mode hf.
     pub skip_modules: Option<Vec<String>>,
-    /// `manual`: load float weights, then convert in place. `hf`: convert each weight while it is read.
+    /// How `skip_modules` is read. In `hf` each weight is packed while it is read; in `manual`, too, unless adapters start
+    /// from the float weights.
     pub mode: String,
     /// Double quantization: the absmax vector is itself quantized to 8 bits.
     pub compress_statistics: bool,

@@ -353,7 +353,6 @@ fn features_that_this_version_lacks_are_refused_when_they_are_switched_on() {
         ("model", "lora:\n  enabled: true\n  lora_bias: true\n", "model.yaml:3: model.lora.lora_bias: true"),
         ("model", "lora:\n  enabled: true\n  eva_config: {rho: 2}\n", "model.yaml:3: model.lora.eva_config"),
         ("model", "lora:\n  enabled: true\n  fan_in_fan_out: true\n", "model.yaml:3: model.lora.fan_in_fan_out"),
-        ("training", "gradient_checkpointing: true\n", "training.yaml:1: training.gradient_checkpointing: true"),
         ("training", "ema:\n  decay: 0.999\n", "training.yaml:2: training.ema.decay: 0.999"),
     ];
     for (group, text, start) in cases {

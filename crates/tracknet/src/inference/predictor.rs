@@ -175,7 +175,7 @@ impl Predictor {
             values.extend(self.normalizer.apply(&resize(frame, None, [width, height]).map_err(failure)?));
         }
         let images = Tensor::from_data(TensorData::new(values, [frames.len(), 3, height, width]), &self.device);
-        let logits = self.model.forward(images).try_into_vec_as::<f32>();
+        let logits = self.model.predict(images).try_into_vec_as::<f32>();
         let mut heatmaps = logits.map_err(|e| TrainingError::device("heatmap", e))?;
         self.activation.apply(&mut heatmaps);
         let pixels = self.spec.heatmap_size.iter().product::<usize>().max(1);

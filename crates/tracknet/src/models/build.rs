@@ -1,8 +1,10 @@
 //! From a configuration to a model. The only place that knows every variant.
 
-use std::cell::RefCell;
 use std::fmt;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -13,7 +15,7 @@ use tracknet_kernels::{Absmax, ComputeDtype};
 use crate::config::{LoraConfig, MODEL_NAMES, ModelConfig, QuantizationConfig};
 use crate::error::Result;
 
-use super::backbones::VitSpec;
+use super::backbones::{ModulePaths, VitSpec};
 use super::decoders::UpsamplingSpec;
 use super::init::{Builder, Fill, RandomSource, Source};
 use super::lora::quantization::{Format, Packer};
@@ -77,11 +79,9 @@ pub fn build_model(
     // Assemble, load, freeze, quantize, adapt: adapters come last, so that freezing cannot reach them.
     let plan = Plan::new(config, input_size)?;
     let stored_packed = plan.checkpoint.as_ref().is_some_and(|c| c.quantization.is_some());
-    let packer = match config.quantization.mode.as_str() {
-        "hf" if config.quantization.enabled && !stored_packed => {
-            Some(Packer::new(&config.quantization, plan.backbone.names.peft_prefix)?)
-        }
-        _ => None,
+    let packer = match config.quantization.enabled && !stored_packed && !starts_from_floats(config) {
+        true => Some(Packer::new(&config.quantization, ModulePaths::Of(plan.backbone.names))?),
+        false => None,
     };
     let (mut model, base_hash) = plan.assemble_and_load(seed, device, packer.as_ref())?;
     if config.backbone.freeze || config.lora.enabled {
@@ -109,6 +109,14 @@ pub fn build_model(
         notes: plan.notes,
     };
     Ok((model, report))
+}
+
+/// Whether the float weights are needed once the model is built: a start of the adapters is computed from them, or one that
+/// is read may be. Otherwise each weight is packed while it is read.
+fn starts_from_floats(config: &ModelConfig) -> bool {
+    let lora = &config.lora;
+    let reads = lora.adapter.is_some() || lora.init_lora_weights.reads_weights();
+    lora.enabled && reads && config.quantization.mode != "hf"
 }
 
 /// Builds a backbone alone, from a checkpoint (`name` as in `model.pretrained_model_name`), with the adapters and the
@@ -157,7 +165,7 @@ impl Adaptation {
             false => None,
         };
         if let Some(dir) = &config.lora.adapter {
-            let file = AdapterFile::read(dir, model.peft_prefix())?;
+            let file = AdapterFile::read(dir, model.module_paths())?;
             file.prepare_base(&mut model.backbone, format)?;
             return Ok(Self::Read(file));
         }
@@ -238,13 +246,11 @@ impl Plan {
             }
             Some(checkpoint) => {
                 let names = self.backbone.names;
-                let source =
-                    WeightSource::new(&checkpoint.weights, names.optional_prefix).with_compute_dtype(self.compute);
+                let source = WeightSource::new(&checkpoint.weights, names).with_compute_dtype(self.compute);
                 let hashed = Hashed::new(&source);
                 let backbone = Vit::new(&self.backbone, &Builder::new(&hashed, device).packing(packer));
                 let hash = hashed.finish();
-                source.finish(|name| names.is_unused(name))?;
-                (backbone, hash)
+                (backbone.carrying(checkpoint.carried(source.finish()?)), hash)
             }
         };
         let builder = Builder::new(&random, device);
@@ -322,31 +328,54 @@ fn inline_architecture(config: &ModelConfig) -> Map<String, Value> {
     architecture
 }
 
-/// Hashes what a source gives, on its way to the model.
+/// Hashes what a source gives, on its way to the model. On a thread of its own, because it takes as long as all the rest
+/// of reading a model.
 struct Hashed<'a> {
     inner: &'a dyn Source,
-    digest: RefCell<Sha256>,
+    bytes: SyncSender<Vec<u8>>,
+    thread: JoinHandle<Sha256>,
 }
 
 impl<'a> Hashed<'a> {
+    /// Bytes that are handed over at once, and how often before the hash must have caught up.
+    const PIECE: usize = 1 << 18;
+    const AHEAD: usize = 8;
+
     fn new(inner: &'a dyn Source) -> Self {
-        Self { inner, digest: RefCell::new(Sha256::new()) }
+        let (bytes, pieces) = sync_channel::<Vec<u8>>(Self::AHEAD);
+        let thread =
+            thread::spawn(move || pieces.into_iter().fold(Sha256::new(), |digest, piece| digest.chain_update(piece)));
+        Self { inner, bytes, thread }
     }
 
-    fn finish(&self) -> String {
-        self.digest.borrow().clone().finalize().iter().map(|b| format!("{b:02x}")).collect()
+    fn finish(self) -> String {
+        drop(self.bytes);
+        let digest = self.thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        digest.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn update(&self, bytes: Vec<u8>) {
+        // The receiver is gone only after a panic, which `finish` passes on.
+        let _gone = self.bytes.send(bytes);
+    }
+
+    /// The bytes of floats, least significant first.
+    fn update_floats(&self, values: &[f32]) {
+        for values in values.chunks(Self::PIECE / 4) {
+            let mut bytes = vec![0; 4 * values.len()];
+            for (bytes, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+                *bytes = value.to_le_bytes();
+            }
+            self.update(bytes);
+        }
     }
 }
 
 impl Source for Hashed<'_> {
     fn values(&self, name: &str, shape: &[usize], fill: Fill) -> Vec<f32> {
         let values = self.inner.values(name, shape, fill);
-        let mut digest = self.digest.borrow_mut();
-        digest.update(format!("{name} {shape:?}\n"));
-        for chunk in values.chunks(4096) {
-            let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
-            digest.update(bytes);
-        }
+        self.update(format!("{name} {shape:?}\n").into_bytes());
+        self.update_floats(&values);
         values
     }
 
@@ -355,16 +384,14 @@ impl Source for Hashed<'_> {
         if let Base::Packed(weight) = &base
             && let Ok(packed) = weight.to_packed()
         {
-            let mut digest = self.digest.borrow_mut();
-            digest.update(format!("{name} {shape:?} {} {}\n", packed.quant_type(), packed.blocksize()));
-            digest.update(packed.packed());
-            let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+            self.update(format!("{name} {shape:?} {} {}\n", packed.quant_type(), packed.blocksize()).into_bytes());
+            self.update(packed.packed().to_vec());
             match packed.absmax() {
-                Absmax::Plain(scales) => digest.update(floats(scales)),
+                Absmax::Plain(scales) => self.update_floats(scales),
                 Absmax::Nested { codes, absmax, offset } => {
-                    digest.update(codes);
-                    digest.update(floats(absmax));
-                    digest.update(offset.to_le_bytes());
+                    self.update(codes.clone());
+                    self.update_floats(absmax);
+                    self.update_floats(&[*offset]);
                 }
             }
         }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::module::{Flag, Module, Param};
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use rayon::prelude::*;
+use burn::tensor::{Device, Tensor, TensorData};
+use tracknet_kernels::adapter::dropout;
+use tracknet_kernels::dropout::KeepMask;
 
 use super::init::Random;
 use super::is_cpu;
+use super::layers::in_dtype_of;
 
 /// Inverted dropout (Srivastava et al., 2014): off in evaluation, on a device without gradients, and at 0.
 #[derive(Module, Debug)]
@@ -50,8 +52,12 @@ impl Dropout {
         if !self.is_active(&x) {
             return x;
         }
-        let mask = self.mask(x.dims(), &x.device());
-        x * mask
+        let mask = self.next();
+        if mask.keep > 0.0 && !is_cpu(&x.device()) {
+            return dropout(x, mask);
+        }
+        let factors = in_dtype_of(factors(mask, x.dims(), &x.device()), &x);
+        x * factors
     }
 
     /// Drops whole channels of `[batch, channels, height, width]`.
@@ -60,63 +66,40 @@ impl Dropout {
             return x;
         }
         let [batch, channels, ..] = x.dims();
-        let mask = self.mask([batch, channels, 1, 1], &x.device());
-        x * mask
+        let factors = in_dtype_of(factors(self.next(), [batch, channels, 1, 1], &x.device()), &x);
+        x * factors
     }
 
     fn is_active<const D: usize>(&self, x: &Tensor<D>) -> bool {
         self.probability > 0.0 && self.training.is_enabled() && x.device().is_autodiff()
     }
 
-    /// `1 / (1 − p)` where a value is kept, 0 where it is dropped.
-    fn mask<const D: usize>(&self, shape: [usize; D], device: &Device) -> Tensor<D> {
-        let seed = self.state.fetch_add(1, Ordering::Relaxed);
-        let keep = 1.0 - self.probability;
-        if keep <= 0.0 {
-            return Tensor::zeros(shape, device);
-        }
-        if is_cpu(device) {
-            let values = bernoulli(shape.iter().product(), keep, seed);
-            return Tensor::from_data(TensorData::new(values, shape), device);
-        }
-        device.seed(seed);
-        Tensor::random(shape, Distribution::Bernoulli(f64::from(keep)), device).mul_scalar(1.0 / keep)
+    /// The share that is dropped.
+    pub fn probability(&self) -> f32 {
+        self.probability
+    }
+
+    /// The mask of the next call for `x`, if there is one, for kernels that drop by themselves.
+    pub fn draw<const D: usize>(&self, x: &Tensor<D>) -> Option<KeepMask> {
+        self.is_active(x).then(|| self.next())
+    }
+
+    fn next(&self) -> KeepMask {
+        KeepMask { keep: 1.0 - self.probability, seed: self.state.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
-/// Elements that share a generator; fixed, so that the number of threads changes nothing.
-const CHUNK: usize = 1 << 14;
-
-/// `count` values that are `1 / keep` with probability `keep`, else 0. One 64-bit draw decides four values, to 1/65536.
-fn bernoulli(count: usize, keep: f32, seed: u64) -> Vec<f32> {
-    let threshold = (keep * 65536.0).round() as u32;
-    let value = 1.0 / keep;
-    let mut values = vec![0f32; count];
-    values.par_chunks_mut(CHUNK).enumerate().for_each(|(i, chunk)| {
-        let mut random = Random::new(seed ^ (i as u64).wrapping_mul(0xd605_1a3e_64ab_c9d7));
-        for four in chunk.chunks_mut(4) {
-            let mut bits = random.next();
-            for x in four {
-                *x = if (bits as u32 & 0xffff) < threshold { value } else { 0.0 };
-                bits >>= 16;
-            }
-        }
-    });
-    values
+/// `1 / (1 − p)` where a value is kept, 0 where it is dropped.
+fn factors<const D: usize>(mask: KeepMask, shape: [usize; D], device: &Device) -> Tensor<D> {
+    if mask.keep <= 0.0 {
+        return Tensor::zeros(shape, device);
+    }
+    Tensor::from_data(TensorData::new(mask.factors(shape.iter().product()), shape), device)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_mask_keeps_the_asked_share_and_the_mean() {
-        let mask = bernoulli(100_003, 0.8, 7);
-        let kept = mask.iter().filter(|v| **v > 0.0).count() as f32 / mask.len() as f32;
-        // Four deviations of a share of 0.8 in 100 000 draws.
-        assert!((kept - 0.8).abs() < 0.005, "{kept}");
-        assert!(mask.iter().all(|v| *v == 0.0 || *v == 1.25));
-    }
 
     #[test]
     fn masks_follow_the_seed_and_the_name_and_differ_from_call_to_call() {

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use burn::module::Param;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
-use super::HeatmapModel;
 use super::projection::{Base, VisitProjections};
 use super::state::{Group, NamedModule, ParameterInfo, ParameterVisitor, visit_parameters};
+use super::{HeatmapModel, is_cpu};
 
 /// Exact sizes of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,28 +77,44 @@ impl fmt::Display for MemoryReport {
     }
 }
 
-/// An estimate of the peak while training on batches of `batch` frames of `[W, H]` pixels, in bytes: what is stored,
+/// An estimate of the peak while training with `frames` frames of `[W, H]` pixels under way, in bytes: what is stored,
 /// gradient and two moments of what trains, and the activations that the backward pass keeps.
 ///
 /// The activations are counted per block and per decoder stage from the tensors their forward makes, so it is good to
 /// a few tens of percent, not more.
-pub fn training_estimate(model: &HeatmapModel, batch: usize, [width, height]: [usize; 2]) -> usize {
+pub fn training_estimate(
+    model: &HeatmapModel,
+    frames: usize,
+    [width, height]: [usize; 2],
+    device: &Device,
+    checkpointing: bool,
+) -> usize {
     let spec = model.backbone.spec();
     let report = MemoryReport::of(model);
     let patches = (width / spec.patch) * (height / spec.patch);
-    let tokens = batch * (patches + spec.prefix_tokens());
+    let tokens = patches + spec.prefix_tokens();
     let mut backbone_trains = false;
     model.visit_projections(&mut |_, p| {
         let dense = matches!(&p.base, Base::Dense(weight) if weight.is_require_grad());
         backbone_trains |= p.adapter.is_some() || dense;
     });
-    // Norms, projections, rotations, residuals: about 14 tensors of the hidden size; the MLP about 3 of its own; scores
-    // before and after softmax.
-    let per_block =
-        tokens * (14 * spec.hidden + 3 * spec.mlp_in()) + 2 * tokens * (patches + spec.prefix_tokens()) * spec.heads;
-    let blocks = if backbone_trains { spec.layers } else { 1 };
-    let decoder = batch * model.decoder.activation_elements([height / spec.patch, width / spec.patch]);
-    report.stored + 12 * report.trainable + 4 * (per_block * blocks + decoder)
+    let per_token = if is_cpu(device) && model.backbone.has_frozen_blocks() {
+        // Two residual streams in float32; two normalized inputs, query, key, value and attention in bfloat16, and as
+        // much again for masks and what the allocator keeps; the MLP once in bfloat16.
+        24 * spec.hidden + 2 * spec.mlp
+    } else {
+        // Norms, projections, rotations, residuals: about 14 tensors of the hidden size; the MLP about 3 of its own;
+        // without a kernel of its own, scores before and after softmax.
+        let scores = if is_cpu(device) { 0 } else { 2 * tokens * spec.heads };
+        4 * (14 * spec.hidden + 3 * spec.mlp + scores)
+    };
+    let blocks = match (backbone_trains, checkpointing) {
+        (false, _) => tokens * per_token,
+        (true, false) => tokens * per_token * spec.layers,
+        (true, true) => tokens * (per_token + 4 * spec.hidden * spec.layers),
+    };
+    let decoder = 4 * model.decoder.activation_elements([height / spec.patch, width / spec.patch]);
+    report.stored + 12 * report.trainable + frames * (blocks + decoder)
 }
 
 /// `1234567` as `1,234,567`.

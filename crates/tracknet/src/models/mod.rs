@@ -31,6 +31,9 @@ pub mod state;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use crate::parallel;
+
+use backbones::ModulePaths;
 pub use backbones::Vit;
 pub use build::{BuildReport, build_backbone, build_model};
 pub use decoders::UpsamplingDecoder;
@@ -40,7 +43,10 @@ pub use heads::HeatmapHead;
 use layers::Conv;
 pub use lora::{apply_lora_to_model, apply_quantization};
 pub use memory::MemoryReport;
+use pretrained::carried::Carried;
 pub use projection::{Projection, VisitProjections};
+#[cfg(feature = "flex")]
+use tracknet_kernels::ComputeDtype;
 
 /// Whether this is Burn's CPU backend, with or without autodiff.
 pub(crate) fn is_cpu(device: &Device) -> bool {
@@ -73,6 +79,16 @@ impl HeatmapModel {
         self.head.forward(features)
     }
 
+    /// [`Self::forward`] of a model that only predicts. On the CPU frames are computed side by side, one on each core.
+    pub fn predict(&self, images: Tensor<4>) -> Tensor<4> {
+        let frames = images.dims()[0];
+        if frames < 2 || !is_cpu(&images.device()) {
+            return self.forward(images);
+        }
+        let frame = |index| self.forward(images.clone().narrow(0, index, 1));
+        Tensor::cat(parallel::map(frames, parallel::cores(), frame), 0)
+    }
+
     /// A copy with an autodiff graph and dropout streams of its own; the values are shared.
     #[must_use]
     pub fn fork_for_piece(&self, device: &Device) -> Self {
@@ -80,6 +96,21 @@ impl HeatmapModel {
         model.own_adapter_dropout();
         model.decoder.own_dropout();
         model
+    }
+
+    /// Mixed precision on the CPU: products with frozen float weights of the backbone round their factors to bfloat16, as
+    /// those with 4-bit weights do, if the processor multiplies it fast. `false` if it does not, or the model has nothing
+    /// to gain: no block without trained base weights.
+    pub fn use_bfloat16(&mut self) -> bool {
+        #[cfg(feature = "flex")]
+        {
+            let fast = tracknet_kernels::block::has_bfloat16();
+            let dtype = if fast { ComputeDtype::Bf16 } else { ComputeDtype::F32 };
+            self.visit_projections_mut(&mut |_, projection| projection.set_dense_dtype(dtype));
+            fast && self.backbone.has_frozen_blocks()
+        }
+        #[cfg(not(feature = "flex"))]
+        false
     }
 
     /// Makes the dropout masks of the next forward passes a function of `seed`. Called with a seed of the step before
@@ -91,8 +122,16 @@ impl HeatmapModel {
 }
 
 impl VisitProjections for HeatmapModel {
-    fn peft_prefix(&self) -> &'static str {
-        self.backbone.peft_prefix()
+    fn module_paths(&self) -> ModulePaths {
+        self.backbone.module_paths()
+    }
+
+    fn carried_along(&self) -> Option<&Carried> {
+        self.backbone.carried_along()
+    }
+
+    fn carried_along_mut(&mut self) -> Option<&mut Carried> {
+        self.backbone.carried_along_mut()
     }
 
     fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {

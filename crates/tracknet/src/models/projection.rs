@@ -5,12 +5,14 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use tracknet_kernels::{Linear4bitWeight, linear_4bit};
+use tracknet_kernels::{ComputeDtype, Linear4bitWeight, linear_4bit};
 
+use super::backbones::ModulePaths;
 use super::init::{Builder, Fill};
-use super::layers::Conv;
+use super::layers::{Conv, in_dtype_of};
 use super::lora::LoraAdapter;
 use super::lora::merge::Merged;
+use super::pretrained::carried::Carried;
 
 /// What a projection does in its block. The short names `query`, `key`, `value` and `dense` of a target list mean
 /// these, whatever the checkpoint calls them.
@@ -44,6 +46,9 @@ pub struct Projection {
     pub(crate) merged: Option<Box<Merged>>,
     #[module(skip)]
     role: Role,
+    /// What the factors of a product with a dense weight may be rounded to.
+    #[module(skip)]
+    dense_dtype: ComputeDtype,
 }
 
 /// How the weight `[out, in]` is stored.
@@ -66,6 +71,7 @@ impl Projection {
             adapter: None,
             merged: None,
             role,
+            dense_dtype: ComputeDtype::F32,
         }
     }
 
@@ -77,6 +83,19 @@ impl Projection {
     /// Whether the weight is stored in 4 bits.
     pub fn is_quantized(&self) -> bool {
         matches!(self.base, Base::Packed(_))
+    }
+
+    /// Lets products with a dense weight that does not train round their factors, where a kernel does that.
+    pub fn set_dense_dtype(&mut self, dtype: ComputeDtype) {
+        self.dense_dtype = dtype;
+    }
+
+    /// What its product may round its factors to.
+    pub fn compute_dtype(&self) -> ComputeDtype {
+        match &self.base {
+            Base::Dense(_) => self.dense_dtype,
+            Base::Packed(weight) => weight.compute_dtype(),
+        }
     }
 
     /// `[out, in]`.
@@ -94,15 +113,22 @@ impl Projection {
         let rows: usize = shape[..D - 1].iter().product();
         let x = x.reshape([rows, input]);
         let y = self.base.multiply(x.clone());
+        shape[D - 1] = output;
         let y = match &self.adapter {
+            Some(adapter) if adapter.is_at_once(&y.device()) => {
+                let bias = self.bias.as_ref().map(|bias| bias.val());
+                return adapter.forward_at_once(y, x, bias).reshape(shape);
+            }
             Some(adapter) => adapter.forward(y, x, |rows| self.base.multiply(rows)),
             None => y,
         };
         let y = match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some(bias) => {
+                let bias = in_dtype_of(bias.val(), &y);
+                y + bias.unsqueeze()
+            }
             None => y,
         };
-        shape[D - 1] = output;
         y.reshape(shape)
     }
 }
@@ -111,7 +137,10 @@ impl Base {
     /// `[rows, in]` → `[rows, out]`: the product with the transposed weight.
     pub fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
         match self {
-            Self::Dense(weight) => x.matmul(weight.val().transpose()),
+            Self::Dense(weight) => {
+                let weight = in_dtype_of(weight.val(), &x);
+                x.matmul(weight.transpose())
+            }
             Self::Packed(weight) => linear_4bit(x, weight, None),
         }
     }
@@ -127,12 +156,21 @@ impl Base {
 
 /// Names the projections of a model. Everything that adapts, quantizes, merges or reports works on this alone.
 ///
-/// The path is what `transformers` calls the module below the backbone, such as `layer.0.attention.q_proj`.
+/// The path is that of the module in the files of the backbone, such as `layer.0.attention.q_proj`.
 pub trait VisitProjections {
-    /// What PEFT puts before the paths of this model, because `transformers` holds it one module deeper than its files
-    /// say.
-    fn peft_prefix(&self) -> &'static str {
-        ""
+    /// How else the paths of this model are spelled, by PEFT above all.
+    fn module_paths(&self) -> ModulePaths {
+        ModulePaths::AsWritten
+    }
+
+    /// What the model carries along to write it again, without computing anything with it.
+    fn carried_along(&self) -> Option<&Carried> {
+        None
+    }
+
+    /// The same, to change it.
+    fn carried_along_mut(&mut self) -> Option<&mut Carried> {
+        None
     }
 
     /// Visits every projection in the order of the model.

@@ -15,7 +15,7 @@ use crate::models::{BuildReport, HeatmapModel};
 use super::TrainingError;
 use super::loaders::{batch_spec, loader_options, shape_of};
 use super::loss::{HeatmapLoss, MIN_MASK_WEIGHT};
-use super::parallel::Pieces;
+use super::pieces::Pieces;
 use super::step::mask_weight;
 
 /// How detections are found and counted.

@@ -11,15 +11,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 
 use crate::config::{Config, Norm, Precision};
 use crate::datasets::{Batch, BatchLoader};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::models::lora::PeftConfig;
 use crate::models::memory::{bytes, training_estimate};
 use crate::models::{BuildReport, HeatmapModel, build_model, is_cpu};
+use crate::parallel::cores;
 
 use super::evaluate::{EvaluateOptions, Evaluation, Run};
 use super::loaders::Loaders;
@@ -29,11 +30,12 @@ use super::monitor::Verdict;
 use super::optimizer::{NamedOptimizer, Part};
 use super::overlays::write_overlays;
 use super::parameters::ParameterTable;
+use super::precision::compute_dtype;
 use super::reporter::{Reporter, StepProgress};
 use super::resume;
 use super::run::RunPaths;
 use super::schedule::Schedule;
-use super::step::{StepReport, Stepper};
+use super::step::{BatchShape, StepReport, Stepper};
 use super::weights;
 use super::{CONFIG_FILE, Checkpoint, RunState, TrainingError, write_checkpoint};
 
@@ -89,7 +91,7 @@ pub struct FitReport {
 /// # Errors
 /// Anything that keeps the run from starting or going on; files already written stay whole.
 pub fn fit(config: &Config, options: FitOptions, reporter: &mut dyn Reporter) -> Result<FitReport> {
-    let device = training_device(config, &options.device);
+    let device = training_device(&options.device);
     let section = match &options.resume {
         Some(from) => resume::section_of(config, from)?,
         None => config.model.clone(),
@@ -98,10 +100,9 @@ pub fn fit(config: &Config, options: FitOptions, reporter: &mut dyn Reporter) ->
     Trainer::new(config, model, &build, options, reporter)?.fit()
 }
 
-/// The device with autodiff, and with recomputation in the backward pass when `gradient_checkpointing` is on.
-pub fn training_device(config: &Config, device: &Device) -> Device {
-    let device = device.clone().autodiff();
-    if config.training.gradient_checkpointing { device.gradient_checkpointing() } else { device }
+/// The device with autodiff.
+pub fn training_device(device: &Device) -> Device {
+    device.clone().autodiff()
 }
 
 /// A run in progress.
@@ -121,6 +122,8 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     log: MetricLog,
     state: RunState,
+    /// The most that the run has held on a GPU, in bytes.
+    device_memory: Option<u64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -136,7 +139,7 @@ impl<'a> Trainer<'a> {
         options: FitOptions,
         reporter: &'a mut dyn Reporter,
     ) -> Result<Self> {
-        let device = training_device(config, &options.device);
+        let device = training_device(&options.device);
         let loaders = Loaders::open(config, build, options.memory_limit)?;
         let table = ParameterTable::of(&model);
         if table.sorted().is_empty() {
@@ -161,16 +164,16 @@ impl<'a> Trainer<'a> {
             return Err(TrainingError::RunExists { path: start.paths.root }.into());
         }
         let Start { model, optimizer, state, paths } = start;
-        let model = activate(config, &table, model, state.epoch);
+        let mut model = activate(config, &table, model, state.epoch);
+        note_precision(config.training.precision, &mut model, &options.device, reporter);
+        note_checkpointing(config, &mut model, reporter);
         // Before the first file: a run that does not fit into memory leaves no directory.
-        micro_batch(config, &model, options.memory_limit)?;
+        micro_batch(config, &model, &device, options.memory_limit)?;
         let config_yaml = config.to_yaml()?;
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
-        // Batch normalization couples the frames of a batch; a GPU wants them all at once.
-        let parallel = is_cpu(&device) && config.model.decoder.norm != Norm::Bn;
         Ok(Self {
-            stepper: Stepper::new(training, loaders.shape(), &device).side_by_side(parallel),
+            stepper: stepper(config, loaders.shape(), &device).continuing(&state),
             schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
             log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
             config,
@@ -184,6 +187,7 @@ impl<'a> Trainer<'a> {
             adapter: adapter_config(config, build),
             optimizer,
             state,
+            device_memory: None,
         })
     }
 
@@ -192,7 +196,6 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If a batch cannot be read, losses stay non-finite, or a file cannot be written.
     pub fn fit(mut self) -> Result<FitReport> {
-        self.note_precision();
         while self.state.epoch < self.config.training.epochs {
             if self.state.monitor.is_exhausted(&self.config.training.early_stopping) {
                 return self.finish(Outcome::StoppedEarly);
@@ -214,12 +217,11 @@ impl<'a> Trainer<'a> {
         if self.stepper.micro_batch.is_some() && epoch != self.config.training.backbone_freeze_epochs {
             return Ok(());
         }
-        let size = self.config.data.preprocess.resize;
-        let chosen = micro_batch(self.config, &self.model, self.options.memory_limit)?;
+        let chosen = micro_batch(self.config, &self.model, &self.stepper.device, self.options.memory_limit)?;
         if let Some(note) = chosen.note {
             self.reporter.note(&note);
         }
-        let peak = bytes(training_estimate(&self.model, chosen.size, size));
+        let peak = bytes(training_peak(self.config, &self.model, &self.stepper.device, chosen.size));
         self.reporter.report(&format!("micro-batches of {} frames, estimated peak memory {peak}", chosen.size));
         self.stepper.micro_batch = Some(chosen.size);
         Ok(())
@@ -236,8 +238,7 @@ impl<'a> Trainer<'a> {
             }
             let batch = batch?;
             let factor = self.schedule.factor(epoch, self.state.batch);
-            let step = self.state.step;
-            let report = self.stepper.step(&mut self.model, &batch, &self.table, &mut self.optimizer, step, factor)?;
+            let report = self.step(&batch, factor)?;
             frames += batch.size;
             self.count(&report)?;
             self.log_step(&report, factor, frames as f64 / clock.elapsed().as_secs_f64().max(1e-9), batch.size)?;
@@ -245,9 +246,37 @@ impl<'a> Trainer<'a> {
         Ok(self.is_stopped())
     }
 
+    /// One step; if the device has no memory for it, the same step with smaller micro-batches. A step changes nothing
+    /// before its gradients are known to be there.
+    fn step(&mut self, batch: &Batch, factor: f64) -> Result<StepReport> {
+        let training = &self.config.training;
+        let mut retries = training.oom_retries;
+        loop {
+            let step = self.state.step;
+            let result = self.stepper.step(&mut self.model, batch, &self.table, &mut self.optimizer, step, factor);
+            let error = match result {
+                Err(Error::Training(error)) if error.is_out_of_device_memory() => error,
+                other => return other,
+            };
+            let size = self.stepper.micro_batch.unwrap_or(batch.size).min(batch.size);
+            let smaller = (size / training.mb_backoff_factor.max(2)).max(training.min_micro_batch_size.max(1));
+            if retries == 0 || !training.adaptive_micro_batch || smaller >= size {
+                return Err(error.into());
+            }
+            retries -= 1;
+            self.options.device.memory_cleanup();
+            self.stepper.micro_batch = Some(smaller);
+            self.reporter.note(&format!(
+                "the device had no memory for a micro-batch of {size}: running micro-batches of {smaller} (the gradient \
+                 stays that of the whole batch)"
+            ));
+        }
+    }
+
     /// Moves the position past a step.
     fn count(&mut self, report: &StepReport) -> Result<()> {
         let state = &mut self.state;
+        state.loss_scale = self.stepper.loss_scale;
         state.step += 1;
         state.batch += 1;
         match &report.skipped {
@@ -265,6 +294,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn log_step(&mut self, report: &StepReport, factor: f64, frames_per_s: f64, batch_size: usize) -> Result<()> {
+        self.device_memory = device_memory(&self.options.device).max(self.device_memory);
         let state = &self.state;
         let lr = self.config.training.optimizer.lr * factor;
         let values = [
@@ -285,6 +315,7 @@ impl<'a> Trainer<'a> {
             lr,
             frames_per_s,
             eta_s: (batches.saturating_sub(state.batch) * batch_size) as f64 / frames_per_s,
+            device_memory: self.device_memory,
         });
         Ok(())
     }
@@ -356,6 +387,9 @@ impl<'a> Trainer<'a> {
 
     /// Ends the run: the best weights, evaluated on the validation games.
     fn finish(mut self, outcome: Outcome) -> Result<FitReport> {
+        if let Some(peak) = self.device_memory {
+            self.reporter.report(&format!("peak memory on the device: {}", bytes(peak as usize)));
+        }
         let mut evaluation = None;
         if outcome != Outcome::Interrupted {
             if self.paths.best().exists() {
@@ -378,14 +412,6 @@ impl<'a> Trainer<'a> {
         self.state.epoch_loss_sum / self.state.epoch_mask_sum.max(super::MIN_MASK_WEIGHT)
     }
 
-    fn note_precision(&mut self) {
-        let precision = self.config.training.precision;
-        if precision != Precision::Fp32 {
-            let name = format!("{precision:?}").to_lowercase();
-            self.reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
-        }
-    }
-
     /// The line of an epoch; a metric that is not defined, such as the recall without any ball, is a dash.
     fn summary(&self, metrics: &BTreeMap<String, f64>, verdict: Verdict) -> String {
         let number = |v: f64| if v.is_nan() { "–".to_owned() } else { format!("{v:.5}") };
@@ -393,6 +419,45 @@ impl<'a> Trainer<'a> {
         let shown: String = ["train/loss", "val/loss", "val/f1", "val/precision", "val/recall"].map(value).concat();
         let best = if verdict == Verdict::Best { "  best" } else { "" };
         format!("epoch {}/{}{shown}{best}", self.state.epoch + 1, self.config.training.epochs)
+    }
+}
+
+/// Sets the precision, as far as the device has it, and says what became of it.
+fn note_precision(precision: Precision, model: &mut HeatmapModel, device: &Device, reporter: &mut dyn Reporter) {
+    let name = match precision {
+        Precision::Fp32 => return,
+        Precision::Fp16 => "fp16",
+        Precision::Bf16 => "bf16",
+    };
+    match set_precision(precision, model, device) {
+        true if is_cpu(device) => reporter.report("mixed precision: products with frozen weights in bfloat16"),
+        true => reporter.report(&format!("mixed precision: {name}")),
+        false => {
+            reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
+        }
+    }
+}
+
+/// Switches gradient checkpointing on, and says if this model has nothing to gain by it.
+fn note_checkpointing(config: &Config, model: &mut HeatmapModel, reporter: &mut dyn Reporter) {
+    if config.training.gradient_checkpointing && !set_checkpointing(config, model) {
+        reporter.note(
+            "training.gradient_checkpointing: true changes nothing for this model: only blocks that the CPU runs as one \
+             operation (a frozen base that computes in bfloat16) are computed again",
+        );
+    }
+}
+
+/// Switches gradient checkpointing on if the configuration asks for it; whether the model has blocks that do it.
+pub fn set_checkpointing(config: &Config, model: &mut HeatmapModel) -> bool {
+    config.training.gradient_checkpointing && model.backbone.use_gradient_checkpointing()
+}
+
+/// Switches mixed precision on where the device has it for this model.
+pub fn set_precision(precision: Precision, model: &mut HeatmapModel, device: &Device) -> bool {
+    match is_cpu(device) {
+        true => precision == Precision::Bf16 && model.use_bfloat16(),
+        false => compute_dtype(precision, device) != DType::F32,
     }
 }
 
@@ -405,16 +470,58 @@ fn adapter_config(config: &Config, build: &BuildReport) -> Option<PeftConfig> {
     })
 }
 
+/// Bytes that the run holds on a GPU.
+pub(crate) fn device_memory(device: &Device) -> Option<u64> {
+    if is_cpu(device) { None } else { device.memory_pool_usage().map(|usage| usage.bytes_reserved) }
+}
+
+/// What takes the steps of a run on a [`training_device`]; its micro-batch is the whole batch.
+fn stepper(config: &Config, shape: BatchShape, device: &Device) -> Stepper {
+    Stepper::new(&config.training, shape, device).side_by_side(is_frame_by_frame(config, device))
+}
+
+/// Whether every frame of a batch is computed by itself, one on each core. Batch normalization couples the frames of a
+/// batch; a GPU wants them all at once.
+fn is_frame_by_frame(config: &Config, device: &Device) -> bool {
+    is_cpu(device) && config.model.decoder.norm != Norm::Bn
+}
+
+/// An estimate of a run's peak memory with micro-batches of `frames`, in bytes.
+pub fn training_peak(config: &Config, model: &HeatmapModel, device: &Device, frames: usize) -> usize {
+    let at_once = if is_frame_by_frame(config, device) { frames.min(cores()) } else { frames };
+    let training = &config.training;
+    training_estimate(model, at_once, config.data.preprocess.resize, device, training.gradient_checkpointing)
+}
+
+/// What takes the steps of a run when all of `model` trains, with the micro-batch that then fits into memory.
+pub(crate) fn thawed_stepper(
+    config: &Config,
+    model: &HeatmapModel,
+    shape: BatchShape,
+    device: &Device,
+) -> Result<Stepper> {
+    let mut stepper = stepper(config, shape, device);
+    stepper.micro_batch = Some(micro_batch(config, model, device, None)?.size);
+    Ok(stepper)
+}
+
 /// Switches gradients on or off by the freeze schedule.
 fn activate(config: &Config, table: &ParameterTable, model: HeatmapModel, epoch: usize) -> HeatmapModel {
     let thawed = epoch >= config.training.backbone_freeze_epochs;
     table.set_active(model, |p| p.kind.part == Part::Head || thawed)
 }
 
-/// The micro-batch that fits what trains of `model` into memory.
-fn micro_batch(config: &Config, model: &HeatmapModel, memory_limit: Option<u64>) -> Result<MicroBatch> {
-    let estimate = |frames| training_estimate(model, frames, config.data.preprocess.resize) as u64;
-    choose_micro_batch(&config.training, estimate, MemoryBound::find(memory_limit))
+/// The micro-batch that fits what trains of `model` into memory. A GPU says itself when it has none left, and better than
+/// an estimate.
+fn micro_batch(
+    config: &Config,
+    model: &HeatmapModel,
+    device: &Device,
+    memory_limit: Option<u64>,
+) -> Result<MicroBatch> {
+    let estimate = |frames| training_peak(config, model, device, frames) as u64;
+    let bound = if is_cpu(device) { MemoryBound::find(memory_limit) } else { MemoryBound::of_limit(memory_limit) };
+    choose_micro_batch(&config.training, estimate, bound)
 }
 
 /// What a run starts or continues with.

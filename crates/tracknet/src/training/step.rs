@@ -2,9 +2,9 @@
 //!
 //! Dropout is a function of the run's seed and the step's number, so that a resumed run draws what it would have
 //! drawn. The gradients of micro-batches add up to the gradient of the whole batch, because every chunk is divided
-//! by the mask weight of the whole batch.
+//! by the mask weight of the whole batch. Logits are brought to float32 before the loss, whatever the frames were in.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::config::TrainingConfig;
 use crate::datasets::Batch;
@@ -13,11 +13,13 @@ use crate::models::HeatmapModel;
 use crate::random;
 
 use super::TrainingError;
+use super::checkpoint::RunState;
 use super::gradients::{GradientGuard, NamedGradients, clip_limit};
 use super::loss::HeatmapLoss;
 use super::optimizer::NamedOptimizer;
-use super::parallel::Pieces;
 use super::parameters::ParameterTable;
+use super::pieces::Pieces;
+use super::precision::{LossScale, compute_dtype};
 
 /// Sizes as `[W, H]` of the tensors in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,10 @@ pub struct Stepper {
     pub shape: BatchShape,
     /// Where the model trains, with autodiff.
     pub device: Device,
+    /// What the model computes in.
+    pub dtype: DType,
+    /// In float16, what the loss is multiplied by before the backward pass.
+    pub loss_scale: Option<LossScale>,
     seed: u64,
     guard: GradientGuard,
 }
@@ -103,15 +109,25 @@ pub struct Stepper {
 impl Stepper {
     /// From the `training` section; `device` must be one with autodiff.
     pub fn new(config: &TrainingConfig, shape: BatchShape, device: &Device) -> Self {
+        let dtype = compute_dtype(config.precision, device);
         Self {
             loss: HeatmapLoss::from(&config.loss),
             micro_batch: None,
             parallel: false,
             shape,
             device: device.clone(),
+            dtype,
+            loss_scale: (dtype == DType::F16).then(LossScale::start),
             seed: config.seed,
             guard: GradientGuard::new(clip_limit(config.grad_clip, config.grad_clip_norm)),
         }
+    }
+
+    /// The same with the loss scale of a run that is continued.
+    #[must_use]
+    pub fn continuing(self, state: &RunState) -> Self {
+        let loss_scale = self.loss_scale.map(|start| state.loss_scale.unwrap_or(start));
+        Self { loss_scale, ..self }
     }
 
     /// The same with pieces side by side, or not.
@@ -136,7 +152,9 @@ impl Stepper {
         factor: f64,
     ) -> Result<StepReport> {
         let (mut gradients, mut report) = self.gradients(model, batch, table, step)?;
-        match self.guard.admit(&mut gradients, report.loss_sum, step)? {
+        let norm = self.guard.admit(&mut gradients, report.loss_sum, step)?;
+        self.loss_scale = self.loss_scale.map(|scale| scale.after(norm.is_ok()));
+        match norm {
             Err(what) => report.skipped = Some(what),
             Ok(norm) => {
                 report.grad_norm = Some(norm);
@@ -160,16 +178,26 @@ impl Stepper {
         step: u64,
     ) -> Result<(NamedGradients, StepReport)> {
         let mask_sum = mask_weight(batch);
+        let scale = self.loss_scale.map_or(1.0, |scale| scale.scale);
         let pieces = Pieces::to_train(batch.size, self.micro_batch, self.parallel);
-        let (sum, loss_sum) = pieces.add_up(|index, frames| {
-            let model = if pieces.forks() { model.fork_for_piece(&self.device) } else { model.clone() };
+        let (mut sum, loss_sum) = pieces.add_up(|index, frames| {
+            let model = if pieces.fork() { model.fork_for_piece(&self.device) } else { model.clone() };
             model.seed_dropout(seed_of(seed_of(self.seed, step), index as u64));
             let chunk = self.shape.tensors(batch, frames.start, frames.end, &self.device)?;
-            let loss = self.loss.sum(model.forward(chunk.images), chunk.targets, chunk.masks, mask_sum)?;
-            Ok((table.gradients(&model, &mut loss.scaled.backward()), loss.sum))
+            let logits = in_dtype(model.forward(in_dtype(chunk.images, self.dtype)), DType::F32);
+            let loss = self.loss.sum(logits, chunk.targets, chunk.masks, mask_sum)?;
+            let scaled = if scale == 1.0 { loss.scaled } else { loss.scaled.mul_scalar(scale) };
+            Ok((table.gradients(&model, &mut scaled.backward()), loss.sum))
         })?;
+        if scale != 1.0 {
+            sum.multiply(1.0 / scale);
+        }
         Ok((sum, StepReport { loss_sum, mask_sum, grad_norm: None, skipped: None }))
     }
+}
+
+fn in_dtype(x: Tensor<4>, dtype: DType) -> Tensor<4> {
+    if x.dtype() == dtype { x } else { x.cast(dtype) }
 }
 
 /// A seed for step `step` of a run; neighbouring steps share nothing.

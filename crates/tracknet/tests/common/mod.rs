@@ -1,4 +1,6 @@
-//! Shared by the parity tests: fixtures and comparison.
+//! Shared by the parity tests: fixtures, comparison, and the device that they run on.
+//!
+//! `TRACKNET_TEST_DEVICE=wgpu` or `=cuda`, in a build with that feature, runs the same tests on a GPU.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -6,10 +8,51 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
+use tracknet::models::Vit;
+use tracknet::models::backbones::{ModulePaths, VitSpec};
+use tracknet::models::init::Builder;
+use tracknet::models::pretrained::Checkpoint;
+use tracknet::models::pretrained::checkpoint::WeightSource;
 
 /// A file or directory of `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// How the paths of a backbone of `tests/fixtures` are spelled.
+pub(crate) fn paths(name: &str) -> ModulePaths {
+    let config = std::fs::read_to_string(fixture(name).join("config.json")).unwrap();
+    let config = serde_json::from_str(&config).unwrap();
+    ModulePaths::Of(VitSpec::from_config(&config, "config.json").unwrap().0.names)
+}
+
+/// The backbone of a model directory, as it is stored.
+pub(crate) fn backbone(dir: &Path, device: &Device) -> Result<Vit, String> {
+    let checkpoint = Checkpoint::open(dir).map_err(|e| e.to_string())?;
+    let (spec, _) = VitSpec::from_config(&checkpoint.config, "config.json").map_err(|e| e.to_string())?;
+    let source = WeightSource::new(&checkpoint.weights, spec.names);
+    let vit = Vit::new(&spec, &Builder::new(&source, device));
+    let unneeded = source.finish().map_err(|e| e.to_string())?;
+    Ok(vit.carrying(checkpoint.carried(unneeded)))
+}
+
+/// The processor, or the device that the environment names.
+pub(crate) fn device() -> Device {
+    match std::env::var("TRACKNET_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => Device::flex(),
+        #[cfg(feature = "wgpu")]
+        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cuda")]
+        Ok("cuda") => Device::cuda(0),
+        Ok(other) => panic!("TRACKNET_TEST_DEVICE={other}: not a device of this build"),
+    }
+}
+
+/// The tolerance for results of products of f32 that reach to `largest`: on CUDA, Burn computes them on tensor cores, which
+/// round factors to 11 bits (TF32).
+pub(crate) fn of_products(tolerance: f32, largest: f32) -> f32 {
+    let rounds = !matches!(std::env::var("TRACKNET_TEST_DEVICE").as_deref(), Err(_) | Ok("cpu" | "wgpu"));
+    if rounds { tolerance.max(1e-2 * largest) } else { tolerance }
 }
 
 /// The f32 tensors of a safetensors file.
@@ -37,6 +80,9 @@ pub(crate) fn pixels(device: &Device) -> Tensor<4> {
 pub(crate) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: &TensorData, tolerance: f32) {
     let got = got.into_data();
     assert_eq!(got.shape(), want.shape(), "{what}");
+    let largest =
+        want.clone().convert::<f32>().try_to_vec::<f32>().unwrap().iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+    let tolerance = of_products(tolerance, largest);
     let difference = largest_difference(&got, want);
     assert!(difference <= tolerance, "{what}: differs by {difference}, tolerance {tolerance}");
 }

@@ -3,75 +3,92 @@
 //! With P the probabilities, O the output and G its gradient (Dao, 2023, algorithm 2):
 //! `dV = Pᵀ·G`, `dS = P ∘ (G·Vᵀ − rowsum(G ∘ O))`, `dQ = scale · dS·K`, `dK = scale · dSᵀ·Q`.
 
+use super::element::Element;
+use super::factors::{Factors, MAX_GROUP};
 use super::forward::TILE_KEYS;
-use super::head::{Head, Pack, Packed, Panel};
-use super::isa::{MAX_VECTORS, Task};
+use super::head::{Head, Pack, Packed};
+use super::isa::Task;
 use super::lanes::{Lanes, exp2};
+use super::packed::{Panel, Sums, padded_width};
 use super::product::{Left, product};
-use super::rows::{Buffer, HeadRows, SharedRows, turn_back};
+use super::rows::{Angles, Buffer, HeadRows, SharedRows, columns_as_rows, turn_back};
 
 /// All gradients of one head. One task: sums over the queries of a head are then in the order of the queries.
-pub(super) struct Backward<'a> {
-    pub(super) head: &'a Head<'a>,
-    pub(super) output: HeadRows<'a>,
-    pub(super) gradient: HeadRows<'a>,
+pub(super) struct Backward<'a, E, O, G> {
+    pub(super) head: &'a Head<'a, E>,
+    pub(super) output: HeadRows<'a, O>,
+    pub(super) gradient: HeadRows<'a, G>,
     pub(super) lse: &'a [f32],
-    pub(super) d_query: &'a SharedRows<'a>,
-    pub(super) d_key: &'a SharedRows<'a>,
-    pub(super) d_value: &'a SharedRows<'a>,
+    pub(super) d_query: &'a SharedRows<'a, f32>,
+    pub(super) d_key: &'a SharedRows<'a, f32>,
+    pub(super) d_value: &'a SharedRows<'a, f32>,
 }
 
-impl Task for Backward<'_> {
+impl<E: Element, O: Element, G: Element> Task for Backward<'_, E, O, G> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes, const ROWS: usize>(self) {
+    unsafe fn run<L: Lanes, F: Factors<L>, const ROWS: usize>(self) {
+        let tokens = self.head.tokens;
+        let (keys, values) = (Sums { along: true, across: true }, Sums { along: true, across: false });
+        // SAFETY: the caller's, here and below.
+        unsafe {
+            let packed = Pack { head: self.head, keys, values }.run::<L, F, ROWS>();
+            let mut work = Work::new::<L, F, ROWS>(packed, self.head.head_dim());
+            for first in (0..tokens).step_by(work.stride) {
+                let count = work.stride.min(tokens - first);
+                // Two registers of queries share one of places.
+                let columns = count.next_multiple_of(F::GROUP * L::COUNT);
+                work.begin::<E, O, G, L, F>(&self, [first, count, columns]);
+                for tile in (0..tokens).step_by(TILE_KEYS) {
+                    work.tile::<L, F, ROWS>(tile, TILE_KEYS.min(tokens - tile), [count, columns]);
+                }
+                self.write_d_query::<L>(&mut work, [first, count]);
+            }
+            self.write_d_key_and_value(&mut work);
+        }
+    }
+}
+
+impl<E: Element, O: Element, G: Element> Backward<'_, E, O, G> {
+    /// # Safety
+    /// The processor has the instructions of `L`.
+    #[inline(always)]
+    unsafe fn write_d_query<L: Lanes>(&self, work: &mut Work, [first, count]: [usize; 2]) {
         let head = self.head;
-        let (tokens, head_dim) = (head.tokens, head.head_dim());
-        let stride = MAX_VECTORS * L::COUNT;
-        // SAFETY: the caller's.
-        let packed = unsafe { Pack(head).run::<L, ROWS>() };
-        let width = packed.width;
-        let mut work = Work::new(packed, head_dim.next_multiple_of(ROWS), stride);
-        for first in (0..tokens).step_by(stride) {
-            let count = stride.min(tokens - first);
-            let columns = count.next_multiple_of(L::COUNT);
-            work.query.pack(head.query, first, [count, columns], head.angles, head.query_factor());
-            work.gradient.pack(self.gradient, first, [count, columns], None, 1.0);
-            for q in 0..count {
-                let products = self.gradient.row(first + q).iter().zip(self.output.row(first + q));
-                work.delta[q] = products.map(|(g, o)| g * o).sum();
-            }
-            work.lse[..count].copy_from_slice(&self.lse[first..first + count]);
-            work.d_query.fill(0.0);
-            for tile in (0..tokens).step_by(TILE_KEYS) {
-                // SAFETY: the caller's.
-                unsafe { work.tile::<L, ROWS>(tile, TILE_KEYS.min(tokens - tile), head_dim, [count, columns]) };
-            }
-            for q in 0..count {
-                // SAFETY: one task writes this head's row of this token, once.
-                let row = unsafe { self.d_query.row(head.offset(first + q), head_dim) };
-                for (c, out) in row.iter_mut().enumerate() {
-                    *out = work.d_query[c * stride + q] * head.scale;
-                }
-                if let Some(angles) = head.angles {
-                    turn_back(row, angles, first + q);
-                }
+        let width = work.width;
+        for lane in (0..count).step_by(L::COUNT) {
+            // SAFETY: the caller's.
+            unsafe { columns_as_rows::<L>(&work.d_query[lane..], work.stride, &mut work.rows, width) };
+            for q in lane..count.min(lane + L::COUNT) {
+                let row = &mut work.rows[(q - lane) * width..][..head.head_dim()];
+                self.write(self.d_query, first + q, row, head.angles, head.scale);
             }
         }
-        for token in 0..tokens {
-            // SAFETY: one task writes this head's row of this token, once.
-            let row = unsafe { self.d_key.row(head.offset(token), head_dim) };
-            for (out, x) in row.iter_mut().zip(&work.d_key[token * width..]) {
-                // The packed queries carry scale · log₂e.
-                *out = x * std::f32::consts::LN_2;
-            }
-            if let Some(angles) = head.angles {
-                turn_back(row, angles, token);
-            }
-            // SAFETY: as above.
-            let row = unsafe { self.d_value.row(head.offset(token), head_dim) };
-            row.copy_from_slice(&work.d_value[token * width..][..head_dim]);
+    }
+
+    #[inline(always)]
+    fn write_d_key_and_value(&self, work: &mut Work) {
+        let head = self.head;
+        let rows = work.d_key.chunks_exact_mut(work.width).zip(work.d_value.chunks_exact_mut(work.width));
+        for (token, (d_key, d_value)) in rows.take(head.tokens).enumerate() {
+            // The packed queries carry scale · log₂e.
+            let factor = std::f32::consts::LN_2;
+            self.write(self.d_key, token, &mut d_key[..head.head_dim()], head.angles, factor);
+            self.write(self.d_value, token, &mut d_value[..head.head_dim()], None, 1.0);
+        }
+    }
+
+    /// Writes the row of a token, turned back if `angles` is given, and times `factor`.
+    #[inline(always)]
+    fn write(&self, to: &SharedRows<'_, f32>, token: usize, row: &mut [f32], angles: Option<Angles<'_>>, factor: f32) {
+        if let Some(angles) = angles {
+            turn_back(row, angles, token);
+        }
+        // SAFETY: one task writes this head's row of this token, once.
+        let out = unsafe { to.row(self.head.offset(token), row.len()) };
+        for (out, x) in out.iter_mut().zip(row) {
+            out.write(*x * factor);
         }
     }
 }
@@ -84,37 +101,83 @@ struct Work {
     d_value: Buffer,
     query: Panel,
     gradient: Panel,
-    /// `[dims, queries]`.
+    /// `[width, queries]`.
     d_query: Buffer,
     /// Σ gradient · output of each query of the panel.
     delta: Buffer,
     lse: Buffer,
-    /// `[keys, queries]`: scores, then probabilities.
+    /// `[keys, queries]`: scores, then probabilities in places along the queries.
     scores: Buffer,
-    /// `[keys, queries]`: gradients of the probabilities, then of the scores.
+    /// `[keys, queries]`: gradients of the probabilities, then of the scores in places along the queries.
     d_scores: Buffer,
-    dims: usize,
+    /// `[keys / group, queries]`: gradients of the scores in places across the keys; empty where `d_scores` is both.
+    d_scores_across: Buffer,
+    /// A few rows on their way.
+    rows: Buffer,
+    head_dim: usize,
+    width: usize,
     stride: usize,
 }
 
 impl Work {
     #[inline(always)]
-    fn new(packed: Packed, dims: usize, stride: usize) -> Self {
-        let width = packed.width;
+    fn new<L: Lanes, F: Factors<L>, const ROWS: usize>(packed: Packed, head_dim: usize) -> Self {
+        let width = padded_width(head_dim);
+        let stride = F::PANEL * L::COUNT;
         Self {
-            d_key: Buffer::new(packed.keys.len()),
-            d_value: Buffer::new(packed.values.len()),
+            d_key: Buffer::new(packed.rows * width),
+            d_value: Buffer::new(packed.rows * width),
             packed,
-            query: Panel::new(width, stride),
-            gradient: Panel::new(width, stride),
-            d_query: Buffer::new(dims * stride),
+            query: Panel::new::<L, F>(stride, head_dim, true),
+            gradient: Panel::new::<L, F>(stride, head_dim, true),
+            d_query: Buffer::new(width * stride),
             delta: Buffer::new(stride),
             lse: Buffer::new(stride),
             scores: Buffer::new(TILE_KEYS * stride),
             d_scores: Buffer::new(TILE_KEYS * stride),
-            dims,
+            d_scores_across: Buffer::new(if F::GROUP > 1 { TILE_KEYS / F::GROUP * stride } else { 0 }),
+            rows: Buffer::new(L::COUNT.max(2) * width),
+            head_dim,
+            width,
             stride,
         }
+    }
+
+    /// Takes the panel of `count` queries from `first` on.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `L`.
+    #[inline(always)]
+    unsafe fn begin<E: Element, O: Element, G: Element, L: Lanes, F: Factors<L>>(
+        &mut self,
+        task: &Backward<'_, E, O, G>,
+        panel @ [first, count, _]: [usize; 3],
+    ) {
+        let head = task.head;
+        // SAFETY: the caller's.
+        unsafe {
+            self.query.pack::<E, L, F>(head.query, panel, head.angles, head.query_factor());
+            self.gradient.pack::<G, L, F>(task.gradient, panel, None, 1.0);
+        }
+        // Where there is no query, no number may come out that is not finite: zeros are multiplied with it.
+        self.delta.fill(0.0);
+        self.lse.fill(0.0);
+        self.lse[..count].copy_from_slice(&task.lse[first..first + count]);
+        self.rows.fill(0.0);
+        let (gradient, output) = self.rows.split_at_mut(self.width);
+        for q in 0..count {
+            task.gradient.read(first + q, None, 1.0, &mut gradient[..self.head_dim]);
+            task.output.read(first + q, None, 1.0, &mut output[..self.head_dim]);
+            // SAFETY: the caller's; rows are whole registers.
+            unsafe {
+                let mut sum = L::splat(0.0);
+                for lane in (0..self.width).step_by(L::COUNT) {
+                    sum = L::load(gradient[lane..].as_ptr()).mul_add(L::load(output[lane..].as_ptr()), sum);
+                }
+                self.delta[q] = sum.total();
+            }
+        }
+        self.d_query.fill(0.0);
     }
 
     /// Adds what the panel's queries and the `keys` keys from `tile` on have to do with each other.
@@ -122,68 +185,97 @@ impl Work {
     /// # Safety
     /// The processor has the instructions of `L`.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const ROWS: usize>(
+    unsafe fn tile<L: Lanes, F: Factors<L>, const ROWS: usize>(
         &mut self,
         tile: usize,
         keys: usize,
-        head_dim: usize,
         [count, columns]: [usize; 2],
     ) {
-        let Self { packed, d_key, d_value, query, gradient, d_query, delta, lse, scores, d_scores, dims, stride } =
-            self;
-        let (dims, stride, width) = (*dims, *stride, packed.width);
+        let Self { packed, d_key, d_value, query, gradient, d_query, scores, d_scores, .. } = self;
+        let (width, stride) = (self.width, self.stride);
         let padded = keys.next_multiple_of(ROWS);
-        let start = tile * width;
-        let (key_rows, value_rows) = (&packed.keys[start..], &packed.values[start..]);
-        let by_row = |values, row| Left { values, row, step: 1 };
+        let whole = keys.next_multiple_of(F::GROUP);
         // SAFETY: the caller's.
         unsafe {
-            let sizes = [padded, head_dim, columns];
-            product::<L, ROWS>(sizes, by_row(key_rows, width), (&query.transposed, stride), (scores, stride), false);
-            let d_probabilities = (&mut **d_scores, stride);
-            product::<L, ROWS>(
-                sizes,
-                by_row(value_rows, width),
-                (&gradient.transposed, stride),
-                d_probabilities,
-                false,
-            );
-            let rows = scores.chunks_exact_mut(stride).zip(d_scores.chunks_exact_mut(stride)).take(keys);
-            rows.for_each(|(scores, d_scores)| score_gradients::<L>(scores, d_scores, lse, delta, columns));
+            let sizes = [padded, self.head_dim.div_ceil(F::GROUP), columns];
+            let (key_rows, value_rows) = (packed.keys.left_along(tile), packed.values.left_along(tile));
+            product::<L, F, ROWS>(sizes, key_rows, query.right_along(), (scores, stride), false);
+            product::<L, F, ROWS>(sizes, value_rows, gradient.right_along(), (d_scores, stride), false);
+            // Probability 0 for what fills up the last group.
+            scores[keys * stride..whole * stride].fill(f32::NEG_INFINITY);
+            let across = &mut self.d_scores_across;
+            score_gradients::<L, F>([scores, d_scores, across], &self.lse, &self.delta, [whole, columns, stride]);
 
-            let sizes = [padded, count, width];
-            let d_value = (&mut d_value[start..], width);
-            product::<L, ROWS>(sizes, by_row(scores, stride), (&gradient.rows, width), d_value, true);
-            let d_key = (&mut d_key[start..], width);
-            product::<L, ROWS>(sizes, by_row(d_scores, stride), (&query.rows, width), d_key, true);
-            let by_column = Left { values: key_rows, row: 1, step: width };
-            product::<L, ROWS>([dims, keys, columns], by_column, (d_scores, stride), (d_query, stride), true);
+            let sizes = [padded, count.div_ceil(F::GROUP), self.head_dim.next_multiple_of(L::COUNT)];
+            let start = tile * width;
+            let by_key = |values| Left { values, row: stride, step: 1 };
+            product::<L, F, ROWS>(
+                sizes,
+                by_key(scores),
+                gradient.rows.right_across(),
+                (&mut d_value[start..], width),
+                true,
+            );
+            product::<L, F, ROWS>(
+                sizes,
+                by_key(d_scores),
+                query.rows.right_across(),
+                (&mut d_key[start..], width),
+                true,
+            );
+            let sizes = [self.head_dim.next_multiple_of(ROWS), whole / F::GROUP, columns];
+            let d_scores = if F::GROUP > 1 { across } else { d_scores };
+            product::<L, F, ROWS>(sizes, packed.keys.left_across(tile), (d_scores, stride), (d_query, stride), true);
         }
     }
 }
 
-/// For one key and the queries of a panel: scores become probabilities, gradients of probabilities those of scores.
+/// For the keys of a tile and the queries of a panel: scores become probabilities, gradients of probabilities those of
+/// scores. Both are left in places along the queries, the gradients also in places across the keys.
 ///
 /// # Safety
 /// The processor has the instructions of `L`.
 #[inline(always)]
-unsafe fn score_gradients<L: Lanes>(
-    scores: &mut [f32],
-    d_scores: &mut [f32],
+unsafe fn score_gradients<L: Lanes, F: Factors<L>>(
+    [scores, d_scores, across]: [&mut Buffer; 3],
     lse: &[f32],
     delta: &[f32],
-    columns: usize,
+    [keys, columns, stride]: [usize; 3],
 ) {
-    let shortest = scores.len().min(d_scores.len()).min(lse.len()).min(delta.len());
-    assert!(columns.next_multiple_of(L::COUNT) <= shortest, "lanes beyond the panel");
-    for lane in (0..columns).step_by(L::COUNT) {
-        // SAFETY: a register at `lane` lies within each slice (asserted).
-        unsafe {
-            let (score, d_score) = (scores.as_mut_ptr().add(lane), d_scores.as_mut_ptr().add(lane));
-            let p = exp2(L::load(score).sub(L::load(lse.as_ptr().add(lane))));
-            let d = L::load(d_score).sub(L::load(delta.as_ptr().add(lane)));
-            p.store(score);
-            p.mul(d).store(d_score);
+    let square = F::GROUP * L::COUNT;
+    assert!(keys.is_multiple_of(F::GROUP) && columns.is_multiple_of(square), "tiles are padded");
+    assert!(columns <= stride.min(lse.len()).min(delta.len()), "lanes beyond the panel");
+    assert!(keys * stride <= scores.len().min(d_scores.len()), "keys beyond the tile");
+    assert!(F::GROUP == 1 || keys / F::GROUP * stride <= across.len(), "keys beyond the tile");
+    let (scores, d_scores, across) = (scores.as_mut_ptr(), d_scores.as_mut_ptr(), across.as_mut_ptr());
+    for key in (0..keys).step_by(F::GROUP) {
+        for lane in (0..columns).step_by(square) {
+            // SAFETY: registers at `lane`, as many as a group has numbers, lie within each row (asserted).
+            unsafe {
+                let zero = L::splat(0.0);
+                let (mut p, mut d) = ([[zero; MAX_GROUP]; MAX_GROUP], [[zero; MAX_GROUP]; MAX_GROUP]);
+                for j in 0..F::GROUP {
+                    let lane = lane + j * L::COUNT;
+                    let (lse, delta) = (L::load(lse.as_ptr().add(lane)), L::load(delta.as_ptr().add(lane)));
+                    for i in 0..F::GROUP {
+                        let at = (key + i) * stride + lane;
+                        p[i][j] = exp2(L::load(scores.add(at)).sub(lse));
+                        d[i][j] = p[i][j].mul(L::load(d_scores.add(at)).sub(delta));
+                    }
+                }
+                // No number that is still needed: places take half the room, or all of it.
+                for i in 0..F::GROUP {
+                    let at = (key + i) * stride + lane / F::GROUP;
+                    F::along(p[i]).store(scores.add(at));
+                    F::along(d[i]).store(d_scores.add(at));
+                }
+                if F::GROUP > 1 {
+                    for (j, (first, second)) in d[0].into_iter().zip(d[1]).enumerate() {
+                        let at = key / F::GROUP * stride + lane + j * L::COUNT;
+                        F::across([first, second]).store(across.add(at));
+                    }
+                }
+            }
         }
     }
 }

@@ -1,28 +1,31 @@
-//! One head of one frame: its place in the tensors, its packed keys and values, and panels of its queries.
+//! One head of one frame: its place in the tensors, and its packed keys and values.
 
 use super::Inputs;
+use super::element::Element;
+use super::factors::Factors;
 use super::isa::Task;
 use super::lanes::Lanes;
-use super::rows::{Angles, Buffer, HeadRows, WIDTH_UNIT, transpose};
+use super::packed::{PackedRows, Sums};
+use super::rows::{Angles, HeadRows};
 
 /// One head of one frame.
-pub(super) struct Head<'a> {
-    pub(super) query: HeadRows<'a>,
-    pub(super) key: HeadRows<'a>,
-    pub(super) value: HeadRows<'a>,
+pub(super) struct Head<'a, E> {
+    pub(super) query: HeadRows<'a, E>,
+    pub(super) key: HeadRows<'a, E>,
+    pub(super) value: HeadRows<'a, E>,
     pub(super) tokens: usize,
     pub(super) angles: Option<Angles<'a>>,
     pub(super) scale: f32,
     start: usize,
 }
 
-impl<'a> Head<'a> {
+impl<'a, E: Element> Head<'a, E> {
     /// Head number `index` of all, counted through the heads of the first frame, then of the next.
-    pub(super) fn new(inputs: &Inputs<'a>, index: usize) -> Self {
+    pub(super) fn new(inputs: &Inputs<'a, E>, index: usize) -> Self {
         let shape = inputs.shape;
         let start = (index / shape.heads) * shape.tokens * shape.hidden() + (index % shape.heads) * shape.head_dim;
         let rows =
-            |values: &'a [f32]| HeadRows { values: &values[start..], stride: shape.hidden(), head_dim: shape.head_dim };
+            |values: &'a [E]| HeadRows { values: &values[start..], stride: shape.hidden(), head_dim: shape.head_dim };
         Self {
             query: rows(inputs.query),
             key: rows(inputs.key),
@@ -34,87 +37,65 @@ impl<'a> Head<'a> {
         }
     }
 
+    #[inline(always)]
     pub(super) fn head_dim(&self) -> usize {
         self.query.head_dim
     }
 
     /// The rows of this head in another tensor of the same shape.
-    pub(super) fn rows<'b>(&self, values: &'b [f32]) -> HeadRows<'b> {
+    pub(super) fn rows<'b, T: Element>(&self, values: &'b [T]) -> HeadRows<'b, T> {
         HeadRows { values: &values[self.start..], stride: self.query.stride, head_dim: self.query.head_dim }
     }
 
     /// Where the row of `token` begins in a tensor.
+    #[inline(always)]
     pub(super) fn offset(&self, token: usize) -> usize {
         self.start + token * self.query.stride
     }
 
     /// What queries are multiplied by when packed: scores come out in powers of two, so `2^score` is `e^(scale · q·k)`.
+    #[inline(always)]
     pub(super) fn query_factor(&self) -> f32 {
         self.scale * std::f32::consts::LOG2_E
     }
 }
 
-/// The keys (turned) and values of a head in rows of `width`, padded with zeros to whole blocks of a product.
+/// The keys (turned) and values of a head, padded with rows of zeros to whole blocks of a product.
 pub(super) struct Packed {
-    pub(super) keys: Buffer,
-    pub(super) values: Buffer,
-    pub(super) width: usize,
+    pub(super) keys: PackedRows,
+    pub(super) values: PackedRows,
+    /// With those of zeros.
+    pub(super) rows: usize,
     /// Whether a key or value is NaN or infinite. Every query of the head meets it, but an infinite score of the wrong
     /// sign would vanish in the softmax, so it is told apart here.
     pub(super) poisoned: bool,
 }
 
-/// Packs the keys and values of a head.
-pub(super) struct Pack<'a>(pub(super) &'a Head<'a>);
+/// Packs the keys and values of a head, each for the sums that it takes part in.
+pub(super) struct Pack<'a, E> {
+    pub(super) head: &'a Head<'a, E>,
+    pub(super) keys: Sums,
+    pub(super) values: Sums,
+}
 
-impl Task for Pack<'_> {
+impl<E: Element> Task for Pack<'_, E> {
     type Output = Packed;
 
     #[inline(always)]
-    unsafe fn run<L: Lanes, const ROWS: usize>(self) -> Packed {
-        let Self(head) = self;
-        let width = head.head_dim().next_multiple_of(WIDTH_UNIT);
+    unsafe fn run<L: Lanes, F: Factors<L>, const ROWS: usize>(self) -> Packed {
+        let Self { head, keys, values } = self;
         let rows = head.tokens.next_multiple_of(ROWS);
         let mut packed = Packed {
-            keys: Buffer::new(rows * width),
-            values: Buffer::new(rows * width),
-            width,
-            poisoned: head.key.is_poisoned(head.tokens) || head.value.is_poisoned(head.tokens),
+            keys: PackedRows::new::<L, F>(rows, head.head_dim(), keys),
+            values: PackedRows::new::<L, F>(rows, head.head_dim(), values),
+            rows,
+            poisoned: false,
         };
-        head.key.pack(0, head.angles, 1.0, &mut packed.keys[..head.tokens * width], width);
-        head.value.pack(0, None, 1.0, &mut packed.values[..head.tokens * width], width);
+        // SAFETY: the caller's.
+        unsafe {
+            packed.poisoned |= !packed.keys.pack::<E, L, F>(head.key, [0, head.tokens], head.angles, 1.0);
+            packed.poisoned |= !packed.values.pack::<E, L, F>(head.value, [0, head.tokens], None, 1.0);
+        }
         packed
-    }
-}
-
-/// Some rows of a head, packed both ways.
-pub(super) struct Panel {
-    /// `[rows, width]`.
-    pub(super) rows: Buffer,
-    /// `[head_dim, rows]`, rows `stride` apart, zero where there is no row.
-    pub(super) transposed: Buffer,
-    width: usize,
-    stride: usize,
-}
-
-impl Panel {
-    #[inline(always)]
-    pub(super) fn new(width: usize, stride: usize) -> Self {
-        Self { rows: Buffer::new(stride * width), transposed: Buffer::new(width * stride), width, stride }
-    }
-
-    /// Takes `count` rows from token `first` on; `padded` is `count` rounded up to whole registers.
-    #[inline(always)]
-    pub(super) fn pack(
-        &mut self,
-        rows: HeadRows<'_>,
-        first: usize,
-        [count, padded]: [usize; 2],
-        angles: Option<Angles<'_>>,
-        factor: f32,
-    ) {
-        rows.pack(first, angles, factor, &mut self.rows[..count * self.width], self.width);
-        let sizes = [count, padded, rows.head_dim];
-        transpose(&self.rows, self.width, sizes, &mut self.transposed, self.stride);
     }
 }

@@ -1,10 +1,14 @@
 //! Which instructions a kernel runs with, chosen at run time.
 
+use super::factors::{Factors, Floats, RoundedFloats};
 use super::lanes::Lanes;
+use crate::ComputeDtype;
 
 /// An instruction set the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isa {
+    /// 16 lanes, and dot products of bfloat16.
+    Avx512Bf16,
     /// 16 lanes.
     Avx512,
     /// 8 lanes with fused multiply-add.
@@ -16,39 +20,60 @@ pub(crate) enum Isa {
 impl Isa {
     /// The widest this processor has.
     pub(crate) fn best() -> Self {
-        [Self::Avx512, Self::Avx2].into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+        [Self::Avx512Bf16, Self::Avx512, Self::Avx2]
+            .into_iter()
+            .find(|isa| isa.is_available())
+            .unwrap_or(Self::Portable)
     }
 
     /// Whether this processor has it.
     pub(crate) fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512bf16")
+            }
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512f"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx512 | Self::Avx2 => false,
+            Self::Avx512Bf16 | Self::Avx512 | Self::Avx2 => false,
             Self::Portable => true,
         }
     }
 
-    /// Runs `task` with these instructions.
-    pub(super) fn run<T: Task>(self, task: T) -> T::Output {
+    /// Runs `task` with these instructions; with bfloat16 as compute dtype, the factors of its products are rounded to
+    /// it. All implementations round the same numbers and differ only in the order of sums.
+    pub(super) fn run<T: Task>(self, compute: ComputeDtype, task: T) -> T::Output {
         assert!(self.is_available(), "this processor has no {self:?}");
-        match self {
-            #[cfg(target_arch = "x86_64")]
+        match (self, compute) {
             // SAFETY: the processor has the instructions (asserted above).
-            Self::Avx512 => unsafe { run_avx512(task) },
             #[cfg(target_arch = "x86_64")]
+            (Self::Avx512Bf16, ComputeDtype::Bf16) => unsafe { run_avx512bf16(task) },
             // SAFETY: as above.
-            Self::Avx2 => unsafe { run_avx2(task) },
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx512, ComputeDtype::Bf16) => unsafe { run_avx512::<T, RoundedFloats>(task) },
+            // SAFETY: as above; AVX512-BF16 comes with the rest.
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx512Bf16 | Self::Avx512, _) => unsafe { run_avx512::<T, Floats>(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx2, ComputeDtype::Bf16) => unsafe { run_avx2::<T, RoundedFloats>(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx2, _) => unsafe { run_avx2::<T, Floats>(task) },
             // SAFETY: plain Rust runs everywhere.
-            _ => unsafe { task.run::<[f32; 4], 4>() },
+            (_, ComputeDtype::Bf16) => unsafe { task.run::<[f32; 4], RoundedFloats, 4>() },
+            // SAFETY: as above.
+            _ => unsafe { task.run::<[f32; 4], Floats, 4>() },
         }
     }
 }
 
-/// Work written for any [`Lanes`].
+/// Work written for any [`Lanes`] and [`Factors`].
 ///
 /// `run` is to be `#[inline(always)]` down to its last loop: only what is inlined into the function that enables the
 /// instructions is compiled for them.
@@ -60,22 +85,29 @@ pub(super) trait Task {
     ///
     /// # Safety
     /// The processor has the instructions of `L`.
-    unsafe fn run<L: Lanes, const ROWS: usize>(self) -> Self::Output;
+    unsafe fn run<L: Lanes, F: Factors<L>, const ROWS: usize>(self) -> Self::Output;
 }
 
 /// Registers side by side in a block of a product.
 pub(super) const MAX_VECTORS: usize = 3;
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn run_avx512<T: Task>(task: T) -> T::Output {
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn run_avx512bf16<T: Task>(task: T) -> T::Output {
     // SAFETY: this function enables the instructions.
-    unsafe { task.run::<std::arch::x86_64::__m512, 8>() }
+    unsafe { task.run::<std::arch::x86_64::__m512, super::factors::Pairs, 8>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn run_avx512<T: Task, F: Factors<std::arch::x86_64::__m512>>(task: T) -> T::Output {
+    // SAFETY: this function enables the instructions.
+    unsafe { task.run::<std::arch::x86_64::__m512, F, 8>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn run_avx2<T: Task>(task: T) -> T::Output {
+fn run_avx2<T: Task, F: Factors<std::arch::x86_64::__m256>>(task: T) -> T::Output {
     // SAFETY: this function enables the instructions.
-    unsafe { task.run::<std::arch::x86_64::__m256, 4>() }
+    unsafe { task.run::<std::arch::x86_64::__m256, F, 4>() }
 }

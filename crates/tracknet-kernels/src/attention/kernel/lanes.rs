@@ -1,5 +1,10 @@
 //! Registers of f32 lanes: what the kernels are written in, once for every instruction set.
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use super::element::rounded_bits;
+
 /// A register of f32 lanes.
 ///
 /// Creating a value from memory or a scalar is unsafe, because the processor must have the instructions. Whoever holds
@@ -45,7 +50,46 @@ pub(super) trait Lanes: Copy {
 
     /// `2ⁿ` for lanes that hold [`ROUNDER`] + n with a whole n in −127..=127; 0 for −127.
     fn power_of_two(self) -> Self;
+
+    /// The nearest bfloat16, ties to even, as f32.
+    #[inline(always)]
+    fn rounded_to_bf16(self) -> Self {
+        let mut numbers = [0.0_f32; MAX_COUNT];
+        // SAFETY: the array has room for a register; `self` was created where the instructions exist.
+        unsafe {
+            self.store(numbers.as_mut_ptr());
+            for number in &mut numbers[..Self::COUNT] {
+                *number = f32::from_bits(rounded_bits(number.to_bits()));
+            }
+            Self::load(numbers.as_ptr())
+        }
+    }
+
+    /// The sum of the lanes, in halves.
+    #[inline(always)]
+    fn total(self) -> f32 {
+        let mut numbers = [0.0_f32; MAX_COUNT];
+        // SAFETY: as above.
+        unsafe { self.store(numbers.as_mut_ptr()) };
+        let mut count = Self::COUNT;
+        while count > 1 {
+            count /= 2;
+            for lane in 0..count {
+                numbers[lane] += numbers[lane + count];
+            }
+        }
+        numbers[0]
+    }
+
+    /// Writes a square of `COUNT` rows, `stride` apart, transposed into rows `to_stride` apart.
+    ///
+    /// # Safety
+    /// As [`Self::splat`]; `from` is valid for reading and `to` for writing `COUNT` such rows of `COUNT` numbers.
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, to_stride: usize);
 }
+
+/// Lanes of the widest register.
+pub(super) const MAX_COUNT: usize = 16;
 
 /// 1.5 · 2²³: adding it to a small number rounds that to a whole one, which then stands in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
@@ -134,127 +178,15 @@ impl Lanes for [f32; 4] {
     fn power_of_two(self) -> Self {
         std::array::from_fn(|i| f32::from_bits((self[i].to_bits() << 23).wrapping_add(0x3f80_0000)))
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::Lanes;
-
-    /// Implements [`Lanes`] with the intrinsics of one register type; `$differs` and `$power` have no common shape.
-    macro_rules! lanes {
-        (
-            $register:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident,
-            $mul_add:ident, $max:ident, |$a:ident, $b:ident| $differs:expr, |$c:ident| $power:expr
-        ) => {
-            impl Lanes for $register {
-                const COUNT: usize = $count;
-
-                #[inline(always)]
-                unsafe fn splat(value: f32) -> Self {
-                    // SAFETY: the caller's.
-                    unsafe { $splat(value) }
-                }
-
-                #[inline(always)]
-                unsafe fn load(from: *const f32) -> Self {
-                    // SAFETY: the caller's.
-                    unsafe { $load(from) }
-                }
-
-                #[inline(always)]
-                unsafe fn store(self, to: *mut f32) {
-                    // SAFETY: the caller's for `to`; `self` was created where the instructions exist.
-                    unsafe { $store(to, self) }
-                }
-
-                #[inline(always)]
-                fn like(self, value: f32) -> Self {
-                    // SAFETY: `self` was created where the instructions exist.
-                    unsafe { $splat(value) }
-                }
-
-                #[inline(always)]
-                fn add(self, other: Self) -> Self {
-                    // SAFETY: as above.
-                    unsafe { $add(self, other) }
-                }
-
-                #[inline(always)]
-                fn sub(self, other: Self) -> Self {
-                    // SAFETY: as above.
-                    unsafe { $sub(self, other) }
-                }
-
-                #[inline(always)]
-                fn mul(self, other: Self) -> Self {
-                    // SAFETY: as above.
-                    unsafe { $mul(self, other) }
-                }
-
-                #[inline(always)]
-                fn mul_add(self, factor: Self, summand: Self) -> Self {
-                    // SAFETY: as above.
-                    unsafe { $mul_add(self, factor, summand) }
-                }
-
-                #[inline(always)]
-                fn max(self, other: Self) -> Self {
-                    // SAFETY: as above.
-                    unsafe { $max(self, other) }
-                }
-
-                #[inline(always)]
-                fn differs(self, other: Self) -> bool {
-                    let ($a, $b) = (self, other);
-                    // SAFETY: as above.
-                    unsafe { $differs }
-                }
-
-                #[inline(always)]
-                fn power_of_two(self) -> Self {
-                    let $c = self;
-                    // SAFETY: as above.
-                    unsafe { $power }
-                }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            let rows: [Self; 4] = std::array::from_fn(|i| Self::load(from.add(i * stride)));
+            for column in 0..4 {
+                rows.map(|row| row[column]).store(to.add(column * to_stride));
             }
-        };
+        }
     }
-
-    lanes!(
-        __m512,
-        16,
-        _mm512_set1_ps,
-        _mm512_loadu_ps,
-        _mm512_storeu_ps,
-        _mm512_add_ps,
-        _mm512_sub_ps,
-        _mm512_mul_ps,
-        _mm512_fmadd_ps,
-        _mm512_max_ps,
-        |a, b| _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(a, b) != 0,
-        |x| _mm512_castsi512_ps(_mm512_add_epi32(
-            _mm512_slli_epi32::<23>(_mm512_castps_si512(x)),
-            _mm512_set1_epi32(0x3f80_0000)
-        ))
-    );
-
-    lanes!(
-        __m256,
-        8,
-        _mm256_set1_ps,
-        _mm256_loadu_ps,
-        _mm256_storeu_ps,
-        _mm256_add_ps,
-        _mm256_sub_ps,
-        _mm256_mul_ps,
-        _mm256_fmadd_ps,
-        _mm256_max_ps,
-        |a, b| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NEQ_UQ>(a, b)) != 0,
-        |x| _mm256_castsi256_ps(_mm256_add_epi32(
-            _mm256_slli_epi32::<23>(_mm256_castps_si256(x)),
-            _mm256_set1_epi32(0x3f80_0000)
-        ))
-    );
 }

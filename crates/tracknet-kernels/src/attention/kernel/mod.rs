@@ -1,4 +1,4 @@
-//! The CPU kernel: attention of f32 slices.
+//! The CPU kernel: attention of slices of f32 or bfloat16.
 //!
 //! The lanes of a register are queries. Queries come in panels, transposed; scores are tiles `[keys, queries]` and
 //! outputs `[head_dim, queries]`. So every product spreads numbers of keys or values, which lie as they came, over
@@ -6,25 +6,33 @@
 //! it was computed with.
 
 mod backward;
+mod element;
+mod factors;
 mod forward;
 mod head;
 mod isa;
 mod lanes;
+mod packed;
 mod product;
 mod rows;
 
 use rayon::prelude::*;
 
+use crate::ComputeDtype;
+use crate::chunks::Caller;
+
 use backward::Backward;
 use forward::Forward;
 use head::{Head, Pack};
+use packed::Sums;
 use rows::SharedRows;
 
+pub(crate) use element::Element;
 pub(crate) use isa::Isa;
 pub(crate) use rows::Angles;
 
-/// Queries that one task takes (rounded to whole panels): enough tasks for many cores, enough work in each.
-const QUERIES_PER_TASK: usize = 240;
+/// Queries that one task takes, whole panels of every implementation: enough tasks for many cores, enough work in each.
+const QUERIES_PER_TASK: usize = 192;
 
 /// Sizes of queries, keys and values `[batch, tokens, heads · head_dim]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,61 +55,93 @@ impl AttentionShape {
 
 /// What attention reads.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Inputs<'a> {
-    pub(crate) query: &'a [f32],
-    pub(crate) key: &'a [f32],
-    pub(crate) value: &'a [f32],
+pub(crate) struct Inputs<'a, E = f32> {
+    pub(crate) query: &'a [E],
+    pub(crate) key: &'a [E],
+    pub(crate) value: &'a [E],
     pub(crate) shape: AttentionShape,
     /// Factor of the scores.
     pub(crate) scale: f32,
     /// Turns queries and keys.
     pub(crate) angles: Option<Angles<'a>>,
+    /// With bfloat16 the factors of all products are rounded to it; sums and all else are f32.
+    pub(crate) compute: ComputeDtype,
 }
 
-impl Inputs<'_> {
+impl<E: Element> Inputs<'_, E> {
     /// The output `[batch, tokens, heads · head_dim]`, and for each `[batch, heads, tokens]` the base-2 logarithm of
     /// Σ 2^score, which [`Self::backward`] needs.
     ///
     /// The result does not depend on the number of threads.
-    pub(crate) fn forward(&self, isa: Isa) -> (Vec<f32>, Vec<f32>) {
-        let mut output = vec![0.0; self.shape.elements()];
-        let mut lse = vec![0.0; self.shape.batch * self.shape.heads * self.shape.tokens];
-        if output.is_empty() {
-            return (output, lse);
-        }
-        let shared = SharedRows::new(&mut output);
-        lse.par_chunks_mut(self.shape.tokens).enumerate().for_each(|(index, lse)| {
-            let head = Head::new(self, index);
-            let packed = isa.run(Pack(&head));
-            lse.par_chunks_mut(QUERIES_PER_TASK).enumerate().for_each(|(i, lse)| {
-                isa.run(Forward { head: &head, packed: &packed, first: i * QUERIES_PER_TASK, output: &shared, lse });
+    pub(crate) fn forward<O: Element>(&self, isa: Isa) -> (Vec<O>, Vec<f32>) {
+        let AttentionShape { batch, tokens, heads, .. } = self.shape;
+        let mut lse = vec![0.0; batch * heads * tokens];
+        let output = self.filled(|[output]| {
+            let (keys, values) = (Sums { along: true, across: false }, Sums { along: false, across: true });
+            self.each_head(lse.chunks_mut(tokens), |index, lse, parallel| {
+                let head = &Head::new(self, index);
+                let packed = &isa.run(self.compute, Pack { head, keys, values });
+                let task = |(i, lse): (usize, &mut [f32])| {
+                    isa.run(self.compute, Forward { head, packed, first: i * QUERIES_PER_TASK, output, lse });
+                };
+                if parallel {
+                    lse.par_chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
+                } else {
+                    lse.chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
+                }
             });
         });
+        let [output] = output;
         (output, lse)
     }
 
     /// The gradients of query, key and value, from what [`Self::forward`] returned and the gradient of the output.
     ///
     /// The result does not depend on the number of threads.
-    pub(crate) fn backward(&self, output: &[f32], lse: &[f32], gradient: &[f32], isa: Isa) -> [Vec<f32>; 3] {
-        let mut gradients = [0; 3].map(|_| vec![0.0; self.shape.elements()]);
-        if gradient.is_empty() {
-            return gradients;
-        }
-        let [d_query, d_key, d_value] = gradients.each_mut().map(|values| SharedRows::new(values));
-        lse.par_chunks(self.shape.tokens).enumerate().for_each(|(index, lse)| {
-            let head = &Head::new(self, index);
-            isa.run(Backward {
-                head,
-                output: head.rows(output),
-                gradient: head.rows(gradient),
-                lse,
-                d_query: &d_query,
-                d_key: &d_key,
-                d_value: &d_value,
+    pub(crate) fn backward<O: Element, G: Element>(
+        &self,
+        output: &[O],
+        lse: &[f32],
+        gradient: &[G],
+        isa: Isa,
+    ) -> [Vec<f32>; 3] {
+        let AttentionShape { batch, tokens, heads, .. } = self.shape;
+        let (lengths, len) = ([output.len(), gradient.len()], self.shape.elements());
+        assert!(lengths == [len; 2] && lse.len() == batch * heads * tokens, "{lengths:?} numbers of {:?}", self.shape);
+        self.filled(|[d_query, d_key, d_value]| {
+            self.each_head(lse.chunks(tokens), |index, lse, _| {
+                let head = &Head::new(self, index);
+                let (output, gradient) = (head.rows(output), head.rows(gradient));
+                isa.run(self.compute, Backward { head, output, gradient, lse, d_query, d_key, d_value });
             });
-        });
-        gradients
+        })
+    }
+
+    /// Results in the shape of the queries, whose rows `fill` writes: each row of each token and head.
+    fn filled<T: Element, const N: usize>(&self, fill: impl FnOnce([&SharedRows<'_, T>; N])) -> [Vec<T>; N] {
+        let len = self.shape.elements();
+        let mut results = [(); N].map(|()| Vec::with_capacity(len));
+        if len > 0 {
+            let shared = results.each_mut().map(|values| SharedRows::new(&mut values.spare_capacity_mut()[..len]));
+            fill(shared.each_ref());
+        }
+        for values in &mut results {
+            // SAFETY: there is nothing to write, or every row was: together they are the whole result.
+            unsafe { values.set_len(len) };
+        }
+        results
+    }
+
+    /// Gives each head its number, its part of the statistics, and whether to share its work out. Heads are shared out
+    /// too, unless other callers keep the threads busy.
+    fn each_head<T: Send>(&self, parts: impl Iterator<Item = T>, task: impl Fn(usize, T, bool) + Sync) {
+        let caller = Caller::enter();
+        let parts = parts.enumerate();
+        if caller.is_alone() {
+            parts.collect::<Vec<_>>().into_par_iter().for_each(|(index, part)| task(index, part, true));
+        } else {
+            parts.for_each(|(index, part)| task(index, part, false));
+        }
     }
 }
 

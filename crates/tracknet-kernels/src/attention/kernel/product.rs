@@ -1,9 +1,10 @@
 //! Small matrix products on packed tiles that lie in the caches.
 
+use super::factors::Factors;
 use super::isa::MAX_VECTORS;
 use super::lanes::Lanes;
 
-/// The left factor: element `(i, k)` at `i · row + k · step`.
+/// The left factor: place `(i, k)` at `i · row + k · step`.
 #[derive(Clone, Copy)]
 pub(super) struct Left<'a> {
     pub(super) values: &'a [f32],
@@ -12,14 +13,15 @@ pub(super) struct Left<'a> {
 }
 
 /// `out[rows, columns] (+)= left[rows, depth] · right[depth, columns]`; rows of `right` and `out` lie `stride` apart.
+/// The depth of both factors is counted in places of `F`; results are numbers.
 ///
-/// Numbers of `left` are spread over the lanes, so any strides will do, also those of a transposed matrix. `rows` is a
+/// Places of `left` are spread over the lanes, so any strides will do, also those of a transposed matrix. `rows` is a
 /// multiple of `ROWS` and `columns` of the lanes: tiles are padded so.
 ///
 /// # Safety
 /// The processor has the instructions of `L`.
 #[inline(always)]
-pub(super) unsafe fn product<L: Lanes, const ROWS: usize>(
+pub(super) unsafe fn product<L: Lanes, F: Factors<L>, const ROWS: usize>(
     [rows, depth, columns]: [usize; 3],
     left: Left<'_>,
     (right, right_stride): (&[f32], usize),
@@ -49,9 +51,9 @@ pub(super) unsafe fn product<L: Lanes, const ROWS: usize>(
                 let right = (right.as_ptr().add(column), right_stride);
                 let out = (out.as_mut_ptr().add(row * out_stride + column), out_stride);
                 match vectors {
-                    3 => block::<L, ROWS, 3>(left, right, out, depth, add),
-                    2 => block::<L, ROWS, 2>(left, right, out, depth, add),
-                    _ => block::<L, ROWS, 1>(left, right, out, depth, add),
+                    3 => block::<L, F, ROWS, 3>(left, right, out, depth, add),
+                    2 => block::<L, F, ROWS, 2>(left, right, out, depth, add),
+                    _ => block::<L, F, ROWS, 1>(left, right, out, depth, add),
                 }
             }
         }
@@ -64,7 +66,7 @@ pub(super) unsafe fn product<L: Lanes, const ROWS: usize>(
 /// # Safety
 /// The processor has the instructions of `L`, and every element that sizes and strides reach is valid.
 #[inline(always)]
-unsafe fn block<L: Lanes, const ROWS: usize, const VECTORS: usize>(
+unsafe fn block<L: Lanes, F: Factors<L>, const ROWS: usize, const VECTORS: usize>(
     (left, left_row, left_step): (*const f32, usize, usize),
     (right, right_stride): (*const f32, usize),
     (out, out_stride): (*mut f32, usize),
@@ -89,7 +91,7 @@ unsafe fn block<L: Lanes, const ROWS: usize, const VECTORS: usize>(
             for (i, sums) in sums.iter_mut().enumerate() {
                 let factor = L::splat(*left.add(i * left_row + k * left_step));
                 for (sum, register) in sums.iter_mut().zip(row) {
-                    *sum = factor.mul_add(register, *sum);
+                    *sum = F::dot(factor, register, *sum);
                 }
             }
         }

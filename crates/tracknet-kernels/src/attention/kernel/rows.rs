@@ -1,10 +1,11 @@
 //! The rows of one head: where they lie in a tensor, and how they are packed for the products.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 
-/// Packed rows are padded with zeros to a multiple of this: the lanes of the widest register.
-pub(super) const WIDTH_UNIT: usize = 16;
+use super::element::Element;
+use super::lanes::Lanes;
 
 /// Cosines and sines of every token, `[tokens, head_dim / 2]` each.
 #[derive(Debug, Clone, Copy)]
@@ -15,44 +16,32 @@ pub(crate) struct Angles<'a> {
 
 /// The rows of one head within a tensor `[tokens, heads · head_dim]`, `stride` apart.
 #[derive(Clone, Copy)]
-pub(super) struct HeadRows<'a> {
+pub(super) struct HeadRows<'a, E> {
     /// From the head's first number on.
-    pub(super) values: &'a [f32],
+    pub(super) values: &'a [E],
     pub(super) stride: usize,
     pub(super) head_dim: usize,
 }
 
-impl<'a> HeadRows<'a> {
+impl<'a, E: Element> HeadRows<'a, E> {
     #[inline(always)]
-    pub(super) fn row(&self, token: usize) -> &'a [f32] {
+    fn row(&self, token: usize) -> &'a [E] {
         &self.values[token * self.stride..][..self.head_dim]
     }
 
-    /// Copies the rows from token `first` on, turned if `angles` is given and times `factor`, into rows of `out` that
-    /// are `width` long, as many as there are; what is behind a row is left as it is.
+    /// The row of a token as f32, turned if `angles` is given, and times `factor`; `out` is as long as the row.
     #[inline(always)]
-    pub(super) fn pack(&self, first: usize, angles: Option<Angles<'_>>, factor: f32, out: &mut [f32], width: usize) {
-        for (i, out) in out.chunks_exact_mut(width).enumerate() {
-            let out = &mut out[..self.head_dim];
-            match angles {
-                Some(angles) => turn(self.row(first + i), angles, first + i, factor, out),
-                None => out.iter_mut().zip(self.row(first + i)).for_each(|(out, x)| *out = x * factor),
-            }
+    pub(super) fn read(&self, token: usize, angles: Option<Angles<'_>>, factor: f32, out: &mut [f32]) {
+        match angles {
+            Some(angles) => turn(self.row(token), angles, token, factor, out),
+            None => out.iter_mut().zip(self.row(token)).for_each(|(out, x)| *out = x.to_f32() * factor),
         }
-    }
-
-    /// Whether any of the first `tokens` rows holds NaN or an infinity.
-    #[inline(always)]
-    pub(super) fn is_poisoned(&self, tokens: usize) -> bool {
-        const EXPONENT: u32 = 0x7f80_0000;
-        (0..tokens)
-            .any(|token| self.row(token).iter().fold(false, |found, x| found | (x.to_bits() & EXPONENT == EXPONENT)))
     }
 }
 
 /// Turns the halves `(x₁, x₂)` of a row by the angles of its token: `(x₁ cos − x₂ sin, x₂ cos + x₁ sin)`.
 #[inline(always)]
-fn turn(row: &[f32], angles: Angles<'_>, token: usize, factor: f32, out: &mut [f32]) {
+fn turn<E: Element>(row: &[E], angles: Angles<'_>, token: usize, factor: f32, out: &mut [f32]) {
     let half = row.len() / 2;
     let (cos, sin) = (&angles.cos[token * half..][..half], &angles.sin[token * half..][..half]);
     let (x1, x2) = row.split_at(half);
@@ -60,8 +49,9 @@ fn turn(row: &[f32], angles: Angles<'_>, token: usize, factor: f32, out: &mut [f
     let x2 = &x2[..half];
     let y2 = &mut y2[..half];
     for i in 0..half {
-        y1[i] = (x1[i] * cos[i] - x2[i] * sin[i]) * factor;
-        y2[i] = (x2[i] * cos[i] + x1[i] * sin[i]) * factor;
+        let (x1, x2) = (x1[i].to_f32(), x2[i].to_f32());
+        y1[i] = (x1 * cos[i] - x2 * sin[i]) * factor;
+        y2[i] = (x2 * cos[i] + x1 * sin[i]) * factor;
     }
 }
 
@@ -77,22 +67,18 @@ pub(super) fn turn_back(row: &mut [f32], angles: Angles<'_>, token: usize) {
     }
 }
 
-/// `out[column, row] = rows[row, column]` for `count` rows, `width` apart, and `columns` columns; rows of `out` lie
-/// `stride` apart and are zero behind `count` up to `padded`.
+/// The first columns of a matrix, as many as a register has lanes, as rows of `width`: as many numbers of each as `width`
+/// holds whole registers.
+///
+/// # Safety
+/// The processor has the instructions of `L`.
 #[inline(always)]
-pub(super) fn transpose(
-    rows: &[f32],
-    width: usize,
-    [count, padded, columns]: [usize; 3],
-    out: &mut [f32],
-    stride: usize,
-) {
-    for column in 0..columns {
-        let out = &mut out[column * stride..][..padded];
-        for (i, out) in out[..count].iter_mut().enumerate() {
-            *out = rows[i * width + column];
-        }
-        out[count..].fill(0.0);
+pub(super) unsafe fn columns_as_rows<L: Lanes>(values: &[f32], stride: usize, out: &mut [f32], width: usize) {
+    for row in (0..width).step_by(L::COUNT) {
+        let from = &values[row * stride..][..(L::COUNT - 1) * stride + L::COUNT];
+        let to = &mut out[row..][..(L::COUNT - 1) * width + L::COUNT];
+        // SAFETY: the caller's; the slices reach to the last number of the square.
+        unsafe { L::transpose(from.as_ptr(), stride, to.as_mut_ptr(), width) };
     }
 }
 
@@ -127,18 +113,18 @@ impl DerefMut for Buffer {
     }
 }
 
-/// A result whose rows several tasks write side by side.
-pub(super) struct SharedRows<'a> {
-    start: *mut f32,
+/// A result that is not written yet and whose rows several tasks write side by side.
+pub(super) struct SharedRows<'a, E> {
+    start: *mut MaybeUninit<E>,
     len: usize,
-    owner: PhantomData<&'a mut [f32]>,
+    owner: PhantomData<&'a mut [MaybeUninit<E>]>,
 }
 
 // SAFETY: the rows are handed out by an unsafe method whose callers keep them apart.
-unsafe impl Sync for SharedRows<'_> {}
+unsafe impl<E: Send> Sync for SharedRows<'_, E> {}
 
-impl<'a> SharedRows<'a> {
-    pub(super) fn new(values: &'a mut [f32]) -> Self {
+impl<'a, E> SharedRows<'a, E> {
+    pub(super) fn new(values: &'a mut [MaybeUninit<E>]) -> Self {
         Self { start: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
     }
 
@@ -147,7 +133,7 @@ impl<'a> SharedRows<'a> {
     /// # Safety
     /// While a row lives, no other that overlaps it is asked for.
     #[inline(always)]
-    pub(super) unsafe fn row(&self, at: usize, len: usize) -> &'a mut [f32] {
+    pub(super) unsafe fn row(&self, at: usize, len: usize) -> &'a mut [MaybeUninit<E>] {
         assert!(at + len <= self.len, "a row beyond the end");
         // SAFETY: inside the slice (asserted) that is borrowed exclusively for 'a, and apart from others (the caller's).
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }

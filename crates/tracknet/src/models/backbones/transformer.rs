@@ -1,14 +1,22 @@
 //! The vision transformer (Dosovitskiy et al., 2021) of every supported family.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
+#[cfg(feature = "flex")]
+use tracknet_kernels::block::frozen_block;
+use tracknet_kernels::residual::add_scaled;
 
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
-use crate::models::layers::{Conv, ConvSpec, LayerNorm};
+use crate::models::layers::{Conv, ConvSpec, LayerNorm, in_dtype_of};
+use crate::models::pretrained::carried::Carried;
 use crate::models::projection::{Projection, Role, VisitProjections};
 
+use super::paths::ModulePaths;
 use super::position::{resample_table, rotary};
 use super::spec::{MlpKind, Position, VitSpec};
 
@@ -25,6 +33,11 @@ pub struct Vit {
     norm: LayerNorm,
     #[module(skip)]
     spec: VitSpec,
+    /// Whether blocks that run as one operation keep only their input for backward.
+    #[module(skip)]
+    checkpointing: bool,
+    #[module(skip)]
+    carried: Arc<Carried>,
 }
 
 impl Vit {
@@ -47,7 +60,20 @@ impl Vit {
             blocks: (0..spec.layers).map(|i| Block::new(spec, &builder.at(spec.names.blocks).at(i))).collect(),
             norm: LayerNorm::new(hidden, spec.epsilon, &builder.at(spec.names.norm)),
             spec: spec.clone(),
+            checkpointing: false,
+            carried: Arc::default(),
         }
+    }
+
+    /// The same with what its checkpoint holds besides, to be written again with it.
+    #[must_use]
+    pub fn carrying(self, carried: Carried) -> Self {
+        Self { carried: Arc::new(carried), ..self }
+    }
+
+    /// What its checkpoint holds besides.
+    pub fn carried(&self) -> &Carried {
+        &self.carried
     }
 
     /// Whether any projection is stored in 4 bits.
@@ -55,6 +81,21 @@ impl Vit {
         let mut quantized = false;
         self.visit_projections(&mut |_, p| quantized |= p.is_quantized());
         quantized
+    }
+
+    /// Whether blocks run as one operation of the CPU's kernels.
+    pub fn has_frozen_blocks(&self) -> bool {
+        #[cfg(feature = "flex")]
+        return self.blocks.iter().any(|block| block.is_frozen(&self.spec));
+        #[cfg(not(feature = "flex"))]
+        false
+    }
+
+    /// Keeps only the input of each frozen block for the backward pass, and computes the rest again. `false` if there are
+    /// no such blocks.
+    pub fn use_gradient_checkpointing(&mut self) -> bool {
+        self.checkpointing = true;
+        self.has_frozen_blocks()
     }
 
     /// What was built.
@@ -79,7 +120,7 @@ impl Vit {
         let grid = self.grid_of(&images);
         let rotary = self.rotary(grid, &images);
         let tokens = self.embed(images, grid);
-        let tokens = self.blocks.iter().fold(tokens, |x, block| block.forward(x, rotary.as_ref(), &self.spec));
+        let tokens = self.blocks.iter().fold(tokens, |x, block| self.block(block, x, rotary.as_ref()));
         self.norm.forward(tokens)
     }
 
@@ -89,9 +130,17 @@ impl Vit {
         let rotary = self.rotary(grid, &images);
         let mut states = vec![self.embed(images, grid)];
         for block in &self.blocks {
-            states.extend(states.last().cloned().map(|x| block.forward(x, rotary.as_ref(), &self.spec)));
+            states.extend(states.last().cloned().map(|x| self.block(block, x, rotary.as_ref())));
         }
         states
+    }
+
+    fn block(&self, block: &Block, x: Tensor<3>, rotary: Option<&Rotary>) -> Tensor<3> {
+        #[cfg(feature = "flex")]
+        if let Some(frozen) = block.frozen(&x, &self.spec, self.checkpointing) {
+            return frozen_block(x, rotary, frozen);
+        }
+        block.forward(x, rotary, &self.spec)
     }
 
     fn grid_of(&self, images: &Tensor<4>) -> [usize; 2] {
@@ -110,11 +159,12 @@ impl Vit {
     fn embed(&self, images: Tensor<4>, grid: [usize; 2]) -> Tensor<3> {
         let patches = self.patchify(images, grid);
         let [batch, count, hidden] = patches.dims();
-        let class = self.cls_token.val().expand([batch, 1, hidden]);
+        let class = in_dtype_of(self.cls_token.val(), &patches).expand([batch, 1, hidden]);
         let tokens = Tensor::cat(vec![class, patches], 1);
         let tokens = match (&self.position, self.spec.position) {
             (Some(table), Position::Learned { grid: from, resampling }) => {
-                tokens + resample_table(table.val(), from, grid, resampling)
+                let table = in_dtype_of(resample_table(table.val(), from, grid, resampling), &tokens);
+                tokens + table
             }
             _ => tokens,
         };
@@ -123,7 +173,7 @@ impl Vit {
             Some(registers) => Tensor::cat(
                 vec![
                     tokens.clone().slice([0..batch, 0..1, 0..hidden]),
-                    registers.val().expand([batch, self.spec.registers, hidden]),
+                    in_dtype_of(registers.val(), &tokens).expand([batch, self.spec.registers, hidden]),
                     tokens.slice([0..batch, 1..1 + count, 0..hidden]),
                 ],
                 1,
@@ -140,10 +190,13 @@ impl Vit {
             .reshape([batch, channels, rows, patch, columns, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch * rows * columns, pixels]);
-        let weight = self.patch.weight.val().reshape([self.spec.hidden, pixels]);
+        let weight = in_dtype_of(self.patch.weight.val().reshape([self.spec.hidden, pixels]), &patches);
         let y = patches.matmul(weight.transpose());
         let y = match &self.patch.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some(bias) => {
+                let bias = in_dtype_of(bias.val(), &y);
+                y + bias.unsqueeze()
+            }
             None => y,
         };
         y.reshape([batch, rows * columns, self.spec.hidden])
@@ -151,8 +204,16 @@ impl Vit {
 }
 
 impl VisitProjections for Vit {
-    fn peft_prefix(&self) -> &'static str {
-        self.spec.names.peft_prefix
+    fn module_paths(&self) -> ModulePaths {
+        ModulePaths::Of(self.spec.names)
+    }
+
+    fn carried_along(&self) -> Option<&Carried> {
+        Some(&self.carried)
+    }
+
+    fn carried_along_mut(&mut self) -> Option<&mut Carried> {
+        Some(Arc::make_mut(&mut self.carried))
     }
 
     fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {
@@ -175,17 +236,17 @@ impl VisitProjections for Vit {
 /// Attention and MLP, each after a norm and added to its input.
 #[derive(Module, Debug)]
 pub struct Block {
-    norm1: LayerNorm,
+    pub(super) norm1: LayerNorm,
     query: Projection,
     key: Projection,
     value: Projection,
     output: Projection,
-    scale1: Option<Param<Tensor<1>>>,
-    norm2: LayerNorm,
+    pub(super) scale1: Option<Param<Tensor<1>>>,
+    pub(super) norm2: LayerNorm,
     gate: Option<Projection>,
     up: Projection,
     down: Projection,
-    scale2: Option<Param<Tensor<1>>>,
+    pub(super) scale2: Option<Param<Tensor<1>>>,
 }
 
 impl Block {
@@ -207,7 +268,7 @@ impl Block {
             norm2: LayerNorm::new(hidden, spec.epsilon, &builder.at(names.norm2)),
             gate: (spec.mlp_kind == MlpKind::Gated)
                 .then(|| projection(names.gate, [spec.mlp, hidden], biases.mlp, Role::Mlp)),
-            up: projection(names.up, [spec.mlp_in(), hidden], biases.mlp, Role::Mlp),
+            up: projection(names.up, [spec.mlp, hidden], biases.mlp, Role::Mlp),
             down: projection(names.down, [hidden, spec.mlp], biases.mlp, Role::Mlp),
             scale2: scale("layer_scale2"),
         }
@@ -216,9 +277,9 @@ impl Block {
     /// `[batch, tokens, hidden]` → the same shape.
     fn forward(&self, x: Tensor<3>, rotary: Option<&Rotary>, spec: &VitSpec) -> Tensor<3> {
         let y = self.attend(self.norm1.forward(x.clone()), rotary, spec);
-        let x = x + scaled(y, self.scale1.as_ref());
+        let x = residual(x, y, self.scale1.as_ref());
         let y = self.mlp(self.norm2.forward(x.clone()), spec);
-        x + scaled(y, self.scale2.as_ref())
+        residual(x, y, self.scale2.as_ref())
     }
 
     fn attend(&self, x: Tensor<3>, rotary: Option<&Rotary>, spec: &VitSpec) -> Tensor<3> {
@@ -226,25 +287,25 @@ impl Block {
         let query = self.query.forward(x.clone());
         let key = self.key.forward(x.clone());
         let value = self.value.forward(x);
-        self.output.forward(attention(query, key, value, spec.heads, scale, rotary))
+        self.output.forward(attention(query, key, value, spec.heads, scale, rotary, self.attention_dtype()))
+    }
+
+    /// Attention rounds its factors where the projections that they come from rounded theirs.
+    fn attention_dtype(&self) -> ComputeDtype {
+        let rounds = |projection: &Projection| projection.compute_dtype() == ComputeDtype::Bf16;
+        let all = [&self.query, &self.key, &self.value].into_iter().all(rounds);
+        if all { ComputeDtype::Bf16 } else { ComputeDtype::F32 }
     }
 
     fn mlp(&self, x: Tensor<3>, spec: &VitSpec) -> Tensor<3> {
         let inner = match &self.gate {
             Some(gate) => spec.activation.forward(gate.forward(x.clone())) * self.up.forward(x),
-            None if spec.mlp_kind == MlpKind::GatedStacked => {
-                let both = self.up.forward(x);
-                let [batch, tokens, _] = both.dims();
-                let gate = both.clone().slice([0..batch, 0..tokens, 0..spec.mlp]);
-                let up = both.slice([0..batch, 0..tokens, spec.mlp..2 * spec.mlp]);
-                spec.activation.forward(gate) * up
-            }
             None => spec.activation.forward(self.up.forward(x)),
         };
         self.down.forward(inner)
     }
 
-    fn projections(&self, spec: &VitSpec) -> Vec<(&'static str, &Projection)> {
+    pub(super) fn projections(&self, spec: &VitSpec) -> Vec<(&'static str, &Projection)> {
         let n = spec.names;
         let mut all =
             vec![(n.query, &self.query), (n.key, &self.key), (n.value, &self.value), (n.output, &self.output)];
@@ -267,9 +328,10 @@ impl Block {
     }
 }
 
-fn scaled(x: Tensor<3>, scale: Option<&Param<Tensor<1>>>) -> Tensor<3> {
+/// The input of a block and what its branch adds, scaled where the model has a layer scale.
+fn residual(x: Tensor<3>, branch: Tensor<3>, scale: Option<&Param<Tensor<1>>>) -> Tensor<3> {
     match scale {
-        Some(scale) => x * scale.val().unsqueeze(),
-        None => x,
+        Some(scale) => add_scaled(x, branch, scale.val()),
+        None => x + branch,
     }
 }

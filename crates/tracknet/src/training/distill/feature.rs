@@ -17,7 +17,7 @@ use crate::models::layers::Activation;
 use crate::models::lora::{LoraReport, apply_lora_to_model};
 use crate::models::pretrained::{Checkpoint, hub};
 use crate::models::{BuildReport, ModelError, VisitProjections, Vit, build_backbone};
-use crate::training::parallel::Pieces;
+use crate::training::pieces::Pieces;
 
 use super::DistillOptions;
 

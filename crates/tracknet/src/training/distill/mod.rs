@@ -131,14 +131,8 @@ impl DistillOptions {
         LoraConfig { enabled: true, r: self.rank, lora_alpha: self.lora_alpha, ..LoraConfig::default() }
     }
 
-    /// The storage of the 4-bit student. The weights are packed while they are read, so that the float backbone is never
-    /// part of its memory.
+    /// The storage of the 4-bit student.
     fn quantization(&self) -> QuantizationConfig {
-        QuantizationConfig {
-            enabled: true,
-            quant_type: self.quant_type.clone(),
-            mode: "hf".to_owned(),
-            ..QuantizationConfig::default()
-        }
+        QuantizationConfig { enabled: true, quant_type: self.quant_type.clone(), ..QuantizationConfig::default() }
     }
 }

@@ -67,6 +67,8 @@ pub struct StudentReport {
     pub train_step_ms: f64,
     /// Peak resident memory of the process that trained and measured this student and nothing else, bytes.
     pub peak_memory: Option<u64>,
+    /// On a GPU, the most bytes that the training has held there.
+    pub device_memory: Option<u64>,
     /// Training loss over the first and the last tenth of the steps.
     pub train_loss: BeforeAfter,
     /// Mean loss on the augmented views of the held-out crops.
@@ -134,10 +136,10 @@ impl fmt::Display for DistillReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (batch, steps) = (self.options.batch_size, self.students.first().map_or(0, |s| s.losses.len()));
         let tenth = BeforeAfter::tenth(steps);
-        let peak = |s: &StudentReport| s.peak_memory.map_or_else(|| "not known".to_owned(), |b| bytes(b as usize));
+        let memory = |count: Option<u64>| count.map_or_else(|| "not known".to_owned(), |b| bytes(b as usize));
         let loss = |value: f64| format!("{value:.5}");
         type Cell<'a> = Box<dyn Fn(&StudentReport) -> String + 'a>;
-        let rows: [(String, Cell<'_>); 14] = [
+        let mut rows: Vec<(String, Cell<'_>)> = vec![
             (String::new(), Box::new(|s| s.student.to_string())),
             ("linear layers of the backbone".into(), Box::new(|s| s.storage.clone())),
             ("backbone as stored".into(), Box::new(|s| bytes(s.backbone_bytes))),
@@ -145,7 +147,7 @@ impl fmt::Display for DistillReport {
             ("latency of one crop, ms".into(), Box::new(|s| format!("{:.2}", s.latency_ms))),
             (format!("samples/s in batches of {batch}"), Box::new(|s| format!("{:.1}", s.samples_per_s))),
             (format!("training step of {batch}, ms"), Box::new(|s| format!("{:.1}", s.train_step_ms))),
-            ("peak memory of the process".into(), Box::new(peak)),
+            ("peak memory of the process".into(), Box::new(|s| memory(s.peak_memory))),
             (format!("train loss, first {tenth} of {steps} steps"), Box::new(|s| loss(s.train_loss.before))),
             (format!("train loss, last {tenth}"), Box::new(|s| loss(s.train_loss.after))),
             ("validation loss before".into(), Box::new(|s| loss(s.validation_loss.before))),
@@ -153,6 +155,10 @@ impl fmt::Display for DistillReport {
             ("the same on clean crops before".into(), Box::new(|s| loss(s.clean_loss.before))),
             ("the same on clean crops after".into(), Box::new(|s| loss(s.clean_loss.after))),
         ];
+        if self.students.iter().any(|s| s.device_memory.is_some()) {
+            let after_peak = 1 + rows.iter().position(|(name, _)| name.starts_with("peak")).unwrap_or_default();
+            rows.insert(after_peak, ("memory of the device".into(), Box::new(|s| memory(s.device_memory))));
+        }
         let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
         for (index, (name, cell)) in rows.iter().enumerate() {
             let cells: String = self.students.iter().map(|s| format!("  {:>12}", cell(s))).collect();

@@ -14,14 +14,14 @@ use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::models::lora::{AdaptedModule, PeftConfig, write_adapter};
 use crate::models::{MemoryReport, VisitProjections, is_cpu};
-use crate::training::TrainingError;
 use crate::training::gradients::{GradientGuard, NamedGradients};
 use crate::training::optimizer::NamedOptimizer;
-use crate::training::parallel::Pieces;
 use crate::training::parameters::ParameterTable;
+use crate::training::pieces::Pieces;
 use crate::training::reporter::{Reporter, StepProgress};
 use crate::training::schedule::Schedule;
 use crate::training::step::seed_of;
+use crate::training::{TrainingError, device_memory};
 
 use super::feature::{FeatureModel, normalizer, tensor};
 use super::report::{BeforeAfter, StudentReport};
@@ -128,6 +128,7 @@ pub fn train_student(
         samples_per_s: 1e3 * options.batch_size as f64 / batch_ms,
         train_step_ms: median(trained.step_ms),
         peak_memory: None,
+        device_memory: trained.device_memory,
         train_loss: BeforeAfter::of_steps(&trained.losses),
         validation_loss: BeforeAfter { before: before_views, after: after_views },
         clean_loss: BeforeAfter { before: before_clean, after: after_clean },
@@ -159,6 +160,8 @@ struct Apprentice {
     /// Milliseconds of each step, without making the views.
     step_ms: Vec<f64>,
     skipped: usize,
+    /// The most that it has held on a GPU, bytes.
+    device_memory: Option<u64>,
 }
 
 impl Apprentice {
@@ -171,6 +174,7 @@ impl Apprentice {
             losses: Vec::with_capacity(options.steps),
             step_ms: Vec::with_capacity(options.steps),
             skipped: 0,
+            device_memory: None,
         }
     }
 }
@@ -192,6 +196,7 @@ impl Lesson<'_> {
             if let Some(what) = self.step(&mut student, step, factor)? {
                 reporter.note(&format!("step {}: the {what} was not finite; nothing was updated", step + 1));
             }
+            student.device_memory = device_memory(self.device).max(student.device_memory);
             let (done, seconds) = (step + 1, clock.elapsed().as_secs_f64().max(1e-9));
             reporter.step(&StepProgress {
                 epoch: 0,
@@ -202,6 +207,7 @@ impl Lesson<'_> {
                 lr: options.lr * factor,
                 frames_per_s: (done * options.batch_size) as f64 / seconds,
                 eta_s: seconds / done as f64 * (options.steps - done) as f64,
+                device_memory: student.device_memory,
             });
         }
         if student.losses.is_empty() {
@@ -246,7 +252,7 @@ impl Lesson<'_> {
         let pieces = Pieces::to_train(batch.len(), None, is_cpu(self.device));
         let seed = seed_of(self.options.seed, step);
         pieces.add_up(|index, range| {
-            let model = if pieces.forks() { model.fork_for_piece(&self.training_device) } else { model.clone() };
+            let model = if pieces.fork() { model.fork_for_piece(&self.training_device) } else { model.clone() };
             model.backbone.seed_adapter_dropout(seed_of(seed, index as u64));
             let crops = batch[range.clone()].iter().map(|&(crop, _)| crop);
             let teacher = rows(&self.targets.train, self.targets.features, crops, &self.training_device);

@@ -1,0 +1,217 @@
+//! The block on slices, backward.
+//!
+//! The base is a constant: its gradients are those of the input, `g · W` from the packed weight again, and of the
+//! adapters. With `t = factor · A(mask ∘ x)` kept and `u = factor · Bᵀ(g)`: `dB = gᵀ·t`, `dA = uᵀ·(mask ∘ x)`, and the
+//! input's gradient gains `mask ∘ (u·A)`.
+
+use std::marker::PhantomData;
+
+use half::bf16;
+
+use super::kernel::{Block, LAYERS, Linear, Norm, Saved, Thin, filled, lanes, widen};
+use crate::attention::kernel::Isa as AttentionIsa;
+use crate::gelu::kernel::{Activate, Gelu, Identity};
+use crate::norm::kernel::RowsGradient;
+use crate::product::{AddScaled, Implementation, LowRank, Product, Rows, Shared, Side, Sink, StoreBf16};
+use crate::simd::{Arithmetic, Isa, Kernel, LANES};
+
+/// Gradients of an adapter's matrices, `[rank, in]` and `[out, rank]`.
+pub(super) type OfAdapter = Option<[Vec<f32>; 2]>;
+
+impl Linear<'_> {
+    /// Hands the gradient of the input to `sink`, from that of the output (`gradient`) and the input (`x`); returns those
+    /// of the adapter.
+    fn backward<S: Sink>(
+        &self,
+        gradient: &Rows,
+        x: &Rows,
+        thin: Option<&Thin>,
+        implementation: Implementation,
+        sink: &S,
+    ) -> OfAdapter {
+        let Self { weight, .. } = *self;
+        let product = |low_rank| Product { left: gradient, weight, side: Side::Out, bias: None, low_rank };
+        let Some((adapter, thin)) = self.adapter.zip(thin) else {
+            implementation.run(&product(None), sink);
+            return None;
+        };
+        let mask = thin.mask.as_ref();
+        let back = implementation.thin(gradient, None, (adapter.b, Side::Out), adapter.factor());
+        let low_rank = LowRank { left: &back, weight: adapter.a, side: Side::Out, mask };
+        implementation.run(&product(Some(low_rank)), sink);
+        let of_a = implementation.outer(&back, x, mask);
+        let of_b = transposed(&implementation.outer(&thin.rows, gradient, None), thin.rows.columns());
+        Some([of_a, of_b])
+    }
+}
+
+impl Norm<'_> {
+    /// Adds the gradient of the normalization's input `x` to `of_x`, from that of its output.
+    fn backward(&self, x: &[f32], gradient: &[f32], of_x: &mut [f32]) {
+        let Self { weight, bias, epsilon } = *self;
+        let columns = weight.len();
+        let isa = Isa::detect();
+        crate::chunks::for_each(of_x, ROWS_PER_TASK * columns, |number, of_x| {
+            let range = number * ROWS_PER_TASK * columns..;
+            let [x, gradient] = [x, gradient].map(|all| &all[range.clone()][..of_x.len()]);
+            let mut part = vec![0.0; of_x.len()];
+            let statistics = isa.run(Statistics { x, columns, epsilon });
+            let activation = PhantomData::<Identity>;
+            let (statistics, parameters) = (statistics.as_slice(), false);
+            let of_part = part.as_mut_slice();
+            isa.run(RowsGradient { x, weight, bias, statistics, gradient, of_x: of_part, parameters, activation });
+            for (of_x, part) in of_x.iter_mut().zip(&part) {
+                *of_x += part;
+            }
+        });
+    }
+}
+
+/// Rows of a task of the normalization.
+const ROWS_PER_TASK: usize = 32;
+
+impl Block<'_> {
+    /// The gradient of the block's input `x`, and of the adapters in the order of the layers.
+    pub(super) fn backward(
+        &self,
+        x: &[f32],
+        saved: Saved,
+        gradient: &[f32],
+        implementation: Implementation,
+    ) -> (Vec<f32>, [OfAdapter; LAYERS]) {
+        let mut of_x = gradient.to_vec();
+        let Saved { middle, normal1, normal2, query, key, value, attended, lse, inner, thin } = saved;
+        let [thin_query, thin_key, thin_value, thin_output, thin_up, thin_down] = thin;
+
+        let [up, down] = self.mlp_backward(&middle, &normal2, inner, [thin_up, thin_down], &mut of_x, implementation);
+        drop((middle, normal2));
+
+        let (rows, hidden) = (self.shape.rows(), self.shape.hidden);
+        let of_branch = scaled_rows(&of_x, self.scale1, hidden, implementation);
+        let attended_rows = implementation.rows(rows, hidden, |first, y| widen(&attended[first * hidden..], y));
+        let (of_attended, output) = filled::<bf16, _>(rows * hidden, |out| {
+            let sink = StoreBf16 { out, stride: hidden };
+            self.output.backward(&of_branch, &attended_rows, thin_output.as_ref(), implementation, &sink)
+        });
+        drop((of_branch, attended_rows));
+        let attention = self.attention(&query, &key, &value);
+        let gradients = attention.backward(&attended, &lse, &of_attended, AttentionIsa::best());
+        drop((of_attended, attended, query, key, value));
+
+        let mut of_normal = vec![0.0; rows * hidden];
+        let mut layers = [(&self.query, thin_query), (&self.key, thin_key), (&self.value, thin_value)].into_iter();
+        let of_layers = gradients.map(|gradient| {
+            let (linear, thin) = layers.next()?;
+            let gradient =
+                implementation.rows(rows, hidden, |first, y| y.copy_from_slice(&gradient[first * hidden..][..y.len()]));
+            let sink = AddScaled { out: Shared::new(&mut of_normal), stride: hidden, scale: None };
+            linear.backward(&gradient, &normal1, thin.as_ref(), implementation, &sink)
+        });
+        self.norm1.backward(x, &of_normal, &mut of_x);
+        let [query, key, value] = of_layers;
+        (of_x, [query, key, value, output, up, down])
+    }
+
+    /// Adds to `of_x`, which is the gradient of the block's output, what the MLP leads back to its input.
+    fn mlp_backward(
+        &self,
+        middle: &[f32],
+        normal: &Rows,
+        inner: Vec<bf16>,
+        [thin_up, thin_down]: [Option<Thin>; 2],
+        of_x: &mut [f32],
+        implementation: Implementation,
+    ) -> [OfAdapter; 2] {
+        let (rows, hidden, mlp) = (self.shape.rows(), self.shape.hidden, self.shape.mlp);
+        let of_branch = scaled_rows(of_x, self.scale2, hidden, implementation);
+        let active = self.activated(&inner, implementation);
+        let (of_active, down) = filled::<bf16, _>(rows * mlp, |out| {
+            let sink = StoreBf16 { out, stride: mlp };
+            self.down.backward(&of_branch, &active, thin_down.as_ref(), implementation, &sink)
+        });
+        drop((active, of_branch));
+        let of_inner = implementation.rows(rows, mlp, |first, y| {
+            let [x, gradient] = [&inner, &of_active].map(|all| &all[first * mlp..][..y.len()]);
+            Isa::detect().run(Slope { x, gradient, y });
+        });
+        drop((inner, of_active));
+        let mut of_normal = vec![0.0; rows * hidden];
+        let sink = AddScaled { out: Shared::new(&mut of_normal), stride: hidden, scale: None };
+        let up = self.up.backward(&of_inner, normal, thin_up.as_ref(), implementation, &sink);
+        drop(of_inner);
+        self.norm2.backward(middle, &of_normal, of_x);
+        [up, down]
+    }
+}
+
+/// A gradient as rows to multiply, behind the scale of its branch.
+fn scaled_rows(gradient: &[f32], scale: Option<&[f32]>, columns: usize, implementation: Implementation) -> Rows {
+    implementation.rows(gradient.len() / columns, columns, |first, y| {
+        let gradient = &gradient[first * columns..][..y.len()];
+        match scale {
+            None => y.copy_from_slice(gradient),
+            Some(scale) => {
+                for (y, gradient) in y.chunks_exact_mut(columns).zip(gradient.chunks_exact(columns)) {
+                    for ((y, gradient), scale) in y.iter_mut().zip(gradient).zip(scale) {
+                        *y = gradient * scale;
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// `[rows, columns]` as `[columns, rows]`.
+fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
+    let columns = values.len() / rows.max(1);
+    let mut out = vec![0.0; values.len()];
+    for (row, values) in values.chunks_exact(columns.max(1)).enumerate() {
+        for (column, value) in values.iter().enumerate() {
+            out[column * rows + row] = *value;
+        }
+    }
+    out
+}
+
+/// `y = gradient · gelu'(x)`; slices of one length.
+struct Slope<'a> {
+    x: &'a [bf16],
+    gradient: &'a [bf16],
+    y: &'a mut [f32],
+}
+
+impl Kernel for Slope<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let ((x, x_rest), (g, g_rest)) = (self.x.as_chunks::<LANES>(), self.gradient.as_chunks::<LANES>());
+        let (y, y_rest) = self.y.as_chunks_mut::<LANES>();
+        for ((x, g), y) in x.iter().zip(g).zip(y) {
+            *y = (Gelu::slope::<A>(lanes(x)) * lanes(g)).0;
+        }
+        for ((x, g), y) in x_rest.iter().zip(g_rest).zip(y_rest) {
+            *y = (Gelu::slope::<A>(lanes(&[*x; LANES])) * lanes(&[*g; LANES])).0[0];
+        }
+    }
+}
+
+/// Mean and reciprocal deviation of rows.
+struct Statistics<'a> {
+    x: &'a [f32],
+    columns: usize,
+    epsilon: f32,
+}
+
+impl Kernel for Statistics<'_> {
+    type Output = Vec<[f32; 2]>;
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) -> Vec<[f32; 2]> {
+        let mut all = Vec::with_capacity(self.x.len() / self.columns);
+        for row in self.x.chunks_exact(self.columns) {
+            all.push(crate::norm::kernel::statistics::<A>(row, self.epsilon));
+        }
+        all
+    }
+}

@@ -1,0 +1,251 @@
+//! The block on slices, forward.
+
+use std::marker::PhantomData;
+
+use half::bf16;
+
+use crate::attention::kernel::{Angles, AttentionShape, Inputs, Isa as AttentionIsa};
+use crate::dropout::KeepMask;
+use crate::fourbit::ComputeDtype;
+use crate::gelu::kernel::{Activate, Gelu, Identity};
+use crate::norm::kernel::Rows as NormRows;
+use crate::product::{AddScaled, Implementation, LowRank, Mask, Product, Rows, Shared, Side, Sink, StoreBf16, Weight};
+use crate::simd::{Arithmetic, Isa, Kernel, LANES, Lanes};
+
+/// Sizes of a block and of what goes through it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Shape {
+    /// Frames.
+    pub(super) batch: usize,
+    /// Tokens of a frame.
+    pub(super) tokens: usize,
+    /// Values of a token.
+    pub(super) hidden: usize,
+    /// Values between the layers of the MLP.
+    pub(super) mlp: usize,
+    /// Heads of the attention.
+    pub(super) heads: usize,
+}
+
+impl Shape {
+    pub(super) fn rows(&self) -> usize {
+        self.batch * self.tokens
+    }
+
+    fn attention(&self) -> AttentionShape {
+        let Self { batch, tokens, hidden, heads, .. } = *self;
+        AttentionShape { batch, tokens, heads, head_dim: hidden / heads }
+    }
+}
+
+/// A block in host memory.
+pub(super) struct Block<'a> {
+    pub(super) shape: Shape,
+    pub(super) norm1: Norm<'a>,
+    pub(super) query: Linear<'a>,
+    pub(super) key: Linear<'a>,
+    pub(super) value: Linear<'a>,
+    pub(super) output: Linear<'a>,
+    pub(super) scale1: Option<&'a [f32]>,
+    pub(super) norm2: Norm<'a>,
+    pub(super) up: Linear<'a>,
+    pub(super) down: Linear<'a>,
+    pub(super) scale2: Option<&'a [f32]>,
+    /// Turns queries and keys.
+    pub(super) angles: Option<Angles<'a>>,
+}
+
+/// Layer normalization.
+#[derive(Clone, Copy)]
+pub(super) struct Norm<'a> {
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) epsilon: f32,
+}
+
+/// A frozen linear layer, with or without an adapter.
+#[derive(Clone, Copy)]
+pub(super) struct Linear<'a> {
+    pub(super) weight: Weight<'a>,
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) adapter: Option<Adapter<'a>>,
+}
+
+/// `scale · B(A(dropout(x)))`.
+#[derive(Clone, Copy)]
+pub(super) struct Adapter<'a> {
+    /// `[rank, in]`.
+    pub(super) a: Weight<'a>,
+    /// `[out, rank]`.
+    pub(super) b: Weight<'a>,
+    pub(super) scale: f32,
+    pub(super) dropout: Option<KeepMask>,
+}
+
+/// What forward keeps for backward.
+pub(super) struct Saved {
+    /// The residual stream between attention and MLP.
+    pub(super) middle: Vec<f32>,
+    /// The normalized inputs of attention and MLP.
+    pub(super) normal1: Rows,
+    pub(super) normal2: Rows,
+    pub(super) query: Vec<bf16>,
+    pub(super) key: Vec<bf16>,
+    pub(super) value: Vec<bf16>,
+    /// The output of the attention, before its projection.
+    pub(super) attended: Vec<bf16>,
+    /// Its row statistics.
+    pub(super) lse: Vec<f32>,
+    /// The MLP before its activation.
+    pub(super) inner: Vec<bf16>,
+    /// What each layer's adapter made of its input, in the order of query, key, value, output, up, down.
+    pub(super) thin: [Option<Thin>; LAYERS],
+}
+
+/// The linear layers of a block.
+pub(super) const LAYERS: usize = 6;
+
+/// The thin side of an adapter: `scale · gain · A(mask ∘ x)`, and the mask.
+pub(super) struct Thin {
+    pub(super) rows: Rows,
+    pub(super) mask: Option<Mask>,
+}
+
+impl Adapter<'_> {
+    /// The factor of the thin product: the adapter's scale, and the gain of its dropout.
+    pub(super) fn factor(&self) -> f32 {
+        self.scale * self.dropout.map_or(1.0, KeepMask::gain)
+    }
+
+    fn thin(&self, x: &Rows, implementation: Implementation) -> Thin {
+        let mask = self.dropout.map(|keep| Mask::draw(keep, x.count(), x.columns()));
+        let rows = implementation.thin(x, mask.as_ref(), (self.a, Side::In), self.factor());
+        Thin { rows, mask }
+    }
+}
+
+impl Linear<'_> {
+    /// Hands `x · Wᵀ + bias` with the adapter's part to `sink`.
+    fn forward<S: Sink>(&self, x: &Rows, implementation: Implementation, sink: &S) -> Option<Thin> {
+        let thin = self.adapter.map(|adapter| adapter.thin(x, implementation));
+        let low_rank = self.adapter.zip(thin.as_ref()).map(|(adapter, thin)| LowRank {
+            left: &thin.rows,
+            weight: adapter.b,
+            side: Side::In,
+            mask: None,
+        });
+        let Self { weight, bias, .. } = *self;
+        implementation.run(&Product { left: x, weight, side: Side::In, bias, low_rank }, sink);
+        thin
+    }
+
+    /// The same as bfloat16, row by row.
+    fn forward_bf16(&self, x: &Rows, implementation: Implementation) -> (Vec<bf16>, Option<Thin>) {
+        let columns = self.weight.shape[0];
+        filled(x.count() * columns, |y| {
+            let sink = StoreBf16 { out: y, stride: columns };
+            self.forward(x, implementation, &sink)
+        })
+    }
+}
+
+/// A vector of `len` values that `fill` writes, all of them.
+pub(super) fn filled<T: Copy, R>(len: usize, fill: impl FnOnce(Shared<'_, T>) -> R) -> (Vec<T>, R) {
+    let mut values = Vec::with_capacity(len);
+    let returned = fill(Shared::spare(&mut values, len));
+    // SAFETY: the callers' sinks take the blocks of a product, which cover the whole result.
+    unsafe { values.set_len(len) };
+    (values, returned)
+}
+
+impl Norm<'_> {
+    /// Normalized rows, ready to multiply.
+    pub(super) fn rows(&self, x: &[f32], implementation: Implementation) -> Rows {
+        let (columns, isa) = (self.weight.len(), Isa::detect());
+        implementation.rows(x.len() / columns, columns, |first, y| {
+            let Self { weight, bias, epsilon } = *self;
+            let x = &x[first * columns..][..y.len()];
+            isa.run(NormRows { x, weight, bias, epsilon, y, activation: PhantomData::<Identity> });
+        })
+    }
+}
+
+impl Block<'_> {
+    /// `[batch, tokens, hidden]` → the same, and what backward wants.
+    pub(super) fn forward(&self, x: &[f32], implementation: Implementation) -> (Vec<f32>, Saved) {
+        let (rows, hidden) = (self.shape.rows(), self.shape.hidden);
+        let normal1 = self.norm1.rows(x, implementation);
+        let (query, thin_query) = self.query.forward_bf16(&normal1, implementation);
+        let (key, thin_key) = self.key.forward_bf16(&normal1, implementation);
+        let (value, thin_value) = self.value.forward_bf16(&normal1, implementation);
+        let (attended, lse) = self.attention(&query, &key, &value).forward::<bf16>(AttentionIsa::best());
+
+        let mut middle = x.to_vec();
+        let attended_rows = implementation.rows(rows, hidden, |first, y| widen(&attended[first * hidden..], y));
+        let sink = AddScaled { out: Shared::new(&mut middle), stride: hidden, scale: self.scale1 };
+        let thin_output = self.output.forward(&attended_rows, implementation, &sink);
+        drop(attended_rows);
+
+        let normal2 = self.norm2.rows(&middle, implementation);
+        let (inner, thin_up) = self.up.forward_bf16(&normal2, implementation);
+        let active = self.activated(&inner, implementation);
+        let mut y = middle.clone();
+        let sink = AddScaled { out: Shared::new(&mut y), stride: hidden, scale: self.scale2 };
+        let thin_down = self.down.forward(&active, implementation, &sink);
+
+        let thin = [thin_query, thin_key, thin_value, thin_output, thin_up, thin_down];
+        (y, Saved { middle, normal1, normal2, query, key, value, attended, lse, inner, thin })
+    }
+
+    pub(super) fn attention<'b>(&'b self, query: &'b [bf16], key: &'b [bf16], value: &'b [bf16]) -> Inputs<'b, bf16> {
+        let shape = self.shape.attention();
+        let scale = 1.0 / (shape.head_dim as f32).sqrt();
+        Inputs { query, key, value, shape, scale, angles: self.angles, compute: ComputeDtype::Bf16 }
+    }
+
+    /// The MLP behind its activation.
+    pub(super) fn activated(&self, inner: &[bf16], implementation: Implementation) -> Rows {
+        let mlp = self.shape.mlp;
+        implementation.rows(self.shape.rows(), mlp, |first, y| {
+            Isa::detect().run(Activated { x: &inner[first * mlp..][..y.len()], y });
+        })
+    }
+}
+
+/// bfloat16 as f32, as many as `y` has places.
+pub(super) fn widen(x: &[bf16], y: &mut [f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = f32::from_bits(u32::from(x.to_bits()) << 16);
+    }
+}
+
+/// `y = gelu(x)`; slices of one length.
+struct Activated<'a> {
+    x: &'a [bf16],
+    y: &'a mut [f32],
+}
+
+impl Kernel for Activated<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let ((x, x_rest), (y, y_rest)) = (self.x.as_chunks::<LANES>(), self.y.as_chunks_mut::<LANES>());
+        for (x, y) in x.iter().zip(y) {
+            *y = Gelu::value::<A>(lanes(x)).0;
+        }
+        for (x, y) in x_rest.iter().zip(y_rest) {
+            *y = Gelu::value::<A>(lanes(&[*x; LANES])).0[0];
+        }
+    }
+}
+
+/// Sixteen bfloat16 as f32.
+#[inline(always)]
+pub(super) fn lanes(x: &[bf16; LANES]) -> Lanes {
+    let mut lanes = Lanes::ZERO;
+    for (lane, x) in lanes.0.iter_mut().zip(x) {
+        *lane = f32::from_bits(u32::from(x.to_bits()) << 16);
+    }
+    lanes
+}

@@ -1,0 +1,37 @@
+//! A whole frozen transformer block as one operation.
+//!
+//! Plain operations keep every intermediate tensor of a block for the backward pass, in f32, and read and write each of
+//! them several times. The base of an adapted model never changes and needs no gradient, so a block can do better: rows
+//! are normalized, rounded and laid out once for all products that read them ([`crate::product`]), a product hands its
+//! result on rounded, and adapters ride along in the same pass over the weight. What the backward pass wants to know is
+//! kept in bfloat16 or computed again from what is kept; with checkpointing only the block's input is kept.
+//!
+//! The block is that of the pre-norm vision transformer (Dosovitskiy et al. 2021, <https://arxiv.org/abs/2010.11929>)
+//! with optional rotary positions and layer scales, and LoRA (Hu et al. 2021, <https://arxiv.org/abs/2106.09685>):
+//!
+//! ```text
+//! x = x + scale1 ∘ output(attention(query(norm1(x)), key(norm1(x)), value(norm1(x))))
+//! y = x + scale2 ∘ down(gelu(up(norm2(x))))
+//! ```
+//!
+//! This exists on the CPU and for compute dtype bfloat16; whoever builds a model asks [`FrozenBlock::is_supported`] and
+//! composes the block of ordinary operations otherwise.
+
+mod backward;
+mod flex;
+mod gradients;
+mod kernel;
+mod layer;
+mod ops;
+
+#[cfg(test)]
+mod tests;
+
+pub use flex::{HostBlock, Kept};
+pub use layer::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
+pub use ops::{BlockGradients, BlockOps, Tape};
+
+/// Whether this processor multiplies bfloat16 faster than f32.
+pub fn has_bfloat16() -> bool {
+    crate::product::Implementation::detect() != crate::product::Implementation::Float
+}

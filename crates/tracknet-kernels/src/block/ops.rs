@@ -1,0 +1,37 @@
+//! The operation a backend provides for frozen blocks.
+
+use std::sync::{Arc, Mutex};
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, backend_extension};
+
+use super::flex::{HostBlock, Kept};
+
+/// What a forward pass leaves for the backward pass of the same block.
+pub type Tape = Arc<Mutex<Option<Kept>>>;
+
+/// Frozen transformer blocks on a backend.
+///
+/// `x` and the result are `[batch, tokens, hidden]`; `adapters` holds the matrices of all adapters behind each other,
+/// layer after layer, `A` then `B`.
+#[backend_extension(Autodiff, Flex)]
+pub trait BlockOps: Backend {
+    /// The output. With a `tape` the call leaves there what backward needs.
+    fn frozen_block(
+        x: FloatTensor<Self>,
+        adapters: FloatTensor<Self>,
+        block: Arc<HostBlock>,
+        tape: Option<Tape>,
+    ) -> FloatTensor<Self>;
+}
+
+/// The backward pass. A trait of its own, because it is not differentiable itself.
+pub trait BlockGradients: Backend {
+    /// The gradients of `x` and `adapters`, from that of the output; takes what is on the `tape`.
+    fn frozen_block_gradients(
+        gradient: FloatTensor<Self>,
+        adapters: FloatTensor<Self>,
+        block: Arc<HostBlock>,
+        tape: Tape,
+    ) -> [FloatTensor<Self>; 2];
+}

@@ -1,0 +1,183 @@
+//! Products of tiles of bfloat16: the right factor is packed panel after panel.
+//!
+//! A panel is some columns of the right factor, unpacked straight into tiles that stay in the second-level cache while
+//! all rows of the left factor meet them; nothing else of the weight is ever unpacked. Tasks are panels, and runs of
+//! rows within them.
+
+use rayon::prelude::*;
+
+use super::pack::{DEPTH, EDGE, Tile, pack_panel};
+use super::sink::{BLOCK, Block, Sink};
+use super::{LowRank, Mask, Product, amx, avx512bf16, low_rank};
+use crate::chunks::Caller;
+
+/// Most columns of a panel.
+const PANEL_COLUMNS: usize = 128;
+
+/// Tiles of a panel, if its columns allow: half a second-level cache.
+const PANEL_TILES: usize = 512;
+
+/// Rows of a task.
+const TASK_ROWS: usize = 8 * BLOCK;
+
+/// What multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Avx512Bf16,
+    Amx,
+}
+
+/// A product of 32 rows and 32 columns, added to what is there.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    /// Two runs of `depth` tiles behind each other, for 16 rows each.
+    pub(super) left: *const Tile,
+    /// Two runs of `depth` tiles behind each other, for 16 columns each.
+    pub(super) right: *const Tile,
+    /// At least 1.
+    pub(super) depth: usize,
+    /// Pairs of summed values that count, at most 16 for each tile; the rest of the last tile is zero.
+    pub(super) lines: usize,
+    /// 32 rows of 32 values, `start_stride` values apart; 0 repeats one row.
+    pub(super) start: *const f32,
+    pub(super) start_stride: usize,
+    /// 32 rows of 32 values behind each other; may be `start`.
+    pub(super) out: *mut f32,
+}
+
+/// See [`super::Implementation::run`]. The processor has the unit.
+pub(super) fn run<S: Sink>(unit: Unit, product: &Product<'_>, sink: &S) {
+    let [summed, columns] = product.weight.sizes(product.side);
+    let rows = product.left.count();
+    let caller = Caller::enter();
+    let parallel = caller.is_alone() && rayon::current_num_threads() > 1;
+    let width = panel_columns(summed.div_ceil(DEPTH), columns);
+    let panel = |panel: usize| {
+        let first = panel * width;
+        let width = width.min(columns - first).next_multiple_of(BLOCK);
+        let mut start = vec![0.0; width];
+        if let Some(bias) = product.bias {
+            let bias = &bias[first..(first + width).min(columns)];
+            start[..bias.len()].copy_from_slice(bias);
+        }
+        let main = Factor::new(
+            product.left.tiles(),
+            summed,
+            |tiles| {
+                // SAFETY: a unit exists only where the instructions do.
+                unsafe { pack_panel(&product.weight, product.side, first, tiles) };
+            },
+            width,
+        );
+        let low_rank = product.low_rank.map(|LowRank { left, weight, side, mask }| {
+            let factor = Factor::new(
+                left.tiles(),
+                left.columns(),
+                |tiles| {
+                    // SAFETY: as above.
+                    unsafe { pack_panel(&weight, side, first, tiles) };
+                },
+                width,
+            );
+            (factor, mask)
+        });
+        let run = Run { unit, rows, columns, first, start: &start, main: &main, low_rank: low_rank.as_ref(), sink };
+        let tasks = rows.div_ceil(TASK_ROWS);
+        if parallel {
+            (0..tasks).into_par_iter().for_each(|task| run.task(task));
+        } else {
+            (0..tasks).for_each(|task| run.task(task));
+        }
+    };
+    let panels = columns.div_ceil(width);
+    if parallel {
+        (0..panels).into_par_iter().for_each(panel);
+    } else {
+        (0..panels).for_each(panel);
+    }
+}
+
+/// As many as fit a panel, and as equal as multiples of 32 allow.
+fn panel_columns(depth: usize, columns: usize) -> usize {
+    let most = (PANEL_TILES / depth * EDGE).clamp(BLOCK, PANEL_COLUMNS) / BLOCK * BLOCK;
+    columns.div_ceil(columns.div_ceil(most)).next_multiple_of(BLOCK)
+}
+
+/// Both sides of a sum over `summed` values, for the columns of a panel.
+struct Factor<'a> {
+    left: &'a [Tile],
+    right: Vec<Tile>,
+    depth: usize,
+    lines: usize,
+}
+
+impl<'a> Factor<'a> {
+    fn new(left: &'a [Tile], summed: usize, pack: impl FnOnce(&mut [Tile]), width: usize) -> Self {
+        let depth = summed.div_ceil(DEPTH);
+        let mut right = vec![Tile::ZERO; width / EDGE * depth];
+        pack(&mut right);
+        Self { left, right, depth, lines: summed.div_ceil(2) }
+    }
+
+    /// The part for the 32 rows from `row` on, and the 32 columns of block `number` of the panel.
+    fn part(&self, row: usize, number: usize, (start, start_stride): (*const f32, usize), out: *mut f32) -> Part {
+        let Self { depth, lines, .. } = *self;
+        let left = self.left[row / EDGE * depth..][..2 * depth].as_ptr();
+        let right = self.right[2 * number * depth..][..2 * depth].as_ptr();
+        Part { left, right, depth, lines, start, start_stride, out }
+    }
+}
+
+/// What all tasks of a panel share.
+struct Run<'a, S> {
+    unit: Unit,
+    rows: usize,
+    columns: usize,
+    /// First column of the panel.
+    first: usize,
+    /// What every row starts with.
+    start: &'a [f32],
+    main: &'a Factor<'a>,
+    low_rank: Option<&'a (Factor<'a>, Option<&'a Mask>)>,
+    sink: &'a S,
+}
+
+impl<S: Sink> Run<'_, S> {
+    /// The rows of one task.
+    fn task(&self, task: usize) {
+        let rows = (task * TASK_ROWS..((task + 1) * TASK_ROWS).min(self.rows)).step_by(BLOCK);
+        match self.unit {
+            // SAFETY: a unit exists only where the instructions do, and `blocks` makes its parts of valid pointers.
+            Unit::Avx512Bf16 => self.blocks(rows, |part| unsafe { avx512bf16::multiply(part) }),
+            Unit::Amx => {
+                // SAFETY: as above.
+                let tiles = unsafe { amx::Tiles::configure() };
+                // SAFETY: as above.
+                self.blocks(rows, |part| unsafe { tiles.multiply(part) });
+            }
+        }
+    }
+
+    fn blocks(&self, rows: impl Iterator<Item = usize>, multiply: impl Fn(Part)) {
+        let mut block = Block::ZERO;
+        for row in rows {
+            for (number, start) in self.start.chunks_exact(BLOCK).enumerate() {
+                let column = self.first + number * BLOCK;
+                let size = [(self.rows - row).min(BLOCK), (self.columns - column).min(BLOCK)];
+                let out = block.0.as_flattened_mut().as_mut_ptr();
+                let mut start = (start.as_ptr(), 0);
+                if let Some((factor, mask)) = self.low_rank {
+                    multiply(factor.part(row, number, start, out));
+                    if let Some(mask) = mask {
+                        let words = (row..row + size[0]).map(|row| mask.row(row)[column / BLOCK]);
+                        // SAFETY: a unit exists only where the instructions do.
+                        block.0.iter_mut().zip(words).for_each(|(line, word)| unsafe { low_rank::keep(line, word) });
+                    }
+                    start = (out.cast_const(), BLOCK);
+                }
+                multiply(self.main.part(row, number, start, out));
+                self.sink.take(row, column, &block, size);
+            }
+        }
+    }
+}
