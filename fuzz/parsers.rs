@@ -4,6 +4,7 @@
 //! returns nothing and panics when something is wrong, as a fuzzer expects.
 #![allow(dead_code)] // Each fuzz target uses one of these.
 
+use tracknet::models::backbones::ModulePaths;
 use tracknet::models::lora::PeftConfig;
 use tracknet::models::pretrained::bnb::{QuantState, SkipRules};
 use tracknet::models::pretrained::header::Header;
@@ -32,7 +33,7 @@ pub(crate) fn quant_state(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let entries: Vec<String> = text.split(',').map(str::to_owned).collect();
         if let Ok(rules) = SkipRules::new(&entries, "skip") {
-            let _ = rules.skips("layer.0.attention.q_proj", "model.");
+            let _ = rules.skips("layer.0.attention.q_proj", ModulePaths::AnyFamily);
         }
     }
 }

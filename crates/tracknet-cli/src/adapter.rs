@@ -9,12 +9,13 @@ use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Args, Subcommand, ValueEnum};
 use tracknet::config::{LoraConfig, QuantizationConfig};
 use tracknet::files::write_dir_atomic;
+use tracknet::models::backbones::ModulePaths;
 use tracknet::models::lora::peft_config::CONFIG_FILE;
 use tracknet::models::lora::{
-    AdapterFile, MergeInto, PeftConfig, compare_adapters, convert_adapter, layer_status, merge_and_compare,
-    status_table,
+    AdapterFile, Deviation, MergeInto, PeftConfig, compare_adapters, convert_adapter, dequantize, layer_status,
+    merge_adapters, status_table,
 };
-use tracknet::models::pretrained::{StoredAs, write_backbone, write_head};
+use tracknet::models::pretrained::{StoredAs, write_backbone, write_head, write_packed_backbone};
 use tracknet::models::{HeatmapModel, VisitProjections, Vit, build_backbone};
 use tracknet::training::{load_model_for_inference, named_adapters};
 
@@ -44,14 +45,15 @@ enum Action {
     Diff(DiffArgs),
 }
 
-/// Merge an adapter into its base, and write the result as a Hugging Face directory of float weights.
+/// Merge an adapter into its base, and write the result as a Hugging Face directory.
 ///
-/// A base in 4 bits is merged as the floats that it stands for. Says how much the outputs on random frames changed. Of
-/// a run, decoder and head are written beside the backbone.
+/// A base in 4 bits is merged as the floats that it stands for, and written as floats unless --requantize is given. Says how
+/// much the outputs on random frames changed. Of a run, decoder and head are written beside the backbone.
 #[derive(Args)]
 #[command(after_help = "Examples:
   tracknet adapter merge outputs/run-20260101-120000-s42 merged
-  tracknet adapter merge my-adapter merged --base models/dinov3-vits16 --dtype float16")]
+  tracknet adapter merge my-adapter merged --base models/dinov3-vits16 --dtype float16
+  tracknet adapter merge my-adapter merged-nf4 --base dinov3-small-nf4 --requantize")]
 struct MergeArgs {
     /// An adapter directory, a run, or a checkpoint.
     source: PathBuf,
@@ -59,10 +61,11 @@ struct MergeArgs {
     destination: PathBuf,
     #[command(flatten)]
     base: BackboneArgs,
-    /// How the merged values are stored.
+    /// How values are stored that are not in 4 bits.
     #[arg(long, value_enum, default_value_t = Dtype::Float32)]
     dtype: Dtype,
-    /// Also say what storing the merged weights of a 4-bit base in 4 bits again would cost.
+    /// Write the merged weights of a 4-bit base in 4 bits again, in the format they had, and say what that costs beside
+    /// the deviation of floats.
     #[arg(long)]
     requantize: bool,
     /// Random frames that outputs are compared on.
@@ -244,19 +247,28 @@ fn merge(args: &MergeArgs) -> Result<ExitCode> {
     must_not_exist(&args.destination)?;
     let device = device::resolve("cpu")?;
     let adapted = Adapted::open(&args.source, args.base.base.as_deref(), &device)?;
-    let frames = probe(adapted.backbone(), args.probe, &device);
-    let tokens = |backbone: &Vit| backbone.tokens(frames.clone());
-    let (merged, deviation) = merge_and_compare(adapted.backbone(), MergeInto::Float, tokens)?;
-    outln!("{deviation}")?;
-    if args.requantize {
-        if !adapted.backbone().is_quantized() {
-            bail!("--requantize: the base is not stored in 4 bits");
-        }
-        let (_, deviation) = merge_and_compare(adapted.backbone(), MergeInto::Requantized, tokens)?;
-        outln!("in 4 bits again: {deviation}")?;
+    let backbone = adapted.backbone();
+    if args.requantize && !backbone.is_quantized() {
+        bail!("--requantize: the base is not stored in 4 bits");
     }
+    let frames = probe(backbone, args.probe, &device);
+    let before = backbone.tokens(frames.clone());
+    let deviation = |merged: &Vit| Deviation::between(before.clone(), merged.tokens(frames.clone()));
+    // Layers of a 4-bit base that have no adapter become floats, too.
+    let floats = dequantize(merge_adapters(backbone.clone(), MergeInto::Float)?);
+    outln!("{}", deviation(&floats)?)?;
+    let merged = if args.requantize {
+        let packed = merge_adapters(backbone.clone(), MergeInto::Requantized)?;
+        outln!("in 4 bits again: {}", deviation(&packed)?)?;
+        packed
+    } else {
+        floats
+    };
     write_dir_atomic(&args.destination, |dir| {
-        write_backbone(dir, &merged, args.dtype.stored())?;
+        match args.requantize {
+            true => write_packed_backbone(dir, &merged, args.dtype.stored())?,
+            false => write_backbone(dir, &merged, args.dtype.stored())?,
+        }
         match &adapted {
             Adapted::Run(model) => write_head(dir, model),
             Adapted::Backbone(_) => Ok(()),
@@ -274,7 +286,7 @@ fn unmerge(args: &UnmergeArgs) -> Result<ExitCode> {
     if base.is_quantized() {
         bail!("{merged}: is stored in 4 bits, where rounding has swallowed what would be taken out");
     }
-    AdapterFile::read(&args.adapter, base.peft_prefix())?.take_out(&mut base)?;
+    AdapterFile::read(&args.adapter, base.module_paths())?.take_out(&mut base)?;
     write_dir_atomic(&args.destination, |dir| write_backbone(dir, &base, args.dtype.stored()))?;
     outln!("wrote {}", args.destination.display())?;
     Ok(ExitCode::SUCCESS)
@@ -293,7 +305,7 @@ fn list(args: &ListArgs) -> Result<ExitCode> {
     let width = found.iter().map(|(name, _)| name.len()).max().unwrap_or_default().max(4);
     outln!("{:width$}  {:>5}  {:>7}  {:>7}  {:11}  base", "name", "r", "alpha", "modules", "variant")?;
     for (name, dir) in found {
-        let file = AdapterFile::read(&dir, "")?;
+        let file = AdapterFile::read(&dir, ModulePaths::AsWritten)?;
         let lora = &file.config.lora;
         let variant = match (lora.use_rslora, lora.use_dora) {
             (false, false) => "lora",
@@ -328,8 +340,8 @@ fn convert(args: &ConvertArgs) -> Result<ExitCode> {
         }
     };
     // Without the base the names stay as they are.
-    let prefix = base.as_ref().map_or("", |base| base.peft_prefix());
-    let plain = convert_adapter(AdapterFile::read(&args.adapter, prefix)?, base.as_ref())?;
+    let paths = base.as_ref().map_or(ModulePaths::AsWritten, |base| base.module_paths());
+    let plain = convert_adapter(AdapterFile::read(&args.adapter, paths)?, base.as_ref())?;
     write_dir_atomic(&args.destination, |dir| plain.write(dir))?;
     let lora = &plain.config.lora;
     outln!("wrote {}: r {}, lora_alpha {}", args.destination.display(), lora.r, lora.lora_alpha)?;
@@ -337,8 +349,8 @@ fn convert(args: &ConvertArgs) -> Result<ExitCode> {
 }
 
 fn diff(args: &DiffArgs) -> Result<ExitCode> {
-    // Both spellings of DINOv3's paths are the same module.
-    let read = |dir: &Path| AdapterFile::read(dir, "model.");
+    // Two spellings of a path are the same module.
+    let read = |dir: &Path| AdapterFile::read(dir, ModulePaths::AnyFamily);
     let mut difference = compare_adapters(&read(&args.first)?, &read(&args.second)?)?;
     difference.tensors.retain(|t| t.max > args.tolerance);
     outln!("{difference}")?;

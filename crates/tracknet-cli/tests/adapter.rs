@@ -62,6 +62,41 @@ fn train(dir: &Path, model: &str, overrides: &[&str]) -> String {
     printed.lines().find_map(|line| line.strip_prefix("run: ")).unwrap().to_owned()
 }
 
+/// `packed` adapts every layer of a 4-bit base; `unpacked` is it, merged.
+fn packed_bases_merge_into_floats_and_into_four_bits(dir: &Path, on_base: &str, packed: &str, plain: &str) {
+    let config = |name: &str| fs::read_to_string(dir.join(name).join("config.json")).unwrap();
+    let weights = |name: &str| read_all(&dir.join(name).join("model.safetensors")).unwrap();
+    // Layers that no adapter is on are written as floats, too.
+    let few = ["training.seed=6", "model.lora.target_modules=[query]"];
+    let partly = train(dir, "vit_qlora_heatmap", &[&[on_base][..], &few].concat());
+    ends(0, dir, ["adapter", "merge", &partly, "partly-unpacked"]);
+    for name in ["unpacked", "partly-unpacked"] {
+        assert!(!config(name).contains("quantization_config"), "{name} says that it is in 4 bits");
+        let shapes = |name: &str| weights(name).iter().map(|(n, d)| (n.clone(), d.shape().clone())).collect::<Vec<_>>();
+        assert_eq!(shapes(name), shapes("base"), "{name}");
+    }
+
+    let merged = ends(0, dir, ["adapter", "merge", &partly, "packed-again", "--requantize"]);
+    contains_all(&merged, &["output deviation: max", "in 4 bits again: output deviation: max", "wrote packed-again"]);
+    contains_all(&config("packed-again"), &["\"quant_method\": \"bitsandbytes\"", "\"bnb_4bit_quant_type\": \"nf4\""]);
+    contains_all(&ends(0, dir, ["inspect", "packed-again", "--json"]), &["packed_backbone", "\"packed\": true"]);
+    ends(0, dir, ["quantize", "base", "base-packed"]);
+    for name in ["packed-again", "base-packed"] {
+        ends(0, dir, ["dequantize", name, &format!("{name}-floats")]);
+    }
+    let [again, once] = ["packed-again-floats", "base-packed-floats"].map(weights);
+    for (name, data) in &once {
+        // A layer without an adapter keeps its codes; a query was merged and rounded again.
+        assert_eq!(*data == again[name], !name.ends_with("q_proj.weight"), "{name}");
+    }
+    let adapter = format!("{plain}/checkpoints/best/adapter");
+    contains_all(&ends(0, dir, ["adapter", "status", &adapter, "--base", "packed-again"]), &["nf4/64+dq", "rslora"]);
+    let refused = ends(1, dir, ["adapter", "merge", &adapter, "none", "--requantize"]);
+    contains_all(&refused, &["--requantize: the base is not stored in 4 bits"]);
+    ends(0, dir, ["adapter", "merge", packed, "all-packed-again", "--requantize", "--dtype", "float16"]);
+    contains_all(&config("all-packed-again"), &["\"dtype\": \"float16\""]);
+}
+
 #[test]
 fn the_help_of_every_verb_has_an_example() {
     let dir = tempfile::tempdir().unwrap();
@@ -104,9 +139,10 @@ fn adapters_of_runs_are_listed_shown_merged_taken_out_compared_converted_and_swi
     contains_all(&merged, &["output deviation: max", "wrote merged"]);
     assert!(dir.join("merged/config.json").is_file() && !dir.join("merged/tracknet_head.safetensors").exists());
     contains_all(&ends(1, dir, ["adapter", "merge", &plain, "merged"]), &["merged exists already"]);
-    let merged = ends(0, dir, ["adapter", "merge", &packed, "unpacked", "--requantize"]);
-    contains_all(&merged, &["in 4 bits again: output deviation"]);
+    let merged = ends(0, dir, ["adapter", "merge", &packed, "unpacked"]);
+    contains_all(&merged, &["output deviation: max", "wrote unpacked"]);
     assert!(dir.join("unpacked/tracknet_head.safetensors").is_file());
+    packed_bases_merge_into_floats_and_into_four_bits(dir, on_base, &packed, &plain);
     contains_all(&ends(1, dir, ["adapter", "merge", &whole, "none"]), &["the run has no adapters"]);
     contains_all(
         &ends(1, dir, ["adapter", "merge", &adapter(&plain), "none", "--base", "nowhere/at/all"]),

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 #[cfg(all(target_arch = "x86_64", feature = "flex"))]
-use crate::fourbit::amx;
+use crate::product::amx;
 
 /// A measured rate.
 #[derive(Debug, Clone, Copy, PartialEq)]

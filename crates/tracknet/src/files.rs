@@ -27,6 +27,15 @@ pub fn write_atomic(
     Ok(())
 }
 
+/// Writes a file through `write`, which gets a temporary path in the same directory, then renames it to `path`.
+pub(crate) fn write_file_atomic(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let parent = parent_of(path);
+    let temporary = tempfile::Builder::new().prefix(".tracknet-").suffix(".tmp").tempfile_in(parent).at(parent)?;
+    write(temporary.path())?;
+    let file = temporary.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), cause: e.error })?;
+    make_readable(&file).at(path)
+}
+
 /// Fills a directory through `fill` under a temporary name beside `path`, then renames it to `path`.
 ///
 /// An existing directory at `path` is replaced; it is moved aside first, so that a crash between the two

@@ -285,10 +285,10 @@ fn an_adapter_is_trained_on_from_a_directory_and_keeps_what_the_file_said() {
     // Neither resuming nor predicting needs the directory the run began with.
     fs::remove_dir_all(&adapter).unwrap();
     let (report, _) = training_support::run(&config, Some(&stopped.paths.root), None).unwrap();
-    let written = AdapterFile::read(&report.paths.best().join("adapter"), "model.").unwrap();
+    let written = AdapterFile::read(&report.paths.best().join("adapter"), common::paths("dinov3_tiny")).unwrap();
     assert_eq!(written.config.unknown_keys(), ["of_tomorrow"]);
     assert_eq!(written.config.lora.rank_pattern.0.len(), 2);
-    let began = AdapterFile::read(&fixture("peft_pattern"), "model.").unwrap();
+    let began = AdapterFile::read(&fixture("peft_pattern"), common::paths("dinov3_tiny")).unwrap();
     assert_eq!(compare_adapters(&began, &written).unwrap().tensors.len(), 12, "every module trained");
     tracknet::training::load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap();
 }
@@ -318,7 +318,7 @@ fn an_adapter_that_changed_its_base_loads_with_that_base_and_converts_to_a_plain
         assert!(difference(&trained, &loaded) == 0.0, "{method}: the base is computed again, bit for bit");
 
         let (base, _) = build_backbone(&name, &LoraConfig::default(), &Default::default(), &device).unwrap();
-        let file = AdapterFile::read(dir.path(), "model.").unwrap();
+        let file = AdapterFile::read(dir.path(), common::paths("dinov3_tiny")).unwrap();
         let refused = convert_adapter::<HeatmapModel>(file.clone(), None).unwrap_err().to_string();
         assert!(refused.contains("--base"), "{refused}");
         let plain = convert_adapter(file, Some(&base)).unwrap();
@@ -345,7 +345,7 @@ fn a_packed_pissa_base_is_computed_again_before_it_is_packed() {
 
 #[test]
 fn equal_adapters_have_no_difference_and_others_are_told_apart_by_what_they_compute() {
-    let read = |name: &str| AdapterFile::read(&fixture(name), "model.").unwrap();
+    let read = |name: &str| AdapterFile::read(&fixture(name), common::paths("dinov3_tiny")).unwrap();
     assert!(compare_adapters(&read("peft_lora"), &read("peft_lora")).unwrap().is_empty());
     let plain = convert_adapter::<HeatmapModel>(read("peft_rslora"), None).unwrap();
     let difference = compare_adapters(&read("peft_rslora"), &plain).unwrap();
@@ -451,7 +451,7 @@ proptest! {
         let place = ((bytes.len() as f64) * at * at) as usize;
         if cut { bytes.truncate(place) } else { bytes[place] = byte }
         fs::write(&path, bytes).unwrap();
-        let read = AdapterFile::read(dir.path(), "model.");
+        let read = AdapterFile::read(dir.path(), common::paths("dinov3_tiny"));
         prop_assert!(!cut || read.is_err(), "a cut file was read");
     }
 

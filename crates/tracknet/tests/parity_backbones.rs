@@ -9,22 +9,13 @@ mod common;
 
 use burn::tensor::{Device, Tensor};
 use tracknet::models::Vit;
-use tracknet::models::backbones::VitSpec;
-use tracknet::models::init::Builder;
-use tracknet::models::pretrained::Checkpoint;
-use tracknet::models::pretrained::checkpoint::WeightSource;
 
 use common::{assert_close, fixture, pixels, tensors};
 
 const TOLERANCE: f32 = 1e-4;
 
 fn load(name: &str, device: &Device) -> Vit {
-    let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
-    let (spec, _) = VitSpec::from_config(&checkpoint.config, "config.json").unwrap();
-    let source = WeightSource::new(&checkpoint.weights, spec.names.optional_prefix);
-    let vit = Vit::new(&spec, &Builder::new(&source, device));
-    source.finish(|n| spec.names.is_unused(n)).unwrap();
-    vit
+    common::backbone(&fixture(name), device).unwrap()
 }
 
 fn check(name: &str, layers: usize) {

@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use burn::tensor::Device;
 use serde_json::json;
 use tracknet::config::{Config, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
+use tracknet::models::pretrained::save::read_all;
 use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
 use tracknet::models::{HeatmapModel, VisitProjections, build_model};
@@ -18,6 +20,7 @@ use tracknet::training::{
     training_device,
 };
 
+mod common;
 mod training_support;
 use training_support::{config, lora, model, run, training};
 
@@ -287,6 +290,34 @@ fn a_run_leaves_its_configuration_logs_overlays_and_checkpoints() {
     assert_eq!(recorder.epochs.len(), 2);
     assert!(report.evaluation.is_some());
     assert_eq!(Config::from_run_dir(root).unwrap(), config);
+}
+
+/// Frames are normalized as the base asks for, so a checkpoint that replaces the base must ask for the same.
+#[test]
+fn a_backbone_that_trained_keeps_the_normalization_and_the_rest_of_its_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    fs::create_dir(&base).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(common::fixture("vit_tiny").join(file), base.join(file)).unwrap();
+    }
+    let normalization = r#"{"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 1.0, 2.0]}"#;
+    fs::write(base.join("preprocessor_config.json"), normalization).unwrap();
+    let mut section = model(json!({ "decoder": { "channels": [64, 16, 8] }, "backbone": { "freeze": false } }));
+    section.backbone.architecture = None;
+    section.pretrained_model_name = Some(base.display().to_string());
+    let config = config(dir.path(), section, training(dir.path(), json!({ "epochs": 1 })));
+    let (report, _) = run(&config, None, None).unwrap();
+
+    let loaded = load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap();
+    assert_eq!(batch_spec(&loaded.config, &loaded.build).mean, [0.5, 0.25, 0.125]);
+    let tensors = |dir: &Path| read_all(&dir.join("model.safetensors")).unwrap();
+    let [before, after] = [&base, &report.paths.best().join("backbone")].map(|dir| tensors(dir));
+    assert!(before.keys().eq(after.keys()), "{:?}", after.keys());
+    for (name, data) in &before {
+        let carried = name.starts_with("pooler.") || name == "embeddings.mask_token";
+        assert_eq!(*data == after[name], carried, "{name}");
+    }
 }
 
 #[test]

@@ -30,7 +30,5 @@ pub use linear::linear_4bit;
 pub use nested::NESTED_BLOCKSIZE;
 pub use ops::{FourBitOps, PackedFormat, Product};
 pub use packed::{Absmax, BLOCKSIZES, PackedWeight, QuantizeOptions};
-#[cfg(all(feature = "flex", target_arch = "x86_64"))]
-pub(crate) use product::amx;
 pub use stats::QuantizationError;
 pub use weight::Linear4bitWeight;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::models::ModelError;
+use crate::models::backbones::ModulePaths;
 use crate::models::pretrained::Weights;
 use crate::models::pretrained::bnb::{is_packed, read_packed};
 
@@ -74,24 +75,29 @@ pub(super) fn measure(
     }
 }
 
-/// The float weight of the same name; releases differ in what they put before it.
+/// The float weight of the same name, or the half of a stacked one; releases differ in what they put before it.
 fn read_source(source: &[(&'static str, Weights)], name: &str, shape: [usize; 2], against: &Path) -> Result<Vec<f32>> {
     let prefixes = ["model.", "vit.", "dinov2.", "dinov2_with_registers."];
     let bare = prefixes.into_iter().find_map(|p| name.strip_prefix(p)).unwrap_or(name);
     let names: Vec<String> = std::iter::once(bare.to_owned()).chain(prefixes.map(|p| format!("{p}{bare}"))).collect();
-    let found = source.iter().find_map(|(_, w)| Some((w, names.iter().find(|n| w.shape(n).is_some())?)));
+    let whole = names.iter().map(|name| (name.clone(), 0, 1));
+    let half =
+        |name: &String| ModulePaths::AnyFamily.stacked(name).map(|(whole, second)| (whole, usize::from(second), 2));
+    let places: Vec<(String, usize, usize)> = whole.chain(names.iter().filter_map(half)).collect();
+    let found = source.iter().find_map(|(_, w)| Some((w, places.iter().find(|(n, ..)| w.shape(n).is_some())?)));
     let problem = |message: String| ModelError::Tensor { name: name.to_owned(), message };
-    let Some((weights, stored)) = found else {
+    let Some((weights, (stored, part, parts))) = found else {
         return Err(problem(format!("is not in {}", against.display())).into());
     };
     if is_packed(weights, stored) {
         return Err(problem(format!("is in 4 bits in {} too; compare with floats", against.display())).into());
     }
     let found = weights.shape(stored).unwrap_or_default();
-    if found != shape {
+    let [output, input] = shape;
+    if found != [parts * output, input] {
         return Err(problem(format!("is {shape:?}, but {found:?} in {}", against.display())).into());
     }
-    weights.read(stored)
+    weights.read_rows(stored, part * output..(part + 1) * output)
 }
 
 /// Sums in f64, in the order of the names.

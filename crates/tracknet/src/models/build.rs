@@ -15,7 +15,7 @@ use tracknet_kernels::{Absmax, ComputeDtype};
 use crate::config::{LoraConfig, MODEL_NAMES, ModelConfig, QuantizationConfig};
 use crate::error::Result;
 
-use super::backbones::VitSpec;
+use super::backbones::{ModulePaths, VitSpec};
 use super::decoders::UpsamplingSpec;
 use super::init::{Builder, Fill, RandomSource, Source};
 use super::lora::quantization::{Format, Packer};
@@ -80,7 +80,7 @@ pub fn build_model(
     let plan = Plan::new(config, input_size)?;
     let stored_packed = plan.checkpoint.as_ref().is_some_and(|c| c.quantization.is_some());
     let packer = match config.quantization.enabled && !stored_packed && !starts_from_floats(config) {
-        true => Some(Packer::new(&config.quantization, plan.backbone.names.peft_prefix)?),
+        true => Some(Packer::new(&config.quantization, ModulePaths::Of(plan.backbone.names))?),
         false => None,
     };
     let (mut model, base_hash) = plan.assemble_and_load(seed, device, packer.as_ref())?;
@@ -165,7 +165,7 @@ impl Adaptation {
             false => None,
         };
         if let Some(dir) = &config.lora.adapter {
-            let file = AdapterFile::read(dir, model.peft_prefix())?;
+            let file = AdapterFile::read(dir, model.module_paths())?;
             file.prepare_base(&mut model.backbone, format)?;
             return Ok(Self::Read(file));
         }
@@ -246,13 +246,11 @@ impl Plan {
             }
             Some(checkpoint) => {
                 let names = self.backbone.names;
-                let source =
-                    WeightSource::new(&checkpoint.weights, names.optional_prefix).with_compute_dtype(self.compute);
+                let source = WeightSource::new(&checkpoint.weights, names).with_compute_dtype(self.compute);
                 let hashed = Hashed::new(&source);
                 let backbone = Vit::new(&self.backbone, &Builder::new(&hashed, device).packing(packer));
                 let hash = hashed.finish();
-                source.finish(|name| names.is_unused(name))?;
-                (backbone, hash)
+                (backbone.carrying(checkpoint.carried(source.finish()?)), hash)
             }
         };
         let builder = Builder::new(&random, device);

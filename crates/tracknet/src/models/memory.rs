@@ -101,12 +101,12 @@ pub fn training_estimate(
     let per_token = if is_cpu(device) && model.backbone.has_frozen_blocks() {
         // Two residual streams in float32; two normalized inputs, query, key, value and attention in bfloat16, and as
         // much again for masks and what the allocator keeps; the MLP once in bfloat16.
-        24 * spec.hidden + 2 * spec.mlp_in()
+        24 * spec.hidden + 2 * spec.mlp
     } else {
         // Norms, projections, rotations, residuals: about 14 tensors of the hidden size; the MLP about 3 of its own;
         // without a kernel of its own, scores before and after softmax.
         let scores = if is_cpu(device) { 0 } else { 2 * tokens * spec.heads };
-        4 * (14 * spec.hidden + 3 * spec.mlp_in() + scores)
+        4 * (14 * spec.hidden + 3 * spec.mlp + scores)
     };
     let blocks = match (backbone_trains, checkpointing) {
         (false, _) => tokens * per_token,

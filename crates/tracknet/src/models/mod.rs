@@ -33,6 +33,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::parallel;
 
+use backbones::ModulePaths;
 pub use backbones::Vit;
 pub use build::{BuildReport, build_backbone, build_model};
 pub use decoders::UpsamplingDecoder;
@@ -43,6 +44,7 @@ use layers::Conv;
 use lora::LoraAdapter;
 pub use lora::{apply_lora_to_model, apply_quantization};
 pub use memory::MemoryReport;
+use pretrained::carried::Carried;
 pub use projection::{Projection, VisitProjections};
 #[cfg(feature = "flex")]
 use tracknet_kernels::ComputeDtype;
@@ -123,8 +125,16 @@ impl HeatmapModel {
 }
 
 impl VisitProjections for HeatmapModel {
-    fn peft_prefix(&self) -> &'static str {
-        self.backbone.peft_prefix()
+    fn module_paths(&self) -> ModulePaths {
+        self.backbone.module_paths()
+    }
+
+    fn carried_along(&self) -> Option<&Carried> {
+        self.backbone.carried_along()
+    }
+
+    fn carried_along_mut(&mut self) -> Option<&mut Carried> {
+        self.backbone.carried_along_mut()
     }
 
     fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {

@@ -7,10 +7,12 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use tracknet_kernels::{ComputeDtype, Linear4bitWeight, linear_4bit};
 
+use super::backbones::ModulePaths;
 use super::init::{Builder, Fill};
 use super::layers::Conv;
 use super::lora::LoraAdapter;
 use super::lora::merge::Merged;
+use super::pretrained::carried::Carried;
 
 /// What a projection does in its block. The short names `query`, `key`, `value` and `dense` of a target list mean
 /// these, whatever the checkpoint calls them.
@@ -144,12 +146,21 @@ impl Base {
 
 /// Names the projections of a model. Everything that adapts, quantizes, merges or reports works on this alone.
 ///
-/// The path is what `transformers` calls the module below the backbone, such as `layer.0.attention.q_proj`.
+/// The path is that of the module in the files of the backbone, such as `layer.0.attention.q_proj`.
 pub trait VisitProjections {
-    /// What PEFT puts before the paths of this model, because `transformers` holds it one module deeper than its files
-    /// say.
-    fn peft_prefix(&self) -> &'static str {
-        ""
+    /// How else the paths of this model are spelled, by PEFT above all.
+    fn module_paths(&self) -> ModulePaths {
+        ModulePaths::AsWritten
+    }
+
+    /// What the model carries along to write it again, without computing anything with it.
+    fn carried_along(&self) -> Option<&Carried> {
+        None
+    }
+
+    /// The same, to change it.
+    fn carried_along_mut(&mut self) -> Option<&mut Carried> {
+        None
     }
 
     /// Visits every projection in the order of the model.

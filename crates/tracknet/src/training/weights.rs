@@ -10,10 +10,11 @@ use burn::tensor::{Device, TensorData};
 
 use crate::config::{Config, LoraConfig, ModelConfig};
 use crate::error::Result;
+use crate::models::backbones::ModulePaths;
 use crate::models::lora::peft_config::CONFIG_FILE;
 use crate::models::lora::{PeftConfig, peft, write_adapter};
 use crate::models::pretrained::save::read_all;
-use crate::models::pretrained::{HEAD_FILE, StoredAs, load_head, write_backbone, write_head};
+use crate::models::pretrained::{HEAD_FILE, StoredAs, backbone_state, load_head, write_backbone, write_head};
 use crate::models::state::{Require, load_state};
 use crate::models::{BuildReport, HeatmapModel, VisitProjections, build_model};
 
@@ -46,23 +47,25 @@ pub(super) fn write(
 pub(super) fn load(mut model: HeatmapModel, checkpoint: &Checkpoint) -> Result<HeatmapModel> {
     if let Some(dir) = checkpoint.backbone_dir() {
         let path = dir.join("model.safetensors");
-        model.backbone = fits(&path, load_state(model.backbone, read_all(&path)?, Require::Nothing))?;
+        let state = backbone_state(read_all(&path)?, model.backbone.spec().names);
+        model.backbone = fits(&path, load_state(model.backbone, state, Require::Nothing))?;
     }
     if let Some(dir) = checkpoint.adapter_dir() {
         let path = dir.join(peft::WEIGHTS_FILE);
-        let state = adapter_state(read_all(&path)?, model.peft_prefix());
+        let state = adapter_state(read_all(&path)?, model.module_paths());
         model = fits(&path, load_state(model, state, Require::Nothing))?;
     }
     load_head(&checkpoint.head_path(), model)
 }
 
-/// PEFT's names → the model's.
-fn adapter_state(tensors: BTreeMap<String, TensorData>, prefix: &str) -> BTreeMap<String, TensorData> {
-    let rename = |name: String| {
-        let path = name.strip_prefix("base_model.model.").unwrap_or(&name);
-        format!("backbone.{}", path.strip_prefix(prefix).unwrap_or(path).replace(".base_layer.", "."))
+/// PEFT's names → the model's, without what is only carried along.
+fn adapter_state(tensors: BTreeMap<String, TensorData>, paths: ModulePaths) -> BTreeMap<String, TensorData> {
+    let rename = |(name, data): (String, TensorData)| {
+        let path = paths.from_any(name.strip_prefix("base_model.model.").unwrap_or(&name)).replace(".base_layer.", ".");
+        let carried = paths.names().is_some_and(|names| names.is_carried(&path));
+        (!carried).then(|| (format!("backbone.{path}"), data))
     };
-    tensors.into_iter().map(|(name, data)| (rename(name), data)).collect()
+    tensors.into_iter().filter_map(rename).collect()
 }
 
 /// The `model` section that builds the model of a checkpoint. Where the run took its first values from may be gone.

@@ -6,10 +6,32 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
+use tracknet::models::Vit;
+use tracknet::models::backbones::{ModulePaths, VitSpec};
+use tracknet::models::init::Builder;
+use tracknet::models::pretrained::Checkpoint;
+use tracknet::models::pretrained::checkpoint::WeightSource;
 
 /// A file or directory of `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// How the paths of a backbone of `tests/fixtures` are spelled.
+pub(crate) fn paths(name: &str) -> ModulePaths {
+    let config = std::fs::read_to_string(fixture(name).join("config.json")).unwrap();
+    let config = serde_json::from_str(&config).unwrap();
+    ModulePaths::Of(VitSpec::from_config(&config, "config.json").unwrap().0.names)
+}
+
+/// The backbone of a model directory, as it is stored.
+pub(crate) fn backbone(dir: &Path, device: &Device) -> Result<Vit, String> {
+    let checkpoint = Checkpoint::open(dir).map_err(|e| e.to_string())?;
+    let (spec, _) = VitSpec::from_config(&checkpoint.config, "config.json").map_err(|e| e.to_string())?;
+    let source = WeightSource::new(&checkpoint.weights, spec.names);
+    let vit = Vit::new(&spec, &Builder::new(&source, device));
+    let unneeded = source.finish().map_err(|e| e.to_string())?;
+    Ok(vit.carrying(checkpoint.carried(unneeded)))
 }
 
 /// The f32 tensors of a safetensors file.

@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 use crate::models::ModelError;
 use crate::models::layers::Activation;
 
-use super::spec::{Biases, ImageSize, MlpKind, Position, Resampling, VitNames, VitSpec, activation, parse};
+use super::names::{MemoryNames, VitNames};
+use super::spec::{Biases, ImageSize, MlpKind, Position, Resampling, VitSpec, activation, parse};
 
 const PLAIN: VitNames = VitNames {
     model_type: "dinov2",
     architecture: "Dinov2Model",
     optional_prefix: Some("dinov2."),
-    peft_prefix: "",
     blocks: "encoder.layer",
     patch: "embeddings.patch_embeddings.projection",
     norm: "layernorm",
@@ -26,16 +26,41 @@ const PLAIN: VitNames = VitNames {
     up: "mlp.fc1",
     gate: "",
     down: "mlp.fc2",
-    unused: &["embeddings.mask_token", "classifier."],
+    stacked: None,
+    memory: MEMORY,
+    unused: &["embeddings.mask_token"],
 };
-const SWIGLU: VitNames = VitNames { up: "mlp.weights_in", down: "mlp.weights_out", ..PLAIN };
+const MEMORY: MemoryNames = MemoryNames {
+    blocks: "encoder.layer",
+    query: "attention.q_proj",
+    key: "attention.k_proj",
+    value: "attention.v_proj",
+    output: "attention.o_proj",
+    up: "mlp.fc1",
+    gate: "",
+    down: "mlp.fc2",
+};
+/// Gate and up have no names of their own in files, so they are called here as in memory.
+pub(super) const SWIGLU: VitNames = VitNames {
+    up: "mlp.up_proj",
+    gate: "mlp.gate_proj",
+    down: "mlp.weights_out",
+    stacked: Some("mlp.weights_in"),
+    memory: MemoryNames { up: "mlp.up_proj", gate: "mlp.gate_proj", down: "mlp.down_proj", ..MEMORY },
+    ..PLAIN
+};
 const REGISTERS: VitNames = VitNames {
     model_type: "dinov2_with_registers",
     architecture: "Dinov2WithRegistersModel",
     optional_prefix: Some("dinov2_with_registers."),
     ..PLAIN
 };
-const REGISTERS_SWIGLU: VitNames = VitNames { up: "mlp.weights_in", down: "mlp.weights_out", ..REGISTERS };
+const REGISTERS_SWIGLU: VitNames = VitNames {
+    model_type: REGISTERS.model_type,
+    architecture: REGISTERS.architecture,
+    optional_prefix: REGISTERS.optional_prefix,
+    ..SWIGLU
+};
 
 const KEYS: &[&str] = &[
     "patch_size",
@@ -93,6 +118,15 @@ impl Default for Config {
     }
 }
 
+pub(super) fn names(registers: bool, swiglu: bool) -> &'static VitNames {
+    match (registers, swiglu) {
+        (false, false) => &PLAIN,
+        (false, true) => &SWIGLU,
+        (true, false) => &REGISTERS,
+        (true, true) => &REGISTERS_SWIGLU,
+    }
+}
+
 pub(super) fn spec(
     config: &Map<String, Value>,
     key: &str,
@@ -102,7 +136,7 @@ pub(super) fn spec(
     let width = (c.hidden_size as f64 * c.mlp_ratio) as usize;
     let (mlp, mlp_kind) = if c.use_swiglu_ffn {
         // Two thirds, so that three matrices cost as much as two, rounded up to a multiple of 8.
-        ((width.saturating_mul(2) / 3).div_ceil(8) * 8, MlpKind::GatedStacked)
+        ((width.saturating_mul(2) / 3).div_ceil(8) * 8, MlpKind::Gated)
     } else {
         (width, MlpKind::Plain)
     };
@@ -123,12 +157,7 @@ pub(super) fn spec(
         },
         biases: Biases { query: c.qkv_bias, key: c.qkv_bias, value: c.qkv_bias, output: true, mlp: true },
         initializer_range: c.initializer_range,
-        names: match (registers, c.use_swiglu_ffn) {
-            (false, false) => &PLAIN,
-            (false, true) => &SWIGLU,
-            (true, false) => &REGISTERS,
-            (true, true) => &REGISTERS_SWIGLU,
-        },
+        names: names(registers, c.use_swiglu_ffn),
         config: Map::new(),
     };
     Ok((spec, unknown))

@@ -5,13 +5,13 @@ use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 
-use super::spec::{Biases, MlpKind, Position, VitNames, VitSpec, activation, parse};
+use super::names::{MemoryNames, VitNames};
+use super::spec::{Biases, MlpKind, Position, VitSpec, activation, parse};
 
-const NAMES: VitNames = VitNames {
+pub(super) const NAMES: VitNames = VitNames {
     model_type: "dinov3_vit",
     architecture: "DINOv3ViTModel",
     optional_prefix: Some("model."),
-    peft_prefix: "model.",
     blocks: "layer",
     patch: "embeddings.patch_embeddings",
     norm: "norm",
@@ -24,6 +24,18 @@ const NAMES: VitNames = VitNames {
     up: "mlp.up_proj",
     gate: "mlp.gate_proj",
     down: "mlp.down_proj",
+    stacked: None,
+    // One module deeper than in files, but for embeddings and the last norm.
+    memory: MemoryNames {
+        blocks: "model.layer",
+        query: "attention.q_proj",
+        key: "attention.k_proj",
+        value: "attention.v_proj",
+        output: "attention.o_proj",
+        up: "mlp.up_proj",
+        gate: "mlp.gate_proj",
+        down: "mlp.down_proj",
+    },
     unused: &["embeddings.mask_token"],
 };
 

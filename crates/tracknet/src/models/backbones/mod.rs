@@ -7,10 +7,16 @@ mod dinov2;
 mod dinov3;
 #[cfg(feature = "flex")]
 mod frozen;
+mod names;
+mod paths;
 mod position;
 mod spec;
 mod transformer;
 mod vit;
 
-pub use spec::{Biases, MODEL_TYPES, MlpKind, Position, Resampling, VitNames, VitSpec};
+pub(crate) use names::halve_rows;
+pub use names::{MemoryNames, VitNames};
+pub use paths::ModulePaths;
+pub(crate) use spec::names_of;
+pub use spec::{Biases, MODEL_TYPES, MlpKind, Position, Resampling, VitSpec};
 pub use transformer::{Block, Vit};

@@ -5,9 +5,8 @@ use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 use crate::models::layers::Activation;
-use crate::models::projection::Role;
-use crate::models::state::adapter_names;
 
+use super::names::VitNames;
 use super::{dinov2, dinov3, vit};
 
 /// The values of `config.json: model_type` that can be built.
@@ -55,8 +54,6 @@ pub enum MlpKind {
     Plain,
     /// `down(act(gate(x)) · up(x))`.
     Gated,
-    /// The same, with gate and up stacked in one projection.
-    GatedStacked,
 }
 
 /// How tokens know where they are.
@@ -96,97 +93,15 @@ pub struct Biases {
     pub mlp: bool,
 }
 
-/// What a family of checkpoints calls the parts of a vision transformer.
-#[derive(Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct VitNames {
-    /// `config.json: model_type`.
-    pub model_type: &'static str,
-    /// `config.json: architectures`.
-    pub architecture: &'static str,
-    /// What some releases put before every name.
-    pub optional_prefix: Option<&'static str>,
-    /// What PEFT puts before paths, because `transformers` holds the model one module deeper than its files say.
-    pub peft_prefix: &'static str,
-    /// Where block `i` is: `<blocks>.<i>`.
-    pub blocks: &'static str,
-    pub patch: &'static str,
-    pub norm: &'static str,
-    pub norm1: &'static str,
-    pub norm2: &'static str,
-    pub query: &'static str,
-    pub key: &'static str,
-    pub value: &'static str,
-    pub output: &'static str,
-    pub up: &'static str,
-    pub gate: &'static str,
-    pub down: &'static str,
-    /// Tensors that checkpoints have and that heatmaps do not need; a trailing `.` stands for everything below.
-    pub unused: &'static [&'static str],
-}
-
-impl VitNames {
-    /// What the checkpoint calls a parameter of [`super::Vit`], given its path in the Rust module.
-    pub fn public(&self, path: &[&str]) -> String {
-        match path {
-            ["cls_token"] => "embeddings.cls_token".to_owned(),
-            ["register_tokens"] => "embeddings.register_tokens".to_owned(),
-            ["position"] => "embeddings.position_embeddings".to_owned(),
-            ["patch", rest @ ..] => join(self.patch, rest),
-            ["norm", rest @ ..] => join(self.norm, rest),
-            ["blocks", index, part, rest @ ..] => {
-                format!("{}.{index}.{}", self.blocks, join(self.part(part), &projection_names(rest)))
-            }
-            other => other.join("."),
-        }
-    }
-
-    fn part<'a>(&'a self, field: &'a str) -> &'a str {
-        match field {
-            "norm1" => self.norm1,
-            "norm2" => self.norm2,
-            "scale1" => "layer_scale1.lambda1",
-            "scale2" => "layer_scale2.lambda1",
-            "query" => self.query,
-            "key" => self.key,
-            "value" => self.value,
-            "output" => self.output,
-            "up" => self.up,
-            "gate" => self.gate,
-            "down" => self.down,
-            other => other,
-        }
-    }
-
-    /// The last component of the names of the projections with this role, such as `q_proj`.
-    pub fn short_names(&self, role: Role) -> Vec<&'static str> {
-        let last = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
-        match role {
-            Role::Query => vec![last(self.query)],
-            Role::Key => vec![last(self.key)],
-            Role::Value => vec![last(self.value)],
-            Role::Output => vec![last(self.output)],
-            Role::Mlp => [self.gate, self.up, self.down].into_iter().filter(|p| !p.is_empty()).map(last).collect(),
-            Role::Convolution => Vec::new(),
-        }
-    }
-
-    /// Whether a checkpoint may hold this tensor without the model needing it.
-    pub fn is_unused(&self, name: &str) -> bool {
-        self.unused.iter().any(|u| if u.ends_with('.') { name.starts_with(u) } else { name == *u })
-    }
-}
-
-fn join(head: &str, rest: &[&str]) -> String {
-    std::iter::once(head).chain(rest.iter().copied()).collect::<Vec<_>>().join(".")
-}
-
-/// A projection's own fields, named as PEFT and PyTorch name them.
-fn projection_names<'a>(path: &[&'a str]) -> Vec<&'a str> {
-    match path {
-        ["base", _] => vec!["weight"],
-        ["adapter", rest @ ..] => adapter_names(rest),
-        other => other.to_vec(),
+/// The names that a checkpoint with this `config.json` uses; nothing for other models.
+pub(crate) fn names_of(config: &Map<String, Value>) -> Option<&'static VitNames> {
+    let swiglu = config.get("use_swiglu_ffn").and_then(Value::as_bool).unwrap_or_default();
+    match config.get("model_type").and_then(Value::as_str)? {
+        "dinov3_vit" => Some(&dinov3::NAMES),
+        "dinov2" => Some(dinov2::names(false, swiglu)),
+        "dinov2_with_registers" => Some(dinov2::names(true, swiglu)),
+        "vit" => Some(&vit::NAMES),
+        _ => None,
     }
 }
 
@@ -251,11 +166,6 @@ impl VitSpec {
     /// Class and register tokens before the patches.
     pub fn prefix_tokens(&self) -> usize {
         1 + self.registers
-    }
-
-    /// Output features of the MLP's first projection.
-    pub fn mlp_in(&self) -> usize {
-        if self.mlp_kind == MlpKind::GatedStacked { 2 * self.mlp } else { self.mlp }
     }
 
     /// Checks that frames of this size `[W, H]` can be cut into patches; returns the grid `[rows, columns]`.

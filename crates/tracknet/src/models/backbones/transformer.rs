@@ -1,5 +1,7 @@
 //! The vision transformer (Dosovitskiy et al., 2021) of every supported family.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use tracknet_kernels::ComputeDtype;
@@ -10,8 +12,10 @@ use tracknet_kernels::block::frozen_block;
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
 use crate::models::layers::{Conv, ConvSpec, LayerNorm};
+use crate::models::pretrained::carried::Carried;
 use crate::models::projection::{Projection, Role, VisitProjections};
 
+use super::paths::ModulePaths;
 use super::position::{resample_table, rotary};
 use super::spec::{MlpKind, Position, VitSpec};
 
@@ -31,6 +35,8 @@ pub struct Vit {
     /// Whether blocks that run as one operation keep only their input for backward.
     #[module(skip)]
     checkpointing: bool,
+    #[module(skip)]
+    carried: Arc<Carried>,
 }
 
 impl Vit {
@@ -54,7 +60,19 @@ impl Vit {
             norm: LayerNorm::new(hidden, spec.epsilon, &builder.at(spec.names.norm)),
             spec: spec.clone(),
             checkpointing: false,
+            carried: Arc::default(),
         }
+    }
+
+    /// The same with what its checkpoint holds besides, to be written again with it.
+    #[must_use]
+    pub fn carrying(self, carried: Carried) -> Self {
+        Self { carried: Arc::new(carried), ..self }
+    }
+
+    /// What its checkpoint holds besides.
+    pub fn carried(&self) -> &Carried {
+        &self.carried
     }
 
     /// Whether any projection is stored in 4 bits.
@@ -181,8 +199,16 @@ impl Vit {
 }
 
 impl VisitProjections for Vit {
-    fn peft_prefix(&self) -> &'static str {
-        self.spec.names.peft_prefix
+    fn module_paths(&self) -> ModulePaths {
+        ModulePaths::Of(self.spec.names)
+    }
+
+    fn carried_along(&self) -> Option<&Carried> {
+        Some(&self.carried)
+    }
+
+    fn carried_along_mut(&mut self) -> Option<&mut Carried> {
+        Some(Arc::make_mut(&mut self.carried))
     }
 
     fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {
@@ -237,7 +263,7 @@ impl Block {
             norm2: LayerNorm::new(hidden, spec.epsilon, &builder.at(names.norm2)),
             gate: (spec.mlp_kind == MlpKind::Gated)
                 .then(|| projection(names.gate, [spec.mlp, hidden], biases.mlp, Role::Mlp)),
-            up: projection(names.up, [spec.mlp_in(), hidden], biases.mlp, Role::Mlp),
+            up: projection(names.up, [spec.mlp, hidden], biases.mlp, Role::Mlp),
             down: projection(names.down, [hidden, spec.mlp], biases.mlp, Role::Mlp),
             scale2: scale("layer_scale2"),
         }
@@ -269,13 +295,6 @@ impl Block {
     fn mlp(&self, x: Tensor<3>, spec: &VitSpec) -> Tensor<3> {
         let inner = match &self.gate {
             Some(gate) => spec.activation.forward(gate.forward(x.clone())) * self.up.forward(x),
-            None if spec.mlp_kind == MlpKind::GatedStacked => {
-                let both = self.up.forward(x);
-                let [batch, tokens, _] = both.dims();
-                let gate = both.clone().slice([0..batch, 0..tokens, 0..spec.mlp]);
-                let up = both.slice([0..batch, 0..tokens, spec.mlp..2 * spec.mlp]);
-                spec.activation.forward(gate) * up
-            }
             None => spec.activation.forward(self.up.forward(x)),
         };
         self.down.forward(inner)

@@ -5,13 +5,13 @@ use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 
-use super::spec::{Biases, ImageSize, MlpKind, Position, Resampling, VitNames, VitSpec, activation, parse};
+use super::names::{MemoryNames, VitNames};
+use super::spec::{Biases, ImageSize, MlpKind, Position, Resampling, VitSpec, activation, parse};
 
-const NAMES: VitNames = VitNames {
+pub(super) const NAMES: VitNames = VitNames {
     model_type: "vit",
     architecture: "ViTModel",
     optional_prefix: Some("vit."),
-    peft_prefix: "",
     blocks: "encoder.layer",
     patch: "embeddings.patch_embeddings.projection",
     norm: "layernorm",
@@ -24,7 +24,18 @@ const NAMES: VitNames = VitNames {
     up: "intermediate.dense",
     gate: "",
     down: "output.dense",
-    unused: &["embeddings.mask_token", "pooler.", "classifier."],
+    stacked: None,
+    memory: MemoryNames {
+        blocks: "layers",
+        query: "attention.q_proj",
+        key: "attention.k_proj",
+        value: "attention.v_proj",
+        output: "attention.o_proj",
+        up: "mlp.fc1",
+        gate: "",
+        down: "mlp.fc2",
+    },
+    unused: &["embeddings.mask_token", "pooler."],
 };
 
 const KEYS: &[&str] = &[

@@ -8,9 +8,11 @@ use crate::config::{InitMethod, LoraConfig, Pattern};
 use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::projection::VisitProjections;
+use crate::models::state::NamedModule;
 
 use super::first::FromWeights;
 use super::peft::{AdapterFile, Parts};
+use super::peft_names::for_peft;
 use super::ranks::Ranks;
 use super::wrapper::PlannedModule;
 
@@ -76,7 +78,7 @@ pub fn compare_adapters(first: &AdapterFile, second: &AdapterFile) -> Result<Ada
             continue;
         };
         let scale = |ranks: &Ranks| {
-            let (rank, scaling) = ranks.of(path, first.prefix());
+            let (rank, scaling) = ranks.of(path, first.paths);
             scaling.factor(rank)
         };
         let [update, other_update] = [(parts, scale(&ranks)), (other, scale(&other_ranks))].map(|(p, s)| p.update(s));
@@ -141,7 +143,10 @@ fn difference(name: &str, first: Option<&TensorData>, second: Option<&TensorData
 /// # Errors
 /// DoRA, which is no low-rank update; several turns of LoftQ, whose base is none either; a base that is missing, packed
 /// or another.
-pub fn convert_adapter<M: VisitProjections + Clone>(mut file: AdapterFile, base: Option<&M>) -> Result<AdapterFile> {
+pub fn convert_adapter<M: NamedModule + VisitProjections + Clone>(
+    mut file: AdapterFile,
+    base: Option<&M>,
+) -> Result<AdapterFile> {
     let refuse = |message: &str| Err(ModelError::file(file.path(), message).into());
     let lora = file.config.lora.clone();
     if lora.use_dora {
@@ -165,9 +170,9 @@ pub fn convert_adapter<M: VisitProjections + Clone>(mut file: AdapterFile, base:
     };
     let ranks = Ranks::new(&lora)?;
     let mut plain: Vec<(String, usize, f32)> = Vec::new();
-    let prefix = file.prefix().to_owned();
+    let paths = file.paths;
     for (path, parts) in &mut file.modules {
-        let (rank, scaling) = ranks.of(path, &prefix);
+        let (rank, scaling) = ranks.of(path, paths);
         let rank = match first.remove(path) {
             Some(start) => {
                 parts.subtract(start);
@@ -179,11 +184,11 @@ pub fn convert_adapter<M: VisitProjections + Clone>(mut file: AdapterFile, base:
             }
             None => rank,
         };
-        let scale = scaling.factor(ranks.of(path, &prefix).0);
+        let scale = scaling.factor(ranks.of(path, paths).0);
         plain.push((path.clone(), rank, (f64::from(scale) * rank as f64) as f32));
     }
     let (r, lora_alpha) = plain.first().map_or((lora.r, lora.lora_alpha), |(_, rank, alpha)| (*rank, *alpha));
-    let key = |path: &str| regex::escape(&format!("{prefix}{path}"));
+    let key = |path: &str| regex::escape(&paths.in_memory(path));
     let others = |differs: &dyn Fn(usize, f32) -> bool| {
         plain.iter().filter(|(_, rank, alpha)| differs(*rank, *alpha)).collect::<Vec<_>>()
     };
@@ -200,17 +205,20 @@ pub fn convert_adapter<M: VisitProjections + Clone>(mut file: AdapterFile, base:
         ..lora
     };
     file.config = file.config.with_lora(config);
+    if let Some(base) = base {
+        file.config = for_peft(&file.config, base, &file.modules.keys().cloned().collect())?;
+    }
     Ok(file)
 }
 
 impl AdapterFile {
     /// The modules of the adapter in a model, with the ranks of its configuration.
     pub(super) fn planned<M: VisitProjections>(&self, model: &M) -> Result<Vec<PlannedModule>> {
-        let (ranks, prefix) = (Ranks::new(&self.config.lora)?, model.peft_prefix());
+        let (ranks, paths) = (Ranks::new(&self.config.lora)?, model.module_paths());
         let mut modules = Vec::new();
         model.visit_projections(&mut |path, projection| {
             if self.modules.contains_key(path) {
-                let (rank, scaling) = ranks.of(path, prefix);
+                let (rank, scaling) = ranks.of(path, paths);
                 modules.push(PlannedModule { path: path.to_owned(), shape: projection.shape(), rank, scaling });
             }
         });

@@ -160,12 +160,12 @@ impl AdapterFile {
             );
         }
         let ranks = Ranks::new(lora)?;
-        let prefix = model.peft_prefix();
+        let paths = model.module_paths();
         let mut left: BTreeMap<&str, _> = self.modules.iter().map(|(path, parts)| (path.as_str(), parts)).collect();
         let mut problems = Vec::new();
         model.visit_projections_mut(&mut |path, projection| {
             let Some(parts) = left.remove(path) else { return };
-            let (rank, scaling) = ranks.of(path, prefix);
+            let (rank, scaling) = ranks.of(path, paths);
             let update = parts.update(scaling.factor(rank));
             match (&mut projection.base, update) {
                 (Base::Dense(weight), Some(update)) if *update.shape() == weight.lazy_shape() => {

@@ -6,7 +6,7 @@
 //! | [`targets`], `ranks` | which modules `target_modules` means, and the rank and scale of each |
 //! | `first`, `linalg` | first values, random or from the weight, and the decompositions they need |
 //! | [`wrapper`] | [`apply_lora_to_model`] |
-//! | [`peft`], [`peft_config`] | adapter directories: tensors, and `adapter_config.json` |
+//! | [`peft`], [`peft_config`], `peft_names` | adapter directories: tensors, `adapter_config.json`, names that PEFT finds |
 //! | [`merge`], [`set`], [`status`], [`compare`] | operations on adapters: merging, switching, tables, comparing and converting |
 //! | [`quantization`] | [`apply_quantization`] |
 
@@ -17,6 +17,7 @@ mod linalg;
 pub mod merge;
 pub mod peft;
 pub mod peft_config;
+mod peft_names;
 pub mod quantization;
 mod ranks;
 pub mod set;
@@ -29,7 +30,7 @@ pub use compare::{AdapterDifference, compare_adapters, convert_adapter};
 pub use merge::{Deviation, MergeInto, merge_adapters, merge_and_compare, unmerge_adapters};
 pub use peft::{AdapterFile, load_adapter, write_adapter};
 pub use peft_config::PeftConfig;
-pub use quantization::{QuantizationReport, apply_quantization, plan_quantization};
+pub use quantization::{QuantizationReport, apply_quantization, dequantize, plan_quantization};
 pub use set::AdapterSet;
 pub use status::{AdapterStatus, LayerStatus, layer_status, status_table};
 pub use wrapper::{AdaptedModule, LoraPlan, LoraReport, apply_lora_to_model};

@@ -3,11 +3,13 @@
 //! Files are written the way Python's `json.dumps(…, indent=2, sort_keys=True)` writes them, so that a file that PEFT
 //! wrote comes back byte for byte.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
+use burn::tensor::TensorData;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -18,8 +20,11 @@ use crate::config::{InitMethod, LoraConfig, PEFT_OPTIONS_WITHOUT_SUPPORT, Patter
 use crate::error::{IoContext, Result};
 use crate::files::write_atomic;
 use crate::models::ModelError;
+use crate::models::backbones::ModulePaths;
+use crate::models::pretrained::json::python_float;
 
-use super::targets::{is_inside, spellings};
+use super::peft::PREFIX;
+use super::targets::is_saved;
 
 /// The configuration of an adapter directory.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -50,6 +55,8 @@ pub struct PeftConfig {
     pub lora: LoraConfig,
     /// The model it belongs to.
     pub base_model: Option<String>,
+    /// Tensors of the directory for parts of the base that this program does not build; they are written again with it.
+    pub(super) carried: BTreeMap<String, TensorData>,
     entries: Vec<(String, Entry)>,
 }
 
@@ -73,7 +80,7 @@ impl PeftConfig {
             layers_pattern: None,
             ..config.clone()
         };
-        Self { lora, base_model: None, entries: Vec::new() }.with_entries()
+        Self { lora, base_model: None, carried: BTreeMap::new(), entries: Vec::new() }.with_entries()
     }
 
     /// The same for another base model.
@@ -177,7 +184,7 @@ impl PeftConfig {
             return Err(format!("{key} {message}"));
         }
         let base_model = fields.get::<Option<String>>("base_model_name_or_path")?.flatten();
-        Ok(Self { lora, base_model, entries })
+        Ok(Self { lora, base_model, carried: BTreeMap::new(), entries })
     }
 
     /// Keys of the file that mean nothing to this version; they are kept.
@@ -196,12 +203,16 @@ impl PeftConfig {
         self.lora.target_modules.as_ref().is_none_or(names_something)
     }
 
-    /// Whether the parameter at `path` is saved with the adapter, as part of a module of `modules_to_save`; `prefix` is
-    /// what PEFT puts before the path.
-    pub(super) fn saves(&self, path: &str, prefix: &str) -> bool {
+    /// Paths of the tensors that are carried along.
+    pub(super) fn carried_paths(&self) -> impl Iterator<Item = &str> {
+        self.carried.keys().map(|name| name.strip_prefix(PREFIX).unwrap_or(name))
+    }
+
+    /// Whether the parameter at `path` is saved with the adapter, as part of a module of `modules_to_save`.
+    pub(super) fn saves(&self, path: &str, paths: ModulePaths) -> bool {
         let module = path.rsplit_once('.').map_or("", |(module, _)| module);
-        let spelled = spellings(module, prefix);
-        self.lora.modules_to_save.iter().flatten().any(|entry| spelled.iter().any(|p| is_inside(p, entry)))
+        let spellings = paths.spellings(module);
+        self.lora.modules_to_save.iter().flatten().any(|entry| spellings.iter().any(|p| is_saved(p, entry)))
     }
 
     /// The text of the file.
@@ -434,20 +445,6 @@ impl Formatter for Python {
     }
 }
 
-/// The shortest digits that are read back as the same number, laid out by Python's rules.
-fn python_float(value: f64) -> String {
-    let scientific = format!("{value:e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
-    match exponent.parse::<i32>() {
-        Ok(exponent) if !(-4..16).contains(&exponent) => {
-            let sign = if exponent < 0 { '-' } else { '+' };
-            format!("{digits}e{sign}{:02}", exponent.abs())
-        }
-        _ if value.fract() == 0.0 => format!("{value:.1}"),
-        _ => value.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -485,14 +482,6 @@ mod tests {
         let read = PeftConfig::parse(&text).unwrap();
         assert_eq!((&read.lora, read.base_model.as_deref()), (&written.lora, Some("base")));
         assert_eq!(read.to_json().unwrap(), text);
-    }
-
-    #[test]
-    fn numbers_are_written_as_python_writes_them() {
-        let cases = [(0.05, "0.05"), (8.0, "8.0"), (1e-5, "1e-05"), (1.5e22, "1.5e+22"), (1e15, "1000000000000000.0")];
-        for (value, text) in cases {
-            assert_eq!(python_float(value), text);
-        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tracknet_kernels::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, 
 
 use crate::config::QuantizationConfig;
 use crate::models::ModelError;
+use crate::models::backbones::ModulePaths;
 use crate::models::pretrained::bnb::SkipRules;
 use crate::models::projection::{Base, Projection, VisitProjections};
 
@@ -163,15 +164,15 @@ impl Format {
 enum Skip {
     /// `mode: manual`: an entry is a part of the path.
     Parts(Vec<String>),
-    /// `mode: hf`: the rule of `transformers`, and what some of its releases put before the path.
-    Rules(SkipRules, &'static str),
+    /// `mode: hf`: the rule of `transformers`, for any spelling of the path.
+    Rules(SkipRules, ModulePaths),
 }
 
 impl Skip {
-    fn new(config: &QuantizationConfig, prefix: &'static str) -> Result<Self, ModelError> {
+    fn new(config: &QuantizationConfig, paths: ModulePaths) -> Result<Self, ModelError> {
         let entries = config.skip_modules.clone().unwrap_or_default();
         Ok(match config.mode.as_str() {
-            "hf" => Self::Rules(SkipRules::new(&entries, "quantization.skip_modules")?, prefix),
+            "hf" => Self::Rules(SkipRules::new(&entries, "quantization.skip_modules")?, paths),
             _ => Self::Parts(entries),
         })
     }
@@ -179,7 +180,7 @@ impl Skip {
     fn skips(&self, path: &str) -> bool {
         match self {
             Self::Parts(parts) => parts.iter().any(|part| path.contains(part.as_str())),
-            Self::Rules(rules, prefix) => rules.skips(path, prefix),
+            Self::Rules(rules, paths) => rules.skips(path, *paths),
         }
     }
 
@@ -190,7 +191,7 @@ impl Skip {
                 let unused = parts.iter().filter(|part| !skipped.iter().any(|path| path.contains(part.as_str())));
                 unused.map(String::as_str).collect()
             }
-            Self::Rules(rules, prefix) => rules.unused(&skipped.iter().map(String::as_str).collect::<Vec<_>>(), prefix),
+            Self::Rules(rules, paths) => rules.unused(&skipped.iter().map(String::as_str).collect::<Vec<_>>(), *paths),
         };
         unused.iter().map(|entry| format!("quantization.skip_modules: `{entry}` matches nothing")).collect()
     }
@@ -205,7 +206,7 @@ pub fn plan_quantization<M: VisitProjections>(
     config: &QuantizationConfig,
 ) -> Result<QuantizationReport, ModelError> {
     let format = Format::new(config)?;
-    let skip = Skip::new(config, model.peft_prefix())?;
+    let skip = Skip::new(config, model.module_paths())?;
     let mut report = QuantizationReport::default();
     let mut seen = 0;
     model.visit_projections(&mut |path, projection| {
@@ -263,6 +264,18 @@ fn pack(path: &str, projection: &mut Projection, format: Format) -> Result<usize
     Ok(bytes)
 }
 
+/// Makes floats of every packed projection, so that the model can be written as floats.
+#[must_use]
+pub fn dequantize<M: VisitProjections>(mut model: M) -> M {
+    model.visit_projections_mut(&mut |_, projection| {
+        if let Base::Packed(weight) = &projection.base {
+            let weight: Param<Tensor<2>> = Param::from_tensor(weight.dequantize());
+            projection.base = Base::Dense(weight.set_require_grad(false));
+        }
+    });
+    model
+}
+
 fn unpackable(path: &str, message: impl fmt::Display) -> ModelError {
     ModelError::Tensor { name: format!("{path}.weight"), message: message.to_string() }
 }
@@ -278,15 +291,14 @@ pub struct Packer {
 }
 
 impl Packer {
-    /// Reads a configuration; `prefix` is what some releases of `transformers` put before the paths of the model
-    /// ([`VisitProjections::peft_prefix`]).
+    /// Reads a configuration for a model with these spellings of its paths ([`VisitProjections::module_paths`]).
     ///
     /// # Errors
     /// As [`Format::new`], or a skip entry that cannot be understood.
-    pub fn new(config: &QuantizationConfig, prefix: &'static str) -> Result<Self, ModelError> {
+    pub fn new(config: &QuantizationConfig, paths: ModulePaths) -> Result<Self, ModelError> {
         Ok(Self {
             format: Format::new(config)?,
-            skip: Skip::new(config, prefix)?,
+            skip: Skip::new(config, paths)?,
             report: RefCell::default(),
             failed: RefCell::default(),
         })

@@ -4,9 +4,9 @@ use regex::Regex;
 
 use crate::config::{LoraConfig, Pattern};
 use crate::models::ModelError;
+use crate::models::backbones::ModulePaths;
 
 use super::adapter::Scaling;
-use super::targets::spellings;
 
 /// The `lora` section's ranks and scales, with its patterns compiled.
 #[derive(Debug)]
@@ -29,9 +29,9 @@ impl Ranks {
         })
     }
 
-    /// Rank and scale of the module at `path`; `prefix` is what PEFT puts before it.
-    pub(super) fn of(&self, path: &str, prefix: &str) -> (usize, Scaling) {
-        let spelled = spellings(path, prefix);
+    /// Rank and scale of the module at `path`, by patterns for any spelling of it.
+    pub(super) fn of(&self, path: &str, paths: ModulePaths) -> (usize, Scaling) {
+        let spelled = paths.spellings(path);
         let rank = first(&self.ranks, &spelled).unwrap_or(self.rank);
         let alpha = first(&self.alphas, &spelled).unwrap_or(self.alpha);
         (rank, Scaling { alpha, rslora: self.rslora })
@@ -46,13 +46,19 @@ fn compile<T: Copy>(key: &str, pattern: &Pattern<T>) -> Result<Vec<(Regex, T)>, 
     pattern.0.iter().map(compile).collect()
 }
 
-fn first<T: Copy>(patterns: &[(Regex, T)], spelled: &[String; 2]) -> Option<T> {
+fn first<T: Copy>(patterns: &[(Regex, T)], spelled: &[String]) -> Option<T> {
     patterns.iter().find(|(regex, _)| spelled.iter().any(|path| regex.is_match(path))).map(|(_, value)| *value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::backbones::names_of;
+
+    fn dinov3() -> ModulePaths {
+        let config = serde_json::json!({ "model_type": "dinov3_vit" });
+        ModulePaths::Of(names_of(config.as_object().unwrap()).unwrap())
+    }
 
     fn ranks(pattern: &[(&str, usize)]) -> Ranks {
         let rank_pattern = Pattern(pattern.iter().map(|(key, r)| ((*key).to_owned(), *r)).collect());
@@ -63,20 +69,20 @@ mod tests {
     #[test]
     fn the_first_key_in_the_order_of_the_file_wins() {
         let path = "layer.0.attention.q_proj";
-        let found = ranks(&[("q_proj", 2), (r"layer\.0\..*", 3)]).of(path, "model.");
+        let found = ranks(&[("q_proj", 2), (r"layer\.0\..*", 3)]).of(path, dinov3());
         assert_eq!(found, (2, Scaling { alpha: 5.0, rslora: false }));
-        assert_eq!(ranks(&[(r"layer\.0\..*", 3), ("q_proj", 2)]).of(path, "model.").0, 3);
-        assert_eq!(ranks(&[("k_proj", 3)]).of("layer.0.mlp.up_proj", "").1.alpha, 8.0);
+        assert_eq!(ranks(&[(r"layer\.0\..*", 3), ("q_proj", 2)]).of(path, dinov3()).0, 3);
+        assert_eq!(ranks(&[("k_proj", 3)]).of("layer.0.mlp.up_proj", ModulePaths::AsWritten).1.alpha, 8.0);
     }
 
     #[test]
-    fn a_key_matches_from_a_dot_to_the_end_with_or_without_the_prefix_of_peft() {
+    fn a_key_matches_from_a_dot_to_the_end_in_any_spelling_of_the_path() {
         let path = "layer.0.attention.q_proj";
         for key in ["q_proj", "attention.q_proj", "model.layer.0.attention.q_proj", "^layer.0.attention.q_proj"] {
-            assert_eq!(ranks(&[(key, 2)]).of(path, "model.").0, 2, "{key}");
+            assert_eq!(ranks(&[(key, 2)]).of(path, dinov3()).0, 2, "{key}");
         }
         for key in ["proj", "q_pro", "layer.0", "^attention.q_proj"] {
-            assert_eq!(ranks(&[(key, 2)]).of(path, "model.").0, 4, "{key}");
+            assert_eq!(ranks(&[(key, 2)]).of(path, dinov3()).0, 4, "{key}");
         }
     }
 }

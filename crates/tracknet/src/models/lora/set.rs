@@ -36,7 +36,7 @@ impl<M: NamedModule + VisitProjections> AdapterSet<M> {
         if self.adapters.contains_key(name) {
             return Err(ModelError::file(dir, format!("an adapter is already called `{name}`")).into());
         }
-        let file = AdapterFile::read(dir, self.base.peft_prefix())?;
+        let file = AdapterFile::read(dir, self.base.module_paths())?;
         let (_, report) = put(file.clone(), self.base.clone())?;
         self.adapters.insert(name.to_owned(), file);
         Ok(report)

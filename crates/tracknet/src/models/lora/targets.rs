@@ -6,6 +6,7 @@ use regex::Regex;
 
 use crate::config::{LoraConfig, TargetModules};
 use crate::models::ModelError;
+use crate::models::backbones::ModulePaths;
 use crate::models::projection::Role;
 
 /// A projection that could be adapted.
@@ -26,8 +27,8 @@ pub struct Selection {
     pub notes: Vec<String>,
 }
 
-/// Chooses from the candidates by the `lora` section; `targets` stand in for its `target_modules`. `prefix` is what PEFT
-/// puts before the paths of this model; names may be written with it or without.
+/// Chooses from the candidates by the `lora` section; `targets` stand in for its `target_modules`. Names may be written
+/// in any spelling of `paths`.
 ///
 /// # Errors
 /// Nothing matches, or a pattern is not a regular expression.
@@ -35,19 +36,17 @@ pub fn select(
     targets: Option<&TargetModules>,
     config: &LoraConfig,
     candidates: &[Candidate],
-    prefix: &str,
+    paths: ModulePaths,
 ) -> Result<Selection, ModelError> {
-    let open = Exclusion::new(config, prefix)?.filter(candidates);
+    let (exclusion, layers) = (Exclusion::new(config)?, Layers::new(config)?);
+    let all: Vec<Spelled> =
+        candidates.iter().map(|c| Spelled { path: &c.path, role: c.role, all: paths.spellings(&c.path) }).collect();
+    let open: Vec<&Spelled> = all.iter().filter(|c| !exclusion.takes_out(c)).collect();
     let mut selection = match targets {
-        None => {
-            let layers = Layers::new(config, prefix)?;
-            let mut all = every_linear(&open);
-            all.paths.retain(|path| layers.hold(path));
-            all
-        }
-        Some(TargetModules::Pattern(pattern)) if pattern == "all-linear" => every_linear(&open),
-        Some(TargetModules::Pattern(pattern)) => by_pattern(pattern, &open, prefix)?,
-        Some(TargetModules::List(list)) => by_list(list, &open, &Layers::new(config, prefix)?, prefix),
+        None => every_linear(open.iter().filter(|c| layers.hold(&c.all))),
+        Some(TargetModules::Pattern(pattern)) if is_all_linear(pattern) => every_linear(open.iter()),
+        Some(TargetModules::Pattern(pattern)) => by_pattern(pattern, &open)?,
+        Some(TargetModules::List(list)) => by_list(list, &open, &layers),
     };
     if selection.paths.is_empty() {
         let mut requested = describe(targets);
@@ -57,20 +56,58 @@ pub fn select(
         return Err(ModelError::NoTarget { requested, existing: condense(candidates) });
     }
     selection.notes.extend(config.modules_to_save.iter().flatten().filter_map(|entry| {
-        let inside = candidates.iter().find(|c| spellings(&c.path, prefix).iter().any(|p| is_inside(p, entry)))?;
+        let inside = all.iter().find(|c| c.all.iter().any(|path| is_saved(path, entry)))?;
         Some(format!("lora.modules_to_save: {} is not adapted, it trains as a whole", inside.path))
     }));
     Ok(selection)
 }
 
-/// A path as it is below the backbone and as PEFT calls it.
-pub(super) fn spellings(path: &str, prefix: &str) -> [String; 2] {
-    [format!("{prefix}{path}"), path.to_owned()]
+/// Whether PEFT, which knows one spelling of every path and no short names, would adapt the linear layer at `path`.
+pub(super) struct PeftRule<'a> {
+    exclusion: Exclusion<'a>,
+    layers: Layers<'a>,
+    pattern: Option<Regex>,
+    list: &'a [String],
 }
 
-/// Whether the module at `path` is called `entry` or lies inside of a module that is.
-pub(super) fn is_inside(path: &str, entry: &str) -> bool {
-    format!(".{path}.").contains(&format!(".{entry}."))
+impl<'a> PeftRule<'a> {
+    pub(super) fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
+        let (pattern, list) = match &config.target_modules {
+            None => (None, &[][..]),
+            Some(TargetModules::List(list)) => (None, list.as_slice()),
+            Some(TargetModules::Pattern(pattern)) if is_all_linear(pattern) => {
+                (Some(whole("target_modules", ".*")?), &[][..])
+            }
+            Some(TargetModules::Pattern(pattern)) => (Some(whole("target_modules", pattern)?), &[][..]),
+        };
+        Ok(Self { exclusion: Exclusion::new(config)?, layers: Layers::new(config)?, pattern, list })
+    }
+
+    pub(super) fn adapts(&self, path: &str) -> bool {
+        let listed = || {
+            self.list.iter().any(|entry| entry == path)
+                || (self.list.iter().any(|entry| is_named(path, entry)) && self.layers.holds(path))
+        };
+        !self.exclusion.excludes(path) && self.pattern.as_ref().map_or_else(listed, |pattern| pattern.is_match(path))
+    }
+}
+
+fn is_all_linear(pattern: &str) -> bool {
+    pattern.eq_ignore_ascii_case("all-linear")
+}
+
+/// A candidate with every spelling of its path.
+struct Spelled<'a> {
+    path: &'a str,
+    role: Role,
+    all: Vec<String>,
+}
+
+/// Whether the module at `path`, or one that it lies in, is saved as a whole because of an `entry` of `modules_to_save`:
+/// PEFT saves every module whose path ends with the entry.
+pub(super) fn is_saved(path: &str, entry: &str) -> bool {
+    let ends = path.match_indices('.').map(|(i, _)| i).chain([path.len()]);
+    !entry.is_empty() && ends.into_iter().any(|end| path[..end].ends_with(entry))
 }
 
 /// `pattern` as a regular expression for a whole path.
@@ -84,30 +121,29 @@ struct Exclusion<'a> {
     pattern: Option<Regex>,
     names: &'a [String],
     saved: &'a [String],
-    prefix: &'a str,
 }
 
 impl<'a> Exclusion<'a> {
-    fn new(config: &'a LoraConfig, prefix: &'a str) -> Result<Self, ModelError> {
+    fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
         let saved = config.modules_to_save.as_deref().unwrap_or_default();
         Ok(match &config.exclude_modules {
-            None => Self { pattern: None, names: &[], saved, prefix },
-            Some(TargetModules::List(names)) => Self { pattern: None, names, saved, prefix },
+            None => Self { pattern: None, names: &[], saved },
+            Some(TargetModules::List(names)) => Self { pattern: None, names, saved },
             Some(TargetModules::Pattern(pattern)) => {
-                Self { pattern: Some(whole("exclude_modules", pattern)?), names: &[], saved, prefix }
+                Self { pattern: Some(whole("exclude_modules", pattern)?), names: &[], saved }
             }
         })
     }
 
-    fn filter(&self, candidates: &[Candidate]) -> Vec<Candidate> {
-        let excluded = |path: &String| {
-            self.pattern.as_ref().is_some_and(|p| p.is_match(path))
-                || self.names.iter().any(|name| is_named(path, name))
-                || self.saved.iter().any(|name| is_inside(path, name))
-        };
-        let short = |c: &&Candidate| self.names.iter().any(|name| is_short_name(name, c.role));
-        let open = candidates.iter().filter(|c| !short(c) && !spellings(&c.path, self.prefix).iter().any(excluded));
-        open.cloned().collect()
+    fn excludes(&self, path: &str) -> bool {
+        self.pattern.as_ref().is_some_and(|p| p.is_match(path))
+            || self.names.iter().any(|name| is_named(path, name))
+            || self.saved.iter().any(|name| is_saved(path, name))
+    }
+
+    fn takes_out(&self, candidate: &Spelled<'_>) -> bool {
+        self.names.iter().any(|name| is_short_name(name, candidate.role))
+            || candidate.all.iter().any(|path| self.excludes(path))
     }
 }
 
@@ -115,63 +151,65 @@ impl<'a> Exclusion<'a> {
 struct Layers<'a> {
     indices: &'a [usize],
     patterns: Vec<Regex>,
-    prefix: &'a str,
 }
 
 impl<'a> Layers<'a> {
-    fn new(config: &'a LoraConfig, prefix: &'a str) -> Result<Self, ModelError> {
+    fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
         let names = config.layers_pattern.as_deref().filter(|names| !names.is_empty());
-        let pattern = |name: &str| {
-            Regex::new(&format!(r"^(?:.*\.)?{name}\.(\d+)\.")).map_err(|e| {
+        let compile = |name: &str, pattern: String| {
+            Regex::new(&pattern).map_err(|e| {
                 ModelError::key("lora.layers_pattern", format!("`{name}` is not a regular expression: {e}"))
             })
         };
+        let pattern = |name: &String| compile(name, format!(r"^(?:|.*?\.)(?:{name})\.(\d+)\."));
         let patterns = match names {
-            Some(names) => names.iter().map(|name| pattern(name)).collect::<Result<_, _>>()?,
-            None => vec![pattern(r"[^.]*")?],
+            Some(names) => names.iter().map(pattern).collect::<Result<_, _>>()?,
+            // The first number that two components come before.
+            None => vec![compile("", r"^.*?\.[^.]*\.(\d+)\.".to_owned())?],
         };
-        Ok(Self { indices: config.layers_to_transform.as_deref().unwrap_or_default(), patterns, prefix })
+        Ok(Self { indices: config.layers_to_transform.as_deref().unwrap_or_default(), patterns })
     }
 
-    fn hold(&self, path: &str) -> bool {
+    fn hold(&self, spellings: &[String]) -> bool {
+        spellings.iter().any(|path| self.holds(path))
+    }
+
+    fn holds(&self, path: &str) -> bool {
         if self.indices.is_empty() {
             return true;
         }
-        let path = format!("{}{path}", self.prefix);
-        let found = self.patterns.iter().find_map(|p| p.captures(&path)).and_then(|c| c.get(1)?.as_str().parse().ok());
+        let found = self.patterns.iter().find_map(|p| p.captures(path)).and_then(|c| c.get(1)?.as_str().parse().ok());
         found.is_some_and(|index: usize| self.indices.contains(&index))
     }
 }
 
-fn every_linear(candidates: &[Candidate]) -> Selection {
-    let linear = candidates.iter().filter(|c| c.role != Role::Convolution);
-    Selection { paths: linear.map(|c| c.path.clone()).collect(), notes: Vec::new() }
+fn every_linear<'a>(candidates: impl Iterator<Item = &'a &'a Spelled<'a>>) -> Selection {
+    let linear = candidates.filter(|c| c.role != Role::Convolution);
+    Selection { paths: linear.map(|c| c.path.to_owned()).collect(), notes: Vec::new() }
 }
 
-fn by_pattern(pattern: &str, candidates: &[Candidate], prefix: &str) -> Result<Selection, ModelError> {
+fn by_pattern(pattern: &str, candidates: &[&Spelled<'_>]) -> Result<Selection, ModelError> {
     let regex = whole("target_modules", pattern)?;
-    let matches = |c: &&Candidate| spellings(&c.path, prefix).iter().any(|path| regex.is_match(path));
-    let paths = candidates.iter().filter(matches).map(|c| c.path.clone()).collect();
-    Ok(Selection { paths, notes: Vec::new() })
+    let matching = candidates.iter().filter(|c| c.all.iter().any(|path| regex.is_match(path)));
+    Ok(Selection { paths: matching.map(|c| c.path.to_owned()).collect(), notes: Vec::new() })
 }
 
-fn by_list(list: &[String], candidates: &[Candidate], layers: &Layers<'_>, prefix: &str) -> Selection {
+fn by_list(list: &[String], candidates: &[&Spelled<'_>], layers: &Layers<'_>) -> Selection {
     let mut chosen = BTreeSet::new();
     let mut notes = Vec::new();
     for entry in list {
         let mut matched = false;
         let mut translated = BTreeSet::new();
         for (i, candidate) in candidates.iter().enumerate() {
-            let spelled = spellings(&candidate.path, prefix);
-            let exact = spelled.iter().any(|path| path == entry);
-            let named = spelled.iter().any(|path| is_named(path, entry));
+            let exact = candidate.all.iter().any(|path| path == entry);
+            let named = candidate.all.iter().any(|path| is_named(path, entry));
             let found = named || is_short_name(entry, candidate.role);
             matched |= found;
             // A whole path says its layer itself.
-            if found && (exact || layers.hold(&candidate.path)) {
+            if found && (exact || layers.hold(&candidate.all)) {
                 chosen.insert(i);
                 if !named {
-                    translated.insert(last(&candidate.path));
+                    translated.insert(last(candidate.path));
                 }
             }
         }
@@ -182,7 +220,7 @@ fn by_list(list: &[String], candidates: &[Candidate], layers: &Layers<'_>, prefi
             notes.push(format!("lora.target_modules: `{entry}` means {names} in this model"));
         }
     }
-    Selection { paths: chosen.into_iter().map(|i| candidates[i].path.clone()).collect(), notes }
+    Selection { paths: chosen.into_iter().map(|i| candidates[i].path.to_owned()).collect(), notes }
 }
 
 /// The whole path, or the end of it from a `.` on.
@@ -201,8 +239,9 @@ fn last(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
 }
 
-fn suggestion(entry: &str, candidates: &[Candidate]) -> String {
-    let names: BTreeSet<&str> = candidates.iter().flat_map(|c| [last(&c.path), c.path.as_str()]).collect();
+fn suggestion(entry: &str, candidates: &[&Spelled<'_>]) -> String {
+    let spellings = candidates.iter().flat_map(|c| &c.all);
+    let names: BTreeSet<&str> = spellings.flat_map(|path| [last(path), path.as_str()]).collect();
     let nearest = names.into_iter().max_by(|a, b| {
         strsim::jaro_winkler(a, entry).total_cmp(&strsim::jaro_winkler(b, entry)).then_with(|| b.len().cmp(&a.len()))
     });
@@ -234,17 +273,27 @@ pub fn condense(candidates: &[Candidate]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::backbones::names_of;
 
     fn select(
         targets: Option<&TargetModules>,
         candidates: &[Candidate],
-        prefix: &str,
+        paths: ModulePaths,
     ) -> Result<Selection, ModelError> {
-        super::select(targets, &LoraConfig::default(), candidates, prefix)
+        super::select(targets, &LoraConfig::default(), candidates, paths)
+    }
+
+    fn dinov3_paths() -> ModulePaths {
+        paths("dinov3_vit")
+    }
+
+    fn paths(model_type: &str) -> ModulePaths {
+        let config = serde_json::json!({ "model_type": model_type });
+        ModulePaths::Of(names_of(config.as_object().unwrap()).unwrap())
     }
 
     fn selected(config: &LoraConfig) -> Vec<String> {
-        super::select(config.target_modules.as_ref(), config, &dinov3(), "model.").unwrap().paths
+        super::select(config.target_modules.as_ref(), config, &dinov3(), dinov3_paths()).unwrap().paths
     }
 
     fn candidates(names: [&str; 6]) -> Vec<Candidate> {
@@ -273,14 +322,16 @@ mod tests {
 
     #[test]
     fn auto_and_all_linear_take_every_projection() {
-        assert_eq!(select(None, &dinov3(), "").unwrap().paths.len(), 12);
+        assert_eq!(select(None, &dinov3(), ModulePaths::AsWritten).unwrap().paths.len(), 12);
         let all = TargetModules::Pattern("all-linear".to_owned());
-        assert_eq!(select(Some(&all), &dinov3(), "").unwrap().paths.len(), 12);
+        assert_eq!(select(Some(&all), &dinov3(), ModulePaths::AsWritten).unwrap().paths.len(), 12);
     }
 
     #[test]
     fn a_list_matches_whole_paths_and_dotted_suffixes_only() {
-        let chosen = select(list(&["q_proj", "layer.1.mlp.up_proj", "proj"]).as_ref(), &dinov3(), "").unwrap();
+        let chosen =
+            select(list(&["q_proj", "layer.1.mlp.up_proj", "proj"]).as_ref(), &dinov3(), ModulePaths::AsWritten)
+                .unwrap();
         assert_eq!(chosen.paths, ["layer.0.attention.q_proj", "layer.1.attention.q_proj", "layer.1.mlp.up_proj"]);
         assert_eq!(chosen.notes.len(), 1);
         assert!(chosen.notes[0].contains("`proj` matches nothing"), "{:?}", chosen.notes);
@@ -289,7 +340,7 @@ mod tests {
     #[test]
     fn the_short_names_of_the_design_mean_the_same_on_every_flavour() {
         let short = list(&["query", "key", "value", "dense"]);
-        let chosen = select(short.as_ref(), &dinov3(), "").unwrap();
+        let chosen = select(short.as_ref(), &dinov3(), ModulePaths::AsWritten).unwrap();
         assert_eq!(chosen.paths.len(), 12);
         assert_eq!(chosen.notes.len(), 4, "each translation is reported once: {:?}", chosen.notes);
         let dinov2 = candidates([
@@ -300,26 +351,31 @@ mod tests {
             "mlp.fc1",
             "mlp.fc2",
         ]);
-        let chosen = select(short.as_ref(), &dinov2, "").unwrap();
+        let chosen = select(short.as_ref(), &dinov2, ModulePaths::AsWritten).unwrap();
         assert_eq!(chosen.paths.len(), 12);
         assert_eq!(chosen.notes, ["lora.target_modules: `dense` means fc1, fc2 in this model"]);
     }
 
     #[test]
-    fn a_pattern_must_match_the_full_path_with_or_without_the_prefix_of_peft() {
+    fn a_pattern_must_match_the_full_path_in_any_spelling() {
         let pattern = |p: &str| Some(TargetModules::Pattern(p.to_owned()));
-        assert!(select(pattern("q_proj").as_ref(), &dinov3(), "model.").is_err());
+        assert!(select(pattern("q_proj").as_ref(), &dinov3(), dinov3_paths()).is_err());
         for p in [r".*layer\.\d+\.attention\.(q|v)_proj", r"model\.layer\.\d+\.attention\.[qv]_proj"] {
-            assert_eq!(select(pattern(p).as_ref(), &dinov3(), "model.").unwrap().paths.len(), 4, "{p}");
+            assert_eq!(select(pattern(p).as_ref(), &dinov3(), dinov3_paths()).unwrap().paths.len(), 4, "{p}");
         }
-        assert!(select(pattern("(").as_ref(), &dinov3(), "").unwrap_err().to_string().contains("regular expression"));
+        assert!(
+            select(pattern("(").as_ref(), &dinov3(), ModulePaths::AsWritten)
+                .unwrap_err()
+                .to_string()
+                .contains("regular expression")
+        );
     }
 
     #[test]
     fn no_match_lists_what_exists_and_an_unmatched_entry_names_the_nearest() {
-        let message = select(list(&["fc1"]).as_ref(), &dinov3(), "").unwrap_err().to_string();
+        let message = select(list(&["fc1"]).as_ref(), &dinov3(), ModulePaths::AsWritten).unwrap_err().to_string();
         assert!(message.contains("[fc1]") && message.contains("layer.*.attention.q_proj (2)"), "{message}");
-        let chosen = select(list(&["q_proj", "k_poj"]).as_ref(), &dinov3(), "").unwrap();
+        let chosen = select(list(&["q_proj", "k_poj"]).as_ref(), &dinov3(), ModulePaths::AsWritten).unwrap();
         assert!(chosen.notes[0].contains("`k_proj`"), "{:?}", chosen.notes);
     }
 
@@ -336,7 +392,8 @@ mod tests {
         assert_eq!(selected(&LoraConfig { exclude_modules: exclude, ..LoraConfig::default() }).len(), 8);
         let exclude = Some(TargetModules::Pattern(".*".to_owned()));
         let config = LoraConfig { exclude_modules: exclude, ..LoraConfig::default() };
-        let message = super::super::targets::select(None, &config, &dinov3(), "").unwrap_err().to_string();
+        let message =
+            super::super::targets::select(None, &config, &dinov3(), ModulePaths::AsWritten).unwrap_err().to_string();
         assert!(message.contains("exclude_modules"), "{message}");
     }
 
@@ -360,12 +417,93 @@ mod tests {
         assert!(selected(&auto).iter().all(|p| p.starts_with("layer.1.")) && selected(&auto).len() == 6);
     }
 
+    fn vit() -> Vec<Candidate> {
+        let mut blocks = candidates([
+            "attention.attention.query",
+            "attention.attention.key",
+            "attention.attention.value",
+            "attention.output.dense",
+            "intermediate.dense",
+            "output.dense",
+        ]);
+        blocks.iter_mut().for_each(|c| c.path = format!("encoder.{}", c.path));
+        blocks
+    }
+
+    #[test]
+    fn names_of_a_vit_may_be_those_of_its_files_or_those_in_the_memory_of_transformers_5() {
+        let select = |config: &LoraConfig| {
+            super::select(config.target_modules.as_ref(), config, &vit(), paths("vit")).unwrap().paths
+        };
+        let targets = |entries: &[&str]| LoraConfig { target_modules: list(entries), ..LoraConfig::default() };
+        let queries = ["encoder.layer.0.attention.attention.query", "encoder.layer.1.attention.attention.query"];
+        for entry in ["q_proj", "query", "attention.q_proj", "attention.attention.query"] {
+            assert_eq!(select(&targets(&[entry])), queries, "{entry}");
+        }
+        for entry in ["layers.1.mlp.fc1", "encoder.layer.1.intermediate.dense", "vit.layers.1.mlp.fc1"] {
+            assert_eq!(select(&targets(&[entry])), ["encoder.layer.1.intermediate.dense"], "{entry}");
+        }
+        let pattern = |text: &str| Some(TargetModules::Pattern(text.to_owned()));
+        for text in [r"layers\.\d+\.mlp\.fc\d", r"encoder\.layer\.\d+\.(intermediate|output)\.dense"] {
+            let config = LoraConfig { target_modules: pattern(text), ..LoraConfig::default() };
+            assert_eq!(select(&config).len(), 4, "{text}");
+        }
+        let excluded = LoraConfig { exclude_modules: pattern(r"layers\.0\..*"), ..LoraConfig::default() };
+        assert_eq!(select(&excluded).len(), 6);
+        let saved = LoraConfig { modules_to_save: Some(vec!["mlp".to_owned()]), ..LoraConfig::default() };
+        assert_eq!(select(&saved).len(), 8, "the MLP is one module in memory");
+        for name in ["layers", "layer"] {
+            let layers_pattern = Some(vec![name.to_owned()]);
+            let config = LoraConfig { layers_pattern, layers_to_transform: Some(vec![1]), ..targets(&["q_proj"]) };
+            assert_eq!(select(&config), queries[1..], "{name}");
+        }
+    }
+
+    /// What `check_target_module_exists` of PEFT 0.21 says of these, run by hand.
+    #[test]
+    fn peft_knows_one_spelling_and_no_short_names() {
+        let adapts = |config: &LoraConfig, path: &str| PeftRule::new(config).unwrap().adapts(path);
+        let config = |targets| LoraConfig { target_modules: targets, ..LoraConfig::default() };
+        for (targets, path, expected) in [
+            (list(&["q_proj"]), "layers.0.attention.q_proj", true),
+            (list(&["query"]), "layers.0.attention.q_proj", false),
+            (list(&["layers.0.attention.q_proj"]), "layers.0.attention.q_proj", true),
+            (list(&["dense"]), "pooler.dense", true),
+            (Some(TargetModules::Pattern(r".*\.q_proj".to_owned())), "layers.0.attention.q_proj", true),
+            (Some(TargetModules::Pattern(r"q_proj".to_owned())), "layers.0.attention.q_proj", false),
+        ] {
+            assert_eq!(adapts(&config(targets.clone()), path), expected, "{targets:?} {path}");
+        }
+        let first = LoraConfig { layers_to_transform: Some(vec![0]), ..config(list(&["q_proj"])) };
+        assert!(adapts(&first, "encoder.layer.0.attention.q_proj"));
+        assert!(!adapts(&first, "encoder.layer.1.attention.q_proj"));
+        assert!(!adapts(&first, "layers.0.attention.q_proj"), "two components must come before the number");
+        let saved = LoraConfig { modules_to_save: Some(vec!["mlp".to_owned()]), ..config(list(&["fc1"])) };
+        assert!(!adapts(&saved, "layers.0.mlp.fc1"));
+    }
+
+    #[test]
+    fn a_module_is_saved_when_its_path_or_that_of_one_around_it_ends_with_the_entry() {
+        for (path, entry, saved) in [
+            ("layernorm", "norm", true),
+            ("norm", "norm", true),
+            ("layer.0.norm1", "norm", false),
+            ("layers.0.mlp.fc1", "mlp", true),
+            ("layers.0.mlp.fc1", "layers.0.mlp", true),
+            ("layers.0.mlp.fc1", "layers", true),
+            ("layers.0.mlp.fc1", "layers.1", false),
+            ("norm", "", false),
+        ] {
+            assert_eq!(is_saved(path, entry), saved, "{path} {entry}");
+        }
+    }
+
     #[test]
     fn convolutions_are_adapted_only_when_they_are_named() {
         let mut all = dinov3();
         all.push(Candidate { path: "decoder.stages.0.proj".to_owned(), role: Role::Convolution });
-        assert_eq!(select(None, &all, "").unwrap().paths.len(), 12);
+        assert_eq!(select(None, &all, ModulePaths::AsWritten).unwrap().paths.len(), 12);
         let targets = list(&["q_proj", "stages.0.proj"]);
-        assert_eq!(select(targets.as_ref(), &all, "").unwrap().paths[2], "decoder.stages.0.proj");
+        assert_eq!(select(targets.as_ref(), &all, ModulePaths::AsWritten).unwrap().paths[2], "decoder.stages.0.proj");
     }
 }

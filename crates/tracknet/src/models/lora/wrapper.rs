@@ -15,7 +15,7 @@ use super::first::{self, FromWeights, Matrices};
 use super::peft_config::PeftConfig;
 use super::quantization::Format;
 use super::ranks::Ranks;
-use super::targets::{Candidate, is_inside, select, spellings};
+use super::targets::{Candidate, is_saved, select};
 
 /// Which modules were adapted, and what the user should know about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,7 +126,7 @@ impl LoraPlan {
         seed: u64,
     ) -> Result<Self, ModelError> {
         validate(config)?;
-        let prefix = model.peft_prefix();
+        let paths = model.module_paths();
         let mut shapes = Vec::new();
         let mut candidates = Vec::new();
         let mut add = |path: &str, role, shape| {
@@ -139,12 +139,12 @@ impl LoraPlan {
                 add(path, Role::Convolution, conv.shape());
             }
         });
-        let selection = select(targets.or(config.target_modules.as_ref()), config, &candidates, prefix)?;
+        let selection = select(targets.or(config.target_modules.as_ref()), config, &candidates, paths)?;
         let ranks = Ranks::new(config)?;
         let chosen = candidates.iter().zip(shapes).filter(|(c, _)| selection.paths.contains(&c.path));
         let modules: Vec<PlannedModule> = chosen
             .map(|(candidate, shape)| {
-                let (rank, scaling) = ranks.of(&candidate.path, prefix);
+                let (rank, scaling) = ranks.of(&candidate.path, paths);
                 PlannedModule { path: candidate.path.clone(), shape, rank, scaling }
             })
             .collect();
@@ -184,9 +184,9 @@ impl LoraPlan {
         first: FirstValues,
     ) -> Result<(M, LoraReport), ModelError> {
         let Self { config, modules, mut notes, seed } = self;
-        let prefix = model.peft_prefix();
-        let paths: Vec<&str> = modules.iter().map(|m| m.path.as_str()).collect();
-        let (mut model, saved) = freeze_base(model, &config, &paths)?;
+        let paths = model.module_paths();
+        let adapted: Vec<&str> = modules.iter().map(|m| m.path.as_str()).collect();
+        let (mut model, saved) = freeze_base(model, &config, &adapted)?;
         notes.extend(saved);
         let device = model.devices().into_iter().next().unwrap_or_default();
         let source = RandomSource { seed };
@@ -196,7 +196,7 @@ impl LoraPlan {
         model.visit_convolutions_mut(&mut |path, conv| attach.convolution(path, conv, &root));
         let adapted = attach.adapted;
         let in_backbone = adapted.iter().filter(|m| !m.path.starts_with("decoder."));
-        let targets = in_backbone.map(|m| format!("{prefix}{}", m.path)).collect();
+        let targets = in_backbone.map(|m| paths.in_memory(&m.path)).collect();
         let peft = PeftConfig::of_training(&config, targets);
         Ok((model, LoraReport { adapted, notes, peft }))
     }
@@ -252,9 +252,12 @@ pub(super) fn freeze_base<M: NamedModule + VisitProjections>(
     config: &LoraConfig,
     adapted: &[&str],
 ) -> Result<(M, Vec<String>), ModelError> {
-    let (naming, prefix) = (model.naming(), model.peft_prefix());
+    let (naming, paths) = (model.naming(), model.module_paths());
     let entries = config.modules_to_save.as_deref().unwrap_or_default();
-    let saved_by = |path: &str| entries.iter().find(|e| spellings(path, prefix).iter().any(|p| is_inside(p, e)));
+    let saved_by = |path: &str| {
+        let spellings = paths.spellings(path);
+        entries.iter().find(|e| spellings.iter().any(|p| is_saved(p, e)))
+    };
     let mut packed = None;
     model.visit_projections(&mut |path, p| {
         if packed.is_none() && p.is_quantized() && saved_by(path).is_some() {
@@ -283,7 +286,7 @@ pub(super) fn freeze_base<M: NamedModule + VisitProjections>(
     let unused = |entry: &&String| {
         let backbone = parameters.iter().filter(|p| p.group == Group::Backbone);
         let mut modules = backbone.filter_map(|p| naming.below_backbone(&p.name).rsplit_once('.').map(|(m, _)| m));
-        !modules.any(|m| spellings(m, prefix).iter().any(|p| is_inside(p, entry)))
+        !modules.any(|m| paths.spellings(m).iter().any(|p| is_saved(p, entry)))
     };
     let unused = entries.iter().filter(unused);
     let notes = unused.map(|e| format!("lora.modules_to_save: `{e}` matches no module of the backbone")).collect();

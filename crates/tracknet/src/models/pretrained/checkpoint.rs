@@ -9,15 +9,17 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tracknet_kernels::{ComputeDtype, Linear4bitWeight};
+use tracknet_kernels::{Absmax, ComputeDtype, Linear4bitWeight, PackedWeight};
 
 use crate::error::{IoContext, Result};
 use crate::models::ModelError;
-use crate::models::backbones::{Position, VitSpec};
+use crate::models::backbones::{Position, VitNames, VitSpec};
 use crate::models::init::{Fill, Source};
 use crate::models::projection::Base;
 
+use super::bnb::read::side_tensor_of;
 use super::bnb::{BnbConfig, read};
+use super::carried::{Carried, CarriedTensor, PREPROCESSOR_FILE};
 use super::weights::Weights;
 
 /// A Hugging Face model directory, opened.
@@ -31,6 +33,7 @@ pub struct Checkpoint {
     pub preprocessing: Option<Preprocessing>,
     /// What `config.json` says about 4-bit weights.
     pub quantization: Option<BnbConfig>,
+    preprocessor: Option<String>,
 }
 
 /// How frames are normalized before the backbone sees them.
@@ -44,6 +47,10 @@ pub struct Preprocessing {
     pub std: [f32; 3],
 }
 
+/// Tensors that a model of heatmaps does not need and its backbone has in Python.
+#[derive(Debug)]
+pub struct Unneeded(Vec<CarriedTensor>);
+
 impl Checkpoint {
     /// Opens a model directory; no tensor is read yet.
     ///
@@ -55,15 +62,21 @@ impl Checkpoint {
         let config: Map<String, Value> =
             serde_json::from_str(&text).map_err(|e| ModelError::file(&path, e.to_string()))?;
         let quantization = BnbConfig::from_config(&config, &path.display().to_string())?;
-        let path = dir.join("preprocessor_config.json");
-        let preprocessing = match fs::read_to_string(&path) {
-            Ok(text) => {
-                let value: Value = serde_json::from_str(&text).map_err(|e| ModelError::file(&path, e.to_string()))?;
+        let path = dir.join(PREPROCESSOR_FILE);
+        let preprocessor = fs::read_to_string(&path).ok();
+        let preprocessing = match &preprocessor {
+            Some(text) => {
+                let value: Value = serde_json::from_str(text).map_err(|e| ModelError::file(&path, e.to_string()))?;
                 Preprocessing::deserialize(value).ok()
             }
-            Err(_) => None,
+            None => None,
         };
-        Ok(Self { config, weights: Weights::open_dir(dir)?, preprocessing, quantization })
+        Ok(Self { config, weights: Weights::open_dir(dir)?, preprocessing, quantization, preprocessor })
+    }
+
+    /// What is to be written again with a model whose source gave these tensors when it was finished.
+    pub fn carried(&self, tensors: Unneeded) -> Carried {
+        Carried { tensors: tensors.0, preprocessor: self.preprocessor.clone() }
     }
 
     /// Refuses a configuration that describes a much larger model than the files hold, before anything of that size is
@@ -98,18 +111,17 @@ impl Checkpoint {
 /// Reads parameters by name and remembers everything that does not fit, so that one error can list it all.
 pub struct WeightSource<'a> {
     weights: &'a Weights,
-    /// What the file may put before every name.
-    optional_prefix: Option<&'a str>,
+    names: &'static VitNames,
     compute: ComputeDtype,
     used: RefCell<BTreeSet<String>>,
     problems: RefCell<Vec<String>>,
 }
 
 impl<'a> WeightSource<'a> {
-    /// A source of the tensors in `weights`, whose names may all begin with `optional_prefix`.
-    pub fn new(weights: &'a Weights, optional_prefix: Option<&'a str>) -> Self {
+    /// A source of the tensors in `weights`, as a family of checkpoints names them.
+    pub fn new(weights: &'a Weights, names: &'static VitNames) -> Self {
         let compute = ComputeDtype::F32;
-        Self { weights, optional_prefix, compute, used: RefCell::default(), problems: RefCell::default() }
+        Self { weights, names, compute, used: RefCell::default(), problems: RefCell::default() }
     }
 
     /// What 4-bit weights are rounded to when they are dequantized; without this, they are not rounded.
@@ -118,39 +130,57 @@ impl<'a> WeightSource<'a> {
         Self { compute, ..self }
     }
 
-    /// Call when the model is built.
+    /// Call when the model is built. Gives the tensors that the model does not need and that are written again with it.
     ///
     /// # Errors
-    /// One error that lists every missing, misshapen, damaged and unknown tensor; `is_unused` tells which unread
-    /// tensors are known and not needed.
-    pub fn finish(self, is_unused: impl Fn(&str) -> bool) -> Result<(), ModelError> {
+    /// One error that lists every missing, misshapen, damaged and unknown tensor.
+    pub fn finish(self) -> Result<Unneeded, ModelError> {
         let used = self.used.into_inner();
         let mut problems = self.problems.into_inner();
-        for name in self.weights.names().filter(|n| !used.contains(*n)) {
-            let short = self.optional_prefix.and_then(|p| name.strip_prefix(p)).unwrap_or(name);
-            if !is_unused(short) && !is_unused(name) {
+        let mut carried = Vec::new();
+        for name in self.weights.names().filter(|n| !used.contains(*n) && side_tensor_of(self.weights, n).is_none()) {
+            let short = self.names.optional_prefix.and_then(|p| name.strip_prefix(p)).unwrap_or(name);
+            if self.names.is_carried(short) {
+                match CarriedTensor::read(self.weights, name, short) {
+                    Ok(tensor) => carried.push(tensor),
+                    Err(error) => problems.push(error.to_string()),
+                }
+            } else if !self.names.is_unused(short) {
                 let shape = self.weights.shape(name).unwrap_or_default();
                 problems.push(format!("{name}: found {shape:?}, but the model has no such tensor"));
             }
         }
         if problems.is_empty() {
-            return Ok(());
+            return Ok(Unneeded(carried));
         }
         Err(ModelError::Tensors { path: self.weights.path().to_path_buf(), problems })
     }
 
     fn find(&self, name: &str) -> Option<String> {
-        let prefixed = self.optional_prefix.map(|p| format!("{p}{name}"));
+        let prefixed = self.names.optional_prefix.map(|p| format!("{p}{name}"));
         [Some(name.to_owned()), prefixed].into_iter().flatten().find(|n| self.weights.shape(n).is_some())
     }
 
+    /// The tensor that holds `name`: itself, or as one half of its rows; then also whether that is the second half.
+    fn locate(&self, name: &str) -> Option<(String, Option<bool>)> {
+        let itself = self.find(name).map(|stored| (stored, None));
+        itself.or_else(|| {
+            let (whole, second) = self.names.stacked(name)?;
+            Some((self.find(&whole)?, Some(second)))
+        })
+    }
+
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
-        let Some(stored) = self.find(name) else {
+        let Some((stored, half)) = self.locate(name) else {
             return Err(format!("{name}: missing, expected {shape:?}"));
         };
         self.used.borrow_mut().insert(stored.clone());
+        let mut expected = shape.to_vec();
+        if half.is_some() {
+            expected.iter_mut().take(1).for_each(|rows| *rows *= 2);
+        }
         let found = self.weights.shape(&stored).unwrap_or_default();
-        if found != shape {
+        if found != expected {
             let scales = format!("{stored}.absmax");
             if self.weights.shape(&scales).is_some() {
                 self.used.borrow_mut().extend(read::side_tensors(self.weights, &stored));
@@ -158,18 +188,57 @@ impl<'a> WeightSource<'a> {
                     "{stored}: found {found:?} and {scales}, but no quant_state: an incomplete 4-bit weight"
                 ));
             }
-            return Err(format!("{stored}: found {found:?}, expected {shape:?}"));
+            return Err(format!("{stored}: found {found:?}, expected {expected:?}"));
         }
-        self.weights.read(&stored).map_err(|e| e.to_string())
+        let rows = shape.first().copied().unwrap_or_default();
+        match half {
+            None => self.weights.read(&stored),
+            Some(second) => {
+                let start = if second { rows } else { 0 };
+                self.weights.read_rows(&stored, start..start + rows)
+            }
+        }
+        .map_err(|e| e.to_string())
     }
 
-    fn read_packed(&self, stored: &str, shape: [usize; 2], device: &Device) -> Result<Linear4bitWeight, String> {
-        let (packed, state) = read::read_packed(self.weights, stored).map_err(|e| e.to_string())?;
-        if state.shape != shape {
-            return Err(format!("{stored}: its quant_state says {:?}, expected {shape:?}", state.shape));
+    /// `half`: the weight is one half of what is stored, as releases before `transformers` 5 pack gate and up.
+    fn read_packed(
+        &self,
+        stored: &str,
+        half: Option<bool>,
+        [output, input]: [usize; 2],
+        device: &Device,
+    ) -> Result<Linear4bitWeight, String> {
+        let expected = [if half.is_some() { 2 * output } else { output }, input];
+        let (mut packed, state) = read::read_packed(self.weights, stored).map_err(|e| e.to_string())?;
+        if state.shape != expected {
+            return Err(format!("{stored}: its quant_state says {:?}, expected {expected:?}", state.shape));
+        }
+        if let Some(second) = half {
+            packed = halve(&packed, second).map_err(|e| format!("{stored}: {e}"))?;
         }
         Linear4bitWeight::from_packed(&packed, self.compute, device).map_err(|e| format!("{stored}: {e}"))
     }
+}
+
+/// The first or second half of the rows of a packed weight. Scales that were packed themselves are unpacked: the mean and
+/// the runs of 256 that they were packed by are those of the whole.
+fn halve(weight: &PackedWeight, second: bool) -> Result<PackedWeight, String> {
+    let ([output, input], blocksize) = (weight.shape(), weight.blocksize());
+    let shape = [output / 2, input];
+    let count = shape[0] * shape[1];
+    if !count.is_multiple_of(blocksize) {
+        return Err(format!(
+            "holds two projections, and a block of {blocksize} has values of both; dequantize the checkpoint and \
+             quantize it again"
+        ));
+    }
+    let (start, blocks) = (if second { count } else { 0 }, count / blocksize);
+    let view = weight.view();
+    let scales = (start / blocksize..start / blocksize + blocks).map(|block| view.scale(block)).collect();
+    let codes = weight.packed()[start / 2..(start + count) / 2].to_vec();
+    PackedWeight::from_parts(shape, weight.quant_type(), blocksize, codes, Absmax::Plain(scales))
+        .map_err(|e| e.to_string())
 }
 
 impl Source for WeightSource<'_> {
@@ -181,11 +250,11 @@ impl Source for WeightSource<'_> {
     }
 
     fn packed(&self, name: &str, shape: [usize; 2], device: &Device) -> Option<Base> {
-        let stored = self.find(name).filter(|stored| read::is_packed(self.weights, stored))?;
+        let (stored, half) = self.locate(name).filter(|(stored, _)| read::is_packed(self.weights, stored))?;
         let mut used = self.used.borrow_mut();
         used.extend(read::side_tensors(self.weights, &stored));
         used.insert(stored.clone());
-        Some(match self.read_packed(&stored, shape, device) {
+        Some(match self.read_packed(&stored, half, shape, device) {
             Ok(weight) => Base::Packed(weight),
             Err(problem) => {
                 self.problems.borrow_mut().push(problem);

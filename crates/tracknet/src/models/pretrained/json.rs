@@ -120,14 +120,22 @@ fn ascii(string: &str) -> String {
 
 /// A finite number as Python's `repr` has it: the fewest digits that read back the same, with an exponent of at least two
 /// digits outside of 1e-4 to 1e16.
+///
+/// Of two numbers with so few digits that are equally near, Python takes the one that ends with an even digit. Rust does so
+/// only where the number of digits is given.
 pub(crate) fn python_float(value: f64) -> String {
     let shortest = format!("{value:e}");
     let Some((digits, exponent)) = shortest.split_once('e') else { return shortest };
     let power: i32 = exponent.parse().unwrap_or_default();
+    let after_point = digits.bytes().filter(u8::is_ascii_digit).count().saturating_sub(1);
+    let nearest = |rounded: String, shortest: String| if rounded.parse() == Ok(value) { rounded } else { shortest };
     if (-4..16).contains(&power) || value == 0.0 {
-        let plain = format!("{value}");
+        let decimals = usize::try_from(after_point as i32 - power).unwrap_or_default();
+        let plain = nearest(format!("{value:.decimals$}"), format!("{value}"));
         return if plain.contains('.') { plain } else { plain + ".0" };
     }
+    let scientific = nearest(format!("{value:.after_point$e}"), shortest.clone());
+    let digits = scientific.split('e').next().unwrap_or_default();
     let sign = if power < 0 { '-' } else { '+' };
     format!("{digits}e{sign}{:02}", power.abs())
 }
@@ -159,6 +167,12 @@ mod tests {
             (1e16, "1e+16"),
             (f64::from(f32::MAX), "3.4028234663852886e+38"),
             (f64::from(f32::from_bits(1)), "1.401298464324817e-45"),
+            // Half way between two forms of 17 digits: 0.100002288818359375 and so on.
+            (26215.0 / 262_144.0, "0.10000228881835938"),
+            (26217.0 / 262_144.0, "0.10000991821289062"),
+            (-26219.0 / 262_144.0, "-0.10001754760742188"),
+            (5e-324, "5e-324"),
+            (9_007_199_254_740_993.0, "9007199254740992.0"),
         ] {
             assert_eq!(python_float(value), python);
         }

@@ -6,10 +6,12 @@
 //! | [`header`], [`index`] | what safetensors files and sharded checkpoints say they hold |
 //! | [`weights`] | safetensors files, read tensor by tensor |
 //! | [`checkpoint`] | a directory as a source of parameters |
+//! | [`carried`] | tensors that are only written again |
 //! | [`save`] | the same layouts, written |
 //! | [`bnb`] | 4-bit checkpoints of bitsandbytes |
 
 pub mod bnb;
+pub mod carried;
 pub mod checkpoint;
 pub mod header;
 pub mod hub;
@@ -20,5 +22,6 @@ mod stream;
 pub mod weights;
 
 pub use checkpoint::{Checkpoint, Preprocessing};
-pub use save::{HEAD_FILE, StoredAs, load_head, write_backbone, write_head};
+pub(crate) use save::backbone_state;
+pub use save::{HEAD_FILE, StoredAs, load_head, write_backbone, write_head, write_packed_backbone};
 pub use weights::Weights;

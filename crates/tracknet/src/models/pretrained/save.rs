@@ -1,6 +1,7 @@
 //! Writes weights in the layouts that other programs read.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -9,13 +10,20 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
+use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 
-use crate::error::Result;
-use crate::files::write_atomic;
+use crate::error::{IoContext, Result};
+use crate::files::{write_atomic, write_file_atomic};
+use crate::models::backbones::VitNames;
+use crate::models::projection::{Base, VisitProjections};
 use crate::models::state::{Group, Require, load_state, state_dict};
 use crate::models::{HeatmapModel, ModelError, Vit};
 
+use super::bnb::skip::layer_entries;
+use super::bnb::write::parts;
+use super::bnb::{BnbConfig, QuantState};
 use super::json::python_json;
+use super::stream::{Planned, write_stream, write_values};
 use super::weights::Weights;
 
 /// The file that holds decoder and head, beside an adapter or alone.
@@ -42,6 +50,15 @@ impl StoredAs {
         }
     }
 
+    /// The type that a packed weight was before.
+    const fn compute(self) -> ComputeDtype {
+        match self {
+            Self::F32 => ComputeDtype::F32,
+            Self::F16 => ComputeDtype::F16,
+            Self::Bf16 => ComputeDtype::Bf16,
+        }
+    }
+
     /// The type in a safetensors file.
     pub(super) const fn dtype(self) -> Dtype {
         match self {
@@ -52,28 +69,109 @@ impl StoredAs {
     }
 }
 
-/// Writes the backbone's base weights as a directory that `transformers` loads: `config.json` and
-/// `model.safetensors`. Adapters are not part of it.
+/// Writes the backbone's base weights as a directory of floats that `transformers` loads: `config.json` and
+/// `model.safetensors`, and `preprocessor_config.json` if its checkpoint had one. Adapters are not part of it; tensors of
+/// its checkpoint that heatmaps do not need are.
 ///
 /// # Errors
 /// The backbone's weights are packed, or the directory cannot be written.
 pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()> {
-    let state = state_dict(backbone, |p| p.group == Group::Backbone);
     if backbone.is_quantized() {
         let message = "the backbone is stored in 4 bits; only float weights are written in this layout";
         return Err(ModelError::file(dir, message).into());
     }
+    let carried = backbone.carried();
+    write_model_file(dir, |path| {
+        let mut tensors = float_tensors(backbone, stored, path);
+        tensors.extend(carried.tensors.iter().map(|tensor| tensor.as_floats(stored, path)));
+        write_stream(path, tensors)
+    })?;
+    carried.write_preprocessor(dir)?;
+    write_config(&dir.join("config.json"), config_of(backbone, stored))
+}
+
+/// Writes the backbone's base weights as a directory of 4-bit weights that `transformers` loads; what is not packed is
+/// stored as `stored`.
+///
+/// # Errors
+/// No weight is packed, or the directory cannot be written.
+pub fn write_packed_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()> {
+    let paths = backbone.module_paths();
+    let (mut packed, mut skip, mut failed) = (Vec::new(), Vec::new(), None);
+    backbone.visit_projections(&mut |path, projection| match &projection.base {
+        Base::Dense(_) => skip.extend(layer_entries(path, paths)),
+        Base::Packed(weight) => match weight.to_packed() {
+            Ok(bytes) => packed.push((format!("{path}.weight"), weight.compute_dtype(), bytes)),
+            Err(error) => {
+                failed = Some(ModelError::Tensor { name: format!("{path}.weight"), message: error.to_string() })
+            }
+        },
+    });
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let Some((_, compute_dtype, first)) = packed.first() else {
+        return Err(ModelError::file(dir, "the backbone has no weight in 4 bits").into());
+    };
+    let QuantizeOptions { quant_type, double_quant, .. } = first.options();
+    let carried = backbone.carried();
+    let pooler = carried.tensors.iter().find(|tensor| tensor.name() == "pooler.dense.weight");
+    skip.extend(pooler.filter(|tensor| !tensor.is_packed()).map(|_| "pooler.dense".to_owned()));
+    // As `quantize_checkpoint` does, where releases differ in what they expect without a list.
+    let skip_modules = (!skip.is_empty() || pooler.is_some()).then_some(skip);
+    let bnb = BnbConfig { quant_type, compute_dtype: *compute_dtype, double_quant, skip_modules };
+    write_model_file(dir, |path| {
+        let mut tensors = float_tensors(backbone, stored, path);
+        for (name, _, weight) in &packed {
+            tensors.extend(parts(name, QuantState::of(weight, stored.compute()), weight.clone(), path));
+        }
+        tensors.extend(carried.tensors.iter().flat_map(|tensor| tensor.as_stored(stored, path)));
+        write_stream(path, tensors)
+    })?;
+    carried.write_preprocessor(dir)?;
+    let mut config = config_of(backbone, stored);
+    config.insert("quantization_config".to_owned(), bnb.to_json());
+    write_config(&dir.join("config.json"), config)
+}
+
+/// The parameters of a backbone from the tensors of a directory that [`write_backbone`] wrote.
+pub(crate) fn backbone_state(tensors: BTreeMap<String, TensorData>, names: &VitNames) -> BTreeMap<String, TensorData> {
+    let mut state = names.unstack(tensors);
+    state.retain(|name, _| !names.is_carried(name));
+    state
+}
+
+fn write_model_file(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    fs::create_dir_all(dir).at(dir)?;
+    write_file_atomic(&dir.join("model.safetensors"), write)
+}
+
+/// The float parameters as files have them.
+fn float_tensors<'a>(backbone: &Vit, stored: StoredAs, path: &'a Path) -> Vec<Planned<'a>> {
+    let state = backbone.spec().names.stack(state_dict(backbone, |p| p.group == Group::Backbone));
+    let tensor = |(name, data): (String, TensorData)| {
+        let shape = data.shape().to_vec();
+        let label = name.clone();
+        let write = Box::new(move |out: &mut dyn Write| {
+            let values: Vec<f32> = data.iter::<f32>().collect();
+            write_values(out, &label, &values, stored, path)
+        });
+        Planned { name, dtype: stored.dtype(), shape, write }
+    };
+    state.into_iter().map(tensor).collect()
+}
+
+fn config_of(backbone: &Vit, stored: StoredAs) -> Map<String, Value> {
     let spec = backbone.spec();
     let mut config = spec.config.clone();
     config.insert("model_type".to_owned(), json!(spec.names.model_type));
     config.insert("architectures".to_owned(), json!([spec.names.architecture]));
     config.insert("patch_size".to_owned(), json!(spec.patch));
     config.remove("torch_dtype");
-    // A base that was read in 4 bits: these are floats, and `transformers` believes the file.
+    // A base that was read in 4 bits may be floats now, and `transformers` believes the file.
     config.remove("quantization_config");
     config.insert("dtype".to_owned(), json!(stored.name()));
-    write_tensors(&dir.join("model.safetensors"), state, stored)?;
-    write_config(&dir.join("config.json"), config)
+    config
 }
 
 /// Writes decoder and head to [`HEAD_FILE`] in `dir`.

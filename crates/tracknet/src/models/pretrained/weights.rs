@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -127,7 +128,18 @@ impl Weights {
     /// # Errors
     /// No such tensor, a type that is not float, a value that is NaN or infinite, or the file cannot be read.
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
-        let entry = self.entry(name)?;
+        self.read_entry(name, self.entry(name)?)
+    }
+
+    /// The values of some rows of a tensor, as [`Weights::read`] gives all.
+    ///
+    /// # Errors
+    /// As there, or rows that the tensor does not have.
+    pub fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
+        self.read_entry(name, &self.entry(name)?.rows(name, rows)?)
+    }
+
+    fn read_entry(&self, name: &str, entry: &Entry) -> Result<Vec<f32>> {
         let widen: fn(&[u8], &mut Vec<f32>) = match entry.dtype {
             Dtype::F32 => |b, out| out.extend(b.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
             Dtype::F16 => |b, out| out.extend(b.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
@@ -173,6 +185,14 @@ impl Weights {
         self.entry(name)?.pieces(|piece| out.write_all(piece).at(path))
     }
 
+    /// Copies the bytes of some rows.
+    ///
+    /// # Errors
+    /// As [`Weights::copy`], or rows that the tensor does not have.
+    pub(super) fn copy_rows(&self, name: &str, rows: Range<usize>, out: &mut dyn Write, path: &Path) -> Result<()> {
+        self.entry(name)?.rows(name, rows)?.pieces(|piece| out.write_all(piece).at(path))
+    }
+
     fn entry(&self, name: &str) -> Result<&Entry, ModelError> {
         self.tensors.get(name).ok_or_else(|| problem(name, format!("is not in {}", self.path.display())))
     }
@@ -183,6 +203,19 @@ fn problem(name: &str, message: String) -> ModelError {
 }
 
 impl Entry {
+    /// Some of its rows, as a tensor.
+    fn rows(&self, name: &str, rows: Range<usize>) -> Result<Self, ModelError> {
+        let count = self.shape.first().copied().unwrap_or_default();
+        if rows.start > rows.end || rows.end > count {
+            return Err(problem(name, format!("has {count} rows, expected {}", rows.end)));
+        }
+        let row = self.length / count.max(1);
+        let mut shape = self.shape.clone();
+        shape.iter_mut().take(1).for_each(|first| *first = rows.len());
+        let offset = self.offset + (row * rows.start) as u64;
+        Ok(Self { file: self.file.clone(), offset, length: row * rows.len(), dtype: self.dtype, shape })
+    }
+
     fn pieces(&self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let mut file = File::open(&self.file).at(&self.file)?;
         file.seek(SeekFrom::Start(self.offset)).at(&self.file)?;
@@ -251,6 +284,24 @@ mod tests {
         assert_eq!(weights.bytes("i16").unwrap(), f16s);
         let message = weights.read("i16").unwrap_err().to_string();
         assert!(message.contains("`i16`") && message.contains("BF16"), "{message}");
+    }
+
+    #[test]
+    fn rows_of_a_tensor_are_those_of_the_whole_and_others_are_refused() {
+        let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let view = TensorView::new(Dtype::F32, vec![4, 3], &bytes).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        fs::write(&path, safetensors::serialize([("w", view)], None).unwrap()).unwrap();
+        let weights = Weights::open_file(&path).unwrap();
+        assert_eq!(weights.read_rows("w", 1..3).unwrap(), values[3..9]);
+        assert!(weights.read_rows("w", 4..4).unwrap().is_empty());
+        let mut copied = Vec::new();
+        weights.copy_rows("w", 3..4, &mut copied, &path).unwrap();
+        assert_eq!(copied, bytes[36..]);
+        let message = weights.read_rows("w", 3..5).unwrap_err().to_string();
+        assert!(message.contains("`w`") && message.contains("has 4 rows, expected 5"), "{message}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A 4-bit checkpoint → a float checkpoint.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use tracknet_kernels::ComputeDtype;
 use crate::error::Result;
 use crate::files::write_dir_atomic;
 use crate::models::ModelError;
+use crate::models::backbones::{VitNames, names_of};
 use crate::models::pretrained::save::{StoredAs, write_config};
 use crate::models::pretrained::stream::{Planned, write_stream, write_values};
 use crate::models::pretrained::{Checkpoint, Weights};
@@ -67,6 +69,9 @@ pub fn dequantize_checkpoint(
         if report.layers == 0 {
             return Err(ModelError::file(source, "holds no packed weight (no tensor has a quant_state)").into());
         }
+        if let Some(names) = names_of(&checkpoint.config) {
+            tensors = stacked(tensors, names);
+        }
         write_stream(&file, tensors)?;
         let mut config = checkpoint.config.clone();
         config.remove("quantization_config");
@@ -109,6 +114,30 @@ fn kept<'a>(weights: &'a Weights, name: &'a str, dtype: Option<StoredAs>, path: 
             Planned { name: name.to_owned(), dtype: found, shape, write }
         }
     })
+}
+
+/// Two halves of what float files have as one tensor become that tensor, where both are there in the same type.
+fn stacked<'a>(tensors: Vec<Planned<'a>>, names: &VitNames) -> Vec<Planned<'a>> {
+    let mut all: BTreeMap<String, Planned<'a>> = tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
+    let wholes: BTreeSet<String> = all.keys().filter_map(|name| Some(names.stacked(name)?.0)).collect();
+    for whole in wholes {
+        let Some([upper, lower]) = names.halves(&whole).map(|halves| halves.map(|half| all.remove(&half))) else {
+            continue;
+        };
+        match (upper, lower) {
+            (Some(upper), Some(lower)) if upper.dtype == lower.dtype && upper.shape == lower.shape => {
+                let (dtype, mut shape) = (upper.dtype, upper.shape);
+                shape.iter_mut().take(1).for_each(|rows| *rows *= 2);
+                let write = Box::new(move |out: &mut dyn Write| {
+                    (upper.write)(out)?;
+                    (lower.write)(out)
+                });
+                all.insert(whole.clone(), Planned { name: whole, dtype, shape, write });
+            }
+            (upper, lower) => all.extend([upper, lower].into_iter().flatten().map(|t| (t.name.clone(), t))),
+        }
+    }
+    all.into_values().collect()
 }
 
 fn scale_bytes(weights: &Weights, name: &str) -> usize {

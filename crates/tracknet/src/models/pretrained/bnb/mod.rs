@@ -10,6 +10,7 @@
 //! | [`config`] | `quantization_config` of `config.json` |
 //! | [`skip`] | which layers `transformers` leaves alone |
 //! | [`read`] | the tensors of a packed weight, checked and put together |
+//! | `write` | and the other way |
 //! | [`quantize`] | a float checkpoint → a 4-bit one |
 //! | [`dequantize`] | and back |
 
@@ -19,6 +20,7 @@ pub mod quant_state;
 pub mod quantize;
 pub mod read;
 pub mod skip;
+pub(super) mod write;
 
 pub use config::BnbConfig;
 pub use dequantize::{DequantizedCheckpoint, dequantize_checkpoint};

@@ -1,8 +1,11 @@
 //! 4-bit checkpoints: those of `transformers` and bitsandbytes load, and what is written is what they write.
 #![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
+#[path = "../bnb_support/mod.rs"]
 mod bnb_support;
+#[path = "../common/mod.rs"]
 mod common;
+mod families;
 
 use std::fs;
 use std::path::Path;
@@ -14,21 +17,18 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tracknet::config::{LoraConfig, ModelConfig};
 use tracknet::inspect::{Inspection, Kind};
-use tracknet::models::backbones::VitSpec;
-use tracknet::models::init::Builder;
 use tracknet::models::pretrained::bnb::{
     QuantState, QuantizeJob, dequantize_checkpoint, is_packed, quantize_checkpoint, read_packed,
 };
-use tracknet::models::pretrained::checkpoint::WeightSource;
 use tracknet::models::pretrained::save::{read_all, write_tensors};
 use tracknet::models::pretrained::{Checkpoint, StoredAs, Weights};
 use tracknet::models::projection::Base;
 use tracknet::models::state::named_parameters;
-use tracknet::models::{HeatmapModel, VisitProjections, Vit, build_model};
+use tracknet::models::{HeatmapModel, VisitProjections, build_model};
 use tracknet_kernels::{ComputeDtype, PackedWeight, QuantType, QuantizeOptions};
 
 use bnb_support::{Raw, change, copy_of, read_raw, shard};
-use common::{assert_close, fixture, pixels, tensors};
+use common::{assert_close, backbone, fixture, pixels, tensors};
 
 /// f32 sums in another order, through two blocks.
 const TOLERANCE: f32 = 1e-4;
@@ -52,15 +52,6 @@ fn quantized(source: &Path, job: &QuantizeJob) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     quantize_checkpoint(source, &dir.path().join("q"), job).unwrap();
     dir
-}
-
-fn backbone(dir: &Path, device: &Device) -> Result<Vit, String> {
-    let checkpoint = Checkpoint::open(dir).map_err(|e| e.to_string())?;
-    let (spec, _) = VitSpec::from_config(&checkpoint.config, "config.json").map_err(|e| e.to_string())?;
-    let source = WeightSource::new(&checkpoint.weights, spec.names.optional_prefix);
-    let vit = Vit::new(&spec, &Builder::new(&source, device));
-    source.finish(|n| spec.names.is_unused(n)).map_err(|e| e.to_string())?;
-    Ok(vit)
 }
 
 fn model(dir: &Path) -> ModelConfig {

@@ -1,7 +1,9 @@
 //! LoRA and 4-bit backbones against PEFT and bitsandbytes: adapter files, outputs, gradients.
 #![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod families;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,15 +11,12 @@ use std::fs;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use tracknet::config::{LoraConfig, QuantizationConfig};
-use tracknet::models::backbones::VitSpec;
-use tracknet::models::init::Builder;
 use tracknet::models::lora::{
     AdapterFile, AdapterSet, LoraReport, MergeInto, layer_status, load_adapter, merge_adapters, merge_and_compare,
     status_table, unmerge_adapters, write_adapter,
 };
-use tracknet::models::pretrained::checkpoint::WeightSource;
+use tracknet::models::pretrained::StoredAs;
 use tracknet::models::pretrained::save::{read_all, write_tensors};
-use tracknet::models::pretrained::{Checkpoint, StoredAs};
 use tracknet::models::state::{
     Group, ParameterInfo, ParameterVisitor, Require, load_state, named_parameters, state_dict, visit_parameters,
 };
@@ -27,14 +26,11 @@ use common::{assert_close, fixture, largest_difference, pixels, tensors};
 
 /// f32 sums in another order, through two blocks.
 const TOLERANCE: f32 = 1e-4;
+/// The tensors of an adapter.
+const WEIGHTS: &str = "adapter_model.safetensors";
 
 fn base(device: &Device) -> Vit {
-    let checkpoint = Checkpoint::open(&fixture("dinov3_tiny")).unwrap();
-    let (spec, _) = VitSpec::from_config(&checkpoint.config, "config.json").unwrap();
-    let source = WeightSource::new(&checkpoint.weights, spec.names.optional_prefix);
-    let vit = Vit::new(&spec, &Builder::new(&source, device));
-    source.finish(|n| spec.names.is_unused(n)).unwrap();
-    vit
+    common::backbone(&fixture("dinov3_tiny"), device).unwrap()
 }
 
 fn nf4() -> QuantizationConfig {
@@ -141,7 +137,7 @@ fn a_directory_that_peft_wrote_comes_back_byte_for_byte() {
             let [ours, theirs] = [dir.path().join(file), fixture(name).join(file)].map(|p| fs::read(p).unwrap());
             assert!(ours == theirs, "{name}/{file}");
         }
-        let again = AdapterFile::read(dir.path(), "model.").unwrap();
+        let again = AdapterFile::read(dir.path(), common::paths("dinov3_tiny")).unwrap();
         let other = tempfile::tempdir().unwrap();
         again.write(other.path()).unwrap();
         let file = "adapter_model.safetensors";
