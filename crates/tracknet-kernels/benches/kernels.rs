@@ -9,6 +9,9 @@
 //! operations where arithmetic is the limit, bytes read and written where memory is. `backward` measures the backward
 //! pass alone, with everything that it computes again, and counts the gradients only.
 
+// A bench has no caller to hand an error to.
+#![allow(clippy::expect_used)]
+
 mod roofline;
 
 use std::hint::black_box;
@@ -131,16 +134,18 @@ fn attention_of_a_block(group: &mut Group<'_>) {
     let scale = ((HIDDEN / HEADS) as f32).sqrt().recip();
     // Two products forward, four backward.
     let product = 2 * FRAMES * TOKENS * TOKENS * HIDDEN;
-    both(
-        group,
-        &format!("{HEADS} heads, {TOKENS} tokens"),
-        [operations(2 * product, "f32"), operations(4 * product, "f32")],
-        |device| [(); 3].map(|()| random([FRAMES, TOKENS, HIDDEN], device)),
-        |[q, k, v]| {
-            let rotary = if q.is_require_grad() { &trained } else { &plain };
-            attention(q.clone(), k.clone(), v.clone(), HEADS, scale, Some(rotary))
-        },
-    );
+    for (dtype, compute) in [("f32", ComputeDtype::F32), ("bf16", ComputeDtype::Bf16)] {
+        both(
+            group,
+            &format!("{HEADS} heads, {TOKENS} tokens/{dtype}"),
+            [operations(2 * product, dtype), operations(4 * product, dtype)],
+            |device| [(); 3].map(|()| random([FRAMES, TOKENS, HIDDEN], device)),
+            |[q, k, v]| {
+                let rotary = if q.is_require_grad() { &trained } else { &plain };
+                attention(q.clone(), k.clone(), v.clone(), HEADS, scale, Some(rotary), compute)
+            },
+        );
+    }
 }
 
 fn normalization(group: &mut Group<'_>) {
