@@ -29,6 +29,10 @@ doc:
 deny:
     cargo deny check licenses bans sources
 
-# The CUDA build must compile; it needs no CUDA toolkit.
-cuda-check:
-    DOCS_RS=1 cargo check --workspace --features cuda
+# The GPU builds must compile; that needs no CUDA toolkit.
+gpu-check:
+    DOCS_RS=1 cargo clippy --workspace --all-targets --features cuda,wgpu -- -D warnings
+
+# Parity of the kernels and goldens on a GPU, or on Mesa's software Vulkan.
+gpu-test device="wgpu":
+    TRACKNET_TEST_DEVICE={{device}} cargo test -p tracknet-kernels -p tracknet --features {{device}} --test gpu

@@ -144,6 +144,6 @@ fn options(args: &BenchArgs) -> Result<Options> {
 }
 
 /// Names of workloads have no `=`.
-fn is_override(argument: &String) -> bool {
+fn is_override(argument: &str) -> bool {
     argument.contains('=')
 }

@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 
-/// Resolves `auto | cpu | cuda[:N] | wgpu[:N]`. A device that this build lacks is an error that names the
-/// feature; `auto` never fails.
+/// Resolves `auto | cpu | cuda[:N] | wgpu[:N]`. A device that this build or this machine lacks is an error that says
+/// which; `auto` never fails.
 pub(crate) fn resolve(spelling: &str) -> Result<Device> {
     let (name, index) = match spelling.split_once(':') {
         Some((name, index)) => match index.parse::<usize>() {
@@ -16,34 +16,77 @@ pub(crate) fn resolve(spelling: &str) -> Result<Device> {
     match name {
         "auto" => Ok(automatic()),
         "cpu" => Ok(Device::flex()),
-        "cuda" => cuda(index),
-        "wgpu" => wgpu(index),
+        "cuda" => numbered(spelling, index, cuda()?).and_then(with_compiler),
+        "wgpu" => numbered(spelling, index, wgpu()?),
         _ => bail!("--device {spelling}: unknown device; known are auto, cpu, cuda[:N] and wgpu[:N]"),
     }
 }
 
-/// The processor: a GPU is used only when it is asked for by name, because GPU support is young.
+/// The first graphics card that this build can use, CUDA before Vulkan or Metal; else the processor. Drivers that draw on
+/// the processor are left to those who ask for them by name.
 fn automatic() -> Device {
-    Device::flex()
+    let usable = |device: &Device| is_card(device) && with_compiler(device.clone()).inspect_err(note).is_ok();
+    let card = [cuda(), wgpu()].into_iter().flatten().flatten().find(usable);
+    if card.is_none() && cfg!(any(feature = "cuda", feature = "wgpu")) {
+        eprintln!("note: --device auto: no graphics card found, using the processor");
+    }
+    card.unwrap_or_else(Device::flex)
 }
 
+fn note(error: &anyhow::Error) {
+    eprintln!("note: {error}");
+}
+
+fn numbered(spelling: &str, index: usize, devices: Vec<Device>) -> Result<Device> {
+    let count = devices.len();
+    match devices.into_iter().nth(index) {
+        Some(device) => Ok(device),
+        None if count == 0 => bail!("--device {spelling}: no such device on this machine, or no driver for it"),
+        None => bail!("--device {spelling}: this machine has {count} of these, numbered from 0"),
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn is_card(device: &Device) -> bool {
+    device.identity().is_some_and(|identity| identity.physical.is_some())
+}
+
+#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+fn is_card(_device: &Device) -> bool {
+    false
+}
+
+/// The device, if its kernels can be compiled here.
 #[cfg(feature = "cuda")]
-fn cuda(index: usize) -> Result<Device> {
-    Ok(Device::cuda(index))
+fn with_compiler(device: Device) -> Result<Device> {
+    let is_cuda = Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().contains(&device);
+    match tracknet_kernels::cuda::missing_compiler() {
+        Some(problem) if is_cuda => bail!("--device cuda: {problem}"),
+        _ => Ok(device),
+    }
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_index: usize) -> Result<Device> {
+fn with_compiler(device: Device) -> Result<Device> {
+    Ok(device)
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Result<Vec<Device>> {
+    Ok(Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Result<Vec<Device>> {
     bail!("--device cuda: this build has no CUDA support; build with `--features cuda`")
 }
 
 #[cfg(feature = "wgpu")]
-fn wgpu(index: usize) -> Result<Device> {
-    use burn::tensor::DeviceKind;
-    Ok(Device::wgpu(if index == 0 { DeviceKind::DefaultDevice } else { DeviceKind::DiscreteGpu(index) }))
+fn wgpu() -> Result<Vec<Device>> {
+    Ok(Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec())
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn wgpu(_index: usize) -> Result<Device> {
+fn wgpu() -> Result<Vec<Device>> {
     bail!("--device wgpu: this build has no wgpu support; build with `--features wgpu`")
 }

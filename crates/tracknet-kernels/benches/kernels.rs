@@ -9,7 +9,7 @@
 //! operations where arithmetic is the limit, bytes read and written where memory is. `backward` measures the backward
 //! pass alone, with everything that it computes again, and counts the gradients only.
 
-// A bench has no caller to hand an error to.
+// A benchmark that cannot prepare its data stops.
 #![allow(clippy::expect_used)]
 
 mod roofline;

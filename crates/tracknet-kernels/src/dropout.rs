@@ -7,10 +7,10 @@ use crate::random::{GOLDEN, mix};
 use crate::simd::{Arithmetic, Isa, Kernel};
 
 /// Values that share a stream; fixed, so that the number of threads changes nothing.
-const CHUNK: usize = 1 << 14;
+pub(crate) const CHUNK: usize = 1 << 14;
 
 /// Values that one draw of 64 bits decides.
-const VALUES_PER_DRAW: usize = 4;
+pub(crate) const VALUES_PER_DRAW: usize = 4;
 
 /// Values in a word of bits.
 pub(crate) const WORD: usize = 32;
@@ -65,7 +65,7 @@ impl KeepMask {
     }
 
     #[inline(always)]
-    fn threshold(self) -> u32 {
+    pub(crate) fn threshold(self) -> u32 {
         (self.keep * 65536.0).round() as u32
     }
 }

@@ -7,14 +7,21 @@
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
 //!   with them without ever keeping a dense copy;
 //! * [`attention`]: softmax attention without the score matrix, forward and backward;
+//! * [`adapter`], [`adamw`]: low-rank adapters and the update of their parameters, for GPUs;
 //! * [`peak`]: what the processor can reach at most, to hold the kernels against.
 
+pub mod adamw;
+pub mod adapter;
 pub mod allocator;
 pub mod attention;
 #[cfg(feature = "flex")]
 pub mod block;
 #[cfg(feature = "flex")]
 mod chunks;
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod depthwise;
 pub mod dropout;
 pub mod fourbit;
@@ -26,6 +33,7 @@ pub mod peak;
 #[cfg(feature = "flex")]
 mod product;
 pub mod random;
+pub mod residual;
 pub mod resize;
 // Without the CPU backend only the codec is left to use it.
 #[cfg_attr(not(feature = "flex"), allow(dead_code, unused_imports, unused_macros))]

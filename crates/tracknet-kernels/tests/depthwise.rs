@@ -8,6 +8,9 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::depthwise_conv3x3;
 
+mod common;
+use common::device;
+
 /// Values that look random and are the same everywhere.
 fn values(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
@@ -19,9 +22,9 @@ fn values(count: usize, seed: u32) -> Vec<f32> {
         .collect()
 }
 
-fn tensor(shape: [usize; 4], seed: u32) -> Tensor<4> {
+fn tensor(shape: [usize; 4], seed: u32, device: &Device) -> Tensor<4> {
     let data = TensorData::new(values(shape.iter().product(), seed), shape);
-    Tensor::from_data(data, &Device::flex().autodiff())
+    Tensor::from_data(data, device)
 }
 
 fn host(tensor: Tensor<4>) -> Vec<f32> {
@@ -54,16 +57,17 @@ const SHAPES: [[usize; 4]; 9] = [
 fn outputs_and_gradients_equal_those_of_the_general_convolution() {
     for shape in SHAPES {
         let channels = shape[1];
-        let [x, weight, loss] = [tensor(shape, 1), tensor([channels, 1, 3, 3], 2), tensor(shape, 3)];
         let options = ConvOptions::new([1; 2], [1; 2], [1; 2], channels);
         let general = |x, weight| conv2d(x, weight, None, options.clone());
-        let run = |operation: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<4>| {
-            let (x, weight) = (x.clone().require_grad(), weight.clone().require_grad());
+        let run = |device: Device, operation: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<4>| {
+            let device = device.autodiff();
+            let x = tensor(shape, 1, &device).require_grad();
+            let weight = tensor([channels, 1, 3, 3], 2, &device).require_grad();
             let y = operation(x.clone(), weight.clone());
-            let gradients = (y.clone() * loss.clone()).sum().backward();
+            let gradients = (y.clone() * tensor(shape, 3, &device)).sum().backward();
             [host(y), host(x.grad(&gradients).unwrap()), host(weight.grad(&gradients).unwrap())]
         };
-        let (found, expected) = (run(&depthwise_conv3x3), run(&general));
+        let (found, expected) = (run(device(), &depthwise_conv3x3), run(Device::flex(), &general));
         for (what, (found, expected)) in ["output", "input", "weight"].iter().zip(found.iter().zip(&expected)) {
             // Two orders of at most 1179 additions in f32.
             assert_close(found, expected, 1e-5, &format!("{shape:?} {what}"));
@@ -73,7 +77,8 @@ fn outputs_and_gradients_equal_those_of_the_general_convolution() {
 
 #[test]
 fn a_gradient_nobody_asks_for_is_not_there() {
-    let [x, weight] = [tensor([1, 2, 3, 4], 1), tensor([2, 1, 3, 3], 2)];
+    let device = device().autodiff();
+    let [x, weight] = [tensor([1, 2, 3, 4], 1, &device), tensor([2, 1, 3, 3], 2, &device)];
     let trained = weight.clone().require_grad();
     let gradients = depthwise_conv3x3(x.clone(), trained.clone()).sum().backward();
     assert!(trained.grad(&gradients).is_some() && x.grad(&gradients).is_none());
@@ -85,5 +90,5 @@ fn a_gradient_nobody_asks_for_is_not_there() {
 #[test]
 #[should_panic(expected = "depthwise_conv3x3: weight is [3, 1, 3, 3], expected [2, 1, 3, 3]")]
 fn a_weight_of_another_width_is_refused() {
-    depthwise_conv3x3(tensor([1, 2, 3, 4], 1), tensor([3, 1, 3, 3], 2));
+    depthwise_conv3x3(tensor([1, 2, 3, 4], 1, &device()), tensor([3, 1, 3, 3], 2, &device()));
 }

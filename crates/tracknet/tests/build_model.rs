@@ -259,7 +259,7 @@ fn the_configuration_of_the_design_adapts_and_packs_every_flavour() {
         ("dinov3_tiny_gated", 16, 14),
         ("dinov2_tiny", 16, 12),
         ("dinov2_reg_tiny", 16, 12),
-        ("dinov2_tiny_swiglu", 8, 6),
+        ("dinov2_tiny_swiglu", 8, 7),
         ("vit_tiny", 16, 12),
     ];
     for (name, patch, linears) in flavours {

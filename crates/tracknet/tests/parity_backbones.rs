@@ -10,7 +10,7 @@ mod common;
 use burn::tensor::{Device, Tensor};
 use tracknet::models::Vit;
 
-use common::{assert_close, fixture, pixels, tensors};
+use common::{assert_close, device, fixture, pixels, tensors};
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -21,7 +21,7 @@ fn load(name: &str, device: &Device) -> Vit {
 fn check(name: &str, layers: usize) {
     let expected = tensors(&fixture(name).join("io.safetensors"));
     // With and without autodiff: attention takes another path.
-    for device in [Device::flex(), Device::flex().autodiff()] {
+    for device in [common::device(), common::device().autodiff()] {
         let vit = load(name, &device);
         let images = pixels(&device);
         for (i, state) in vit.hidden_states(images.clone()).into_iter().enumerate() {
@@ -45,7 +45,7 @@ fn check(name: &str, layers: usize) {
             assert_close(&format!("{name} 64×64"), vit.tokens(square), want, TOLERANCE);
         }
     }
-    assert_eq!(load(name, &Device::flex()).hidden_states(pixels(&Device::flex())).len(), layers + 1);
+    assert_eq!(load(name, &device()).hidden_states(pixels(&device())).len(), layers + 1);
 }
 
 #[test]

@@ -4,10 +4,11 @@
 // Helpers beside the tests: a failure there is a failed test.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod common;
 
-use burn::tensor::{Device, TensorData};
+use std::collections::BTreeMap;
+
+use burn::tensor::TensorData;
 use safetensors::SafeTensors;
 use serde_json::json;
 use tracknet::config::{ModelConfig, TrainingConfig};
@@ -16,11 +17,9 @@ use tracknet::models::build_model;
 use tracknet::models::state::{Require, load_state, state_dict};
 use tracknet::training::{BatchShape, NamedOptimizer, ParameterTable, Stepper};
 
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+use common::{fixture, of_products};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 fn read(name: &str) -> Tensors {
     let bytes = std::fs::read(fixture(name)).unwrap();
@@ -66,10 +65,10 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
     }))
     .unwrap();
     let training: TrainingConfig = serde_json::from_value(json!({
-        "grad_clip": 0.0, "optimizer": { "lr": 1e-3, "weight_decay": 0.05 }
+        "precision": "fp32", "grad_clip": 0.0, "optimizer": { "lr": 1e-3, "weight_decay": 0.05 }
     }))
     .unwrap();
-    let device = Device::flex().autodiff();
+    let device = common::device().autodiff();
     let (model, _) = build_model(&model, [96, 64], 0, &device).unwrap();
     let init = part(&golden, "init").into_iter();
     let init = init.map(|(name, (shape, values))| (name, TensorData::new(values, shape))).collect();
@@ -89,18 +88,18 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
     assert_eq!(gradients.0.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (name, gradient) in gradients.0 {
         let d = difference(&gradient.try_into_vec_as::<f32>().unwrap(), &expected[&name].1);
-        assert!(d < tolerance.gradient, "gradient of {name} differs by {d}");
+        assert!(d < of_products(tolerance.gradient, 1.0), "gradient of {name} differs by {d}");
     }
     for (step, expected) in golden["losses"].1.iter().enumerate() {
         let report = stepper.step(&mut model, &batch, &table, &mut optimizer, step as u64, 1.0).unwrap();
         let loss = report.loss_sum / report.mask_sum;
         let d = (loss - f64::from(*expected)).abs() / f64::from(*expected);
-        assert!(d < tolerance.loss, "loss {step} is {loss}, expected {expected}");
+        assert!(d < f64::from(of_products(tolerance.loss as f32, 1.0)), "loss {step} is {loss}, expected {expected}");
     }
     let trained = state_dict(&model, |p| p.trainable);
     for (name, (_, expected)) in part(&golden, "final") {
         let d = difference(&trained[&name].clone().try_into_vec::<f32>().unwrap(), &expected);
-        assert!(d < tolerance.weight, "{name} differs by {d} after five steps");
+        assert!(d < of_products(tolerance.weight, 1.0), "{name} differs by {d} after five steps");
     }
 }
 

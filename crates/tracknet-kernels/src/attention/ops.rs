@@ -27,7 +27,7 @@ pub struct AttentionFormat {
 /// The default bodies compose ordinary tensor operations: the backend's fused attention forward, the whole score matrix
 /// for a while backward. They compute in the dtype of the tensors, whatever the compute dtype says. A backend with an own
 /// kernel overrides all three.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
 pub trait AttentionOps: Backend {
     /// The output.
     fn multi_head_attention(
@@ -69,6 +69,3 @@ pub trait AttentionOps: Backend {
         reference::backward::<Self>([query, key, value], table, format, output, gradient)
     }
 }
-
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-impl AttentionOps for burn::backend::Cube {}

@@ -5,6 +5,8 @@
 //! and the stock input gradient is a transposed convolution. Both are nine shifted products here.
 
 mod backward;
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]

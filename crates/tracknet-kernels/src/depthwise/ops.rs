@@ -10,7 +10,7 @@ use super::reference;
 /// `x` and the gradients of `x` and of the output are `[batch, channels, height, width]`, `weight` and its gradient
 /// `[channels, 1, 3, 3]`. The default bodies compose ordinary tensor operations; a backend with an own kernel overrides
 /// them.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
 pub trait DepthwiseOps: Backend {
     /// The convolution.
     fn depthwise_conv3x3(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -27,6 +27,3 @@ pub trait DepthwiseOps: Backend {
         reference::weight_gradient::<Self>(x, gradient)
     }
 }
-
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-impl DepthwiseOps for burn::backend::Cube {}

@@ -12,6 +12,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, AutodiffBackend, TensorMetadata};
 use burn::tensor::Shape;
 
+use super::QuantType;
 use super::ops::{FourBitOps, PackedFormat, Product};
 
 #[derive(Debug)]
@@ -72,5 +73,18 @@ impl<B: FourBitOps, C: CheckpointStrategy> FourBitOps for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let weight = B::dequantize_4bit(packed, scales.into_primitive(), scale_codes, format);
         <Self as AutodiffBackend>::from_inner(weight)
+    }
+
+    fn block_maxima(weight: FloatTensor<Self>, blocksize: usize) -> FloatTensor<Self> {
+        <Self as AutodiffBackend>::from_inner(B::block_maxima(weight.into_primitive(), blocksize))
+    }
+
+    fn block_codes(
+        weight: FloatTensor<Self>,
+        reciprocals: FloatTensor<Self>,
+        quant_type: QuantType,
+        blocksize: usize,
+    ) -> IntTensor<Self> {
+        B::block_codes(weight.into_primitive(), reciprocals.into_primitive(), quant_type, blocksize)
     }
 }

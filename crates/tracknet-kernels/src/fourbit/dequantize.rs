@@ -51,7 +51,7 @@ pub(crate) enum AbsmaxView<'a> {
 }
 
 impl AbsmaxView<'_> {
-    fn scale(&self, block: usize) -> f32 {
+    pub(super) fn scale(&self, block: usize) -> f32 {
         match self {
             Self::Plain(scales) => scales[block],
             Self::Nested { codes, absmax, offset } => {

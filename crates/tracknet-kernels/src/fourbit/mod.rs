@@ -10,12 +10,15 @@
 
 mod backward;
 mod codebook;
+#[cfg(feature = "cube")]
+mod cube;
 mod dequantize;
 mod error;
 #[cfg(feature = "flex")]
 pub(crate) mod flex;
 mod linear;
 mod nested;
+mod on_device;
 mod ops;
 mod packed;
 mod quantize;

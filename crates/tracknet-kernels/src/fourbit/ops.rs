@@ -38,7 +38,7 @@ pub enum Product {
 ///
 /// The default bodies compose ordinary tensor operations (and so need memory for the dense weight while they run); a
 /// backend with an own kernel overrides them.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
 pub trait FourBitOps: Backend {
     /// A product; `bias` is `[out]` and read only where the product has one, elsewhere it may be any tensor.
     ///
@@ -66,7 +66,21 @@ pub trait FourBitOps: Backend {
     ) -> FloatTensor<Self> {
         reference::dequantize::<Self>(packed, scales, scale_codes, format)
     }
-}
 
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-impl FourBitOps for burn::backend::Cube {}
+    /// The largest magnitude of each block of `blocksize` values of a weight `[out, in]`, f32 `[blocks]`; not finite if a
+    /// value of the block is not.
+    fn block_maxima(weight: FloatTensor<Self>, blocksize: usize) -> FloatTensor<Self> {
+        reference::block_maxima::<Self>(weight, blocksize)
+    }
+
+    /// The codes of a weight `[out, in]`, two in a byte, u8 `[ceil(out * in / 2)]`: those nearest to each value times the
+    /// reciprocal of its block (f32 `[blocks]`), and the code of zero where that is 0.
+    fn block_codes(
+        weight: FloatTensor<Self>,
+        reciprocals: FloatTensor<Self>,
+        quant_type: QuantType,
+        blocksize: usize,
+    ) -> IntTensor<Self> {
+        reference::block_codes::<Self>(weight, reciprocals, quant_type, blocksize)
+    }
+}

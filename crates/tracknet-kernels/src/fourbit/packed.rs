@@ -41,6 +41,16 @@ pub enum Absmax {
     },
 }
 
+impl Absmax {
+    /// The same scales as borrowed slices.
+    pub(super) fn view(&self) -> AbsmaxView<'_> {
+        match self {
+            Self::Plain(scales) => AbsmaxView::Plain(scales),
+            Self::Nested { codes, absmax, offset } => AbsmaxView::Nested { codes, absmax, offset: *offset },
+        }
+    }
+}
+
 /// A weight `[out_features, in_features]` in 4 bits.
 ///
 /// Its parts always fit each other: the constructors check every length against shape and block size.
@@ -132,11 +142,7 @@ impl PackedWeight {
 
     /// The same weight as borrowed slices.
     pub fn view(&self) -> PackedView<'_> {
-        let absmax = match &self.absmax {
-            Absmax::Plain(scales) => AbsmaxView::Plain(scales),
-            Absmax::Nested { codes, absmax, offset } => AbsmaxView::Nested { codes, absmax, offset: *offset },
-        };
-        PackedView::new_checked(&self.packed, absmax, self.quant_type, self.blocksize, self.num_elements())
+        PackedView::new_checked(&self.packed, self.absmax.view(), self.quant_type, self.blocksize, self.num_elements())
     }
 
     /// Takes the parts apart: `(packed, absmax)`.

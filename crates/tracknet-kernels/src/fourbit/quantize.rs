@@ -81,7 +81,7 @@ impl Kernel for Blocks<'_> {
 }
 
 /// A code as a function of the value: where it changes and by how much, so that no table is looked up for each value.
-struct Steps {
+pub(super) struct Steps {
     lowest: u32,
     /// Border between neighbouring codes, and what the code above it has more than the one below, modulo 2³².
     borders: [(f32, u32); 15],
@@ -89,7 +89,7 @@ struct Steps {
 }
 
 impl Steps {
-    fn of(quant_type: QuantType) -> Self {
+    pub(super) fn of(quant_type: QuantType) -> Self {
         let order = quant_type.order();
         let step = |i: usize| u32::from(order[i + 1]).wrapping_sub(u32::from(order[i]));
         let borders = std::array::from_fn(|i| (quant_type.midpoints()[i], step(i)));
@@ -108,18 +108,22 @@ fn absmax(values: &[f32]) -> f32 {
     f32::from_bits(max)
 }
 
+/// Whether values of a block are multiplied by the reciprocal of its largest magnitude. Full blocks are, a short last block
+/// divides: the last bit decides at code borders. The reciprocal of a subnormal overflows, so those divide too.
+pub(super) fn multiplies(absmax: f32, full: bool) -> bool {
+    full && (1.0 / absmax).is_finite()
+}
+
 /// Writes the codes of one block of at most 4096 values.
 #[inline(always)]
-fn pack_block(steps: &Steps, values: &[f32], absmax: f32, full: bool, packed: &mut [u8]) {
+pub(super) fn pack_block(steps: &Steps, values: &[f32], absmax: f32, full: bool, packed: &mut [u8]) {
     if absmax == 0.0 {
         // 0/0 has no nearest code. The code of 0 stays zero whatever scale double quantization gives back.
         packed.fill(steps.zero << 4 | steps.zero);
         return;
     }
-    // Full blocks multiply by the reciprocal, a short last block divides: the last bit decides at code borders. The
-    // reciprocal of a subnormal overflows, so those divide too.
     let reciprocal = 1.0 / absmax;
-    let multiply = full && reciprocal.is_finite();
+    let multiply = multiplies(absmax, full);
     for (values, packed) in values.chunks(GROUP).zip(packed.chunks_mut(GROUP / 2)) {
         let mut scaled = [0.0_f32; GROUP];
         if let (true, Some(values)) = (multiply, values.first_chunk::<GROUP>()) {

@@ -2,13 +2,13 @@
 //! that kernels are tested against.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, TensorMetadata};
+use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{FloatDType, IntDType, Scalar, Shape, Slice, TensorData};
 
-use super::ComputeDtype;
 use super::codebook::dynamic_map;
 use super::nested::NESTED_BLOCKSIZE;
 use super::ops::{PackedFormat, Product};
+use super::{ComputeDtype, QuantType};
 
 /// The dense weight `[out, in]` in f32, rounded to the compute dtype.
 pub(super) fn dequantize<B: Backend>(
@@ -67,6 +67,70 @@ pub(super) fn linear<B: Backend>(
         }
     };
     B::float_cast(y, dtype)
+}
+
+/// The largest magnitude of each block.
+pub(super) fn block_maxima<B: Backend>(weight: FloatTensor<B>, blocksize: usize) -> FloatTensor<B> {
+    let blocks = in_blocks::<B>(weight, blocksize);
+    let count = blocks.shape()[0];
+    B::float_reshape(B::float_max_dim(B::float_abs(blocks), 1), Shape::from([count]))
+}
+
+/// The codes of all values: how many borders between codes lie below it gives the rank of a value.
+pub(super) fn block_codes<B: Backend>(
+    weight: FloatTensor<B>,
+    reciprocals: FloatTensor<B>,
+    quant_type: QuantType,
+    blocksize: usize,
+) -> IntTensor<B> {
+    let device = weight.device();
+    let elements = weight.shape().num_elements();
+    let bytes = elements.div_ceil(2);
+    let blocks = in_blocks::<B>(weight, blocksize);
+    let count = blocks.shape()[0];
+    let reciprocals = B::float_reshape(reciprocals, Shape::from([count, 1]));
+    let scaled = B::float_mul(blocks, reciprocals.clone());
+    let bools = get_device_settings::<B>(&device).bool_dtype;
+    let ranks = quant_type
+        .midpoints()
+        .iter()
+        .map(|border| {
+            let above = B::float_greater_elem(scaled.clone(), Scalar::from(*border), bools);
+            B::bool_into_int(above, IntDType::I32)
+        })
+        .reduce(B::int_add);
+    let Some(ranks) = ranks else { return B::int_zeros(Shape::from([bytes]), &device, IntDType::U8) };
+    let order = TensorData::new(quant_type.order().map(i32::from).to_vec(), [16]);
+    let ranks = B::int_reshape(ranks, Shape::from([count * blocksize]));
+    let codes =
+        B::int_reshape(B::int_select(B::int_from_data(order, &device), 0, ranks), Shape::from([count, blocksize]));
+    let empty = B::float_equal_elem(reciprocals, Scalar::from(0.0_f32), bools);
+    let empty = B::bool_expand(empty, Shape::from([count, blocksize]));
+    let codes = B::int_mask_fill(codes, empty, Scalar::from(i32::from(quant_type.zero_code())));
+
+    // Block sizes are even: cut to whole bytes, the padding of an odd count is the zero of `in_blocks`.
+    let codes = B::int_slice(B::int_reshape(codes, Shape::from([count * blocksize])), &[Slice::from(0..2 * bytes)]);
+    let codes = B::int_reshape(codes, Shape::from([bytes, 2]));
+    let nibble = |at: usize| {
+        let one = B::int_slice(codes.clone(), &[0..bytes, at..at + 1].map(Slice::from));
+        B::int_reshape(one, Shape::from([bytes]))
+    };
+    let packed = B::int_add(B::bitwise_left_shift_scalar(nibble(0), Scalar::from(4)), nibble(1));
+    B::int_cast(packed, IntDType::U8)
+}
+
+/// `[blocks, blocksize]` in f32, the last filled up with zeros.
+fn in_blocks<B: Backend>(weight: FloatTensor<B>, blocksize: usize) -> FloatTensor<B> {
+    let device = weight.device();
+    let elements = weight.shape().num_elements();
+    let blocks = elements.div_ceil(blocksize);
+    let flat = B::float_reshape(B::float_cast(weight, FloatDType::F32), Shape::from([elements]));
+    let missing = blocks * blocksize - elements;
+    let flat = match missing {
+        0 => flat,
+        _ => B::float_cat(vec![flat, B::float_zeros(Shape::from([missing]), &device, FloatDType::F32)], 0),
+    };
+    B::float_reshape(flat, Shape::from([blocks, blocksize]))
 }
 
 fn nested_scales<B: Backend>(

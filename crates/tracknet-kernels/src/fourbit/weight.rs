@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::ops::{FourBitOps, PackedFormat, Product};
-use super::{Absmax, ComputeDtype, PackedWeight, QuantType, QuantizeError};
+use super::{Absmax, ComputeDtype, PackedWeight, QuantType, QuantizeError, QuantizeOptions};
 
 /// A frozen 4-bit weight `[out_features, in_features]` as tensors on a device.
 ///
@@ -34,22 +34,33 @@ impl Linear4bitWeight {
         compute_dtype: ComputeDtype,
         device: &Device,
     ) -> Result<Self, QuantizeError> {
-        check_range(weight, compute_dtype)?;
-        let u8s = |bytes: &[u8]| Tensor::from_data(TensorData::new(bytes.to_vec(), [bytes.len()]), (device, DType::U8));
-        let f32s =
-            |values: &[f32]| Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::F32));
-        let (scales, scale_codes, offset) = match weight.absmax() {
-            Absmax::Plain(scales) => (f32s(scales), None, None),
-            Absmax::Nested { codes, absmax, offset } => (f32s(absmax), Some(u8s(codes)), Some(*offset)),
+        let packed = u8s(weight.packed(), device);
+        Self::from_codes(packed, weight.absmax(), weight.shape(), &weight.options(), compute_dtype)
+    }
+
+    /// Puts scales beside the codes, on their device.
+    ///
+    /// # Errors
+    /// A scale that overflows float16 when that is the compute dtype.
+    pub(super) fn from_codes(
+        packed: Tensor<1, Int>,
+        absmax: &Absmax,
+        shape: [usize; 2],
+        options: &QuantizeOptions,
+        compute_dtype: ComputeDtype,
+    ) -> Result<Self, QuantizeError> {
+        let blocks = (shape[0] * shape[1]).div_ceil(options.blocksize);
+        check_range(absmax, blocks, compute_dtype)?;
+        let device = packed.device();
+        let (scales, scale_codes, offset) = match absmax {
+            Absmax::Plain(scales) => (f32s(scales, &device), None, None),
+            Absmax::Nested { codes, absmax, offset } => {
+                (f32s(absmax, &device), Some(u8s(codes, &device)), Some(*offset))
+            }
         };
-        let format = PackedFormat {
-            shape: weight.shape(),
-            quant_type: weight.quant_type(),
-            blocksize: weight.blocksize(),
-            compute_dtype,
-            offset,
-        };
-        Ok(Self { packed: u8s(weight.packed()), scales, scale_codes, format })
+        let QuantizeOptions { quant_type, blocksize, .. } = *options;
+        let format = PackedFormat { shape, quant_type, blocksize, compute_dtype, offset };
+        Ok(Self { packed, scales, scale_codes, format })
     }
 
     /// Reads the weight back; bytes and scales equal those it was made from.
@@ -74,7 +85,8 @@ impl Linear4bitWeight {
     /// As for [`Self::from_packed`].
     pub fn with_compute_dtype(mut self, compute_dtype: ComputeDtype) -> Result<Self, QuantizeError> {
         if compute_dtype == ComputeDtype::F16 {
-            check_range(&self.to_packed()?, compute_dtype)?;
+            let packed = self.to_packed()?;
+            check_range(packed.absmax(), packed.num_elements().div_ceil(packed.blocksize()), compute_dtype)?;
         }
         self.format.compute_dtype = compute_dtype;
         Ok(self)
@@ -193,9 +205,16 @@ impl Linear4bitWeight {
     }
 }
 
-fn check_range(weight: &PackedWeight, compute_dtype: ComputeDtype) -> Result<(), QuantizeError> {
-    let view = weight.view();
-    let blocks = weight.num_elements().div_ceil(weight.blocksize());
+pub(super) fn u8s(bytes: &[u8], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(bytes.to_vec(), [bytes.len()]), (device, DType::U8))
+}
+
+pub(super) fn f32s(values: &[f32], device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::F32))
+}
+
+fn check_range(absmax: &Absmax, blocks: usize, compute_dtype: ComputeDtype) -> Result<(), QuantizeError> {
+    let view = absmax.view();
     // Every code is at most 1, so the scale is the largest value of its block.
     match (0..blocks).find(|block| !compute_dtype.round(view.scale(*block)).is_finite()) {
         Some(index) => Err(QuantizeError::BadScale {
@@ -208,7 +227,7 @@ fn check_range(weight: &PackedWeight, compute_dtype: ComputeDtype) -> Result<(),
     }
 }
 
-fn read<E: burn::tensor::Element>(
+pub(super) fn read<E: burn::tensor::Element>(
     part: &'static str,
     data: Result<TensorData, impl std::fmt::Display>,
 ) -> Result<Vec<E>, QuantizeError> {

@@ -2,6 +2,8 @@
 //! <https://arxiv.org/abs/1606.08415>).
 
 mod backward;
+#[cfg(feature = "cube")]
+pub(crate) mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]

@@ -4,7 +4,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, backend_extension};
 
 /// GELU on a backend; all tensors have one shape. The default bodies are Burn's own operations.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
 pub trait GeluOps: Backend {
     /// `x · Φ(x)`.
     fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -16,6 +16,3 @@ pub trait GeluOps: Backend {
         Self::gelu_backward(x, gradient)
     }
 }
-
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-impl GeluOps for burn::backend::Cube {}

@@ -6,7 +6,7 @@ use burn::backend::{Backend, backend_extension};
 use super::reference;
 
 /// What follows a normalization.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FusedActivation {
     /// Nothing.
     None,
@@ -32,7 +32,7 @@ pub struct NormSpec {
 /// `x`, `y` and their gradients are `[batch, channels, space]`, `weight`, `bias` and their gradients `[channels]`,
 /// `statistics` (mean and reciprocal deviation) `[batch * groups, 2]`. The default bodies compose ordinary tensor
 /// operations; a backend with an own kernel overrides them.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
 pub trait NormOps: Backend {
     /// `y` and `statistics`.
     fn normalize(
@@ -57,6 +57,3 @@ pub trait NormOps: Backend {
         reference::gradients::<Self>([x, weight, bias, statistics, gradient], spec, parameters)
     }
 }
-
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-impl NormOps for burn::backend::Cube {}

@@ -7,7 +7,7 @@ use super::reference;
 
 /// Bilinear resize on a backend. The default bodies compose ordinary tensor operations; a backend with an own kernel
 /// overrides them.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(any(feature = "cuda", feature = "wgpu")))]
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
 pub trait ResizeOps: Backend {
     /// `[batch, channels, height, width]` to `size`.
     fn bilinear(x: FloatTensor<Self>, size: [usize; 2]) -> FloatTensor<Self> {
@@ -19,6 +19,3 @@ pub trait ResizeOps: Backend {
         reference::gradient::<Self>(gradient, size)
     }
 }
-
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-impl ResizeOps for burn::backend::Cube {}

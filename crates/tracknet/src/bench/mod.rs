@@ -34,6 +34,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::training::device_memory;
 
 pub use process::Machine;
 pub use report::Report;
@@ -71,6 +72,9 @@ pub struct Measurement {
     pub input_bytes: Option<usize>,
     /// Largest resident memory of the process while it ran, in bytes; `None` where the system does not tell.
     pub peak_bytes: Option<u64>,
+    /// On a GPU, the bytes that the process held there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_bytes: Option<u64>,
     /// Bytes of the backbone as it is stored.
     pub backbone_bytes: Option<usize>,
     /// Bytes of the backbone as 32-bit floats.
@@ -98,6 +102,7 @@ impl Measurement {
             compute: None,
             input_bytes: None,
             peak_bytes: None,
+            device_bytes: None,
             backbone_bytes: None,
             backbone_f32_bytes: None,
         }
@@ -142,5 +147,6 @@ pub fn measure(workload: &Workload, options: &Options, dir: &Path) -> Result<Mea
     };
     measurement.name = workload.to_string();
     measurement.peak_bytes = process::peak_bytes();
+    measurement.device_bytes = device_memory(&options.device);
     Ok(measurement)
 }

@@ -35,7 +35,7 @@ impl Report {
         )
     }
 
-    /// The line of a workload in the table.
+    /// The line of a workload in the table. On a GPU the peak is that of the memory on it.
     pub fn row(&self, of: &Measurement) -> String {
         let seconds = of.time.median_ms / 1e3;
         let dash = || "–".to_owned();
@@ -55,7 +55,7 @@ impl Report {
             gflops.map_or_else(dash, |rate| format!("{rate:.0}")),
             gflops.map_or_else(dash, |rate| format!("{:.0} %", 100.0 * rate / peak)),
             of.input_bytes.map_or_else(dash, |bytes| format!("{:.2}", bytes as f64 / 1e9 / seconds)),
-            of.peak_bytes.map_or_else(dash, |bytes| format!("{:.0}", mib(bytes as f64))),
+            of.device_bytes.or(of.peak_bytes).map_or_else(dash, |bytes| format!("{:.0}", mib(bytes as f64))),
             of.backbone_bytes.map_or_else(dash, |bytes| format!("{:.1}", mib(bytes as f64))),
         ];
         format!("| {} |", columns.join(" | "))

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::module::{Flag, Module, Param};
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
+use tracknet_kernels::adapter::dropout;
 use tracknet_kernels::dropout::KeepMask;
 
 use super::init::Random;
 use super::is_cpu;
+use super::layers::in_dtype_of;
 
 /// Inverted dropout (Srivastava et al., 2014): off in evaluation, on a device without gradients, and at 0.
 #[derive(Module, Debug)]
@@ -50,8 +52,12 @@ impl Dropout {
         if !self.is_active(&x) {
             return x;
         }
-        let mask = self.mask(x.dims(), &x.device());
-        x * mask
+        let mask = self.next();
+        if mask.keep > 0.0 && !is_cpu(&x.device()) {
+            return dropout(x, mask);
+        }
+        let factors = in_dtype_of(factors(mask, x.dims(), &x.device()), &x);
+        x * factors
     }
 
     /// Drops whole channels of `[batch, channels, height, width]`.
@@ -60,8 +66,8 @@ impl Dropout {
             return x;
         }
         let [batch, channels, ..] = x.dims();
-        let mask = self.mask([batch, channels, 1, 1], &x.device());
-        x * mask
+        let factors = in_dtype_of(factors(self.next(), [batch, channels, 1, 1], &x.device()), &x);
+        x * factors
     }
 
     fn is_active<const D: usize>(&self, x: &Tensor<D>) -> bool {
@@ -81,19 +87,14 @@ impl Dropout {
     fn next(&self) -> KeepMask {
         KeepMask { keep: 1.0 - self.probability, seed: self.state.fetch_add(1, Ordering::Relaxed) }
     }
+}
 
-    /// `1 / (1 − p)` where a value is kept, 0 where it is dropped.
-    fn mask<const D: usize>(&self, shape: [usize; D], device: &Device) -> Tensor<D> {
-        let mask = self.next();
-        if mask.keep <= 0.0 {
-            return Tensor::zeros(shape, device);
-        }
-        if is_cpu(device) {
-            return Tensor::from_data(TensorData::new(mask.factors(shape.iter().product()), shape), device);
-        }
-        device.seed(mask.seed);
-        Tensor::random(shape, Distribution::Bernoulli(f64::from(mask.keep)), device).mul_scalar(mask.gain())
+/// `1 / (1 − p)` where a value is kept, 0 where it is dropped.
+fn factors<const D: usize>(mask: KeepMask, shape: [usize; D], device: &Device) -> Tensor<D> {
+    if mask.keep <= 0.0 {
+        return Tensor::zeros(shape, device);
     }
+    Tensor::from_data(TensorData::new(mask.factors(shape.iter().product()), shape), device)
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
 //! Small layers with PyTorch's parameter names and shapes, so that files need no translation.
+//!
+//! Parameters are 32-bit floats. A layer computes in the dtype of its input and rounds its parameters to it where they
+//! meet, so that a model given half-precision frames computes in half precision and its gradients arrive in full.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -10,6 +13,11 @@ use tracknet_kernels::{FusedActivation, depthwise_conv3x3, gelu, layer_norm};
 use super::init::{Builder, Fill};
 use super::lora::LoraAdapter;
 use super::lora::merge::Merged;
+
+/// A parameter in the dtype of what it meets.
+pub(super) fn in_dtype_of<const D: usize, const E: usize>(parameter: Tensor<D>, x: &Tensor<E>) -> Tensor<D> {
+    if parameter.dtype() == x.dtype() { parameter } else { parameter.cast(x.dtype()) }
+}
 
 /// Activations that checkpoints and decoders ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,30 +193,32 @@ impl Conv {
         match &self.adapter {
             Some(adapter) => self.adapted(adapter, x),
             None if self.is_pointwise() => self.pointwise(x),
-            None if self.is_depthwise3x3() => depthwise_conv3x3(x, self.weight.val()),
+            None if self.is_depthwise3x3() => {
+                let weight = in_dtype_of(self.weight.val(), &x);
+                depthwise_conv3x3(x, weight)
+            }
             None => self.general(x),
         }
     }
 
     /// `gain · (W * x + B · (s · A * dropout(x))) + bias`.
     fn adapted(&self, adapter: &LoraAdapter, x: Tensor<4>) -> Tensor<4> {
-        let convolve = |x, kernels: Tensor<2>| {
+        let convolve = |x: Tensor<4>, kernels: Tensor<2>| {
             let [rows, _] = kernels.dims();
             let [_, input, height, width] = self.weight.lazy_shape().dims();
-            let kernels = kernels.reshape([rows, input, height, width]);
+            let kernels = in_dtype_of(kernels.reshape([rows, input, height, width]), &x);
             if self.is_pointwise() { pointwise(x, kernels) } else { conv2d(x, kernels, None, self.options.clone()) }
         };
         let thin = convolve(adapter.drop(x.clone()), adapter.a.val()).mul_scalar(adapter.scale());
         let y = convolve(x, self.rows()) + pointwise(thin, as_kernels(adapter.b.val()));
-        let channels = y.dims()[1];
         let y = match self.gain(adapter) {
-            Some(gain) => y * gain,
+            Some(gain) => {
+                let gain = in_dtype_of(gain, &y);
+                y * gain
+            }
             None => y,
         };
-        match &self.bias {
-            Some(bias) => y + bias.val().reshape([1, channels, 1, 1]),
-            None => y,
-        }
+        self.biased(y)
     }
 
     /// The factor of each output channel under DoRA, `[1, out, 1, 1]`.
@@ -242,8 +252,9 @@ impl Conv {
     }
 
     fn general(&self, x: Tensor<4>) -> Tensor<4> {
-        let bias = self.bias.as_ref().map(|b| b.val());
-        conv2d(x, self.weight.val(), bias, self.options.clone())
+        let weight = in_dtype_of(self.weight.val(), &x);
+        let bias = self.bias.as_ref().map(|bias| in_dtype_of(bias.val(), &x));
+        conv2d(x, weight, bias, self.options.clone())
     }
 
     fn is_pointwise(&self) -> bool {
@@ -259,11 +270,14 @@ impl Conv {
     }
 
     fn pointwise(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = pointwise(x, self.weight.val());
+        self.biased(pointwise(x, self.weight.val()))
+    }
+
+    fn biased(&self, y: Tensor<4>) -> Tensor<4> {
         match &self.bias {
             Some(bias) => {
-                let channels = y.dims()[1];
-                y + bias.val().reshape([1, channels, 1, 1])
+                let bias = in_dtype_of(bias.val().reshape([1, y.dims()[1], 1, 1]), &y);
+                y + bias
             }
             None => y,
         }
@@ -282,7 +296,10 @@ impl Conv {
         let thin = pointwise(adapter.drop(x), as_kernels(a)).mul_scalar(adapter.scale());
         let y = y + pointwise(thin, as_kernels(adapter.b.val()));
         match self.gain(adapter) {
-            Some(gain) => y * gain,
+            Some(gain) => {
+                let gain = in_dtype_of(gain, &y);
+                y * gain
+            }
             None => y,
         }
     }
@@ -298,6 +315,7 @@ fn as_kernels(x: Tensor<2>) -> Tensor<4> {
 fn pointwise(x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
     let [batch, input, height, width] = x.dims();
     let output = weight.dims()[0];
-    let y = weight.reshape([1, output, input]).matmul(x.reshape([batch, input, height * width]));
+    let weight = in_dtype_of(weight.reshape([1, output, input]), &x);
+    let y = weight.matmul(x.reshape([batch, input, height * width]));
     y.reshape([batch, output, height, width])
 }

@@ -9,7 +9,7 @@ use tracknet_kernels::{ComputeDtype, Linear4bitWeight, linear_4bit};
 
 use super::backbones::ModulePaths;
 use super::init::{Builder, Fill};
-use super::layers::Conv;
+use super::layers::{Conv, in_dtype_of};
 use super::lora::LoraAdapter;
 use super::lora::merge::Merged;
 use super::pretrained::carried::Carried;
@@ -113,15 +113,22 @@ impl Projection {
         let rows: usize = shape[..D - 1].iter().product();
         let x = x.reshape([rows, input]);
         let y = self.base.multiply(x.clone());
+        shape[D - 1] = output;
         let y = match &self.adapter {
+            Some(adapter) if adapter.is_at_once(&y.device()) => {
+                let bias = self.bias.as_ref().map(|bias| bias.val());
+                return adapter.forward_at_once(y, x, bias).reshape(shape);
+            }
             Some(adapter) => adapter.forward(y, x, |rows| self.base.multiply(rows)),
             None => y,
         };
         let y = match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some(bias) => {
+                let bias = in_dtype_of(bias.val(), &y);
+                y + bias.unsqueeze()
+            }
             None => y,
         };
-        shape[D - 1] = output;
         y.reshape(shape)
     }
 }
@@ -130,7 +137,10 @@ impl Base {
     /// `[rows, in]` → `[rows, out]`: the product with the transposed weight.
     pub fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
         match self {
-            Self::Dense(weight) => x.matmul(weight.val().transpose()),
+            Self::Dense(weight) => {
+                let weight = in_dtype_of(weight.val(), &x);
+                x.matmul(weight.transpose())
+            }
             Self::Packed(weight) => linear_4bit(x, weight, None),
         }
     }

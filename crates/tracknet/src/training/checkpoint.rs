@@ -27,6 +27,7 @@ use crate::files::write_dir_atomic;
 
 use super::TrainingError;
 use super::monitor::{Monitor, exact};
+use super::precision::LossScale;
 use super::tensors::{self, HostTensors};
 
 /// Version of the directory's layout and of `state.json`.
@@ -71,6 +72,9 @@ pub struct RunState {
     pub monitor: Monitor,
     /// Metrics of the last complete epoch; `null` where one was not finite.
     pub metrics: BTreeMap<String, Option<f64>>,
+    /// The loss scale of a run in float16.
+    #[serde(default)]
+    pub loss_scale: Option<LossScale>,
     /// The frozen base that the weights here belong to; `null` when the whole model is in the checkpoint.
     pub base: Option<BaseIdentity>,
 }
@@ -99,6 +103,7 @@ impl RunState {
             epoch_mask_sum: 0.0,
             monitor: Monitor::new(),
             metrics: BTreeMap::new(),
+            loss_scale: None,
             base,
         }
     }

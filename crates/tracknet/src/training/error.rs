@@ -127,6 +127,11 @@ impl TrainingError {
         Self::DamagedCheckpoint { path: path.as_ref().to_path_buf(), problem: problem.to_string() }
     }
 
+    /// Whether the device had no memory left for what was to be read. It is usable, and less at once may fit.
+    pub fn is_out_of_device_memory(&self) -> bool {
+        matches!(self, Self::Device { problem, .. } if problem.contains("out of device memory"))
+    }
+
     /// A tensor that could not be read back.
     pub(crate) fn device(name: impl Into<String>, problem: impl std::fmt::Display) -> Self {
         Self::Device { name: name.into(), problem: problem.to_string() }

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 
 use crate::config::{Config, Norm, Precision};
 use crate::datasets::{Batch, BatchLoader};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::models::lora::PeftConfig;
 use crate::models::memory::{bytes, training_estimate};
@@ -30,6 +30,7 @@ use super::monitor::Verdict;
 use super::optimizer::{NamedOptimizer, Part};
 use super::overlays::write_overlays;
 use super::parameters::ParameterTable;
+use super::precision::compute_dtype;
 use super::reporter::{Reporter, StepProgress};
 use super::resume;
 use super::run::RunPaths;
@@ -121,6 +122,8 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     log: MetricLog,
     state: RunState,
+    /// The most that the run has held on a GPU, in bytes.
+    device_memory: Option<u64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -170,7 +173,7 @@ impl<'a> Trainer<'a> {
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
         Ok(Self {
-            stepper: stepper(config, loaders.shape(), &device),
+            stepper: stepper(config, loaders.shape(), &device).continuing(&state),
             schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
             log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
             config,
@@ -184,6 +187,7 @@ impl<'a> Trainer<'a> {
             adapter: adapter_config(config, build),
             optimizer,
             state,
+            device_memory: None,
         })
     }
 
@@ -234,8 +238,7 @@ impl<'a> Trainer<'a> {
             }
             let batch = batch?;
             let factor = self.schedule.factor(epoch, self.state.batch);
-            let step = self.state.step;
-            let report = self.stepper.step(&mut self.model, &batch, &self.table, &mut self.optimizer, step, factor)?;
+            let report = self.step(&batch, factor)?;
             frames += batch.size;
             self.count(&report)?;
             self.log_step(&report, factor, frames as f64 / clock.elapsed().as_secs_f64().max(1e-9), batch.size)?;
@@ -243,9 +246,37 @@ impl<'a> Trainer<'a> {
         Ok(self.is_stopped())
     }
 
+    /// One step; if the device has no memory for it, the same step with smaller micro-batches. A step changes nothing
+    /// before its gradients are known to be there.
+    fn step(&mut self, batch: &Batch, factor: f64) -> Result<StepReport> {
+        let training = &self.config.training;
+        let mut retries = training.oom_retries;
+        loop {
+            let step = self.state.step;
+            let result = self.stepper.step(&mut self.model, batch, &self.table, &mut self.optimizer, step, factor);
+            let error = match result {
+                Err(Error::Training(error)) if error.is_out_of_device_memory() => error,
+                other => return other,
+            };
+            let size = self.stepper.micro_batch.unwrap_or(batch.size).min(batch.size);
+            let smaller = (size / training.mb_backoff_factor.max(2)).max(training.min_micro_batch_size.max(1));
+            if retries == 0 || !training.adaptive_micro_batch || smaller >= size {
+                return Err(error.into());
+            }
+            retries -= 1;
+            self.options.device.memory_cleanup();
+            self.stepper.micro_batch = Some(smaller);
+            self.reporter.note(&format!(
+                "the device had no memory for a micro-batch of {size}: running micro-batches of {smaller} (the gradient \
+                 stays that of the whole batch)"
+            ));
+        }
+    }
+
     /// Moves the position past a step.
     fn count(&mut self, report: &StepReport) -> Result<()> {
         let state = &mut self.state;
+        state.loss_scale = self.stepper.loss_scale;
         state.step += 1;
         state.batch += 1;
         match &report.skipped {
@@ -263,6 +294,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn log_step(&mut self, report: &StepReport, factor: f64, frames_per_s: f64, batch_size: usize) -> Result<()> {
+        self.device_memory = device_memory(&self.options.device).max(self.device_memory);
         let state = &self.state;
         let lr = self.config.training.optimizer.lr * factor;
         let values = [
@@ -283,6 +315,7 @@ impl<'a> Trainer<'a> {
             lr,
             frames_per_s,
             eta_s: (batches.saturating_sub(state.batch) * batch_size) as f64 / frames_per_s,
+            device_memory: self.device_memory,
         });
         Ok(())
     }
@@ -354,6 +387,9 @@ impl<'a> Trainer<'a> {
 
     /// Ends the run: the best weights, evaluated on the validation games.
     fn finish(mut self, outcome: Outcome) -> Result<FitReport> {
+        if let Some(peak) = self.device_memory {
+            self.reporter.report(&format!("peak memory on the device: {}", bytes(peak as usize)));
+        }
         let mut evaluation = None;
         if outcome != Outcome::Interrupted {
             if self.paths.best().exists() {
@@ -394,7 +430,8 @@ fn note_precision(precision: Precision, model: &mut HeatmapModel, device: &Devic
         Precision::Bf16 => "bf16",
     };
     match set_precision(precision, model, device) {
-        true => reporter.report("mixed precision: products with frozen weights in bfloat16"),
+        true if is_cpu(device) => reporter.report("mixed precision: products with frozen weights in bfloat16"),
+        true => reporter.report(&format!("mixed precision: {name}")),
         false => {
             reporter.note(&format!("training.precision {name}: no mixed precision on this device, using fp32"));
         }
@@ -418,7 +455,10 @@ pub fn set_checkpointing(config: &Config, model: &mut HeatmapModel) -> bool {
 
 /// Switches mixed precision on where the device has it for this model.
 pub fn set_precision(precision: Precision, model: &mut HeatmapModel, device: &Device) -> bool {
-    precision == Precision::Bf16 && is_cpu(device) && model.use_bfloat16()
+    match is_cpu(device) {
+        true => precision == Precision::Bf16 && model.use_bfloat16(),
+        false => compute_dtype(precision, device) != DType::F32,
+    }
 }
 
 /// The configuration of the adapters that the build made or read, for the base in use.
@@ -428,6 +468,11 @@ fn adapter_config(config: &Config, build: &BuildReport) -> Option<PeftConfig> {
         Some(base) => adapter.with_base(Some(base)),
         None => adapter,
     })
+}
+
+/// Bytes that the run holds on a GPU.
+pub(crate) fn device_memory(device: &Device) -> Option<u64> {
+    if is_cpu(device) { None } else { device.memory_pool_usage().map(|usage| usage.bytes_reserved) }
 }
 
 /// What takes the steps of a run on a [`training_device`]; its micro-batch is the whole batch.
@@ -466,7 +511,8 @@ fn activate(config: &Config, table: &ParameterTable, model: HeatmapModel, epoch:
     table.set_active(model, |p| p.kind.part == Part::Head || thawed)
 }
 
-/// The micro-batch that fits what trains of `model` into memory.
+/// The micro-batch that fits what trains of `model` into memory. A GPU says itself when it has none left, and better than
+/// an estimate.
 fn micro_batch(
     config: &Config,
     model: &HeatmapModel,
@@ -474,7 +520,8 @@ fn micro_batch(
     memory_limit: Option<u64>,
 ) -> Result<MicroBatch> {
     let estimate = |frames| training_peak(config, model, device, frames) as u64;
-    choose_micro_batch(&config.training, estimate, MemoryBound::find(memory_limit))
+    let bound = if is_cpu(device) { MemoryBound::find(memory_limit) } else { MemoryBound::of_limit(memory_limit) };
+    choose_micro_batch(&config.training, estimate, bound)
 }
 
 /// What a run starts or continues with.

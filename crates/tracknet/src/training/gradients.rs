@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
+use tracknet_kernels::adamw::sums_of_squares;
 
 use crate::error::Result;
 use crate::models::is_cpu;
@@ -61,7 +62,7 @@ impl NamedGradients {
             };
             return self.0.iter().map(square).collect();
         }
-        let sums = Tensor::cat(self.0.values().map(|gradient| gradient.clone().square().sum()).collect(), 0);
+        let sums = sums_of_squares(self.0.values().cloned());
         let sums = sums.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("gradient norms", e))?;
         Ok(sums.into_iter().map(f64::from).collect())
     }
@@ -71,9 +72,14 @@ impl NamedGradients {
     pub fn clip(&mut self, norm: f64, limit: f64) {
         let factor = limit / (norm + 1e-6);
         if factor < 1.0 {
-            for gradient in self.0.values_mut() {
-                *gradient = gradient.clone().mul_scalar(factor);
-            }
+            self.multiply(factor);
+        }
+    }
+
+    /// Multiplies every gradient.
+    pub fn multiply(&mut self, factor: f64) {
+        for gradient in self.0.values_mut() {
+            *gradient = gradient.clone().mul_scalar(factor);
         }
     }
 }

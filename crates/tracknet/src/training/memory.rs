@@ -15,9 +15,14 @@ pub struct MemoryBound {
 }
 
 impl MemoryBound {
+    /// What the user allows.
+    pub fn of_limit(limit: Option<u64>) -> Option<Self> {
+        limit.map(|bytes| Self { bytes, origin: "are allowed by the memory limit" })
+    }
+
     /// The smaller of `limit` and what the system has available; `None` if neither is known.
     pub fn find(limit: Option<u64>) -> Option<Self> {
-        let limit = limit.map(|bytes| Self { bytes, origin: "are allowed by the memory limit" });
+        let limit = Self::of_limit(limit);
         let available = available().map(|bytes| Self { bytes, origin: "are available" });
         limit.into_iter().chain(available).min_by_key(|bound| bound.bytes)
     }

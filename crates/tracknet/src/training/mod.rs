@@ -13,6 +13,7 @@ mod monitor;
 mod optimizer;
 mod overlays;
 mod parameters;
+mod precision;
 mod reporter;
 mod resume;
 mod run;
@@ -27,10 +28,10 @@ pub use checkpoint::{
 };
 pub use error::TrainingError;
 pub use evaluate::{EvaluateOptions, Evaluation, activation_of, evaluate};
-pub(crate) use fit::thawed_stepper;
 pub use fit::{
     FitOptions, FitReport, Outcome, Trainer, fit, set_checkpointing, set_precision, training_device, training_peak,
 };
+pub(crate) use fit::{device_memory, thawed_stepper};
 pub use gradients::{GradientNorm, NamedGradients, clip_limit};
 pub use loaders::{Loaders, batch_spec, shape_of};
 pub use logging::{KeepRows, MetricLog, RowKind};
@@ -39,6 +40,7 @@ pub use memory::{MemoryBound, MicroBatch, choose_micro_batch};
 pub use monitor::{Monitor, Verdict};
 pub use optimizer::{NamedOptimizer, ParameterKind, Part};
 pub use parameters::{ParameterTable, TrainableParameter};
+pub use precision::{LossScale, compute_dtype};
 pub use reporter::{Console, Reporter, Silent, StepProgress};
 pub use resume::find_checkpoint;
 pub use run::RunPaths;

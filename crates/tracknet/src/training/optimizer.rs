@@ -11,9 +11,11 @@ use burn_optim::{
     AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer, RecordState, Sgd, SgdConfig, SgdState, StateSink,
     StateSource, decay::WeightDecayConfig, momentum::MomentumConfig,
 };
+use tracknet_kernels::adamw::{AdamWStep, adamw_step};
 
 use crate::config::{OptimizerConfig, OptimizerName};
 use crate::error::Result;
+use crate::models::is_cpu;
 
 use super::TrainingError;
 use super::tensors::{HostTensor, HostTensors};
@@ -57,12 +59,17 @@ enum State {
     Sgd(Box<SgdState<1>>),
 }
 
+const BETAS: [f32; 2] = [0.9, 0.999];
+const EPSILON: f32 = 1e-8;
+
 impl NamedOptimizer {
     /// An optimizer without state. AdamW runs with β = (0.9, 0.999) and ε = 1e−8, as PyTorch's defaults are.
     pub fn new(config: &OptimizerConfig) -> Self {
         let rules = match config.name {
             OptimizerName::AdamW => {
-                let rule = |decay: f64| AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(decay as f32).build();
+                let [beta_1, beta_2] = BETAS;
+                let adamw = AdamWConfig::new().with_beta_1(beta_1).with_beta_2(beta_2).with_epsilon(EPSILON);
+                let rule = |decay: f64| adamw.clone().with_weight_decay(decay as f32).build();
                 Rules::AdamW { decayed: rule(config.weight_decay), plain: rule(0.0) }
             }
             OptimizerName::Sgd => {
@@ -109,7 +116,12 @@ impl NamedOptimizer {
         let (value, state) = match &self.rules {
             Rules::AdamW { decayed, plain } => {
                 let old = old.and_then(|s| if let State::AdamW(s) = s { Some(*s) } else { None });
-                let (value, state) = (if decays { decayed } else { plain }).step(lr, value, gradient, old);
+                let (value, state) = if is_cpu(&value.device()) {
+                    (if decays { decayed } else { plain }).step(lr, value, gradient, old)
+                } else {
+                    let weight_decay = if decays { self.config.weight_decay } else { 0.0 };
+                    adamw_on_device(lr, weight_decay, value, gradient, old)
+                };
                 (value, state.map(|s| State::AdamW(Box::new(s))))
             }
             Rules::Sgd { decayed, plain } => {
@@ -214,6 +226,23 @@ impl NamedOptimizer {
         self.states = states;
         Ok(())
     }
+}
+
+/// Burn's rule in one pass over the parameter: on a GPU its many operations are as many launches.
+fn adamw_on_device(
+    lr: f64,
+    weight_decay: f64,
+    value: Tensor<1>,
+    gradient: Tensor<1>,
+    old: Option<AdamWState<1>>,
+) -> (Tensor<1>, Option<AdamWState<1>>) {
+    let (time, moments) = match old {
+        Some(AdamWState { momentum, .. }) => (momentum.time + 1, [momentum.moment_1, momentum.moment_2]),
+        None => (1, [value.zeros_like(), value.zeros_like()]),
+    };
+    let step = AdamWStep { lr, betas: BETAS, epsilon: EPSILON, weight_decay, time: time as i32 };
+    let (value, [first, second]) = adamw_step(value, gradient, moments, step);
+    (value, Some(AdamWState::new(AdaptiveMomentumState::new(time, first, second))))
 }
 
 /// The tensors of an SGD state; its velocity is only reachable through Burn's record of it.

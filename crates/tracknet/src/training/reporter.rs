@@ -24,6 +24,8 @@ pub struct StepProgress {
     pub frames_per_s: f64,
     /// Estimated seconds until the end of the epoch.
     pub eta_s: f64,
+    /// On a GPU, the most bytes that the run has held there.
+    pub device_memory: Option<u64>,
 }
 
 /// Receives what a run has to say.
@@ -79,10 +81,7 @@ impl Console {
         });
         bar.set_prefix(format!("epoch {}/{}", p.epoch + 1, p.epochs));
         bar.set_position(p.batch as u64);
-        bar.set_message(format!(
-            "loss {:.5}  lr {:.2e}  {:.1} frames/s  eta {:.0} s",
-            p.loss, p.lr, p.frames_per_s, p.eta_s
-        ));
+        bar.set_message(figures(p));
     }
 }
 
@@ -114,17 +113,12 @@ impl Reporter for Console {
 }
 
 fn plain(p: &StepProgress) -> String {
-    format!(
-        "epoch {}/{} batch {}/{}  loss {:.5}  lr {:.2e}  {:.1} frames/s  eta {:.0} s",
-        p.epoch + 1,
-        p.epochs,
-        p.batch,
-        p.batches,
-        p.loss,
-        p.lr,
-        p.frames_per_s,
-        p.eta_s
-    )
+    format!("epoch {}/{} batch {}/{}  {}", p.epoch + 1, p.epochs, p.batch, p.batches, figures(p))
+}
+
+fn figures(p: &StepProgress) -> String {
+    let memory = p.device_memory.map_or(String::new(), |bytes| format!("  {} MiB", bytes >> 20));
+    format!("loss {:.5}  lr {:.2e}  {:.1} frames/s{memory}  eta {:.0} s", p.loss, p.lr, p.frames_per_s, p.eta_s)
 }
 
 #[cfg(test)]
@@ -142,8 +136,11 @@ mod tests {
             lr: 1e-4,
             frames_per_s: 8.25,
             eta_s: 3.0,
+            device_memory: None,
         };
         let line = plain(&p);
         assert!(line.starts_with("epoch 2/20 batch 3/9  loss 0.50000  lr 1.00e-4  8.2 frames/s  eta 3 s"), "{line}");
+        let line = plain(&StepProgress { device_memory: Some(5 << 30), ..p });
+        assert!(line.ends_with("8.2 frames/s  5120 MiB  eta 3 s"), "{line}");
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Dropout is a function of the run's seed and the step's number, so that a resumed run draws what it would have
 //! drawn. The gradients of micro-batches add up to the gradient of the whole batch, because every chunk is divided
-//! by the mask weight of the whole batch.
+//! by the mask weight of the whole batch. Logits are brought to float32 before the loss, whatever the frames were in.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::config::TrainingConfig;
 use crate::datasets::Batch;
@@ -14,10 +14,12 @@ use crate::parallel::{self, cores};
 use crate::random;
 
 use super::TrainingError;
+use super::checkpoint::RunState;
 use super::gradients::{GradientNorm, NamedGradients, clip_limit};
 use super::loss::HeatmapLoss;
 use super::optimizer::NamedOptimizer;
 use super::parameters::ParameterTable;
+use super::precision::{LossScale, compute_dtype};
 
 /// Non-finite steps in a row after which a run gives up.
 pub const MAX_NON_FINITE: usize = 10;
@@ -99,6 +101,10 @@ pub struct Stepper {
     pub shape: BatchShape,
     /// Where the model trains, with autodiff.
     pub device: Device,
+    /// What the model computes in.
+    pub dtype: DType,
+    /// In float16, what the loss is multiplied by before the backward pass.
+    pub loss_scale: Option<LossScale>,
     seed: u64,
     clip: Option<f64>,
     non_finite_in_a_row: usize,
@@ -107,16 +113,26 @@ pub struct Stepper {
 impl Stepper {
     /// From the `training` section; `device` must be one with autodiff.
     pub fn new(config: &TrainingConfig, shape: BatchShape, device: &Device) -> Self {
+        let dtype = compute_dtype(config.precision, device);
         Self {
             loss: HeatmapLoss::from(&config.loss),
             micro_batch: None,
             parallel: false,
             shape,
             device: device.clone(),
+            dtype,
+            loss_scale: (dtype == DType::F16).then(LossScale::start),
             seed: config.seed,
             clip: clip_limit(config.grad_clip, config.grad_clip_norm),
             non_finite_in_a_row: 0,
         }
+    }
+
+    /// The same with the loss scale of a run that is continued.
+    #[must_use]
+    pub fn continuing(self, state: &RunState) -> Self {
+        let loss_scale = self.loss_scale.map(|start| state.loss_scale.unwrap_or(start));
+        Self { loss_scale, ..self }
     }
 
     /// The same with pieces side by side, or not.
@@ -146,6 +162,7 @@ impl Stepper {
             GradientNorm::NonFinite(name) => Err(format!("gradient of `{name}`")),
             GradientNorm::Finite(norm) => Ok(norm),
         };
+        self.loss_scale = self.loss_scale.map(|scale| scale.after(norm.is_ok()));
         match norm {
             Err(what) => {
                 self.non_finite_in_a_row += 1;
@@ -180,6 +197,7 @@ impl Stepper {
         step: u64,
     ) -> Result<(NamedGradients, StepReport)> {
         let mask_sum = mask_weight(batch);
+        let scale = self.loss_scale.map_or(1.0, |scale| scale.scale);
         let whole = self.micro_batch.unwrap_or(batch.size).clamp(1, batch.size.max(1));
         // On several threads a piece is a frame, and no more frames are under way than a micro-batch has.
         let (frames, threads) = match self.parallel {
@@ -193,8 +211,10 @@ impl Stepper {
             let model = if pieces > 1 && self.parallel { model.fork_for_piece(&self.device) } else { model.clone() };
             model.seed_dropout(seed_of(seed_of(self.seed, step), index as u64));
             let chunk = self.shape.tensors(batch, from, to, &self.device)?;
-            let loss = self.loss.sum(model.forward(chunk.images), chunk.targets, chunk.masks, mask_sum)?;
-            Ok((table.gradients(&model, &mut loss.scaled.backward()), loss.sum))
+            let logits = in_dtype(model.forward(in_dtype(chunk.images, self.dtype)), DType::F32);
+            let loss = self.loss.sum(logits, chunk.targets, chunk.masks, mask_sum)?;
+            let scaled = if scale == 1.0 { loss.scaled } else { loss.scaled.mul_scalar(scale) };
+            Ok((table.gradients(&model, &mut scaled.backward()), loss.sum))
         };
         let mut sum = NamedGradients::default();
         let mut loss_sum = 0.0;
@@ -203,8 +223,15 @@ impl Stepper {
             sum.add(gradients);
             loss_sum += loss;
         }
+        if scale != 1.0 {
+            sum.multiply(1.0 / scale);
+        }
         Ok((sum, StepReport { loss_sum, mask_sum, grad_norm: None, skipped: None }))
     }
+}
+
+fn in_dtype(x: Tensor<4>, dtype: DType) -> Tensor<4> {
+    if x.dtype() == dtype { x } else { x.cast(dtype) }
 }
 
 /// A seed for step `step` of a run; neighbouring steps share nothing.

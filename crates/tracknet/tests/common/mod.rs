@@ -1,4 +1,6 @@
-//! Shared by the parity tests: fixtures and comparison.
+//! Shared by the parity tests: fixtures, comparison, and the device that they run on.
+//!
+//! `TRACKNET_TEST_DEVICE=wgpu` or `=cuda`, in a build with that feature, runs the same tests on a GPU.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -34,6 +36,25 @@ pub(crate) fn backbone(dir: &Path, device: &Device) -> Result<Vit, String> {
     Ok(vit.carrying(checkpoint.carried(unneeded)))
 }
 
+/// The processor, or the device that the environment names.
+pub(crate) fn device() -> Device {
+    match std::env::var("TRACKNET_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => Device::flex(),
+        #[cfg(feature = "wgpu")]
+        Ok("wgpu") => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        #[cfg(feature = "cuda")]
+        Ok("cuda") => Device::cuda(0),
+        Ok(other) => panic!("TRACKNET_TEST_DEVICE={other}: not a device of this build"),
+    }
+}
+
+/// The tolerance for results of products of f32 that reach to `largest`: on CUDA, Burn computes them on tensor cores, which
+/// round factors to 11 bits (TF32).
+pub(crate) fn of_products(tolerance: f32, largest: f32) -> f32 {
+    let rounds = !matches!(std::env::var("TRACKNET_TEST_DEVICE").as_deref(), Err(_) | Ok("cpu" | "wgpu"));
+    if rounds { tolerance.max(1e-2 * largest) } else { tolerance }
+}
+
 /// The f32 tensors of a safetensors file.
 pub(crate) fn tensors(path: &Path) -> BTreeMap<String, TensorData> {
     let bytes = std::fs::read(path).unwrap();
@@ -59,6 +80,9 @@ pub(crate) fn pixels(device: &Device) -> Tensor<4> {
 pub(crate) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: &TensorData, tolerance: f32) {
     let got = got.into_data();
     assert_eq!(got.shape(), want.shape(), "{what}");
+    let largest =
+        want.clone().convert::<f32>().try_to_vec::<f32>().unwrap().iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+    let tolerance = of_products(tolerance, largest);
     let difference = largest_difference(&got, want);
     assert!(difference <= tolerance, "{what}: differs by {difference}, tolerance {tolerance}");
 }

@@ -8,10 +8,11 @@ use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
 #[cfg(feature = "flex")]
 use tracknet_kernels::block::frozen_block;
+use tracknet_kernels::residual::add_scaled;
 
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
-use crate::models::layers::{Conv, ConvSpec, LayerNorm};
+use crate::models::layers::{Conv, ConvSpec, LayerNorm, in_dtype_of};
 use crate::models::pretrained::carried::Carried;
 use crate::models::projection::{Projection, Role, VisitProjections};
 
@@ -158,11 +159,12 @@ impl Vit {
     fn embed(&self, images: Tensor<4>, grid: [usize; 2]) -> Tensor<3> {
         let patches = self.patchify(images, grid);
         let [batch, count, hidden] = patches.dims();
-        let class = self.cls_token.val().expand([batch, 1, hidden]);
+        let class = in_dtype_of(self.cls_token.val(), &patches).expand([batch, 1, hidden]);
         let tokens = Tensor::cat(vec![class, patches], 1);
         let tokens = match (&self.position, self.spec.position) {
             (Some(table), Position::Learned { grid: from, resampling }) => {
-                tokens + resample_table(table.val(), from, grid, resampling)
+                let table = in_dtype_of(resample_table(table.val(), from, grid, resampling), &tokens);
+                tokens + table
             }
             _ => tokens,
         };
@@ -171,7 +173,7 @@ impl Vit {
             Some(registers) => Tensor::cat(
                 vec![
                     tokens.clone().slice([0..batch, 0..1, 0..hidden]),
-                    registers.val().expand([batch, self.spec.registers, hidden]),
+                    in_dtype_of(registers.val(), &tokens).expand([batch, self.spec.registers, hidden]),
                     tokens.slice([0..batch, 1..1 + count, 0..hidden]),
                 ],
                 1,
@@ -188,10 +190,13 @@ impl Vit {
             .reshape([batch, channels, rows, patch, columns, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch * rows * columns, pixels]);
-        let weight = self.patch.weight.val().reshape([self.spec.hidden, pixels]);
+        let weight = in_dtype_of(self.patch.weight.val().reshape([self.spec.hidden, pixels]), &patches);
         let y = patches.matmul(weight.transpose());
         let y = match &self.patch.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some(bias) => {
+                let bias = in_dtype_of(bias.val(), &y);
+                y + bias.unsqueeze()
+            }
             None => y,
         };
         y.reshape([batch, rows * columns, self.spec.hidden])
@@ -272,9 +277,9 @@ impl Block {
     /// `[batch, tokens, hidden]` → the same shape.
     fn forward(&self, x: Tensor<3>, rotary: Option<&Rotary>, spec: &VitSpec) -> Tensor<3> {
         let y = self.attend(self.norm1.forward(x.clone()), rotary, spec);
-        let x = x + scaled(y, self.scale1.as_ref());
+        let x = residual(x, y, self.scale1.as_ref());
         let y = self.mlp(self.norm2.forward(x.clone()), spec);
-        x + scaled(y, self.scale2.as_ref())
+        residual(x, y, self.scale2.as_ref())
     }
 
     fn attend(&self, x: Tensor<3>, rotary: Option<&Rotary>, spec: &VitSpec) -> Tensor<3> {
@@ -323,9 +328,10 @@ impl Block {
     }
 }
 
-fn scaled(x: Tensor<3>, scale: Option<&Param<Tensor<1>>>) -> Tensor<3> {
+/// The input of a block and what its branch adds, scaled where the model has a layer scale.
+fn residual(x: Tensor<3>, branch: Tensor<3>, scale: Option<&Param<Tensor<1>>>) -> Tensor<3> {
     match scale {
-        Some(scale) => x * scale.val().unsqueeze(),
-        None => x,
+        Some(scale) => add_scaled(x, branch, scale.val()),
+        None => x + branch,
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{BatchNorm, BatchNormConfig};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use tracknet_kernels::{FusedActivation, NormSpec, group_norm};
 
 use crate::config::Norm;
@@ -38,7 +38,13 @@ impl NormLayer {
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         match self {
             Self::Group(norm) => norm.forward(x, activation),
-            Self::Batch(norm) => activation.forward(norm.forward(x)),
+            Self::Batch(norm) => {
+                // Its statistics are sums over the batch: in full precision, whatever the features are in.
+                let dtype = x.dtype();
+                let y =
+                    if dtype == DType::F32 { norm.forward(x) } else { norm.forward(x.cast(DType::F32)).cast(dtype) };
+                activation.forward(y)
+            }
         }
     }
 }

@@ -6,11 +6,14 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
+use tracknet_kernels::adapter::add_adapter;
 
 #[cfg(feature = "flex")]
 use tracknet_kernels::dropout::KeepMask;
 
 use crate::models::dropout::Dropout;
+use crate::models::is_cpu;
+use crate::models::layers::in_dtype_of;
 
 /// `s · B(A(dropout(x)))` with `A: [rank, in]`, `B: [out, rank]`, added to the output of the layer it adapts.
 #[derive(Module, Debug)]
@@ -112,15 +115,30 @@ impl LoraAdapter {
     pub fn forward(&self, y: Tensor<2>, x: Tensor<2>, times_weight: impl Fn(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
         let y = y + self.update(x);
         match self.gain(times_weight) {
-            Some(gain) => y * gain.unsqueeze(),
+            Some(gain) => {
+                let gain = in_dtype_of(gain, &y);
+                y * gain.unsqueeze()
+            }
             None => y,
         }
     }
 
+    /// The output of the adapted layer with its bias, where one pass of a kernel adds everything: on GPUs, without DoRA.
+    pub(crate) fn forward_at_once(&self, y: Tensor<2>, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+        let dropout = self.dropout.draw(&x);
+        add_adapter(y, x, [self.a.val(), self.b.val()], bias, self.scale(), dropout)
+    }
+
+    /// Whether [`Self::forward_at_once`] is the way on this device.
+    pub(crate) fn is_at_once(&self, device: &Device) -> bool {
+        self.dora.is_none() && self.dropout.probability() < 1.0 && !is_cpu(device)
+    }
+
     /// `s · B(A(dropout(x)))`: `[rows, in]` → `[rows, out]`, as two thin products; the scale is applied to the thin one.
     pub fn update(&self, x: Tensor<2>) -> Tensor<2> {
-        let thin = self.drop(x).matmul(self.a.val().transpose());
-        thin.mul_scalar(self.scale()).matmul(self.b.val().transpose())
+        let (a, b) = (in_dtype_of(self.a.val(), &x), in_dtype_of(self.b.val(), &x));
+        let thin = self.drop(x).matmul(a.transpose());
+        thin.mul_scalar(self.scale()).matmul(b.transpose())
     }
 
     /// Whether dropout leaves anything of the input.

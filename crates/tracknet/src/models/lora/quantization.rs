@@ -256,9 +256,8 @@ pub fn apply_quantization<M: Module + VisitProjections>(
 /// Packs one projection; returns the bytes it is stored in.
 fn pack(path: &str, projection: &mut Projection, format: Format) -> Result<usize, ModelError> {
     let Base::Dense(weight) = &projection.base else { return Ok(0) };
-    let device = weight.lazy_device();
-    let values = weight.val().into_data().try_to_vec::<f32>().map_err(|e| unpackable(path, format!("{e:?}")))?;
-    let weight = format.pack(path, &values, projection.shape(), &device)?;
+    let weight = Linear4bitWeight::quantize(weight.val(), &format.options, format.compute);
+    let weight = weight.map_err(|e| unpackable(path, e))?;
     let bytes = weight.storage_bytes();
     projection.base = Base::Packed(weight);
     Ok(bytes)

@@ -1,0 +1,56 @@
+//! The operations a backend provides for adapters.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, backend_extension};
+
+use super::reference;
+use crate::dropout::KeepMask;
+
+/// What an adapter does beside its matrices.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdapterSpec {
+    /// The factor in front of its products.
+    pub scale: f32,
+    /// Dropout of its input.
+    pub dropout: Option<KeepMask>,
+    /// Whether a bias is added; if not, any tensor may stand in its place.
+    pub bias: bool,
+}
+
+/// Adapters on a backend. `y`, `x` and their gradients have one dtype; `a` `[rank, in]`, `b` `[out, rank]`, `bias` `[out]`
+/// and their gradients are f32. The default bodies compose ordinary tensor operations; a backend with own kernels overrides
+/// them.
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
+pub trait AdapterOps: Backend {
+    /// Each value times the gain of the mask, or 0.
+    fn dropped(x: FloatTensor<Self>, mask: KeepMask) -> FloatTensor<Self> {
+        reference::dropped::<Self>(x, mask)
+    }
+
+    /// The sum, `[rows, out]`, and the thin product that backward wants to know again, `[rows, rank]`.
+    fn add_adapter(
+        y: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        spec: AdapterSpec,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        reference::add_adapter::<Self>(y, x, [a, b], bias, spec)
+    }
+
+    /// The gradients of `x`, `a` and `b`, from that of the sum.
+    fn adapter_gradients(
+        gradient: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        thin: FloatTensor<Self>,
+        spec: AdapterSpec,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        reference::gradients::<Self>(gradient, x, [a, b], thin, spec)
+    }
+}
+
+#[cfg(feature = "flex")]
+impl AdapterOps for burn::backend::Flex {}

@@ -1,0 +1,205 @@
+//! From tokens with heads side by side to one matrix for each head, and back.
+
+use std::ops::Range;
+
+use burn::backend::TensorMetadata;
+use burn::tensor::DType;
+use burn_cubecl::cubecl::ir::ElemType;
+use burn_cubecl::cubecl::{self, prelude::*};
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::ComputeDtype;
+use crate::attention::ops::AttentionFormat;
+use crate::cube::{address_type, cast, contiguous, elem, grid, has_products_of, unwritten, vector_size};
+
+/// Tokens are filled up to a multiple of this.
+const TOKENS_TOGETHER: usize = 16;
+
+/// Shapes of an attention, and its rotary table.
+pub(super) struct Heads {
+    pub(super) batch: usize,
+    pub(super) tokens: usize,
+    /// Tokens, filled up.
+    pub(super) padded: usize,
+    pub(super) heads: usize,
+    head_dim: usize,
+    rotary: bool,
+    /// What the factors of products are in.
+    pub(super) dtype: DType,
+    /// Values that a unit moves at once.
+    width: usize,
+    /// Cosines, then sines, f32 `[2, tokens, head_dim / 2]`, where queries and keys are turned.
+    table: CubeTensor,
+}
+
+impl Heads {
+    pub(super) fn new(query: &CubeTensor, table: CubeTensor, format: AttentionFormat) -> Self {
+        let [batch, tokens, hidden] = query.shape().dims();
+        let head_dim = hidden / format.heads;
+        let rotary = format.rotary;
+        // A vector lies in one half of a head, and as many cosines are read at once.
+        let run = if rotary { head_dim / 2 } else { head_dim };
+        let width = vector_size(query, DType::F32, [run]);
+        let half = format.compute == ComputeDtype::Bf16 && has_products_of(&query.client, DType::BF16);
+        let dtype = if half && query.dtype == DType::F32 { DType::BF16 } else { query.dtype };
+        let table = if rotary { contiguous(cast(table, DType::F32)) } else { table };
+        let padded = tokens.next_multiple_of(TOKENS_TOGETHER);
+        Self { batch, tokens, padded, heads: format.heads, head_dim, rotary, dtype, width, table }
+    }
+
+    /// Some frames of `[batch, tokens, heads · head_dim]` as `[frames · heads, padded, head_dim]`, zero in the padding;
+    /// times a factor, and turned if the format says so, where one is given.
+    pub(super) fn split(&self, x: &CubeTensor, frames: &Range<usize>, factor: Option<f32>) -> CubeTensor {
+        let y = unwritten(x, [frames.len() * self.heads, self.padded, self.head_dim], self.dtype);
+        let units = frames.len() * self.heads * self.padded * self.head_dim / self.width;
+        let (cubes, dim) = grid(x, units);
+        // SAFETY: a unit writes the vector of its position if that is below the count that fills `y`, and reads only of
+        // frames and tokens that `x` has; rows of the table are tokens, and without one it is not read.
+        unsafe {
+            split::launch_unchecked(
+                &x.client,
+                cubes,
+                dim,
+                address_type([x, &y]),
+                self.width,
+                x.clone().into_buffer_arg(),
+                self.table(),
+                y.clone().into_buffer_arg(),
+                self.launch(units, frames),
+                factor.unwrap_or(1.0),
+                self.rotary && factor.is_some(),
+                [elem(x.dtype), elem(self.dtype)],
+            );
+        }
+        y
+    }
+
+    /// The reverse, into the place of those frames in `out`, without the padding; times a factor, and turned back.
+    pub(super) fn join(&self, x: CubeTensor, frames: &Range<usize>, factor: Option<f32>, out: &CubeTensor) {
+        let x = contiguous(x);
+        let units = frames.len() * self.heads * self.tokens * self.head_dim / self.width;
+        let (cubes, dim) = grid(&x, units);
+        // SAFETY: as in `split`; `out` has the frames.
+        unsafe {
+            join::launch_unchecked(
+                &x.client,
+                cubes,
+                dim,
+                address_type([&x, out]),
+                self.width,
+                x.clone().into_buffer_arg(),
+                self.table(),
+                out.clone().into_buffer_arg(),
+                self.launch(units, frames),
+                factor.unwrap_or(1.0),
+                self.rotary && factor.is_some(),
+                [elem(x.dtype), elem(out.dtype)],
+            );
+        }
+    }
+
+    fn table(&self) -> BufferArg {
+        self.table.clone().into_buffer_arg()
+    }
+
+    fn launch(&self, units: usize, frames: &Range<usize>) -> LayoutLaunch {
+        LayoutLaunch::new(units, self.tokens, self.padded, self.heads, self.head_dim / self.width, frames.start)
+    }
+}
+
+/// Sizes in vectors.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Layout {
+    units: usize,
+    tokens: usize,
+    padded: usize,
+    heads: usize,
+    /// Vectors in a head.
+    vectors: usize,
+    /// The first frame.
+    first: usize,
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+fn split<F: Float, G: Float, N: Size>(
+    x: &[Vector<F, N>],
+    table: &[Vector<f32, N>],
+    y: &mut [Vector<G, N>],
+    layout: Layout,
+    factor: f32,
+    #[comptime] turned: bool,
+    #[define(F, G)] _dtypes: [ElemType; 2],
+) {
+    if ABSOLUTE_POS >= layout.units {
+        terminate!();
+    }
+    let at = ABSOLUTE_POS % layout.vectors;
+    let row = ABSOLUTE_POS / layout.vectors;
+    let token = row % layout.padded;
+    let head = row / layout.padded;
+    if token < layout.tokens {
+        let frame = layout.first + head / layout.heads;
+        let start = ((frame * layout.tokens + token) * layout.heads + head % layout.heads) * layout.vectors;
+        let values = turn::<F, N>(x, table, start, at, token, layout, turned, false);
+        y[ABSOLUTE_POS] = Vector::cast_from(values * Vector::new(factor));
+    } else {
+        y[ABSOLUTE_POS] = Vector::new(G::new(0.0f32));
+    }
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
+#[allow(clippy::too_many_arguments)]
+fn join<F: Float, G: Float, N: Size>(
+    x: &[Vector<F, N>],
+    table: &[Vector<f32, N>],
+    y: &mut [Vector<G, N>],
+    layout: Layout,
+    factor: f32,
+    #[comptime] turned: bool,
+    #[define(F, G)] _dtypes: [ElemType; 2],
+) {
+    if ABSOLUTE_POS >= layout.units {
+        terminate!();
+    }
+    let at = ABSOLUTE_POS % layout.vectors;
+    let rest = ABSOLUTE_POS / layout.vectors;
+    let head = rest % layout.heads;
+    let rest = rest / layout.heads;
+    let token = rest % layout.tokens;
+    let frame = rest / layout.tokens;
+    let start = ((frame * layout.heads + head) * layout.padded + token) * layout.vectors;
+    let values = turn::<F, N>(x, table, start, at, token, layout, turned, true);
+    let place = layout.first * layout.tokens * layout.heads * layout.vectors + ABSOLUTE_POS;
+    y[place] = Vector::cast_from(values * Vector::new(factor));
+}
+
+/// Vector `at` of the head that begins at `start`. Turned, the halves `(x₁, x₂)` become `(x₁ cos − x₂ sin, x₂ cos + x₁
+/// sin)`; back, the sine changes its sign.
+#[cube]
+#[allow(clippy::too_many_arguments)]
+fn turn<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    table: &[Vector<f32, N>],
+    start: usize,
+    at: usize,
+    token: usize,
+    layout: Layout,
+    #[comptime] turned: bool,
+    #[comptime] back: bool,
+) -> Vector<f32, N> {
+    let own = Vector::<f32, N>::cast_from(x[start + at]);
+    if comptime!(turned) {
+        let half = layout.vectors / 2;
+        let lower = at < half;
+        let pair = select(lower, at, at - half);
+        let other = Vector::<f32, N>::cast_from(x[start + select(lower, at + half, pair)]);
+        let cos = table[token * half + pair];
+        let sin = table[(layout.tokens + token) * half + pair];
+        let across = other * sin;
+        let plus = if comptime!(back) { lower } else { !lower };
+        own * cos + select(plus, across, -across)
+    } else {
+        own
+    }
+}

@@ -1,0 +1,102 @@
+//! GELU on GPUs: one pass over the data, in f32 whatever the dtype.
+
+use burn_cubecl::CubeBackend;
+use burn_cubecl::cubecl::ir::ElemType;
+use burn_cubecl::cubecl::{self, prelude::*};
+use burn_cubecl::tensor::CubeTensor;
+
+use burn::backend::TensorMetadata;
+
+use super::ops::GeluOps;
+use crate::cube::{address_type, contiguous, count, elem, grid, unwritten, vector_size};
+
+impl GeluOps for CubeBackend {
+    fn exact_gelu(x: CubeTensor) -> CubeTensor {
+        let x = contiguous(x);
+        let (y, values) = (unwritten(&x, x.shape(), x.dtype), count(&x));
+        let width = vector_size(&x, x.dtype, [values]);
+        let (cubes, dim) = grid(&x, values / width);
+        // SAFETY: a unit reads and writes the vector of its position only if that is below the count that fills both.
+        unsafe {
+            forward::launch_unchecked(
+                &x.client,
+                cubes,
+                dim,
+                address_type([&x]),
+                width,
+                x.clone().into_buffer_arg(),
+                y.clone().into_buffer_arg(),
+                values / width,
+                elem(y.dtype),
+            );
+        }
+        y
+    }
+
+    fn exact_gelu_gradient(x: CubeTensor, gradient: CubeTensor) -> CubeTensor {
+        let [x, gradient] = [x, gradient].map(contiguous);
+        let (out, values) = (unwritten(&x, x.shape(), x.dtype), count(&x));
+        let width = vector_size(&x, x.dtype, [values]);
+        let (cubes, dim) = grid(&x, values / width);
+        // SAFETY: as in forward; the gradient has the shape and dtype of `x`.
+        unsafe {
+            backward::launch_unchecked(
+                &x.client,
+                cubes,
+                dim,
+                address_type([&x]),
+                width,
+                x.clone().into_buffer_arg(),
+                gradient.into_buffer_arg(),
+                out.clone().into_buffer_arg(),
+                values / width,
+                elem(out.dtype),
+            );
+        }
+        out
+    }
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn forward<F: Float, N: Size>(x: &[Vector<F, N>], y: &mut [Vector<F, N>], units: usize, #[define(F)] _dtype: ElemType) {
+    if ABSOLUTE_POS >= units {
+        terminate!();
+    }
+    y[ABSOLUTE_POS] = Vector::cast_from(gelu(Vector::<f32, N>::cast_from(x[ABSOLUTE_POS])));
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn backward<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    gradient: &[Vector<F, N>],
+    out: &mut [Vector<F, N>],
+    units: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= units {
+        terminate!();
+    }
+    let slope = gelu_slope(Vector::<f32, N>::cast_from(x[ABSOLUTE_POS]));
+    out[ABSOLUTE_POS] = Vector::cast_from(slope * Vector::<f32, N>::cast_from(gradient[ABSOLUTE_POS]));
+}
+
+/// `x · Φ(x)`.
+#[cube]
+pub(crate) fn gelu<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+    x * cumulative(x)
+}
+
+/// `Φ(x) + x · φ(x)`.
+#[cube]
+pub(crate) fn gelu_slope<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+    // 1 / sqrt(2 pi)
+    let density = (x * x * Vector::new(-0.5f32)).exp() * Vector::new(0.398_942_3_f32);
+    cumulative(x) + x * density
+}
+
+/// `Φ(x)`, the normal distribution's.
+#[cube]
+fn cumulative<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
+    // 1 / sqrt(2)
+    ((x * Vector::new(0.707_106_77_f32)).erf() + Vector::new(1.0f32)) * Vector::new(0.5f32)
+}

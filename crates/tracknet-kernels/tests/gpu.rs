@@ -1,0 +1,21 @@
+//! The tests that take their device from the environment, as one program to carry to a machine with a GPU.
+#![cfg(feature = "cube")]
+
+#[path = "adamw.rs"]
+mod adamw;
+#[path = "adapter.rs"]
+mod adapter;
+#[path = "attention.rs"]
+mod attention;
+#[path = "depthwise.rs"]
+mod depthwise;
+#[path = "linear.rs"]
+mod linear;
+#[path = "norm.rs"]
+mod norm;
+#[path = "on_device.rs"]
+mod on_device;
+#[path = "residual.rs"]
+mod residual;
+#[path = "resize.rs"]
+mod resize;

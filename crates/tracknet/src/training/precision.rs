@@ -1,0 +1,83 @@
+//! Mixed precision: a forward and backward pass in half precision, parameters, their gradients and the update in full.
+//!
+//! A model computes in the dtype of its frames, so the precision of a step is the dtype that the frames are given. Sums
+//! (products, norms, softmax, the loss) are in float32 whatever it is. Gradients in float16 would vanish below 6e-8;
+//! there the loss is multiplied by a scale before the backward pass and the gradients divided by it after (Micikevicius
+//! et al. 2018, <https://arxiv.org/abs/1710.03740>), a scale that grows until something overflows.
+
+use burn::tensor::{DType, Device};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Precision;
+
+/// The dtype of frames and features for a precision, or float32 if the device cannot compute in it.
+pub fn compute_dtype(precision: Precision, device: &Device) -> DType {
+    let wanted = match precision {
+        Precision::Fp32 => DType::F32,
+        Precision::Fp16 => DType::F16,
+        Precision::Bf16 => DType::BF16,
+    };
+    // The CPU backend takes half precision, and computes it in float32, slower.
+    if !crate::models::is_cpu(device) && device.supports_dtype(wanted) { wanted } else { DType::F32 }
+}
+
+/// What the loss is multiplied by before a backward pass in float16: a power of two.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LossScale {
+    /// The factor.
+    pub scale: f64,
+    /// Steps since it last changed.
+    pub steady_steps: u32,
+}
+
+impl LossScale {
+    /// Steps without an overflow after which the scale is doubled.
+    const GROWTH_INTERVAL: u32 = 2000;
+    /// A larger scale would itself overflow float16 where the gradient of a pixel is 1.
+    const LARGEST: f64 = 65536.0;
+
+    /// Where a run starts.
+    pub fn start() -> Self {
+        Self { scale: Self::LARGEST, steady_steps: 0 }
+    }
+
+    /// The scale after a step whose gradients were finite or not.
+    #[must_use]
+    pub fn after(self, finite: bool) -> Self {
+        let Self { scale, steady_steps } = self;
+        match finite {
+            false => Self { scale: (scale / 2.0).max(1.0), steady_steps: 0 },
+            true if steady_steps + 1 >= Self::GROWTH_INTERVAL => {
+                Self { scale: (scale * 2.0).min(Self::LARGEST), steady_steps: 0 }
+            }
+            true => Self { scale, steady_steps: steady_steps + 1 },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overflow_halves_the_scale_and_a_long_calm_doubles_it() {
+        let mut scale = LossScale::start().after(false).after(false);
+        assert_eq!(scale.scale, 16384.0);
+        for _ in 0..1999 {
+            scale = scale.after(true);
+        }
+        assert_eq!((scale.scale, scale.steady_steps), (16384.0, 1999));
+        assert_eq!(scale.after(true), LossScale { scale: 32768.0, steady_steps: 0 });
+        assert_eq!(LossScale { scale: 1.0, steady_steps: 7 }.after(false).scale, 1.0);
+        assert_eq!(LossScale { scale: 65536.0, steady_steps: 1999 }.after(true).scale, 65536.0);
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn the_cpu_computes_in_float32_whatever_is_asked_for() {
+        for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
+            assert_eq!(compute_dtype(precision, &Device::flex()), DType::F32);
+            assert_eq!(compute_dtype(precision, &Device::flex().autodiff()), DType::F32);
+        }
+    }
+}
