@@ -9,12 +9,14 @@ mod args;
 mod bench;
 mod config;
 mod data;
+mod demo;
 mod device;
 mod eval;
 mod export;
 mod inspect;
 mod interrupt;
 mod out;
+mod peak;
 mod predict;
 mod quantize;
 mod quickstart;
@@ -49,6 +51,7 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     Adapter(adapter::AdapterArgs),
     Bench(bench::BenchArgs),
+    Demo(demo::DemoArgs),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Adapter(args) => adapter::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Demo(args) => demo::run(&args),
     };
     result.unwrap_or_else(|error| {
         if error.is::<out::Closed>() {

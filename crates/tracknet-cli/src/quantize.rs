@@ -71,9 +71,19 @@ pub(crate) struct DequantizeArgs {
 
 /// `--quant-type`.
 #[derive(Clone, Copy, ValueEnum)]
-enum Code {
+pub(crate) enum Code {
     Nf4,
     Fp4,
+}
+
+impl Code {
+    /// As `quantization.quant_type` spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Nf4 => "nf4",
+            Self::Fp4 => "fp4",
+        }
+    }
 }
 
 /// `--dtype`, `--compute-dtype`.

@@ -27,7 +27,7 @@ use crate::args::DeviceArgs;
 use crate::data::generate_with_bar;
 use crate::interrupt::Interrupt;
 use crate::out::outln;
-use crate::{device, shipped};
+use crate::{device, peak, shipped};
 
 /// Clips in a rendered game.
 const CLIPS: usize = 1;
@@ -253,12 +253,8 @@ fn print_result(before: &Evaluation, after: &Evaluation) -> Result<()> {
     outln!("")
 }
 
-/// The high-water mark of this process's resident memory, where the system tells.
 fn peak_memory() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse::<usize>().ok());
-    kilobytes.map_or_else(|| "not known on this system".to_owned(), |kb| bytes(kb << 10))
+    peak::resident().map_or_else(|| "not known on this system".to_owned(), |peak| bytes(peak as usize))
 }
 
 fn print_places(places: &Places, run: &Path, best: &Path) -> Result<()> {

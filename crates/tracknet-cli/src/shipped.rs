@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::Result;
+use tracknet::Result;
 use tracknet::files::{write_atomic, write_dir_atomic};
 
 /// Name of the shipped model's directory.
@@ -25,6 +25,5 @@ pub(crate) fn unpack(dir: &Path) -> Result<()> {
             write_atomic(temporary.join(name), |w| w.write_all(bytes))?;
         }
         Ok(())
-    })?;
-    Ok(())
+    })
 }

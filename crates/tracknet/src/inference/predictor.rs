@@ -11,10 +11,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 
 use crate::config::Config;
-use crate::datasets::image::{Normalizer, decode as decode_image, resize};
-use crate::datasets::tracknet::natural_order;
+use crate::datasets::image::{Normalizer, decode as decode_image, is_picture, pictures_in, resize};
 use crate::datasets::{BatchSpec, DatasetError, Geometry};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::evaluation::decode::{Activation, DecodeOptions, decode};
 use crate::models::{BuildReport, HeatmapModel};
 use crate::training::{TrainingError, activation_of, batch_spec, load_model_for_inference};
@@ -114,7 +113,7 @@ impl Predictor {
     /// A file that cannot be read, named; whatever `each` returns.
     pub fn path(&self, path: &Path, each: &mut dyn FnMut(FrameResult) -> Result<()>) -> Result<u64> {
         if path.is_dir() {
-            self.files(&frames_of(path)?, each)
+            self.files(&pictures_in(path)?, each)
         } else if is_picture(path) {
             self.files(&[path.to_path_buf()], each)
         } else {
@@ -191,49 +190,5 @@ impl Predictor {
         let detection = detection.map(|found| found.to_native(&geometry));
         let prediction = Prediction { frame: number, file, detection };
         Ok(FrameResult { prediction, frame, heatmap: heatmap.to_vec(), heatmap_size: size })
-    }
-}
-
-fn is_picture(path: &Path) -> bool {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png"))
-}
-
-/// The pictures of a folder in natural order of their names.
-fn frames_of(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).at(dir)? {
-        let path = entry.at(dir)?.path();
-        if path.is_file() && is_picture(&path) {
-            files.push(path);
-        }
-    }
-    if files.is_empty() {
-        let reason = "the folder has no jpg or png frames".to_owned();
-        return Err(DatasetError::Image { path: dir.to_path_buf(), reason }.into());
-    }
-    let name = |path: &PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    files.sort_by(|a, b| natural_order(&name(a), &name(b)));
-    Ok(files)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_is_read_in_natural_order_and_only_pictures() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["10.png", "2.PNG", "1.jpg", "Label.csv", "b2.png", "b10.png"] {
-            std::fs::write(dir.path().join(name), "").unwrap();
-        }
-        let names: Vec<_> = frames_of(dir.path())
-            .unwrap()
-            .iter()
-            .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
-            .collect();
-        assert_eq!(names, ["1.jpg", "2.PNG", "10.png", "b2.png", "b10.png"]);
-        let empty = tempfile::tempdir().unwrap();
-        assert!(frames_of(empty.path()).unwrap_err().to_string().contains("no jpg or png"));
     }
 }

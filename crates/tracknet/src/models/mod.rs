@@ -41,7 +41,6 @@ pub use error::ModelError;
 pub use features::Features;
 pub use heads::HeatmapHead;
 use layers::Conv;
-use lora::LoraAdapter;
 pub use lora::{apply_lora_to_model, apply_quantization};
 pub use memory::MemoryReport;
 use pretrained::carried::Carried;
@@ -94,8 +93,7 @@ impl HeatmapModel {
     #[must_use]
     pub fn fork_for_piece(&self, device: &Device) -> Self {
         let mut model = self.clone().fork(device);
-        model.visit_projections_mut(&mut |_, p| p.adapter.iter_mut().for_each(LoraAdapter::own_dropout));
-        model.visit_convolutions_mut(&mut |_, c| c.adapter.iter_mut().for_each(LoraAdapter::own_dropout));
+        model.own_adapter_dropout();
         model.decoder.own_dropout();
         model
     }
@@ -118,8 +116,7 @@ impl HeatmapModel {
     /// Makes the dropout masks of the next forward passes a function of `seed`. Called with a seed of the step before
     /// every step, a resumed run draws what the unbroken run would have drawn.
     pub fn seed_dropout(&self, seed: u64) {
-        self.visit_projections(&mut |_, p| p.adapter.iter().for_each(|a| a.seed_dropout(seed)));
-        self.visit_convolutions(&mut |_, c| c.adapter.iter().for_each(|a| a.seed_dropout(seed)));
+        self.seed_adapter_dropout(seed);
         self.decoder.seed_dropout(seed);
     }
 }

@@ -184,4 +184,16 @@ pub trait VisitProjections {
 
     /// The same, to change them.
     fn visit_convolutions_mut(&mut self, _visit: &mut dyn FnMut(&str, &mut Conv)) {}
+
+    /// Makes the dropout masks of all adapters a function of `seed`, from the next forward pass on.
+    fn seed_adapter_dropout(&self, seed: u64) {
+        self.visit_projections(&mut |_, p| p.adapter.iter().for_each(|a| a.seed_dropout(seed)));
+        self.visit_convolutions(&mut |_, c| c.adapter.iter().for_each(|a| a.seed_dropout(seed)));
+    }
+
+    /// Leaves the streams of dropout that the adapters share with those of the model's clones.
+    fn own_adapter_dropout(&mut self) {
+        self.visit_projections_mut(&mut |_, p| p.adapter.iter_mut().for_each(LoraAdapter::own_dropout));
+        self.visit_convolutions_mut(&mut |_, c| c.adapter.iter_mut().for_each(LoraAdapter::own_dropout));
+    }
 }

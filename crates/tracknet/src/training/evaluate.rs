@@ -10,16 +10,13 @@ use crate::config::{Config, LossName};
 use crate::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
 use crate::error::Result;
 use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
-use crate::models::{BuildReport, HeatmapModel, is_cpu};
-use crate::parallel::{self, cores};
+use crate::models::{BuildReport, HeatmapModel};
+use crate::parallel::Pieces;
 
 use super::TrainingError;
 use super::loaders::{batch_spec, loader_options, shape_of};
 use super::loss::{HeatmapLoss, MIN_MASK_WEIGHT};
 use super::step::mask_weight;
-
-/// Frames per forward pass on a GPU: enough to keep the processor busy, few enough for little memory.
-const FRAMES_AT_ONCE: usize = 8;
 
 /// How detections are found and counted.
 #[derive(Debug, Clone, Default)]
@@ -121,17 +118,14 @@ impl Run<'_> {
         let loss = HeatmapLoss::from(&self.config.training.loss);
         let mut heatmaps = Vec::with_capacity(batch.targets.len());
         let mut sum = 0.0;
-        let (frames, threads) = if is_cpu(self.device) { (1, cores()) } else { (FRAMES_AT_ONCE, 1) };
-        let piece = |index: usize| {
-            let (from, to) = (index * frames, ((index + 1) * frames).min(batch.size));
-            let chunk = shape.tensors(batch, from, to, self.device)?;
+        let pieces = Pieces::to_predict(batch.size, self.device).map(|_, frames| {
+            let chunk = shape.tensors(batch, frames.start, frames.end, self.device)?;
             let logits = self.model.forward(chunk.images);
             let sum = loss.sum(logits.clone(), chunk.targets, chunk.masks, 1.0)?.sum;
             let values = logits.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("heatmap", e))?;
             Ok((values, sum))
-        };
-        for result in parallel::map(batch.size.div_ceil(frames), threads, piece) {
-            let (values, piece_sum): (Vec<f32>, f64) = result.map_err(|e: crate::Error| e)?;
+        })?;
+        for (values, piece_sum) in pieces {
             heatmaps.extend(values);
             sum += piece_sum;
         }

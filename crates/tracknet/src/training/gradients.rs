@@ -84,6 +84,52 @@ impl NamedGradients {
     }
 }
 
+/// Non-finite steps in a row after which a run gives up.
+pub const MAX_NON_FINITE: usize = 10;
+
+/// Decides from step to step whether gradients may change the parameters, and clips them.
+#[derive(Debug, Clone)]
+pub(super) struct GradientGuard {
+    clip: Option<f64>,
+    non_finite_in_a_row: usize,
+}
+
+impl GradientGuard {
+    /// Clips to the norm `clip`, or not at all.
+    pub(super) fn new(clip: Option<f64>) -> Self {
+        Self { clip, non_finite_in_a_row: 0 }
+    }
+
+    /// Clips the gradients of step `step` and returns their norm before that; or, for a loss or gradient that is not
+    /// finite, what it is: then the step must change nothing.
+    ///
+    /// # Errors
+    /// After [`MAX_NON_FINITE`] such steps in a row, or if a gradient cannot be read from the device.
+    pub(super) fn admit(
+        &mut self,
+        gradients: &mut NamedGradients,
+        loss: f64,
+        step: u64,
+    ) -> Result<std::result::Result<f64, String>> {
+        let what = match gradients.norm()? {
+            _ if !loss.is_finite() => "loss".to_owned(),
+            GradientNorm::NonFinite(name) => format!("gradient of `{name}`"),
+            GradientNorm::Finite(norm) => {
+                self.non_finite_in_a_row = 0;
+                if let Some(limit) = self.clip {
+                    gradients.clip(norm, limit);
+                }
+                return Ok(Ok(norm));
+            }
+        };
+        self.non_finite_in_a_row += 1;
+        if self.non_finite_in_a_row >= MAX_NON_FINITE {
+            return Err(TrainingError::NonFinite { what, count: self.non_finite_in_a_row, step }.into());
+        }
+        Ok(Err(what))
+    }
+}
+
 /// The norm that gradients are clipped to from the two spellings of the key; either one at 0 switches it off.
 pub fn clip_limit(grad_clip: f32, grad_clip_norm: f32) -> Option<f64> {
     (grad_clip > 0.0 && grad_clip_norm > 0.0).then(|| f64::from(grad_clip.min(grad_clip_norm)))

@@ -1,6 +1,7 @@
-//! Losses, optimizer, schedule, the fit loop, checkpoints and logs.
+//! Losses, optimizer, schedule, the fit loop, checkpoints and logs; [`distill`], a training of its own.
 
 mod checkpoint;
+pub mod distill;
 mod error;
 mod evaluate;
 mod fit;
@@ -32,7 +33,7 @@ pub use fit::{
     FitOptions, FitReport, Outcome, Trainer, fit, set_checkpointing, set_precision, training_device, training_peak,
 };
 pub(crate) use fit::{device_memory, thawed_stepper};
-pub use gradients::{GradientNorm, NamedGradients, clip_limit};
+pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_limit};
 pub use loaders::{Loaders, batch_spec, shape_of};
 pub use logging::{KeepRows, MetricLog, RowKind};
 pub use loss::{HeatmapLoss, LossSum, MIN_MASK_WEIGHT};
@@ -45,7 +46,7 @@ pub use reporter::{Console, Reporter, Silent, StepProgress};
 pub use resume::find_checkpoint;
 pub use run::RunPaths;
 pub use schedule::Schedule;
-pub use step::{BatchShape, BatchTensors, MAX_NON_FINITE, StepReport, Stepper, mask_weight};
+pub use step::{BatchShape, BatchTensors, StepReport, Stepper, mask_weight};
 pub use tensors::{HostTensor, HostTensors};
 pub use weights::{
     AdapterChoice, LoadedModel, find_adapter, load_model_for_inference, load_model_with_adapter, named_adapters,

@@ -10,19 +10,16 @@ use crate::config::TrainingConfig;
 use crate::datasets::Batch;
 use crate::error::Result;
 use crate::models::HeatmapModel;
-use crate::parallel::{self, cores};
+use crate::parallel::Pieces;
 use crate::random;
 
 use super::TrainingError;
 use super::checkpoint::RunState;
-use super::gradients::{GradientNorm, NamedGradients, clip_limit};
+use super::gradients::{GradientGuard, NamedGradients, clip_limit};
 use super::loss::HeatmapLoss;
 use super::optimizer::NamedOptimizer;
 use super::parameters::ParameterTable;
 use super::precision::{LossScale, compute_dtype};
-
-/// Non-finite steps in a row after which a run gives up.
-pub const MAX_NON_FINITE: usize = 10;
 
 /// Sizes as `[W, H]` of the tensors in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +103,7 @@ pub struct Stepper {
     /// In float16, what the loss is multiplied by before the backward pass.
     pub loss_scale: Option<LossScale>,
     seed: u64,
-    clip: Option<f64>,
-    non_finite_in_a_row: usize,
+    guard: GradientGuard,
 }
 
 impl Stepper {
@@ -123,8 +119,7 @@ impl Stepper {
             dtype,
             loss_scale: (dtype == DType::F16).then(LossScale::start),
             seed: config.seed,
-            clip: clip_limit(config.grad_clip, config.grad_clip_norm),
-            non_finite_in_a_row: 0,
+            guard: GradientGuard::new(clip_limit(config.grad_clip, config.grad_clip_norm)),
         }
     }
 
@@ -157,26 +152,12 @@ impl Stepper {
         factor: f64,
     ) -> Result<StepReport> {
         let (mut gradients, mut report) = self.gradients(model, batch, table, step)?;
-        let norm = match gradients.norm()? {
-            _ if !report.loss_sum.is_finite() => Err("loss".to_owned()),
-            GradientNorm::NonFinite(name) => Err(format!("gradient of `{name}`")),
-            GradientNorm::Finite(norm) => Ok(norm),
-        };
-        self.loss_scale = self.loss_scale.map(|scale| scale.after(norm.is_ok()));
-        match norm {
-            Err(what) => {
-                self.non_finite_in_a_row += 1;
-                if self.non_finite_in_a_row >= MAX_NON_FINITE {
-                    return Err(TrainingError::NonFinite { what, count: self.non_finite_in_a_row, step }.into());
-                }
-                report.skipped = Some(what);
-            }
+        let admitted = self.guard.admit(&mut gradients, report.loss_sum, step)?;
+        self.loss_scale = self.loss_scale.map(|scale| scale.after(admitted.is_ok()));
+        match admitted {
+            Err(what) => report.skipped = Some(what),
             Ok(norm) => {
-                self.non_finite_in_a_row = 0;
                 report.grad_norm = Some(norm);
-                if let Some(limit) = self.clip {
-                    gradients.clip(norm, limit);
-                }
                 *model = table.update(model.clone(), gradients, |parameter, value, gradient| {
                     optimizer.update(&parameter.name, parameter.kind, factor, value, gradient)
                 });
@@ -198,31 +179,16 @@ impl Stepper {
     ) -> Result<(NamedGradients, StepReport)> {
         let mask_sum = mask_weight(batch);
         let scale = self.loss_scale.map_or(1.0, |scale| scale.scale);
-        let whole = self.micro_batch.unwrap_or(batch.size).clamp(1, batch.size.max(1));
-        // On several threads a piece is a frame, and no more frames are under way than a micro-batch has.
-        let (frames, threads) = match self.parallel {
-            true => (1, cores().min(whole)),
-            false => (whole, 1),
-        };
-        let pieces = batch.size.div_ceil(frames);
-        let piece = |index: usize| {
-            let (from, to) = (index * frames, ((index + 1) * frames).min(batch.size));
-            // A fork has an autodiff graph of its own: backward passes of pieces do not wait for each other.
-            let model = if pieces > 1 && self.parallel { model.fork_for_piece(&self.device) } else { model.clone() };
+        let pieces = Pieces::to_train(batch.size, self.micro_batch, self.parallel);
+        let (mut sum, loss_sum) = pieces.add_up(|index, frames| {
+            let model = if pieces.forks() { model.fork_for_piece(&self.device) } else { model.clone() };
             model.seed_dropout(seed_of(seed_of(self.seed, step), index as u64));
-            let chunk = self.shape.tensors(batch, from, to, &self.device)?;
+            let chunk = self.shape.tensors(batch, frames.start, frames.end, &self.device)?;
             let logits = in_dtype(model.forward(in_dtype(chunk.images, self.dtype)), DType::F32);
             let loss = self.loss.sum(logits, chunk.targets, chunk.masks, mask_sum)?;
             let scaled = if scale == 1.0 { loss.scaled } else { loss.scaled.mul_scalar(scale) };
             Ok((table.gradients(&model, &mut scaled.backward()), loss.sum))
-        };
-        let mut sum = NamedGradients::default();
-        let mut loss_sum = 0.0;
-        for result in parallel::map(pieces, threads, piece) {
-            let (gradients, loss): (NamedGradients, f64) = result.map_err(|e: crate::Error| e)?;
-            sum.add(gradients);
-            loss_sum += loss;
-        }
+        })?;
         if scale != 1.0 {
             sum.multiply(1.0 / scale);
         }
@@ -235,6 +201,6 @@ fn in_dtype(x: Tensor<4>, dtype: DType) -> Tensor<4> {
 }
 
 /// A seed for step `step` of a run; neighbouring steps share nothing.
-fn seed_of(seed: u64, step: u64) -> u64 {
+pub(super) fn seed_of(seed: u64, step: u64) -> u64 {
     random::mix(seed ^ step.wrapping_add(1).wrapping_mul(random::GOLDEN))
 }

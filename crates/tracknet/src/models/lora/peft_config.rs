@@ -33,7 +33,7 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 const MAX_BYTES: u64 = 16 << 20;
 
 /// Ranks beyond this are typing errors or worse; nothing is allocated for them.
-const MAX_RANK: usize = 65_536;
+pub(crate) const MAX_RANK: usize = 65_536;
 
 /// Keys that change nothing about what an adapter computes.
 const INFORMATION: [&str; 9] = [

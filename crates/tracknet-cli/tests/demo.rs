@@ -1,0 +1,193 @@
+//! `tracknet demo distill`, as a user meets it.
+
+// Helpers beside the tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+fn tracknet<S: AsRef<str>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tracknet"));
+    for arg in args {
+        command.arg(arg.as_ref());
+    }
+    command.current_dir(dir).env_remove("TRACKNET_CONFIG_DIR").env("TMPDIR", dir.join("tmp")).output().unwrap()
+}
+
+/// Runs a command that must end with this exit code; returns standard output and standard error.
+fn ends<S: AsRef<str>>(code: i32, dir: &Path, args: impl IntoIterator<Item = S>) -> [String; 2] {
+    let output = tracknet(dir, args);
+    let texts = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert_eq!(output.status.code(), Some(code), "{texts:?}");
+    assert!(!texts.concat().contains("panicked"), "{texts:?}");
+    texts
+}
+
+fn fixture(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tracknet/tests/fixtures").join(name);
+    path.display().to_string()
+}
+
+/// A directory with a temporary directory of its own, so that what a demonstration leaves there is seen.
+fn place() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("tmp")).unwrap();
+    dir
+}
+
+fn assert_nothing_is_left(dir: &Path) {
+    let left: Vec<PathBuf> = fs::read_dir(dir.join("tmp")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Rendered frames as a folder of pictures.
+fn render(dir: &Path) {
+    let sizes = ["--games", "1", "--clips", "1", "--frames", "6", "--size", "160x90", "--seed", "3"];
+    ends(0, dir, ["data", "generate", "rallies"].into_iter().chain(sizes));
+    fs::rename(dir.join("rallies/game1/Clip1"), dir.join("pictures")).unwrap();
+}
+
+const TINY: [&str; 15] = [
+    "demo",
+    "distill",
+    "--size",
+    "64",
+    "--batch-size",
+    "4",
+    "--crops",
+    "8",
+    "--validation-crops",
+    "6",
+    "--rank",
+    "4",
+    "--lora-alpha",
+    "8",
+    "--steps",
+];
+
+#[test]
+fn the_help_has_an_example_and_does_not_show_the_process_of_a_student() {
+    let dir = place();
+    let [help, _] = ends(0, dir.path(), ["demo", "--help"]);
+    assert!(help.contains("tracknet demo distill") && !help.contains("distill-student"), "{help}");
+    let [help, _] = ends(0, dir.path(), ["demo", "distill", "--help"]);
+    let (_, examples) = help.split_once("Examples:").unwrap();
+    assert!(examples.contains("tracknet demo distill --model"), "{help}");
+}
+
+#[test]
+fn two_students_learn_the_report_says_so_and_their_adapters_load() {
+    let place = place();
+    let dir = place.path();
+    render(dir);
+    let flags = ["20", "--lr", "3e-3", "--image", "pictures", "--out", "first"];
+    let [table, progress] = ends(0, dir, TINY.iter().chain(&flags));
+    let words = [
+        "teacher: first/vit-tiny-tennis (dinov3_vit",
+        "8 of 5 pictures to learn from, 6 of another to validate",
+        "(A) LoRA",
+        "(B) QLoRA",
+        "float32",
+        "nf4",
+        "latency of one crop, ms",
+        "samples/s in batches of 4",
+        "peak memory of the process",
+        "train loss, last 2",
+        "validation loss after",
+        "wrote first",
+    ];
+    for word in words {
+        assert!(table.contains(word), "no `{word}` in:\n{table}");
+    }
+    assert!(progress.contains("batch 20/20"), "{progress}");
+    assert_nothing_is_left(dir);
+
+    let report: Value = serde_json::from_str(&fs::read_to_string(dir.join("first/report.json")).unwrap()).unwrap();
+    for student in report["students"].as_array().unwrap() {
+        let loss = |name: &str| ["before", "after"].map(|end| student[name][end].as_f64().unwrap());
+        let [before, after] = loss("validation_loss");
+        assert!(after < 0.9 * before, "{student}");
+        if cfg!(target_os = "linux") {
+            // Every process holds at least the binary's pages and a model.
+            assert!(student["peak_memory"].as_u64().unwrap() > 10 << 20, "{student}");
+        }
+    }
+    let stored = |index: usize| report["students"][index]["backbone_bytes"].as_u64().unwrap();
+    assert!(stored(1) * 4 < stored(0), "{report}");
+
+    for name in ["lora", "qlora"] {
+        let [status, _] = ends(0, dir, ["adapter", "status", &format!("first/{name}")]);
+        assert!(status.contains("layer.0.attention.q_proj") && status.contains("lora"), "{status}");
+    }
+    let [merged, _] = ends(0, dir, ["adapter", "merge", "first/qlora", "merged"]);
+    assert!(merged.contains("output deviation"), "{merged}");
+
+    // The same seed on the same machine: the same losses. As JSON, and nothing but JSON.
+    let flags = ["20", "--lr", "3e-3", "--image", "pictures", "--json"];
+    let [json, _] = ends(0, dir, TINY.iter().chain(&flags));
+    let again: Value = serde_json::from_str(&json).unwrap();
+    for index in 0..2 {
+        for key in ["losses", "validation_loss", "clean_loss"] {
+            assert_eq!(again["students"][index][key], report["students"][index][key], "{key}");
+        }
+    }
+    let [_, error] = ends(1, dir, TINY.iter().chain(&["1", "--image", "pictures", "--out", "first"]));
+    assert!(error.contains("first exists already"), "{error}");
+}
+
+#[test]
+fn rendered_frames_do_where_no_picture_is_given_and_a_pooler_can_be_distilled() {
+    let place = place();
+    let dir = place.path();
+    let model = fixture("vit_tiny");
+    let flags = ["2", "--model", &model, "--feature", "pooler", "--loss", "mse", "--quant-type", "fp4"];
+    let [table, _] = ends(0, dir, TINY.iter().copied().chain(flags));
+    for word in ["pooler output, 64 features", "8 of 24 pictures to learn from, 6 of 6 others", "fp4"] {
+        assert!(table.contains(word), "no `{word}` in:\n{table}");
+    }
+    assert_nothing_is_left(dir);
+}
+
+#[test]
+fn what_cannot_work_is_named() {
+    let place = place();
+    let dir = place.path();
+    render(dir);
+    let refused = |flags: &[&str]| {
+        let [_, error] = ends(1, dir, TINY.iter().chain(&["2", "--image", "pictures"]).chain(flags));
+        assert_nothing_is_left(dir);
+        error
+    };
+    let contains = |text: String, parts: &[&str]| {
+        for part in parts {
+            assert!(text.contains(part), "no `{part}` in:\n{text}");
+        }
+    };
+    contains(refused(&["--feature", "pooler"]), &["vit-tiny-tennis", "no pooler"]);
+    contains(refused(&["--model", &fixture("bnb_checkpoint")]), &["bnb_checkpoint", "in 4 bits"]);
+    contains(refused(&["--model", "nowhere/at/all"]), &["nowhere/at/all", "neither a directory"]);
+    let [_, error] = ends(1, dir, ["demo", "distill", "--image", "pictures", "--size", "72"]);
+    contains(error, &["size: ", "64 or 80"]);
+    contains(refused(&["--lr", "0"]), &["lr: is 0"]);
+
+    fs::create_dir(dir.join("convnext")).unwrap();
+    fs::write(dir.join("convnext/config.json"), r#"{"model_type": "dinov3_convnext"}"#).unwrap();
+    let weights = Path::new(&fixture("vit_tiny")).join("model.safetensors");
+    fs::copy(weights, dir.join("convnext/model.safetensors")).unwrap();
+    contains(refused(&["--model", "convnext"]), &["convnext/config.json", "`dinov3_convnext` is not supported"]);
+
+    let [_, error] = ends(1, dir, TINY.iter().chain(&["2", "--image", "missing.jpg"]));
+    contains(error, &["missing.jpg", "cannot read"]);
+    fs::create_dir(dir.join("empty")).unwrap();
+    let [_, error] = ends(1, dir, TINY.iter().chain(&["2", "--image", "empty"]));
+    contains(error, &["empty", "no jpg or png"]);
+    let [_, error] = ends(2, dir, TINY.iter().chain(&["0"]));
+    contains(error, &["at least 1"]);
+    // The process of a student has no job when a user starts it.
+    let [_, error] = ends(1, dir, ["demo", "distill-student", "empty", "lora"]);
+    contains(error, &["job.json"]);
+}

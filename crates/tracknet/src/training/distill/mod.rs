@@ -1,0 +1,144 @@
+//! Distillation of a vision transformer's features into adapters: the smallest training that shows what LoRA on a float
+//! backbone and LoRA on a 4-bit backbone (QLoRA) cost and what they reach.
+//!
+//! The teacher is the float backbone; its features of the *clean* crops of some pictures are computed once. The students
+//! are the same backbone, stored as floats or in 4 bits, with adapters. They see *augmented* views of the crops and learn to
+//! give the teacher's features of the clean ones, in the manner of Hinton et al. 2015, <https://arxiv.org/abs/1503.02531>. A
+//! student that starts equal to its teacher therefore still has something to learn: that jitter, blur, noise and JPEG
+//! artefacts do not matter; and one in 4 bits also makes up for what its storage lost.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `crops` | crops to learn from, crops that are held out, augmented views |
+//! | `feature` | a backbone read as one feature vector per picture |
+//! | `loss` | cosine and squared distance |
+//! | `teacher` | the features to learn |
+//! | `student` | training and measuring one student |
+//! | `report` | the comparison |
+//!
+//! Everything random is a function of the seed: the crops, their views, the order, the adapters and their dropout.
+
+mod crops;
+mod feature;
+mod loss;
+mod report;
+mod student;
+mod teacher;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{LoraConfig, QuantizationConfig};
+use crate::models::ModelError;
+use crate::models::lora::peft_config::MAX_RANK;
+use crate::models::lora::wrapper;
+
+pub use crops::Crops;
+pub use feature::{FeatureKind, FeatureModel};
+pub use loss::DistillLoss;
+pub use report::{BeforeAfter, DistillReport, StudentReport, TeacherReport};
+pub use student::{Student, StudentKind, train_student};
+pub use teacher::{Targets, teach};
+
+/// What is distilled, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DistillOptions {
+    /// The teacher, and the students' base: a Hugging Face directory of float weights, or a hub id in the local cache.
+    pub model: String,
+    /// Which feature is distilled.
+    pub feature: FeatureKind,
+    /// Distance of a student's feature from the teacher's.
+    pub loss: DistillLoss,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Crops in a step.
+    pub batch_size: usize,
+    /// Learning rate of the adapters at the first step; it falls to zero along half a cosine.
+    pub lr: f64,
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// Numerator of their scale.
+    pub lora_alpha: f32,
+    /// How the 4-bit student is stored: `nf4` or `fp4`.
+    pub quant_type: String,
+    /// Edge of a crop, pixels; a multiple of the patch size.
+    pub size: usize,
+    /// Crops to learn from.
+    pub crops: usize,
+    /// Crops that are held out.
+    pub validation_crops: usize,
+    /// Decides everything that is random.
+    pub seed: u64,
+}
+
+/// More crops than this would not fit into the memory of the machines that this is for.
+const MAX_PIXEL_BYTES: usize = 2 << 30;
+
+impl DistillOptions {
+    /// The options of the demonstration for this model.
+    pub fn new(model: impl Into<String>) -> Self {
+        let lora = LoraConfig::default();
+        Self {
+            model: model.into(),
+            feature: FeatureKind::Cls,
+            loss: DistillLoss::Cosine,
+            steps: 150,
+            batch_size: 8,
+            lr: 1e-3,
+            rank: lora.r,
+            lora_alpha: lora.lora_alpha,
+            quant_type: QuantizationConfig::default().quant_type,
+            size: 224,
+            crops: 128,
+            validation_crops: 32,
+            seed: 42,
+        }
+    }
+
+    /// Refuses values that cannot work, before anything is read.
+    ///
+    /// # Errors
+    /// Names the first of them.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let refuse = |key: &str, message: String| Err(ModelError::key(key, message));
+        let counts = [
+            ("steps", self.steps),
+            ("batch_size", self.batch_size),
+            ("size", self.size),
+            ("crops", self.crops),
+            ("validation_crops", self.validation_crops),
+        ];
+        if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return refuse(key, "is 0, expected at least 1".to_owned());
+        }
+        if !(self.lr.is_finite() && self.lr > 0.0) {
+            return refuse("lr", format!("is {}, expected a number above 0", self.lr));
+        }
+        if self.rank > MAX_RANK {
+            return refuse("rank", format!("is {}, expected at most {MAX_RANK}", self.rank));
+        }
+        let crop = self.size.saturating_mul(self.size).saturating_mul(3);
+        let bytes = crop.saturating_mul(self.crops.saturating_add(self.validation_crops).max(self.batch_size));
+        if bytes > MAX_PIXEL_BYTES {
+            let (size, most) = (self.size, MAX_PIXEL_BYTES >> 20);
+            let count = self.crops.saturating_add(self.validation_crops).max(self.batch_size);
+            return refuse("size", format!("{count} crops of {size}×{size} pixels take more than {most} MiB"));
+        }
+        wrapper::validate(&self.lora())
+    }
+
+    /// The adapters of both students.
+    fn lora(&self) -> LoraConfig {
+        LoraConfig { enabled: true, r: self.rank, lora_alpha: self.lora_alpha, ..LoraConfig::default() }
+    }
+
+    /// The storage of the 4-bit student. The weights are packed while they are read, so that the float backbone is never
+    /// part of its memory.
+    fn quantization(&self) -> QuantizationConfig {
+        QuantizationConfig {
+            enabled: true,
+            quant_type: self.quant_type.clone(),
+            mode: "hf".to_owned(),
+            ..QuantizationConfig::default()
+        }
+    }
+}
