@@ -19,18 +19,16 @@ import tempfile
 
 
 def ours(args, workload):
-    """Median in ms and peak in MiB of a workload, and the line about the machine."""
+    """Median in ms and peak in MiB of a workload, and the machine."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'bench.json')
         command = [args.tracknet, 'bench', workload, '--threads', str(args.threads), '--json', path, *args.set]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         with open(path) as file:
             report = json.load(file)
-    found = [w for w in report['workloads'] if w['name'] == workload]
-    if len(found) != 1:
-        sys.exit(f'{workload}: not the whole name of a workload; see {args.tracknet} bench --list')
-    peak = found[0]['peak_bytes']
-    return found[0]['time']['median_ms'], peak and peak / 2**20, report['machine']
+    found = next(w for w in report['workloads'] if w['name'] == workload)
+    peak = found['peak_bytes']
+    return found['time']['median_ms'], peak and peak / 2**20, report['machine']
 
 
 def peer(args, name):
@@ -44,10 +42,14 @@ def peer(args, name):
 
 
 def compare(args, workload, names):
+    """A row of the table, and the machine."""
     times, peaks = {}, {}
     for _ in range(args.rounds):
         for name in (None, *names):
-            ms, peak = ours(args, workload)[:2] if name is None else peer(args, name)
+            if name is None:
+                ms, peak, machine = ours(args, workload)
+            else:
+                ms, peak = peer(args, name)
             times.setdefault(name, []).append(ms)
             peaks.setdefault(name, []).append(peak)
             print(f'  {name or "tracknet"}: {ms:.1f} ms, {peak or 0:.0f} MiB', file=sys.stderr, flush=True)
@@ -57,8 +59,9 @@ def compare(args, workload, names):
     leanest = min((n for n in names if peak[n]), key=peak.get, default=None)
     memory = [f'{peak[None]:.0f}' if peak[None] else '–', f'{peak[leanest]:.0f} ({leanest})' if leanest else '–']
     share = f'{peak[None] / peak[leanest]:.2f}' if leanest and peak[None] else '–'
-    return (f'| {workload} | {median[None]:.1f} | {median[fastest]:.1f} ({fastest}) | {median[fastest] / median[None]:.2f}× '
-            f'| {" | ".join(memory)} | {share} |')
+    row = [workload, f'{median[None]:.1f}', f'{median[fastest]:.1f} ({fastest})',
+           f'{median[fastest] / median[None]:.2f}×', *memory, share]
+    return f'| {" | ".join(row)} |', machine
 
 
 def main():
@@ -73,8 +76,12 @@ def main():
     pairs = [pair.partition('=') for pair in args.pairs]
     if any(not names for _, _, names in pairs):
         parser.error('each pair is WORKLOAD=NAME[,NAME]')
-    rows = [compare(args, workload, names.split(',')) for workload, _, names in pairs]
-    machine = ours(args, pairs[0][0])[2]
+    known = subprocess.run([args.tracknet, 'bench', '--list'], check=True, capture_output=True, text=True).stdout.split()
+    for workload, _, _ in pairs:
+        if workload not in known:
+            parser.error(f'{workload} is no workload; there are {", ".join(known)}')
+    rows, machines = zip(*(compare(args, workload, names.split(',')) for workload, _, names in pairs))
+    machine = machines[0]
     print(f'{machine["processor"]}, {machine["threads"]} threads, {args.rounds} rounds\n')
     print('| workload | ours, ms | peer, ms | faster | ours, MiB | leanest peer, MiB | share |\n|---|---|---|---|---|---|---|')
     print('\n'.join(rows))

@@ -67,7 +67,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         workloads.iter().try_for_each(|workload| outln!("{workload}"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut report = Report::new(child::<Machine>(args, MACHINE, Path::new("."))?);
+    // Without a choice it is the processor.
+    let device = if args.device.device == "auto" { "cpu" } else { args.device.device.as_str() };
+    device::resolve(device)?;
+    let mut report = Report::new(child::<Machine>(args, MACHINE, Path::new("."))?, device);
     outln!("{}", report.heading())?;
     let mut failed = false;
     for workload in workloads {

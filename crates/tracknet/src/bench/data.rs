@@ -27,7 +27,7 @@ pub(super) fn run(options: &Options, dir: &Path) -> Result<Measurement> {
         }
         Ok(())
     })?;
-    Ok(Measurement { frames: 1, ..Measurement::new(String::new(), time.divided(files.len())) })
+    Ok(Measurement { frames: 1, ..Measurement::new(time.divided(files.len())) })
 }
 
 /// Every JPEG file below `dir`.

@@ -26,7 +26,7 @@ pub(super) fn run(weights: Weights, size: Size, batch: usize, options: &Options)
         compute: Some(setup::compute(&config)),
         backbone_bytes: Some(build.memory.backbone_stored),
         backbone_f32_bytes: Some(build.memory.backbone_f32),
-        ..Measurement::new(String::new(), time)
+        ..Measurement::new(time)
     })
 }
 

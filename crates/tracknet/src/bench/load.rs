@@ -7,7 +7,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::Device;
 use tracknet_kernels::{ComputeDtype, QuantType, QuantizeOptions};
 
 use crate::error::Result;
@@ -24,7 +23,7 @@ const PACKED: &str = "packed";
 /// Writes the directory.
 pub(super) fn prepare(origin: Origin, size: Size, options: &Options, dir: &Path) -> Result<()> {
     let config = setup::inference(Weights::Float, size, 1, &options.overrides)?;
-    let (model, _) = build_model(&config.model, config.data.preprocess.resize, 1, &Device::default())?;
+    let (model, _) = build_model(&config.model, config.data.preprocess.resize, 1, &options.device)?;
     let floats = dir.join(FLOATS);
     write_backbone(&floats, &model.backbone, StoredAs::F32)?;
     if origin == Origin::Packed {
@@ -56,6 +55,6 @@ pub(super) fn run(origin: Origin, size: Size, options: &Options, dir: &Path) -> 
         parts: vec![("model".to_owned(), building), ("first prediction".to_owned(), ms - building)],
         backbone_bytes: Some(build.memory.backbone_stored),
         backbone_f32_bytes: Some(build.memory.backbone_f32),
-        ..Measurement::new(String::new(), time)
+        ..Measurement::new(time)
     })
 }

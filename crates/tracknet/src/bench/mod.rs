@@ -92,9 +92,10 @@ pub enum Compute {
 }
 
 impl Measurement {
-    fn new(name: String, time: Timing) -> Self {
+    /// Of a workload that [`measure`] will name.
+    fn new(time: Timing) -> Self {
         Self {
-            name,
+            name: String::new(),
             time,
             parts: Vec::new(),
             frames: 0,

@@ -31,5 +31,5 @@ pub(super) fn run(options: &Options) -> Result<Measurement> {
         Ok(())
     })?;
     let values: usize = weights.iter().map(|(_, values)| values.len()).sum();
-    Ok(Measurement { input_bytes: Some(4 * values), ..Measurement::new(String::new(), time) })
+    Ok(Measurement { input_bytes: Some(4 * values), ..Measurement::new(time) })
 }

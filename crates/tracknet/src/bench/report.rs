@@ -13,25 +13,28 @@ pub struct Report {
     pub version: String,
     /// Where.
     pub machine: Machine,
+    /// What computed: `cpu`, or the name of a GPU as `--device` takes it.
+    pub device: String,
     /// In the order of the table.
     pub workloads: Vec<Measurement>,
 }
 
 impl Report {
     /// An empty report of this version.
-    pub fn new(machine: Machine) -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), machine, workloads: Vec::new() }
+    pub fn new(machine: Machine, device: &str) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { version, machine, device: device.to_owned(), workloads: Vec::new() }
     }
 
     /// A line about the machine, and the heads of the table's columns.
     pub fn heading(&self) -> String {
         let Machine { processor, threads, peak_f32, peak_bf16, instructions: [f32, bf16] } = &self.machine;
         format!(
-            "tracknet {}, {processor}, {threads} threads; measured peak {peak_f32:.0} GFLOP/s in f32 ({f32}), \
+            "tracknet {}, {} on {processor}, {threads} threads; measured peak {peak_f32:.0} GFLOP/s in f32 ({f32}), \
              {peak_bf16:.0} in bf16 ({bf16})\n\n\
              | workload | median ms | min | max | cores | frames/s | GFLOP/s | of peak | GB/s | peak MiB | backbone MiB |\n\
              |---|---|---|---|---|---|---|---|---|---|---|",
-            self.version
+            self.version, self.device
         )
     }
 
@@ -40,9 +43,11 @@ impl Report {
         let seconds = of.time.median_ms / 1e3;
         let dash = || "–".to_owned();
         let gflops = of.flop.map(|flop| flop / 1e9 / seconds);
+        // The peak that was measured is the processor's.
         let peak = match of.compute {
-            Some(Compute::Bf16) => self.machine.peak_bf16,
-            _ => self.machine.peak_f32,
+            _ if self.device != "cpu" => None,
+            Some(Compute::Bf16) => Some(self.machine.peak_bf16),
+            _ => Some(self.machine.peak_f32),
         };
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         let columns = [
@@ -53,7 +58,7 @@ impl Report {
             of.time.cores.map_or_else(dash, |cores| format!("{cores:.1}")),
             if of.frames > 0 { significant(of.frames as f64 / seconds) } else { dash() },
             gflops.map_or_else(dash, |rate| format!("{rate:.0}")),
-            gflops.map_or_else(dash, |rate| format!("{:.0} %", 100.0 * rate / peak)),
+            gflops.zip(peak).map_or_else(dash, |(rate, peak)| format!("{:.0} %", 100.0 * rate / peak)),
             of.input_bytes.map_or_else(dash, |bytes| format!("{:.2}", bytes as f64 / 1e9 / seconds)),
             of.device_bytes.or(of.peak_bytes).map_or_else(dash, |bytes| format!("{:.0}", mib(bytes as f64))),
             of.backbone_bytes.map_or_else(dash, |bytes| format!("{:.1}", mib(bytes as f64))),
@@ -92,9 +97,9 @@ mod tests {
             peak_bf16: 400.0,
             instructions: ["fma".to_owned(), "dot".to_owned()],
         };
-        let mut report = Report::new(machine);
+        let mut report = Report::new(machine, "cpu");
         let time = Timing { median_ms: 500.0, min_ms: 80.25, max_ms: 1.234, repetitions: 5, cores: Some(1.96) };
-        let base = Measurement::new("a".to_owned(), time);
+        let base = Measurement { name: "a".to_owned(), ..Measurement::new(time) };
         let train = Measurement {
             frames: 4,
             flop: Some(100e9),
@@ -110,5 +115,7 @@ mod tests {
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
         assert_eq!(report.to_string().lines().count(), 6);
+        let elsewhere = Report { device: "cuda".to_owned(), ..report.clone() };
+        assert!(elsewhere.row(&report.workloads[0]).contains("| 200 | – | – |"));
     }
 }

@@ -104,9 +104,10 @@ mod tests {
             Ok(())
         };
         let timing = Repeat { steps: 4 }.time(count).unwrap();
-        assert_eq!(timing.repetitions, 12);
+        // Short work is repeated more often, as long as five seconds have not passed.
+        assert!((4..=12).contains(&timing.repetitions));
+        assert_eq!(calls, timing.repetitions + 2);
         assert!(timing.cores.is_none_or(|cores| cores >= 0.0));
-        assert_eq!(calls, 14);
         let fail = || Err(crate::training::TrainingError::Mismatch("x".to_owned()).into());
         assert!(Repeat { steps: 4 }.time(fail).is_err());
     }

@@ -37,6 +37,6 @@ pub(super) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Re
         compute: Some(if mixed { Compute::Bf16 } else { setup::compute(&config) }),
         backbone_bytes: Some(build.memory.backbone_stored),
         backbone_f32_bytes: Some(build.memory.backbone_f32),
-        ..Measurement::new(String::new(), time)
+        ..Measurement::new(time)
     })
 }
