@@ -144,7 +144,7 @@ def models():
     yield "dinov2-swiglu-40", Dinov2Model(Dinov2Config(hidden_size=40, use_swiglu_ffn=True, **dinov2))
     registers = Dinov2WithRegistersConfig(hidden_size=64, num_register_tokens=4, use_swiglu_ffn=True, **dinov2)
     yield "dinov2-registers-swiglu-64", Dinov2WithRegistersModel(registers)
-    registers = Dinov2WithRegistersConfig(hidden_size=40, num_register_tokens=4, **{**dinov2, "mlp_ratio": 1.8})
+    registers = Dinov2WithRegistersConfig(hidden_size=40, num_register_tokens=4, **{**dinov2, "mlp_ratio": 3})
     yield "dinov2-registers-40", Dinov2WithRegistersModel(registers)
     yield "vit-33", ViTModel(ViTConfig(hidden_size=33, intermediate_size=65, num_attention_heads=3, **common))
 
