@@ -21,6 +21,7 @@ use tracknet::training::{load_model_for_inference, named_adapters};
 
 use crate::device;
 use crate::out::outln;
+use crate::quantize::resolve;
 
 /// Work on LoRA adapters: merge them into their base and back, list, compare and convert them.
 ///
@@ -221,12 +222,19 @@ fn is_adapter(path: &Path) -> bool {
     path.join(CONFIG_FILE).is_file()
 }
 
+/// The directory of the backbone that an adapter belongs to.
 fn base_of(adapter: &Path, given: Option<&str>) -> Result<String> {
-    let named = match given {
-        Some(base) => Some(base.to_owned()),
-        None => PeftConfig::read(adapter)?.base_model,
+    let directory = match given {
+        Some(base) => resolve(base)?,
+        None => {
+            let named = PeftConfig::read(adapter)?
+                .base_model
+                .with_context(|| format!("{}: names no base model; say where it is with --base", adapter.display()))?;
+            resolve(&named)
+                .with_context(|| format!("{} was made for {named}; say where that is with --base", adapter.display()))?
+        }
     };
-    named.with_context(|| format!("{}: names no base model; say where it is with --base", adapter.display()))
+    Ok(directory.display().to_string())
 }
 
 fn must_not_exist(destination: &Path) -> Result<()> {
@@ -256,7 +264,7 @@ fn merge(args: &MergeArgs) -> Result<ExitCode> {
     let deviation = |merged: &Vit| Deviation::between(before.clone(), merged.tokens(frames.clone()));
     // Layers of a 4-bit base that have no adapter become floats, too.
     let floats = dequantize(merge_adapters(backbone.clone(), MergeInto::Float)?);
-    outln!("{}", deviation(&floats)?)?;
+    outln!("{}{}", if args.requantize { "as floats: " } else { "" }, deviation(&floats)?)?;
     let merged = if args.requantize {
         let packed = merge_adapters(backbone.clone(), MergeInto::Requantized)?;
         outln!("in 4 bits again: {}", deviation(&packed)?)?;

@@ -146,8 +146,13 @@ fn adapters_of_runs_are_listed_shown_merged_taken_out_compared_converted_and_swi
     contains_all(&ends(1, dir, ["adapter", "merge", &whole, "none"]), &["the run has no adapters"]);
     contains_all(
         &ends(1, dir, ["adapter", "merge", &adapter(&plain), "none", "--base", "nowhere/at/all"]),
-        &["neither a directory"],
+        &["nowhere/at/all"],
     );
+
+    fs::rename(dir.join("base"), dir.join("moved")).unwrap();
+    contains_all(&ends(1, dir, ["adapter", "status", &adapter(&plain)]), &["was made for ./base", "--base"]);
+    ends(0, dir, ["adapter", "status", &adapter(&plain), "--base", "moved"]);
+    fs::rename(dir.join("moved"), dir.join("base")).unwrap();
 
     ends(0, dir, ["adapter", "unmerge", "merged", &adapter(&plain), "again"]);
     let weights = |name: &str| read_all(&dir.join(name).join("model.safetensors")).unwrap();

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::models::ModelError;
+
 /// A result with the library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -17,7 +19,7 @@ pub enum Error {
     Dataset(#[from] crate::datasets::DatasetError),
     /// A model cannot be built, loaded, adapted or quantized.
     #[error(transparent)]
-    Model(#[from] crate::models::ModelError),
+    Model(#[from] ModelError),
     /// A training run cannot start or go on.
     #[error(transparent)]
     Training(#[from] crate::training::TrainingError),
@@ -32,6 +34,19 @@ pub enum Error {
     /// A video or an external program failed.
     #[error(transparent)]
     Inference(#[from] crate::inference::InferenceError),
+}
+
+impl Error {
+    /// Says in which file a tensor is that something is wrong with.
+    #[must_use]
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        match self {
+            Self::Model(ModelError::Tensor { name, message }) => {
+                ModelError::file(path, format!("tensor `{name}`: {message}")).into()
+            }
+            other => other,
+        }
+    }
 }
 
 /// Adds the path to an I/O result: `std::fs::read(&path).at(&path)?`.

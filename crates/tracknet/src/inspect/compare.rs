@@ -55,7 +55,7 @@ pub(super) fn measure(
     let mut sums = Sums::default();
     for (prefix, weights) in packed {
         for name in weights.names().filter(|name| is_packed(weights, name)) {
-            let (weight, state) = read_packed(weights, name)?;
+            let (weight, state) = read_packed(weights, name).map_err(|error| error.in_file(weights.path()))?;
             let values = read_source(&source.weights, name, state.shape, against)?;
             let found = weight
                 .error_against(&values)

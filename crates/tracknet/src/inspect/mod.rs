@@ -45,7 +45,7 @@ impl Inspection {
         let found = kind::find(path)?;
         let mut modules = Vec::new();
         for (prefix, weights) in &found.weights {
-            modules.extend(table::rows(weights, prefix)?);
+            modules.extend(table::rows(weights, prefix).map_err(|error| error.in_file(weights.path()))?);
         }
         modules.sort_by_cached_key(|row| natural(&row.path));
         let totals = Totals::of(&modules);

@@ -57,7 +57,7 @@ pub fn dequantize_checkpoint(
         let mut tensors = Vec::new();
         for name in weights.names().filter(|n| side_tensor_of(weights, n).is_none()) {
             if is_packed(weights, name) {
-                let tensor = unpacked(weights, name, dtype, &file)?;
+                let tensor = unpacked(weights, name, dtype, &file).map_err(|error| error.in_file(weights.path()))?;
                 report.layers += 1;
                 report.before += weights.length(name).unwrap_or_default() + scale_bytes(weights, name);
                 report.after += tensor.shape.iter().product::<usize>() * tensor.dtype.bitsize() / 8;
@@ -93,7 +93,8 @@ fn unpacked<'a>(weights: &'a Weights, name: &'a str, dtype: Option<StoredAs>, pa
         ComputeDtype::Bf16 => StoredAs::Bf16,
     });
     let write = Box::new(move |out: &mut dyn Write| {
-        let values = read_packed(weights, name)?.0.dequantize();
+        let (packed, _) = read_packed(weights, name).map_err(|error| error.in_file(weights.path()))?;
+        let values = packed.dequantize();
         write_values(out, name, &values, stored, path)
     });
     Ok(Planned { name: name.to_owned(), dtype: stored.dtype(), shape: state.shape.to_vec(), write })

@@ -66,7 +66,8 @@ pub fn quantize_checkpoint(source: &Path, destination: &Path, job: &QuantizeJob)
     for linear in plan.packed {
         let (path, shape) = (linear.path.clone(), linear.shape);
         let stored = checkpoint.weights.dtype(&linear.source).map_or(0, |dtype| dtype.bitsize() / 8);
-        let layer = Packed::new(&checkpoint.weights, linear, &job.options)?;
+        let layer = Packed::new(&checkpoint.weights, linear, &job.options)
+            .map_err(|error| error.in_file(checkpoint.weights.path()))?;
         let [before, after] = [shape[0] * shape[1] * stored, layer.weight.storage_bytes()];
         report.layers.push(QuantizedLayer { path, shape, before, after });
         packed.push(layer);
@@ -97,10 +98,10 @@ pub(super) fn refuse_existing(destination: &Path) -> Result<(), ModelError> {
 
 /// Copies what belongs to the checkpoint besides its weights.
 pub(super) fn carry(source: &Path, destination: &Path) -> Result<()> {
-    for file in
-        CARRIED.map(|name| (source.join(name), destination.join(name))).iter().filter(|(from, _)| from.is_file())
-    {
-        fs::copy(&file.0, &file.1).at(&file.0)?;
+    for name in CARRIED.into_iter().filter(|name| source.join(name).is_file()) {
+        let (from, to) = (source.join(name), destination.join(name));
+        // Not `fs::copy`, which copies a write protection, too.
+        fs::write(&to, fs::read(&from).at(&from)?).at(&to)?;
     }
     Ok(())
 }
@@ -167,9 +168,15 @@ struct Packed {
 impl Packed {
     fn new(weights: &Weights, linear: Linear, options: &QuantizeOptions) -> Result<Self> {
         let problem = |name: &str, message: String| ModelError::Tensor { name: name.to_owned(), message };
-        let found = weights.dtype(&linear.source);
-        let dtype =
-            float(found).ok_or_else(|| problem(&linear.source, format!("is {found:?}, expected F32, F16 or BF16")))?;
+        let dtype = match weights.dtype(&linear.source) {
+            Some(Dtype::F32) => ComputeDtype::F32,
+            Some(Dtype::F16) => ComputeDtype::F16,
+            Some(Dtype::BF16) => ComputeDtype::Bf16,
+            Some(other) => {
+                return Err(problem(&linear.source, format!("is {other:?}, expected F32, F16 or BF16")).into());
+            }
+            None => return Err(problem(&linear.source, "is missing".to_owned()).into()),
+        };
         let values = weights.read_rows(&linear.source, linear.rows.clone())?;
         let weight = PackedWeight::quantize(&values, linear.shape, options)
             .map_err(|e| problem(&linear.weight(), e.to_string()))?;
@@ -220,15 +227,6 @@ impl Plan {
 /// Heads are no part of a backbone.
 fn is_head(path: &str) -> bool {
     ["classifier", "lm_head", "decoder"].iter().any(|head| path == *head || path.starts_with(&format!("{head}.")))
-}
-
-fn float(dtype: Option<Dtype>) -> Option<ComputeDtype> {
-    match dtype? {
-        Dtype::F32 => Some(ComputeDtype::F32),
-        Dtype::F16 => Some(ComputeDtype::F16),
-        Dtype::BF16 => Some(ComputeDtype::Bf16),
-        _ => None,
-    }
 }
 
 /// Writes the packed weights, and copies every other tensor as it is.
