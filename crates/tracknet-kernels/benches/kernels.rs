@@ -134,16 +134,18 @@ fn attention_of_a_block(group: &mut Group<'_>) {
     let scale = ((HIDDEN / HEADS) as f32).sqrt().recip();
     // Two products forward, four backward.
     let product = 2 * FRAMES * TOKENS * TOKENS * HIDDEN;
-    both(
-        group,
-        &format!("{HEADS} heads, {TOKENS} tokens"),
-        [operations(2 * product, "bf16"), operations(4 * product, "bf16")],
-        |device| [(); 3].map(|()| random([FRAMES, TOKENS, HIDDEN], device)),
-        |[q, k, v]| {
-            let rotary = if q.is_require_grad() { &trained } else { &plain };
-            attention(q.clone(), k.clone(), v.clone(), HEADS, scale, Some(rotary), ComputeDtype::Bf16)
-        },
-    );
+    for (dtype, compute) in [("f32", ComputeDtype::F32), ("bf16", ComputeDtype::Bf16)] {
+        both(
+            group,
+            &format!("{HEADS} heads, {TOKENS} tokens/{dtype}"),
+            [operations(2 * product, dtype), operations(4 * product, dtype)],
+            |device| [(); 3].map(|()| random([FRAMES, TOKENS, HIDDEN], device)),
+            |[q, k, v]| {
+                let rotary = if q.is_require_grad() { &trained } else { &plain };
+                attention(q.clone(), k.clone(), v.clone(), HEADS, scale, Some(rotary), compute)
+            },
+        );
+    }
 }
 
 fn normalization(group: &mut Group<'_>) {

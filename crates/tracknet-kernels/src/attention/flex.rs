@@ -50,7 +50,8 @@ impl AttentionOps for Flex {
         let dtype = query.dtype();
         let host = HostTensors::new([query, key, value], table, format);
         let [output, statistics, gradient] = [output, statistics, gradient].map(on_host);
-        let gradients = host.inputs().backward(slice(&output), slice(&statistics), slice(&gradient), Isa::best());
+        let [output, statistics, gradient] = [&output, &statistics, &gradient].map(slice);
+        let gradients: [Vec<f32>; 3] = host.inputs().backward(output, statistics, gradient, Isa::best());
         let [d_query, d_key, d_value] = gradients.map(|values| host.tensor(values, dtype));
         (d_query, d_key, d_value)
     }

@@ -45,8 +45,9 @@ impl Rotary {
 /// * returns the same shape and dtype.
 ///
 /// On the CPU sums and the softmax are f32, in tiles that fit the caches, with the widest instructions the processor has;
-/// other backends compute in the dtype of the tensors. Backward computes the scores again (FlashAttention-2, Dao, 2023, <https://arxiv.org/abs/2307.08691>). NaN or an
-/// infinity gives NaN in every row it takes part in: in a key or value in all rows of its head and frame.
+/// other backends compute in the dtype of the tensors. Backward computes the scores again (FlashAttention-2, Dao, 2023,
+/// <https://arxiv.org/abs/2307.08691>). NaN or an infinity gives NaN in every row it takes part in: in a key or value in
+/// all rows of its head and frame.
 ///
 /// # Panics
 /// If shapes do not fit each other, the heads or the table, like every Burn operation.

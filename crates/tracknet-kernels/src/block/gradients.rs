@@ -95,15 +95,14 @@ impl Block<'_> {
         });
         drop((of_branch, attended_rows));
         let attention = self.attention(&query, &key, &value);
-        let gradients = attention.backward(&attended, &lse, &of_attended, AttentionIsa::best());
+        let gradients: [Vec<bf16>; 3] = attention.backward(&attended, &lse, &of_attended, AttentionIsa::best());
         drop((of_attended, attended, query, key, value));
 
         let mut of_normal = vec![0.0; rows * hidden];
         let mut layers = [(&self.query, thin_query), (&self.key, thin_key), (&self.value, thin_value)].into_iter();
         let of_layers = gradients.map(|gradient| {
             let (linear, thin) = layers.next()?;
-            let gradient =
-                implementation.rows(rows, hidden, |first, y| y.copy_from_slice(&gradient[first * hidden..][..y.len()]));
+            let gradient = implementation.rows(rows, hidden, |first, y| widen(&gradient[first * hidden..], y));
             let sink = AddScaled { out: Shared::new(&mut of_normal), stride: hidden, scale: None };
             linear.backward(&gradient, &normal1, thin.as_ref(), implementation, &sink)
         });

@@ -14,17 +14,17 @@ use super::product::{Left, product};
 use super::rows::{Angles, Buffer, HeadRows, SharedRows, columns_as_rows, turn_back};
 
 /// All gradients of one head. One task: sums over the queries of a head are then in the order of the queries.
-pub(super) struct Backward<'a, E, O, G> {
+pub(super) struct Backward<'a, E, O, G, D> {
     pub(super) head: &'a Head<'a, E>,
     pub(super) output: HeadRows<'a, O>,
     pub(super) gradient: HeadRows<'a, G>,
     pub(super) lse: &'a [f32],
-    pub(super) d_query: &'a SharedRows<'a, f32>,
-    pub(super) d_key: &'a SharedRows<'a, f32>,
-    pub(super) d_value: &'a SharedRows<'a, f32>,
+    pub(super) d_query: &'a SharedRows<'a, D>,
+    pub(super) d_key: &'a SharedRows<'a, D>,
+    pub(super) d_value: &'a SharedRows<'a, D>,
 }
 
-impl<E: Element, O: Element, G: Element> Task for Backward<'_, E, O, G> {
+impl<E: Element, O: Element, G: Element, D: Element> Task for Backward<'_, E, O, G, D> {
     type Output = ();
 
     #[inline(always)]
@@ -39,7 +39,7 @@ impl<E: Element, O: Element, G: Element> Task for Backward<'_, E, O, G> {
                 let count = work.stride.min(tokens - first);
                 // Two registers of queries share one of places.
                 let columns = count.next_multiple_of(F::GROUP * L::COUNT);
-                work.begin::<E, O, G, L, F>(&self, [first, count, columns]);
+                work.begin::<E, O, G, D, L, F>(&self, [first, count, columns]);
                 for tile in (0..tokens).step_by(TILE_KEYS) {
                     work.tile::<L, F, ROWS>(tile, TILE_KEYS.min(tokens - tile), [count, columns]);
                 }
@@ -50,7 +50,7 @@ impl<E: Element, O: Element, G: Element> Task for Backward<'_, E, O, G> {
     }
 }
 
-impl<E: Element, O: Element, G: Element> Backward<'_, E, O, G> {
+impl<E: Element, O: Element, G: Element, D: Element> Backward<'_, E, O, G, D> {
     /// # Safety
     /// The processor has the instructions of `L`.
     #[inline(always)]
@@ -81,14 +81,14 @@ impl<E: Element, O: Element, G: Element> Backward<'_, E, O, G> {
 
     /// Writes the row of a token, turned back if `angles` is given, and times `factor`.
     #[inline(always)]
-    fn write(&self, to: &SharedRows<'_, f32>, token: usize, row: &mut [f32], angles: Option<Angles<'_>>, factor: f32) {
+    fn write(&self, to: &SharedRows<'_, D>, token: usize, row: &mut [f32], angles: Option<Angles<'_>>, factor: f32) {
         if let Some(angles) = angles {
             turn_back(row, angles, token);
         }
         // SAFETY: one task writes this head's row of this token, once.
         let out = unsafe { to.row(self.head.offset(token), row.len()) };
         for (out, x) in out.iter_mut().zip(row) {
-            out.write(*x * factor);
+            out.write(D::from_f32(*x * factor));
         }
     }
 }
@@ -148,9 +148,9 @@ impl Work {
     /// # Safety
     /// The processor has the instructions of `L`.
     #[inline(always)]
-    unsafe fn begin<E: Element, O: Element, G: Element, L: Lanes, F: Factors<L>>(
+    unsafe fn begin<E: Element, O: Element, G: Element, D: Element, L: Lanes, F: Factors<L>>(
         &mut self,
-        task: &Backward<'_, E, O, G>,
+        task: &Backward<'_, E, O, G, D>,
         panel @ [first, count, _]: [usize; 3],
     ) {
         let head = task.head;

@@ -95,16 +95,17 @@ impl<E: Element> Inputs<'_, E> {
         (output, lse)
     }
 
-    /// The gradients of query, key and value, from what [`Self::forward`] returned and the gradient of the output.
+    /// The gradients of query, key and value, from what [`Self::forward`] returned and the gradient of the output. They
+    /// are summed in f32 and written as `D`.
     ///
     /// The result does not depend on the number of threads.
-    pub(crate) fn backward<O: Element, G: Element>(
+    pub(crate) fn backward<O: Element, G: Element, D: Element>(
         &self,
         output: &[O],
         lse: &[f32],
         gradient: &[G],
         isa: Isa,
-    ) -> [Vec<f32>; 3] {
+    ) -> [Vec<D>; 3] {
         let AttentionShape { batch, tokens, heads, .. } = self.shape;
         let (lengths, len) = ([output.len(), gradient.len()], self.shape.elements());
         assert!(lengths == [len; 2] && lse.len() == batch * heads * tokens, "{lengths:?} numbers of {:?}", self.shape);
