@@ -429,7 +429,7 @@ fn spread<N: Size, P: Size>(parameter: Vector<f32, P>) -> Vector<f32, N> {
     if comptime!(channels == values) {
         Vector::<f32, N>::cast_from(parameter)
     } else {
-        Vector::<f32, N>::new(parameter.extract(0))
+        Vector::<f32, N>::new(parameter.extract(0usize))
     }
 }
 

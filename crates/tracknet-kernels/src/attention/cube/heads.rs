@@ -169,8 +169,8 @@ fn join<F: Float, G: Float, N: Size>(
     let token = rest % layout.tokens;
     let frame = rest / layout.tokens;
     let start = ((frame * layout.heads + head) * layout.padded + token) * layout.vectors;
-    let values = turn::<F, N>(x, table, start, at, token, layout, turned, true);
     let place = layout.first * layout.tokens * layout.heads * layout.vectors + ABSOLUTE_POS;
+    let values = turn::<F, N>(x, table, start, at, token, layout, turned, true);
     y[place] = Vector::cast_from(values * Vector::new(factor));
 }
 
