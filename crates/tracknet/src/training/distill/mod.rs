@@ -83,7 +83,7 @@ impl DistillOptions {
             loss: DistillLoss::Cosine,
             steps: 150,
             batch_size: 8,
-            lr: 1e-3,
+            lr: 3e-4,
             rank: lora.r,
             lora_alpha: lora.lora_alpha,
             quant_type: QuantizationConfig::default().quant_type,
