@@ -1,5 +1,7 @@
 //! The tests that take their device from the environment, as one program to carry to a machine with a GPU.
 #![cfg(any(feature = "cuda", feature = "wgpu"))]
+// Each of them has the helpers of `common` for itself, as when it runs alone.
+#![allow(clippy::duplicate_mod)]
 
 #[path = "parity_adapters/main.rs"]
 mod parity_adapters;
