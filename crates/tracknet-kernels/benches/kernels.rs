@@ -19,6 +19,8 @@ use std::hint::black_box;
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput};
 use tracknet_kernels::attention::{Rotary, attention};
+use tracknet_kernels::block::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
+use tracknet_kernels::dropout::KeepMask;
 use tracknet_kernels::{
     ComputeDtype, FusedActivation, Linear4bitWeight, NormSpec, PackedWeight, QuantizeOptions, depthwise_conv3x3, gelu,
     group_norm, layer_norm, linear_4bit, resize_bilinear,
@@ -34,6 +36,8 @@ const TOKENS: usize = 18 * 32 + 5;
 const HIDDEN: usize = 384;
 const HEADS: usize = 6;
 const MLP: usize = 1536;
+/// Of the adapters.
+const RANK: usize = 16;
 /// The last stage of the decoder: channels, height, width.
 const STAGE: [usize; 3] = [64, 144, 256];
 
@@ -49,6 +53,7 @@ fn main() {
         .configure_from_args();
     fourbit(&mut criterion.benchmark_group("linear_4bit"));
     attention_of_a_block(&mut criterion.benchmark_group("attention"));
+    whole_block(&mut criterion.benchmark_group("frozen_block"));
     normalization(&mut criterion.benchmark_group("norm"));
     activation(&mut criterion.benchmark_group("gelu"));
     convolution(&mut criterion.benchmark_group("depthwise"));
@@ -125,12 +130,15 @@ fn fourbit(group: &mut Group<'_>) {
     }
 }
 
-fn attention_of_a_block(group: &mut Group<'_>) {
-    let pairs = HIDDEN / HEADS / 2;
-    let angles: Vec<f32> = (0..TOKENS * pairs).map(|i| i as f32 * 0.01).collect();
+/// Some angles for every token, on the CPU and on the same with gradients.
+fn rotary() -> [Rotary; 2] {
+    let angles: Vec<f32> = (0..TOKENS * (HIDDEN / HEADS / 2)).map(|i| i as f32 * 0.01).collect();
     let [cos, sin] = [f32::cos, f32::sin].map(|f| angles.iter().map(|&angle| f(angle)).collect::<Vec<_>>());
-    let rotary = |device: &Device| Rotary::new(cos.clone(), &sin, TOKENS, device);
-    let (plain, trained) = (rotary(&device()), rotary(&device().autodiff()));
+    [device(), device().autodiff()].map(|device| Rotary::new(cos.clone(), &sin, TOKENS, &device))
+}
+
+fn attention_of_a_block(group: &mut Group<'_>) {
+    let [plain, trained] = rotary();
     let scale = ((HIDDEN / HEADS) as f32).sqrt().recip();
     // Two products forward, four backward.
     let product = 2 * FRAMES * TOKENS * TOKENS * HIDDEN;
@@ -143,6 +151,70 @@ fn attention_of_a_block(group: &mut Group<'_>) {
             |[q, k, v]| {
                 let rotary = if q.is_require_grad() { &trained } else { &plain };
                 attention(q.clone(), k.clone(), v.clone(), HEADS, scale, Some(rotary), compute)
+            },
+        );
+    }
+}
+
+/// A block in 4 bits or floats with adapters that train, as QLoRA and LoRA run it.
+fn whole_block(group: &mut Group<'_>) {
+    let shapes = [[HIDDEN; 2], [HIDDEN; 2], [HIDDEN; 2], [HIDDEN; 2], [MLP, HIDDEN], [HIDDEN, MLP]];
+    let rows = FRAMES * TOKENS;
+    let linear: usize = shapes.iter().map(|[out, input]| 2 * rows * out * input).sum();
+    let thin: usize = shapes.iter().map(|[out, input]| 2 * rows * RANK * (out + input)).sum();
+    let product = 2 * FRAMES * TOKENS * TOKENS * HIDDEN;
+    let rates = [linear + thin + 2 * product, linear + 2 * thin + 4 * product].map(|count| operations(count, "bf16"));
+    let rotary = rotary();
+    for name in ["nf4, adapters", "float, adapters"] {
+        let layers = [device(), device().autodiff()].map(|device| {
+            shapes.map(|shape @ [out, input]| {
+                let weight = Linear4bitWeight::from_packed(&packed(shape), ComputeDtype::Bf16, &device);
+                let [a, b] = [[RANK, input], [out, RANK]].map(|shape| random(shape, &device));
+                (weight.expect("scales in range"), random(shape, &device), a, b)
+            })
+        });
+        both(
+            group,
+            name,
+            rates.clone(),
+            |device| [random([FRAMES, TOKENS, HIDDEN], device)],
+            |[x]| {
+                let trains = usize::from(x.is_require_grad());
+                let linear = |i: usize| {
+                    let (packed, dense, a, b) = &layers[trains][i];
+                    let leaf = |matrix: &Tensor<2>| match trains {
+                        0 => matrix.clone(),
+                        _ => matrix.clone().require_grad(),
+                    };
+                    let dropout = (trains == 1).then_some(KeepMask { keep: 0.95, seed: i as u64 });
+                    FrozenLinear {
+                        weight: if name.starts_with("nf4") {
+                            FrozenWeight::Packed(packed)
+                        } else {
+                            FrozenWeight::Dense(dense.clone())
+                        },
+                        bias: None,
+                        adapter: Some(Adapter { a: leaf(a), b: leaf(b), scale: 2.0, dropout }),
+                    }
+                };
+                let norm = || FrozenNorm {
+                    weight: Tensor::ones([HIDDEN], &x.device()),
+                    bias: Tensor::zeros([HIDDEN], &x.device()),
+                    epsilon: 1e-5,
+                };
+                let block = FrozenBlock {
+                    norms: [norm(), norm()],
+                    query: linear(0),
+                    key: linear(1),
+                    value: linear(2),
+                    output: linear(3),
+                    up: linear(4),
+                    down: linear(5),
+                    scales: [None, None],
+                    heads: HEADS,
+                    checkpoint: false,
+                };
+                frozen_block(x.clone(), Some(&rotary[trains]), block)
             },
         );
     }
