@@ -7,7 +7,8 @@
 # Neither a CUDA toolkit nor LLVM is needed. Burn's CUDA runtime can compile kernels in two ways: in C++ through NVRTC, which
 # is what the feature `cuda` selects here, or through LLVM. Both are always compiled in, and the second would want a bundle
 # of LLVM libraries from the network to link against. DOCS_RS keeps its build script from fetching them, and the linker is
-# told to leave their symbols open: nothing calls them.
+# told to leave their symbols open: nothing calls them. (On a machine whose Vulkan driver itself is built on LLVM, such as
+# Mesa's software driver, use a build with `--features wgpu` alone.)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-.gpu}
@@ -35,6 +36,10 @@ for line in open(sys.argv[1]):
     subprocess.run(["strip", target], check=True)
     print(f"{target}: {os.path.getsize(target) >> 20} MiB")
 PYTHON
+# The dynamic linker wants every symbol when a program starts: they lead to a trap, which nothing reaches.
+nm -D --undefined-only "$folder/tracknet" |
+  awk '$1 == "U" && $2 !~ /@/ { print "void " $2 "(void) { __builtin_trap(); }" }' |
+  cc -x c -shared -fPIC -w -o "$folder/libno-llvm.so" -
 rm -rf "$folder/fixtures"
 mkdir -p "$folder/fixtures/tracknet" "$folder/fixtures/tracknet-kernels"
 cp -r crates/tracknet/tests/fixtures/. "$folder/fixtures/tracknet/"

@@ -19,6 +19,8 @@ for p in nvidia.__path__:
   for d in glob.glob(os.path.join(p, "*", "lib")): print(d)' 2>/dev/null); do
   [ -d "$dir" ] && LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$dir"
 done
+# Burn's compilation through LLVM is linked in and not used here; this stands in for its symbols (gpu_bundle.sh).
+run() { LD_PRELOAD="$here/libno-llvm.so" "$@"; }
 export LD_LIBRARY_PATH CUDA_PATH=${CUDA_PATH:-/usr/local/cuda}
 
 # The tests look for their data where they were built.
@@ -35,7 +37,7 @@ parity() {
   local status=0
   for package in tracknet-kernels tracknet; do
     echo "== $package on $device"
-    TRACKNET_TEST_DEVICE=${device%%:*} "$here/tests-$package" --test-threads 1 2>&1 | tee "$out/parity-$package.log" |
+    TRACKNET_TEST_DEVICE=${device%%:*} run "$here/tests-$package" --test-threads 1 2>&1 | tee "$out/parity-$package.log" |
       grep -E '^test |^test result|panicked|differs|expected' | sed 's/^test //' || true
     grep -q '^test result: ok' "$out/parity-$package.log" || status=1
   done
@@ -44,7 +46,7 @@ parity() {
 
 quickstart() {
   local run; run=$(mktemp -d)
-  (cd "$run" && time "$here/tracknet" quickstart --device "$device" quickstart) 2>&1 | tee "$out/quickstart.log" | tail -40
+  (cd "$run" && time run "$here/tracknet" quickstart --device "$device" quickstart) 2>&1 | tee "$out/quickstart.log" | tail -40
 }
 
 # Lines of JSON from both sides, in turn, for each workload.
@@ -53,7 +55,7 @@ bench() {
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null
   for job in ${JOBS:-S:16 S:64 B:16 B:64}; do
     local size=${job%%:*} batch=${job##*:}
-    "$here/tracknet" bench "train/qlora/$size" --batch "$batch" --device "$device" --steps 15 --json "$out/ours.json" \
+    run "$here/tracknet" bench "train/qlora/$size" --batch "$batch" --device "$device" --steps 15 --json "$out/ours.json" \
       training.precision=bf16 > "$out/bench-$size-$batch.log" 2>&1 || tail -3 "$out/bench-$size-$batch.log"
     python3 - "$out/ours.json" "$size" "$batch" >> "$out/bench.jsonl" <<'PYTHON'
 import json, sys
@@ -86,7 +88,7 @@ profile() {
   local job=${JOBS:-B:64} dir; dir=$(mktemp -d)
   local size=${job%%:*} batch=${job##*:}
   printf '[profiling]\nlogger = { file = "%s/kernels.log", level = "basic" }\n' "$dir" > "$dir/cubecl.toml"
-  (cd "$dir" && "$here/tracknet" bench "train/qlora/$size" --batch "$batch" --device "$device" --steps 4 \
+  (cd "$dir" && run "$here/tracknet" bench "train/qlora/$size" --batch "$batch" --device "$device" --steps 4 \
     training.precision=bf16) > "$out/profile-$size-$batch.log" 2>&1
   tail -2 "$out/profile-$size-$batch.log"
   python3 - "$dir/kernels.log" <<'PYTHON' | tee "$out/kernels-$size-$batch.txt"
