@@ -14,7 +14,7 @@ ci:
 
 # Every kernel beside what the processor can reach; `tracknet bench` measures whole steps.
 bench *args:
-    cargo bench -p tracknet-kernels -- {{args}}
+    cargo bench --workspace --bench kernels -- {{args}}
 
 fmt:
     cargo fmt --all

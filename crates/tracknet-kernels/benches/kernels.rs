@@ -1,8 +1,8 @@
 //! Every kernel beside what the processor can reach.
 //!
 //! ```text
-//! cargo bench -p tracknet-kernels                    # all, a second or two each
-//! cargo bench -p tracknet-kernels -- linear          # those whose name contains `linear`
+//! cargo bench --workspace --bench kernels                    # all, a second or two each
+//! cargo bench --workspace --bench kernels -- linear          # those whose name contains `linear`
 //! ```
 //!
 //! The shapes are those of a ViT-S at 512×288 and its decoder, batches of 4 frames. The rate is counted from the shapes:
@@ -42,6 +42,8 @@ const RANK: usize = 16;
 const STAGE: [usize; 3] = [64, 144, 256];
 
 fn main() {
+    // As in the program: without it, large outputs measure how fast the system clears pages.
+    tracknet_kernels::allocator::keep_large_blocks();
     let roofline = Roofline::measure();
     println!("{roofline}");
     let mut criterion = Criterion::default()
