@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+use tracknet::bench::peak_bytes;
 use tracknet::datasets::image::pictures_in;
 use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
 use tracknet::error::IoContext;
@@ -29,7 +30,7 @@ use crate::data::generate_with_bar;
 use crate::interrupt::Interrupt;
 use crate::out::outln;
 use crate::quantize::{Code, resolve};
-use crate::{device, peak, shipped};
+use crate::{device, shipped};
 
 /// Games, and frames of each, that are rendered when no picture is given.
 const GAMES: usize = 10;
@@ -351,7 +352,7 @@ fn student(args: &StudentArgs) -> Result<ExitCode> {
     let mut student = train_student(&job.options, kind, &crops, &targets, &device, &mut Console::new())?;
     let place = args.job.join(kind.name());
     student.write_adapter(&place)?;
-    student.report.peak_memory = peak::resident();
+    student.report.peak_memory = peak_bytes();
     write_json(&place.with_extension("json"), &student.report)?;
     Ok(ExitCode::SUCCESS)
 }

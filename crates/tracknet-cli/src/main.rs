@@ -16,7 +16,6 @@ mod export;
 mod inspect;
 mod interrupt;
 mod out;
-mod peak;
 mod predict;
 mod quantize;
 mod quickstart;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
+use tracknet::bench::peak_bytes;
 use tracknet::config::{Config, ConfigSources};
 use tracknet::datasets::Dataset;
 use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
@@ -27,7 +28,7 @@ use crate::args::DeviceArgs;
 use crate::data::generate_with_bar;
 use crate::interrupt::Interrupt;
 use crate::out::outln;
-use crate::{device, peak, shipped};
+use crate::{device, shipped};
 
 /// Clips in a rendered game.
 const CLIPS: usize = 1;
@@ -254,7 +255,7 @@ fn print_result(before: &Evaluation, after: &Evaluation) -> Result<()> {
 }
 
 fn peak_memory() -> String {
-    peak::resident().map_or_else(|| "not known on this system".to_owned(), |peak| bytes(peak as usize))
+    peak_bytes().map_or_else(|| "not known on this system".to_owned(), |peak| bytes(peak as usize))
 }
 
 fn print_places(places: &Places, run: &Path, best: &Path) -> Result<()> {

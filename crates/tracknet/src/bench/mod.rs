@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::training::device_memory;
 
-pub use process::Machine;
+pub use process::{Machine, peak_bytes};
 pub use report::Report;
 pub use timing::{Repeat, Timing};
 pub use workload::{Mode, Origin, Size, Weights, Workload};

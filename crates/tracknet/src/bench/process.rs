@@ -40,8 +40,9 @@ fn processor() -> Option<String> {
     Some(name.trim_start_matches([' ', '\t', ':']).trim().to_owned())
 }
 
-/// Largest resident memory of this process since its start, or since [`reset_peak`], in bytes.
-pub(super) fn peak_bytes() -> Option<u64> {
+/// Largest resident memory of this process since its start (in workloads: since the model was built), in bytes; where the
+/// system tells.
+pub fn peak_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
