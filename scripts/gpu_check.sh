@@ -46,7 +46,7 @@ parity() {
 
 quickstart() {
   local run; run=$(mktemp -d)
-  (cd "$run" && time run "$here/tracknet" quickstart --device "$device" quickstart) 2>&1 | tee "$out/quickstart.log" | tail -40
+  (cd "$run" && time run "$here/tracknet" quickstart --device "$device") 2>&1 | tee "$out/quickstart.log" | tail -40
 }
 
 # Lines of JSON from both sides, in turn, for each workload.

@@ -8,12 +8,18 @@ use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl::client::Client;
 use burn_cubecl::cubecl::ir::ElemType;
+use burn_cubecl::cubecl::ir::features::Tma;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self, calculate_cube_count_elemwise};
 use burn_cubecl::kernel;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
+use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems, MatmulSetupError};
+use cubek::matmul::launch::launch_ref;
+use cubek::matmul::multi_level;
+use cubek::matmul::routine::BlueprintStrategy;
+use cubek::std::InputBinding;
 
 /// The tensor with its values in one run; not copied if they are.
 pub(crate) fn contiguous(tensor: CubeTensor) -> CubeTensor {
@@ -59,14 +65,35 @@ pub(crate) fn has_products_of(client: &Client, dtype: DType) -> bool {
     matmul.cmma.iter().chain(&matmul.mma).any(|config| config.a_type == wanted && config.b_type == wanted)
 }
 
-/// `lhs · rhs`, matrix by matrix where there are several, accumulated in f32 and rounded once; by the product that Burn
-/// tunes for the device. The result is contiguous: left to itself, Burn pads rows on CUDA, and kernels would copy them.
+/// `lhs · rhs`, matrix by matrix where there are several, accumulated in f32 and rounded once. The result is contiguous:
+/// left to itself, Burn pads rows on CUDA, and kernels would copy them.
+///
+/// The routine is chosen here and not tuned at run time: tuning compiles a dozen kernels for every new shape, minutes of a
+/// first run, and what it finds for the products of a transformer is always the same.
 pub(crate) fn product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
     let mut shape = lhs.shape();
     let last = shape.num_dims() - 1;
     shape[last] = rhs.shape()[last];
     let y = unwritten(&lhs, shape, dtype);
-    matmul(lhs, rhs, Some(y), MatmulStrategy::default(), dtype).unwrap_or_else(|e| panic!("matrix product: {e:?}"))
+    if has_bulk_loads(&y.client) && specialized_product(&lhs, &rhs, &y).is_ok() {
+        return y;
+    }
+    matmul(lhs, rhs, Some(y), MatmulStrategy::Cube, dtype).unwrap_or_else(|e| panic!("matrix product: {e:?}"))
+}
+
+/// Whether the device copies tiles on its own (NVIDIA's tensor memory accelerator, from Hopper on).
+fn has_bulk_loads(client: &Client) -> bool {
+    client.properties().features.tma.contains(Tma::Base)
+}
+
+/// Some planes load tiles, the others multiply them. Refused, before anything runs, where rows do not begin at a multiple
+/// of 16 bytes.
+fn specialized_product(lhs: &CubeTensor, rhs: &CubeTensor, y: &CubeTensor) -> Result<(), MatmulSetupError> {
+    let [left, right, out] = [lhs, rhs, y].map(|tensor| elem(tensor.dtype));
+    let mut types = MatmulElems::from_globals(&MatmulGlobalElems { lhs: left, rhs: right, out });
+    let strategy = multi_level::Strategy::SpecializedTmaMma(BlueprintStrategy::Inferred(().into())).into();
+    let [lhs, rhs] = [(lhs, left), (rhs, right)].map(|(factor, elem)| InputBinding::new(factor.clone().binding(), elem));
+    launch_ref(&strategy, &y.client, lhs, rhs, y.clone().binding(), &mut types)
 }
 
 /// Number of values.
