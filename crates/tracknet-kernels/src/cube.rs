@@ -92,7 +92,8 @@ fn specialized_product(lhs: &CubeTensor, rhs: &CubeTensor, y: &CubeTensor) -> Re
     let [left, right, out] = [lhs, rhs, y].map(|tensor| elem(tensor.dtype));
     let mut types = MatmulElems::from_globals(&MatmulGlobalElems { lhs: left, rhs: right, out });
     let strategy = multi_level::Strategy::SpecializedTmaMma(BlueprintStrategy::Inferred(().into())).into();
-    let [lhs, rhs] = [(lhs, left), (rhs, right)].map(|(factor, elem)| InputBinding::new(factor.clone().binding(), elem));
+    let [lhs, rhs] =
+        [(lhs, left), (rhs, right)].map(|(factor, elem)| InputBinding::new(factor.clone().binding(), elem));
     launch_ref(&strategy, &y.client, lhs, rhs, y.clone().binding(), &mut types)
 }
 
