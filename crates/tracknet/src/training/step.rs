@@ -141,7 +141,7 @@ impl Stepper {
     /// A loss or gradient that is not finite leaves model and optimizer as they are.
     ///
     /// # Errors
-    /// After [`MAX_NON_FINITE`] such steps in a row, or if shapes do not fit or the backend fails.
+    /// After [`MAX_NON_FINITE`](super::MAX_NON_FINITE) such steps in a row, or if shapes do not fit or the backend fails.
     pub fn step(
         &mut self,
         model: &mut HeatmapModel,
