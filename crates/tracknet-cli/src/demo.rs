@@ -250,7 +250,7 @@ impl DistillArgs {
             lr: self.lr,
             rank: self.rank,
             lora_alpha: self.lora_alpha,
-            quant_type: self.quant_type.name().to_owned(),
+            quant_type: self.quant_type.quant_type().name().to_owned(),
             size: self.size,
             crops: self.crops,
             validation_crops: self.validation_crops,

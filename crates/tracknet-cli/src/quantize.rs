@@ -77,11 +77,10 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    /// As `quantization.quant_type` spells it.
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn quant_type(self) -> QuantType {
         match self {
-            Self::Nf4 => "nf4",
-            Self::Fp4 => "fp4",
+            Self::Nf4 => QuantType::Nf4,
+            Self::Fp4 => QuantType::Fp4,
         }
     }
 }
@@ -99,10 +98,7 @@ enum Dtype {
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let source = resolve(&args.source)?;
-    let quant_type = match args.quant_type {
-        Code::Nf4 => QuantType::Nf4,
-        Code::Fp4 => QuantType::Fp4,
-    };
+    let quant_type = args.quant_type.quant_type();
     let double_quant = args.double_quant || !args.no_double_quant;
     let compute_dtype = match args.compute_dtype {
         Dtype::Float32 => ComputeDtype::F32,

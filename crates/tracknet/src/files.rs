@@ -99,6 +99,11 @@ fn make_directory_readable(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -59,7 +59,7 @@ impl Repeat {
 
 impl Timing {
     /// Of times in ms; `None` without any.
-    pub(super) fn of(times: Vec<f64>) -> Option<Self> {
+    pub(crate) fn of(times: Vec<f64>) -> Option<Self> {
         (!times.is_empty()).then(|| Self::sorted(times))
     }
 

@@ -14,6 +14,7 @@ use tracknet_kernels::{Absmax, ComputeDtype};
 
 use crate::config::{LoraConfig, MODEL_NAMES, ModelConfig, QuantizationConfig};
 use crate::error::Result;
+use crate::files::hex;
 
 use super::backbones::{ModulePaths, VitSpec};
 use super::decoders::UpsamplingSpec;
@@ -351,7 +352,7 @@ impl<'a> Hashed<'a> {
     fn finish(self) -> String {
         drop(self.bytes);
         let digest = self.thread.join().unwrap_or_else(|panic| resume_unwind(panic));
-        digest.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        hex(&digest.finalize())
     }
 
     fn update(&self, bytes: Vec<u8>) {

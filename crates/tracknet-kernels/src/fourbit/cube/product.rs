@@ -9,12 +9,10 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
 use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
-use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
-use cubek::matmul::multi_level;
-use cubek::std::InputBinding;
+use cubek::matmul::multi_level::Strategy;
 
 use crate::cube::{
-    address_type, cast, contiguous, count, elem, grid, has_products_of, product, unwritten, vector_size,
+    address_type, cast, contiguous, count, grid, has_products_of, product, product_by, unwritten, vector_size,
 };
 use crate::fourbit::ComputeDtype;
 use crate::fourbit::ops::Product;
@@ -134,12 +132,7 @@ fn product_of(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
 fn exact_product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
     let (m, n) = (lhs.shape()[0], rhs.shape()[1]);
     let y = unwritten(&lhs, [m, n], DType::F32);
-    let types = MatmulGlobalElems { lhs: elem(lhs.dtype), rhs: elem(rhs.dtype), out: elem(DType::F32) };
-    let client = y.client.clone();
-    let [left, right] = [lhs, rhs].map(|factor| InputBinding::new(factor.binding(), elem(DType::F32)));
-    let strategy = multi_level::Strategy::DoubleUnit(Default::default()).into();
-    let mut types = MatmulElems::from_globals(&types);
-    cubek::matmul::launch::launch_ref(&strategy, &client, left, right, y.clone().binding(), &mut types)
+    product_by(Strategy::DoubleUnit(Default::default()), &lhs, &rhs, &y)
         .unwrap_or_else(|error| panic!("matrix product: {error:?}"));
     cast(y, dtype)
 }

@@ -7,30 +7,32 @@ use serde_json::{Map, Value};
 use crate::models::ModelError;
 use crate::models::layers::Activation;
 
-use super::names::{MemoryNames, VitNames};
+use super::names::{LinearNames, VitNames};
 use super::spec::{Biases, ImageSize, MlpKind, Position, Resampling, VitSpec, activation, parse};
 
 const PLAIN: VitNames = VitNames {
     model_type: "dinov2",
     architecture: "Dinov2Model",
     optional_prefix: Some("dinov2."),
-    blocks: "encoder.layer",
     patch: "embeddings.patch_embeddings.projection",
     norm: "layernorm",
     norm1: "norm1",
     norm2: "norm2",
-    query: "attention.attention.query",
-    key: "attention.attention.key",
-    value: "attention.attention.value",
-    output: "attention.output.dense",
-    up: "mlp.fc1",
-    gate: "",
-    down: "mlp.fc2",
+    files: LinearNames {
+        blocks: "encoder.layer",
+        query: "attention.attention.query",
+        key: "attention.attention.key",
+        value: "attention.attention.value",
+        output: "attention.output.dense",
+        up: "mlp.fc1",
+        gate: "",
+        down: "mlp.fc2",
+    },
     stacked: None,
     memory: MEMORY,
     unused: &["embeddings.mask_token"],
 };
-const MEMORY: MemoryNames = MemoryNames {
+const MEMORY: LinearNames = LinearNames {
     blocks: "encoder.layer",
     query: "attention.q_proj",
     key: "attention.k_proj",
@@ -42,11 +44,9 @@ const MEMORY: MemoryNames = MemoryNames {
 };
 /// Gate and up have no names of their own in files, so they are called here as in memory.
 pub(super) const SWIGLU: VitNames = VitNames {
-    up: "mlp.up_proj",
-    gate: "mlp.gate_proj",
-    down: "mlp.weights_out",
+    files: LinearNames { up: "mlp.up_proj", gate: "mlp.gate_proj", down: "mlp.weights_out", ..PLAIN.files },
     stacked: Some("mlp.weights_in"),
-    memory: MemoryNames { up: "mlp.up_proj", gate: "mlp.gate_proj", down: "mlp.down_proj", ..MEMORY },
+    memory: LinearNames { up: "mlp.up_proj", gate: "mlp.gate_proj", down: "mlp.down_proj", ..MEMORY },
     ..PLAIN
 };
 const REGISTERS: VitNames = VitNames {

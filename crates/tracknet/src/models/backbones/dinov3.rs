@@ -5,18 +5,11 @@ use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 
-use super::names::{MemoryNames, VitNames};
+use super::names::{LinearNames, VitNames};
 use super::spec::{Biases, MlpKind, Position, VitSpec, activation, parse};
 
-pub(super) const NAMES: VitNames = VitNames {
-    model_type: "dinov3_vit",
-    architecture: "DINOv3ViTModel",
-    optional_prefix: Some("model."),
+const FILES: LinearNames = LinearNames {
     blocks: "layer",
-    patch: "embeddings.patch_embeddings",
-    norm: "norm",
-    norm1: "norm1",
-    norm2: "norm2",
     query: "attention.q_proj",
     key: "attention.k_proj",
     value: "attention.v_proj",
@@ -24,18 +17,19 @@ pub(super) const NAMES: VitNames = VitNames {
     up: "mlp.up_proj",
     gate: "mlp.gate_proj",
     down: "mlp.down_proj",
+};
+pub(super) const NAMES: VitNames = VitNames {
+    model_type: "dinov3_vit",
+    architecture: "DINOv3ViTModel",
+    optional_prefix: Some("model."),
+    patch: "embeddings.patch_embeddings",
+    norm: "norm",
+    norm1: "norm1",
+    norm2: "norm2",
+    files: FILES,
     stacked: None,
     // One module deeper than in files, but for embeddings and the last norm.
-    memory: MemoryNames {
-        blocks: "model.layer",
-        query: "attention.q_proj",
-        key: "attention.k_proj",
-        value: "attention.v_proj",
-        output: "attention.o_proj",
-        up: "mlp.up_proj",
-        gate: "mlp.gate_proj",
-        down: "mlp.down_proj",
-    },
+    memory: LinearNames { blocks: "model.layer", ..FILES },
     unused: &["embeddings.mask_token"],
 };
 

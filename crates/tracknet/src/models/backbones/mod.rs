@@ -15,7 +15,7 @@ mod transformer;
 mod vit;
 
 pub(crate) use names::halve_rows;
-pub use names::{MemoryNames, VitNames};
+pub use names::{LinearNames, VitNames};
 pub use paths::ModulePaths;
 pub(crate) use spec::names_of;
 pub use spec::{Biases, MODEL_TYPES, MlpKind, Position, Resampling, VitSpec};

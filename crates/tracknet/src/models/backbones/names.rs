@@ -21,32 +21,25 @@ pub struct VitNames {
     pub architecture: &'static str,
     /// What some releases put before every name.
     pub optional_prefix: Option<&'static str>,
-    /// Where block `i` is: `<blocks>.<i>`.
-    pub blocks: &'static str,
     pub patch: &'static str,
     pub norm: &'static str,
     pub norm1: &'static str,
     pub norm2: &'static str,
-    pub query: &'static str,
-    pub key: &'static str,
-    pub value: &'static str,
-    pub output: &'static str,
-    pub up: &'static str,
-    pub gate: &'static str,
-    pub down: &'static str,
+    /// The linear layers of the blocks.
+    pub files: LinearNames,
     /// The one projection that gate and up are in files: gate in the upper half of its rows. `None` = they are two there.
     pub stacked: Option<&'static str>,
-    /// The same parts in the memory of `transformers` 5.
-    pub memory: MemoryNames,
+    /// The same layers in memory since `transformers` 5 (its `conversion_mapping.py`). Everything else is called as in files.
+    pub memory: LinearNames,
     /// Tensors of the backbone that heatmaps do not need; a trailing `.` stands for everything below.
     pub unused: &'static [&'static str],
 }
 
-/// What the parts of a block are called in memory since `transformers` 5 (its `conversion_mapping.py`). Everything else
-/// is called as in files.
+/// What the linear layers of a block are called; an empty name is that of a layer that the family does not have.
 #[derive(Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct MemoryNames {
+pub struct LinearNames {
+    /// Where block `i` is: `<blocks>.<i>`.
     pub blocks: &'static str,
     pub query: &'static str,
     pub key: &'static str,
@@ -67,7 +60,7 @@ impl VitNames {
             ["patch", rest @ ..] => join(self.patch, rest),
             ["norm", rest @ ..] => join(self.norm, rest),
             ["blocks", index, part, rest @ ..] => {
-                format!("{}.{index}.{}", self.blocks, join(self.part(part), &projection_names(rest)))
+                format!("{}.{index}.{}", self.files.blocks, join(self.part(part), &projection_names(rest)))
             }
             other => other.join("."),
         }
@@ -79,13 +72,13 @@ impl VitNames {
             "norm2" => self.norm2,
             "scale1" => "layer_scale1.lambda1",
             "scale2" => "layer_scale2.lambda1",
-            "query" => self.query,
-            "key" => self.key,
-            "value" => self.value,
-            "output" => self.output,
-            "up" => self.up,
-            "gate" => self.gate,
-            "down" => self.down,
+            "query" => self.files.query,
+            "key" => self.files.key,
+            "value" => self.files.value,
+            "output" => self.files.output,
+            "up" => self.files.up,
+            "gate" => self.files.gate,
+            "down" => self.files.down,
             other => other,
         }
     }
@@ -109,14 +102,14 @@ impl VitNames {
     /// `….mlp.weights_in.bias`, those of gate and up.
     pub fn halves(&self, path: &str) -> Option<[String; 2]> {
         let (head, tail) = split_at_part(path, self.stacked?)?;
-        Some([self.gate, self.up].map(|half| format!("{head}{half}{tail}")))
+        Some([self.files.gate, self.files.up].map(|half| format!("{head}{half}{tail}")))
     }
 
     /// What is stacked in files, given the path of one half, and whether that is the second one.
     pub fn stacked(&self, path: &str) -> Option<(String, bool)> {
         let stacked = self.stacked?;
         let whole = |half| split_at_part(path, half).map(|(head, tail)| format!("{head}{stacked}{tail}"));
-        whole(self.gate).map(|name| (name, false)).or_else(|| whole(self.up).map(|name| (name, true)))
+        whole(self.files.gate).map(|name| (name, false)).or_else(|| whole(self.files.up).map(|name| (name, true)))
     }
 
     /// The tensors of a backbone as its files have them: halves that are both there become one.

@@ -5,7 +5,7 @@
 //! path, that of the files. It is respelled where directories of PEFT are read and written, and names that a user gives
 //! are looked for in every spelling.
 
-use super::names::VitNames;
+use super::names::{LinearNames, VitNames};
 use super::{dinov2, dinov3, vit};
 
 /// The spellings that a model's paths have.
@@ -52,7 +52,7 @@ impl ModulePaths {
 
     /// The path in the memory of `transformers` 5 of what is at `path`; any path of a module or parameter.
     pub fn in_memory(&self, path: &str) -> String {
-        let memory = self.names().and_then(|names| respell(path, names, names.blocks, names.memory.blocks, false));
+        let memory = self.names().and_then(|names| respell(path, &names.files, &names.memory));
         memory.unwrap_or_else(|| path.to_owned())
     }
 
@@ -62,7 +62,7 @@ impl ModulePaths {
     pub fn from_any(&self, path: &str) -> String {
         let found = self.families().iter().find_map(|names| {
             let bare = names.optional_prefix.and_then(|prefix| path.strip_prefix(prefix));
-            let read = |path| respell(path, names, names.memory.blocks, names.blocks, true);
+            let read = |path| respell(path, &names.memory, &names.files);
             read(path).or_else(|| read(bare?)).or_else(|| bare.map(str::to_owned))
         });
         found.unwrap_or_else(|| path.to_owned())
@@ -86,31 +86,28 @@ impl ModulePaths {
     }
 }
 
-/// A path in a block with the names of files exchanged for those in memory, or the other way with `back`; nothing when
-/// the path is not below a block of `from`.
-fn respell(path: &str, names: &VitNames, from: &str, to: &str, back: bool) -> Option<String> {
-    let rest = path.strip_prefix(from)?.strip_prefix('.')?;
+/// A path in a block with its names exchanged; nothing when the path is not below a block of `from`.
+fn respell(path: &str, from: &LinearNames, to: &LinearNames) -> Option<String> {
+    let rest = path.strip_prefix(from.blocks)?.strip_prefix('.')?;
     let (index, part) = rest.split_once('.').unwrap_or((rest, ""));
     if index.is_empty() || !index.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let memory = &names.memory;
     let parts = [
-        (names.query, memory.query),
-        (names.key, memory.key),
-        (names.value, memory.value),
-        (names.output, memory.output),
-        (names.up, memory.up),
-        (names.gate, memory.gate),
-        (names.down, memory.down),
+        (from.query, to.query),
+        (from.key, to.key),
+        (from.value, to.value),
+        (from.output, to.output),
+        (from.up, to.up),
+        (from.gate, to.gate),
+        (from.down, to.down),
     ];
-    let renamed = parts.into_iter().filter(|(file, _)| !file.is_empty()).find_map(|(file, memory)| {
-        let (old, new) = if back { (memory, file) } else { (file, memory) };
+    let renamed = parts.into_iter().filter(|(old, _)| !old.is_empty()).find_map(|(old, new)| {
         let tail = part.strip_prefix(old).filter(|tail| tail.is_empty() || tail.starts_with('.'))?;
         Some(format!("{new}{tail}"))
     });
     let part = renamed.unwrap_or_else(|| part.to_owned());
-    Some([to, index, &part].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("."))
+    Some([to.blocks, index, &part].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("."))
 }
 
 #[cfg(test)]

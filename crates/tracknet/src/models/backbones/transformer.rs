@@ -57,7 +57,7 @@ impl Vit {
             position: table.map(|rows| embeddings.param("position_embeddings", [1, rows, hidden], token)),
             patch: ConvSpec::patches([3, hidden], spec.patch, spec.initializer_range)
                 .build(&builder.at(spec.names.patch)),
-            blocks: (0..spec.layers).map(|i| Block::new(spec, &builder.at(spec.names.blocks).at(i))).collect(),
+            blocks: (0..spec.layers).map(|i| Block::new(spec, &builder.at(spec.names.files.blocks).at(i))).collect(),
             norm: LayerNorm::new(hidden, spec.epsilon, &builder.at(spec.names.norm)),
             spec: spec.clone(),
             checkpointing: false,
@@ -219,7 +219,7 @@ impl VisitProjections for Vit {
     fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {
         for (i, block) in self.blocks.iter().enumerate() {
             for (name, projection) in block.projections(&self.spec) {
-                visit(&format!("{}.{i}.{name}", self.spec.names.blocks), projection);
+                visit(&format!("{}.{i}.{name}", self.spec.names.files.blocks), projection);
             }
         }
     }
@@ -227,7 +227,7 @@ impl VisitProjections for Vit {
     fn visit_projections_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Projection)) {
         for (i, block) in self.blocks.iter_mut().enumerate() {
             for (name, projection) in block.projections_mut(&self.spec) {
-                visit(&format!("{}.{i}.{name}", self.spec.names.blocks), projection);
+                visit(&format!("{}.{i}.{name}", self.spec.names.files.blocks), projection);
             }
         }
     }
@@ -260,16 +260,16 @@ impl Block {
             |name: &str| spec.layer_scale.map(|v| builder.at(name).param("lambda1", [hidden], Fill::Constant(v)));
         Self {
             norm1: LayerNorm::new(hidden, spec.epsilon, &builder.at(names.norm1)),
-            query: square(names.query, biases.query, Role::Query),
-            key: square(names.key, biases.key, Role::Key),
-            value: square(names.value, biases.value, Role::Value),
-            output: square(names.output, biases.output, Role::Output),
+            query: square(names.files.query, biases.query, Role::Query),
+            key: square(names.files.key, biases.key, Role::Key),
+            value: square(names.files.value, biases.value, Role::Value),
+            output: square(names.files.output, biases.output, Role::Output),
             scale1: scale("layer_scale1"),
             norm2: LayerNorm::new(hidden, spec.epsilon, &builder.at(names.norm2)),
             gate: (spec.mlp_kind == MlpKind::Gated)
-                .then(|| projection(names.gate, [spec.mlp, hidden], biases.mlp, Role::Mlp)),
-            up: projection(names.up, [spec.mlp, hidden], biases.mlp, Role::Mlp),
-            down: projection(names.down, [hidden, spec.mlp], biases.mlp, Role::Mlp),
+                .then(|| projection(names.files.gate, [spec.mlp, hidden], biases.mlp, Role::Mlp)),
+            up: projection(names.files.up, [spec.mlp, hidden], biases.mlp, Role::Mlp),
+            down: projection(names.files.down, [hidden, spec.mlp], biases.mlp, Role::Mlp),
             scale2: scale("layer_scale2"),
         }
     }
@@ -306,7 +306,7 @@ impl Block {
     }
 
     pub(super) fn projections(&self, spec: &VitSpec) -> Vec<(&'static str, &Projection)> {
-        let n = spec.names;
+        let n = &spec.names.files;
         let mut all =
             vec![(n.query, &self.query), (n.key, &self.key), (n.value, &self.value), (n.output, &self.output)];
         all.extend(self.gate.as_ref().map(|gate| (n.gate, gate)));
@@ -315,7 +315,7 @@ impl Block {
     }
 
     fn projections_mut(&mut self, spec: &VitSpec) -> Vec<(&'static str, &mut Projection)> {
-        let n = spec.names;
+        let n = &spec.names.files;
         let mut all = vec![
             (n.query, &mut self.query),
             (n.key, &mut self.key),

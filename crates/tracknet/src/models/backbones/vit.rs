@@ -5,27 +5,29 @@ use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 
-use super::names::{MemoryNames, VitNames};
+use super::names::{LinearNames, VitNames};
 use super::spec::{Biases, ImageSize, MlpKind, Position, Resampling, VitSpec, activation, parse};
 
 pub(super) const NAMES: VitNames = VitNames {
     model_type: "vit",
     architecture: "ViTModel",
     optional_prefix: Some("vit."),
-    blocks: "encoder.layer",
     patch: "embeddings.patch_embeddings.projection",
     norm: "layernorm",
     norm1: "layernorm_before",
     norm2: "layernorm_after",
-    query: "attention.attention.query",
-    key: "attention.attention.key",
-    value: "attention.attention.value",
-    output: "attention.output.dense",
-    up: "intermediate.dense",
-    gate: "",
-    down: "output.dense",
+    files: LinearNames {
+        blocks: "encoder.layer",
+        query: "attention.attention.query",
+        key: "attention.attention.key",
+        value: "attention.attention.value",
+        output: "attention.output.dense",
+        up: "intermediate.dense",
+        gate: "",
+        down: "output.dense",
+    },
     stacked: None,
-    memory: MemoryNames {
+    memory: LinearNames {
         blocks: "layers",
         query: "attention.q_proj",
         key: "attention.k_proj",

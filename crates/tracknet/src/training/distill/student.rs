@@ -9,6 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use crate::bench::Timing;
 use crate::config::{Interval, OptimizerConfig, QuantizationConfig, SchedulerConfig, SchedulerName};
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
@@ -302,12 +303,7 @@ fn rows(values: &[f32], columns: usize, rows: impl Iterator<Item = usize>, devic
     Tensor::from_data(TensorData::new(values, [count, columns]), device)
 }
 
-/// The middle value; 0 of none.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => values[n / 2],
-        n => 0.5 * (values[n / 2 - 1] + values[n / 2]),
-    }
+/// The middle of some times in ms; 0 of none.
+fn median(times: Vec<f64>) -> f64 {
+    Timing::of(times).map_or(0.0, |timing| timing.median_ms)
 }
