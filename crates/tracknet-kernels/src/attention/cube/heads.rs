@@ -22,8 +22,8 @@ pub(super) struct Heads {
     /// Tokens, filled up.
     pub(super) padded: usize,
     pub(super) heads: usize,
-    head_dim: usize,
-    rotary: bool,
+    pub(super) head_dim: usize,
+    pub(super) rotary: bool,
     /// What the factors of products are in.
     pub(super) dtype: DType,
     /// Values that a unit moves at once.
@@ -98,7 +98,30 @@ impl Heads {
         }
     }
 
-    fn table(&self) -> BufferArg {
+    /// All of `[batch, tokens, heads · head_dim]`, turned, as `dtype`.
+    pub(super) fn rotate(&self, x: &CubeTensor, dtype: DType) -> CubeTensor {
+        let y = unwritten(x, x.shape(), dtype);
+        let units = self.batch * self.tokens * self.heads * self.head_dim / self.width;
+        let (cubes, dim) = grid(x, units);
+        // SAFETY: as in `split`; both tensors have one shape.
+        unsafe {
+            rotate::launch_unchecked(
+                &x.client,
+                cubes,
+                dim,
+                address_type([x, &y]),
+                self.width,
+                x.clone().into_buffer_arg(),
+                self.table(),
+                y.clone().into_buffer_arg(),
+                self.launch(units, &(0..self.batch)),
+                [elem(x.dtype), elem(dtype)],
+            );
+        }
+        y
+    }
+
+    pub(super) fn table(&self) -> BufferArg {
         self.table.clone().into_buffer_arg()
     }
 
@@ -172,6 +195,22 @@ fn join<F: Float, G: Float, N: Size>(
     let place = layout.first * layout.tokens * layout.heads * layout.vectors + ABSOLUTE_POS;
     let values = turn::<F, N>(x, table, start, at, token, layout, turned, true);
     y[place] = Vector::cast_from(values * Vector::new(factor));
+}
+
+#[cube(launch_unchecked, address_type = "dynamic")]
+fn rotate<F: Float, G: Float, N: Size>(
+    x: &[Vector<F, N>],
+    table: &[Vector<f32, N>],
+    y: &mut [Vector<G, N>],
+    layout: Layout,
+    #[define(F, G)] _dtypes: [ElemType; 2],
+) {
+    if ABSOLUTE_POS >= layout.units {
+        terminate!();
+    }
+    let at = ABSOLUTE_POS % layout.vectors;
+    let token = ABSOLUTE_POS / layout.vectors / layout.heads % layout.tokens;
+    y[ABSOLUTE_POS] = Vector::cast_from(turn::<F, N>(x, table, ABSOLUTE_POS - at, at, token, layout, true, false));
 }
 
 /// Vector `at` of the head that begins at `start`. Turned, the halves `(x₁, x₂)` become `(x₁ cos − x₂ sin, x₂ cos + x₁

@@ -1,8 +1,10 @@
-//! Attention on GPUs: matrix products that Burn tunes for the device, and a kernel for everything between two of them.
+//! Attention on GPUs: in tiles where the device has matrix units for it ([`flash`]); elsewhere, and in float32, Burn's matrix
+//! products and a kernel for everything between two of them.
 //!
-//! Scores exist here, but never all of them: frames are taken a few at a time, so that their scores fit a bound. Tokens
-//! are filled up with zeros to a multiple of 16, which lets every product load its factors in wide pieces.
+//! In the second way scores exist, but never all of them: frames are taken a few at a time, so that their scores fit a
+//! bound. Tokens are filled up with zeros to a multiple of 16, which lets every product load its factors in wide pieces.
 
+mod flash;
 mod heads;
 mod scores;
 
@@ -17,6 +19,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::ops::{AttentionFormat, AttentionOps};
 use crate::cube::{contiguous, product, unwritten};
 
+use flash::Flash;
 use heads::Heads;
 
 /// Bytes of scores, probabilities and their gradients that are held at once, at most, unless a single frame has more.
@@ -30,7 +33,20 @@ impl AttentionOps for CubeBackend {
         table: CubeTensor,
         format: AttentionFormat,
     ) -> CubeTensor {
+        Self::multi_head_attention_with_statistics(query, key, value, table, format).0
+    }
+
+    fn multi_head_attention_with_statistics(
+        query: CubeTensor,
+        key: CubeTensor,
+        value: CubeTensor,
+        table: CubeTensor,
+        format: AttentionFormat,
+    ) -> (CubeTensor, CubeTensor) {
         let [query, key, value, table] = [query, key, value, table].map(contiguous);
+        if let Some(flash) = Flash::new(&query, &table, format) {
+            return flash.forward(query, key, value);
+        }
         let heads = Heads::new(&query, table, format);
         let output = unwritten(&query, query.shape(), query.dtype);
         let dtype = heads.dtype;
@@ -41,7 +57,8 @@ impl AttentionOps for CubeBackend {
             let values = product(probabilities, heads.split(&value, &frames, None), dtype);
             heads.join(values, &frames, None, &output);
         }
-        output
+        // Backward computes everything else again.
+        (output.clone(), output)
     }
 
     fn multi_head_attention_backward(
@@ -50,11 +67,14 @@ impl AttentionOps for CubeBackend {
         value: CubeTensor,
         table: CubeTensor,
         format: AttentionFormat,
-        _output: CubeTensor,
-        _statistics: CubeTensor,
+        output: CubeTensor,
+        statistics: CubeTensor,
         gradient: CubeTensor,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let [query, key, value, gradient, table] = [query, key, value, gradient, table].map(contiguous);
+        if let Some(flash) = Flash::new(&query, &table, format) {
+            return flash.backward(query, key, value, output, statistics, gradient);
+        }
         let heads = Heads::new(&query, table, format);
         let [of_query, of_key, of_value] = [(); 3].map(|()| unwritten(&query, query.shape(), query.dtype));
         let dtype = heads.dtype;

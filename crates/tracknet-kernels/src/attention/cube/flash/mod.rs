@@ -1,0 +1,236 @@
+//! Attention without scores in memory, for devices whose matrix units take factors from registers (FlashAttention-2, Dao,
+//! 2023, <https://arxiv.org/abs/2307.08691>).
+//!
+//! Queries, keys, values and gradients are read where they are, heads side by side; only rotated queries and keys are written
+//! anew. Between two products everything stays in registers. Backward takes two kernels, one for queries and one for keys and
+//! values, and computes probabilities in both: sums have one order, whatever runs first.
+
+mod backward;
+mod forward;
+mod layout;
+mod tiles;
+
+use burn::backend::TensorMetadata;
+use burn::tensor::DType;
+use burn_cubecl::cubecl::client::Client;
+use burn_cubecl::cubecl::ir::features::MmaConfig;
+use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::heads::Heads;
+use crate::ComputeDtype;
+use crate::attention::ops::AttentionFormat;
+use crate::cube::{address_type, cast, contiguous, elem, grid, unwritten, vector_size};
+
+use layout::LayoutLaunch;
+use tiles::{LANES, PAIR, PLANE_ROWS, PLANES, ROWS, WIDTH};
+
+/// Numbers in a head, at most: what a plane owns has to fit its registers.
+const MAX_HEAD_DIM: usize = 128;
+/// Cubes in the first dimension of a grid that every device takes, and in the others.
+const MAX_CUBES: usize = 65_535;
+
+/// Shapes of an attention that runs in tiles.
+pub(super) struct Flash {
+    heads: Heads,
+    scale: f32,
+    dtype: DType,
+}
+
+/// What goes into products, in their type; queries and keys are rotated.
+struct Factors {
+    query: CubeTensor,
+    key: CubeTensor,
+    value: CubeTensor,
+}
+
+impl Flash {
+    /// `None` where the device, the type or the size of the heads does not allow it.
+    pub(super) fn new(query: &CubeTensor, table: &CubeTensor, format: AttentionFormat) -> Option<Self> {
+        let [batch, tokens, hidden] = query.shape().dims();
+        let dtype = match query.dtype {
+            DType::BF16 | DType::F16 => query.dtype,
+            DType::F32 if format.compute == ComputeDtype::Bf16 => DType::BF16,
+            _ => return None,
+        };
+        let head_dim = hidden / format.heads;
+        let cubes = [batch * format.heads, tokens.div_ceil(ROWS)];
+        let fits = head_dim.is_multiple_of(PLANE_ROWS) && head_dim <= MAX_HEAD_DIM;
+        let runs = fits && cubes.iter().all(|&count| (1..=MAX_CUBES).contains(&count));
+        (runs && multiplies_registers(&query.client, dtype)).then(|| Self {
+            heads: Heads::new(query, table.clone(), format),
+            scale: format.scale,
+            dtype,
+        })
+    }
+
+    /// The output, and the logarithm of the sum of powers of each row of scores: f32 `[batch · heads, tokens]`.
+    pub(super) fn forward(&self, query: CubeTensor, key: CubeTensor, value: CubeTensor) -> (CubeTensor, CubeTensor) {
+        let output = unwritten(&query, query.shape(), query.dtype);
+        let statistics = self.number_a_row(&query);
+        let Factors { query, key, value } = self.factors(query, key, value);
+        let (cubes, dim) = self.grid();
+        // SAFETY: cubes own rows of heads that exist; tokens past the last are neither read nor written. Vectors are as wide
+        // as a multiple of 16 numbers allows, and `vectors` of them fill a head.
+        unsafe {
+            forward::forward::launch_unchecked(
+                &query.client,
+                cubes,
+                dim,
+                address_type([&query, &output]),
+                WIDTH,
+                PAIR,
+                query.clone().into_buffer_arg(),
+                key.into_buffer_arg(),
+                value.into_buffer_arg(),
+                output.clone().into_buffer_arg(),
+                statistics.clone().into_buffer_arg(),
+                self.layout(),
+                self.scale,
+                self.vectors(),
+                [elem(self.dtype), elem(output.dtype)],
+            );
+        }
+        (output, statistics)
+    }
+
+    /// The gradients of query, key and value.
+    pub(super) fn backward(
+        &self,
+        query: CubeTensor,
+        key: CubeTensor,
+        value: CubeTensor,
+        output: CubeTensor,
+        statistics: CubeTensor,
+        gradient: CubeTensor,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        let [of_query, of_key, of_value] = [(); 3].map(|()| unwritten(&query, query.shape(), query.dtype));
+        let deltas = self.deltas(output, &gradient);
+        let Factors { query, key, value } = self.factors(query, key, value);
+        let gradient = cast(gradient, self.dtype);
+        let rotary = self.heads.rotary;
+        let dtypes = [elem(self.dtype), elem(of_query.dtype)];
+        let address_type = address_type([&query, &of_query]);
+        let (cubes, dim) = self.grid();
+        // SAFETY: as in `forward`; the table has a row for each token, and is not read without rotation.
+        unsafe {
+            backward::of_queries::launch_unchecked(
+                &query.client,
+                cubes.clone(),
+                dim,
+                address_type,
+                WIDTH,
+                PAIR,
+                query.clone().into_buffer_arg(),
+                key.clone().into_buffer_arg(),
+                value.clone().into_buffer_arg(),
+                gradient.clone().into_buffer_arg(),
+                statistics.clone().into_buffer_arg(),
+                deltas.clone().into_buffer_arg(),
+                self.heads.table(),
+                of_query.clone().into_buffer_arg(),
+                self.layout(),
+                self.scale,
+                rotary,
+                self.vectors(),
+                dtypes,
+            );
+            backward::of_keys_and_values::launch_unchecked(
+                &query.client,
+                cubes,
+                dim,
+                address_type,
+                WIDTH,
+                PAIR,
+                query.clone().into_buffer_arg(),
+                key.into_buffer_arg(),
+                value.into_buffer_arg(),
+                gradient.into_buffer_arg(),
+                statistics.into_buffer_arg(),
+                deltas.into_buffer_arg(),
+                self.heads.table(),
+                of_key.clone().into_buffer_arg(),
+                of_value.clone().into_buffer_arg(),
+                self.layout(),
+                self.scale,
+                rotary,
+                self.vectors(),
+                dtypes,
+            );
+        }
+        (of_query, of_key, of_value)
+    }
+
+    fn factors(&self, query: CubeTensor, key: CubeTensor, value: CubeTensor) -> Factors {
+        let value = cast(value, self.dtype);
+        let [query, key] = [query, key].map(|x| match self.heads.rotary {
+            true => self.heads.rotate(&x, self.dtype),
+            false => cast(x, self.dtype),
+        });
+        Factors { query, key, value }
+    }
+
+    /// `Σ gradient · output` for each token and head.
+    fn deltas(&self, output: CubeTensor, gradient: &CubeTensor) -> CubeTensor {
+        let output = contiguous(output);
+        let deltas = self.number_a_row(&output);
+        let width = vector_size(&output, output.dtype, [self.heads.head_dim]);
+        let units = self.heads.batch * self.heads.tokens * self.heads.heads;
+        let (cubes, dim) = grid(&output, units);
+        let Heads { tokens, heads, head_dim, .. } = self.heads;
+        // SAFETY: a unit reads one head of one token, and writes its number, if its position is below their count.
+        unsafe {
+            backward::deltas::launch_unchecked(
+                &output.client,
+                cubes,
+                dim,
+                address_type([&output]),
+                width,
+                output.clone().into_buffer_arg(),
+                gradient.clone().into_buffer_arg(),
+                deltas.clone().into_buffer_arg(),
+                LayoutLaunch::new(tokens, heads, heads * head_dim / width),
+                units,
+                head_dim / width,
+                elem(output.dtype),
+            );
+        }
+        deltas
+    }
+
+    fn number_a_row(&self, like: &CubeTensor) -> CubeTensor {
+        unwritten(like, [self.heads.batch * self.heads.heads, self.heads.tokens], DType::F32)
+    }
+
+    fn grid(&self) -> (CubeCount, CubeDim) {
+        let heads = self.heads.batch * self.heads.heads;
+        let blocks = self.heads.tokens.div_ceil(ROWS);
+        (CubeCount::new_2d(heads as u32, blocks as u32), CubeDim::new_2d(LANES as u32, PLANES as u32))
+    }
+
+    fn layout(&self) -> LayoutLaunch {
+        LayoutLaunch::new(self.heads.tokens, self.heads.heads, self.heads.heads * self.vectors())
+    }
+
+    /// Vectors in a row of a head.
+    fn vectors(&self) -> usize {
+        self.heads.head_dim / WIDTH
+    }
+}
+
+/// Whether planes of 32 multiply `dtype` from registers that they load from shared memory.
+fn multiplies_registers(client: &Client, dtype: DType) -> bool {
+    let (properties, factor) = (client.properties(), elem(dtype));
+    let [narrow, wide] = [properties.hardware.plane_size_min, properties.hardware.plane_size_max];
+    let product = MmaConfig {
+        a_type: factor,
+        b_type: factor,
+        cd_type: ElemType::Float(FloatKind::F32),
+        m: PLANE_ROWS as u32,
+        n: 8,
+        k: 16,
+    };
+    let matmul = &properties.features.matmul;
+    [narrow, wide] == [LANES as u32; 2] && matmul.mma.contains(&product) && matmul.ldmatrix.contains(&factor)
+}
