@@ -1,19 +1,20 @@
 //! 4 bits to floats.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, TensorData};
-use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::{self, calculate_cube_count_elemwise, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::{CubeBackend, CubeDevice};
 
 use crate::cube::{address_type, contiguous, elem, unwritten, vector_size};
-use crate::fourbit::ComputeDtype;
 use crate::fourbit::codebook::dynamic_map;
 use crate::fourbit::nested::NESTED_BLOCKSIZE;
 use crate::fourbit::ops::PackedFormat;
+use crate::fourbit::{ComputeDtype, QuantType};
 
 /// Units of a cube; the number of scales that are shared at once.
 const UNITS: usize = 256;
@@ -32,9 +33,7 @@ pub(super) struct Unpacker {
 
 impl Unpacker {
     pub(super) fn new(packed: CubeTensor, scales: CubeTensor, scale_codes: CubeTensor, format: PackedFormat) -> Self {
-        let values: Vec<f32> = format.quant_type.codes().iter().chain(dynamic_map()).copied().collect();
-        let count = values.len();
-        let table = CubeBackend::float_from_data(TensorData::new(values, [count]), &packed.device);
+        let table = table(format.quant_type, &packed.device);
         let [packed, scales, scale_codes] = [packed, scales, scale_codes].map(contiguous);
         Self { packed, scales, scale_codes, table, format }
     }
@@ -80,6 +79,20 @@ impl Unpacker {
         }
         CubeTensor::new_contiguous(room.client, room.device, [rows.len(), in_features].into(), room.handle, dtype)
     }
+}
+
+/// The 4-bit code, then the 8-bit map, on a device; copied there once.
+fn table(quant_type: QuantType, device: &CubeDevice) -> CubeTensor {
+    static TABLES: Mutex<Vec<(QuantType, CubeDevice, CubeTensor)>> = Mutex::new(Vec::new());
+    let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, _, table)) = tables.iter().find(|(code, place, _)| *code == quant_type && place == device) {
+        return table.clone();
+    }
+    let values: Vec<f32> = quant_type.codes().iter().chain(dynamic_map()).copied().collect();
+    let count = values.len();
+    let table = CubeBackend::float_from_data(TensorData::new(values, [count]), device);
+    tables.push((quant_type, device.clone(), table.clone()));
+    table
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
