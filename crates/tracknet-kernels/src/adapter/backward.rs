@@ -27,7 +27,7 @@ impl<B: AdapterOps> Backward<B, 1> for DroppedBackward {
 struct AdapterBackward;
 
 impl<B: AdapterOps> Backward<B, 5> for AdapterBackward {
-    /// Input, `A`, `B`, thin product.
+    /// Input, `A` and `s · B` as they were multiplied, thin product.
     type State = ([FloatTensor<B>; 4], AdapterSpec);
 
     fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
@@ -69,19 +69,20 @@ impl<B: AdapterOps, C: CheckpointStrategy> AdapterOps for Autodiff<B, C> {
         b: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         spec: AdapterSpec,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let (y, y_node) = y.into_parts();
         let (x, x_node) = x.into_parts();
         let (a, a_node) = a.into_parts();
         let (b, b_node) = b.into_parts();
         let (bias, bias_node) = bias.into_parts();
-        let (sum, thin) = B::add_adapter(y, x.clone(), a.clone(), b.clone(), bias, spec);
+        let (sum, thin, a, b) = B::add_adapter(y, x.clone(), a, b, bias, spec);
         let nodes = [y_node, x_node, a_node, b_node, bias_node];
         let sum = match AdapterBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(([x, a, b, thin.clone()], spec), sum),
+            OpsKind::Tracked(prep) => prep.finish(([x, a.clone(), b.clone(), thin.clone()], spec), sum),
             OpsKind::UnTracked(prep) => prep.finish(sum),
         };
-        // A constant of the graph: nothing is trained through it.
-        (sum, <Self as AutodiffBackend>::from_inner(thin))
+        // Constants of the graph: nothing is trained through them.
+        let [thin, a, b] = [thin, a, b].map(<Self as AutodiffBackend>::from_inner);
+        (sum, thin, a, b)
     }
 }

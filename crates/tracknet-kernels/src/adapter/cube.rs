@@ -55,27 +55,28 @@ impl AdapterOps for CubeBackend {
         b: CubeTensor,
         bias: CubeTensor,
         spec: AdapterSpec,
-    ) -> (CubeTensor, CubeTensor) {
+    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
         let dtype = x.dtype;
-        let thin = product(drop(x, spec), Self::float_transpose(cast(a, dtype)), dtype);
-        let update = product(thin.clone(), Self::float_transpose(scaled(b, spec.scale, dtype)), dtype);
-        (sum(y, update, bias, spec.bias), thin)
+        let (a, b) = (cast(a, dtype), scaled(b, spec.scale, dtype));
+        let thin = product(drop(x, spec), Self::float_transpose(a.clone()), dtype);
+        let update = product(thin.clone(), Self::float_transpose(b.clone()), dtype);
+        (sum(y, update, bias, spec.bias), thin, a, b)
     }
 
     fn adapter_gradients(
         gradient: CubeTensor,
         x: CubeTensor,
         a: CubeTensor,
-        b: CubeTensor,
+        scaled_b: CubeTensor,
         thin: CubeTensor,
         spec: AdapterSpec,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let dtype = x.dtype;
         let gradient = contiguous(gradient);
         let of_b = scaled(tall_product(gradient.clone(), thin), spec.scale, DType::F32);
-        let of_thin = product(gradient, scaled(b, spec.scale, dtype), dtype);
+        let of_thin = product(gradient, scaled_b, dtype);
         let of_a = tall_product(of_thin.clone(), drop(x, spec));
-        let of_x = drop(product(of_thin, cast(a, dtype), dtype), spec);
+        let of_x = drop(product(of_thin, a, dtype), spec);
         (of_x, of_a, of_b)
     }
 }

@@ -43,7 +43,7 @@ pub fn add_adapter(
     let spec = AdapterSpec { scale, dropout, bias: bias.is_some() };
     // The operation takes a tensor all the same; a second handle costs nothing.
     let bias = bias.map_or_else(|| a.clone().into_dispatch(), Tensor::into_dispatch);
-    let (sum, _) =
+    let (sum, ..) =
         Dispatch::add_adapter(y.into_dispatch(), x.into_dispatch(), a.into_dispatch(), b.into_dispatch(), bias, spec);
     Tensor::from_dispatch(sum)
 }

@@ -27,7 +27,8 @@ pub trait AdapterOps: Backend {
         reference::dropped::<Self>(x, mask)
     }
 
-    /// The sum, `[rows, out]`, and the thin product that backward wants to know again, `[rows, rank]`.
+    /// The sum, `[rows, out]`, and what backward wants to know again: the thin product, `[rows, rank]`, and the factors that
+    /// it and the second product had, `a` and `scale · b` in the dtype of `x`.
     fn add_adapter(
         y: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -35,20 +36,20 @@ pub trait AdapterOps: Backend {
         b: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         spec: AdapterSpec,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         reference::add_adapter::<Self>(y, x, [a, b], bias, spec)
     }
 
-    /// The gradients of `x`, `a` and `b`, from that of the sum.
+    /// The gradients of `x`, `a` and `b`, from that of the sum and the factors of the products.
     fn adapter_gradients(
         gradient: FloatTensor<Self>,
         x: FloatTensor<Self>,
         a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
+        scaled_b: FloatTensor<Self>,
         thin: FloatTensor<Self>,
         spec: AdapterSpec,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        reference::gradients::<Self>(gradient, x, [a, b], thin, spec)
+        reference::gradients::<Self>(gradient, x, [a, scaled_b], thin, spec)
     }
 }
 

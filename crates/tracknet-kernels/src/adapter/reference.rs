@@ -22,17 +22,18 @@ pub(super) fn add_adapter<B: AdapterOps>(
     [a, b]: [FloatTensor<B>; 2],
     bias: FloatTensor<B>,
     spec: AdapterSpec,
-) -> (FloatTensor<B>, FloatTensor<B>) {
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let dtype = FloatDType::from(x.dtype());
-    let thin = B::float_matmul(drop::<B>(x, spec), B::float_transpose(B::float_cast(a, dtype)));
+    let a = B::float_cast(a, dtype);
+    let thin = B::float_matmul(drop::<B>(x, spec), B::float_transpose(a.clone()));
     let b = B::float_cast(B::float_mul_scalar(b, Scalar::from(spec.scale)), dtype);
-    let sum = B::float_add(y, B::float_matmul(thin.clone(), B::float_transpose(b)));
+    let sum = B::float_add(y, B::float_matmul(thin.clone(), B::float_transpose(b.clone())));
     if !spec.bias {
-        return (sum, thin);
+        return (sum, thin, a, b);
     }
     let width = bias.shape()[0];
     let bias = B::float_reshape(B::float_cast(bias, FloatDType::from(sum.dtype())), Shape::from([1, width]));
-    (B::float_add(sum, bias), thin)
+    (B::float_add(sum, bias), thin, a, b)
 }
 
 /// With `g` the gradient of the sum, `d` the dropped input and `t = d·Aᵀ`: the gradient of `B` is `s·gᵀ·t`, that of `t`
@@ -40,17 +41,16 @@ pub(super) fn add_adapter<B: AdapterOps>(
 pub(super) fn gradients<B: AdapterOps>(
     gradient: FloatTensor<B>,
     x: FloatTensor<B>,
-    [a, b]: [FloatTensor<B>; 2],
+    [a, scaled_b]: [FloatTensor<B>; 2],
     thin: FloatTensor<B>,
     spec: AdapterSpec,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let dtype = FloatDType::from(x.dtype());
     let scale = Scalar::from(spec.scale);
     let of_b = B::float_matmul(B::float_transpose(gradient.clone()), thin);
     let of_b = B::float_mul_scalar(B::float_cast(of_b, FloatDType::F32), scale);
-    let of_thin = B::float_matmul(gradient, B::float_cast(B::float_mul_scalar(b, scale), dtype));
+    let of_thin = B::float_matmul(gradient, scaled_b);
     let of_a = B::float_matmul(B::float_transpose(of_thin.clone()), drop::<B>(x, spec));
-    let of_x = drop::<B>(B::float_matmul(of_thin, B::float_cast(a, dtype)), spec);
+    let of_x = drop::<B>(B::float_matmul(of_thin, a), spec);
     (of_x, B::float_cast(of_a, FloatDType::F32), of_b)
 }
 
