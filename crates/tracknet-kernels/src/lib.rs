@@ -7,6 +7,7 @@
 //! * [`fourbit`]: 4-bit weights (NF4 and FP4, byte-compatible with bitsandbytes) and the linear layer that multiplies
 //!   with them without ever keeping a dense copy;
 //! * [`attention`]: softmax attention without the score matrix, forward and backward;
+//! * [`matmul`]: dense products, by a routine that is chosen for the GPU;
 //! * [`adapter`], [`adamw`]: low-rank adapters and the update of their parameters, for GPUs;
 //! * [`peak`]: what the processor can reach at most, to hold the kernels against.
 
@@ -28,6 +29,7 @@ pub mod fourbit;
 pub mod gelu;
 #[cfg(feature = "flex")]
 mod host;
+pub mod matmul;
 pub mod norm;
 pub mod peak;
 #[cfg(feature = "flex")]

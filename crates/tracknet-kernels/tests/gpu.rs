@@ -13,6 +13,8 @@ mod attention;
 mod depthwise;
 #[path = "linear.rs"]
 mod linear;
+#[path = "matmul.rs"]
+mod matmul;
 #[path = "norm.rs"]
 mod norm;
 #[path = "on_device.rs"]

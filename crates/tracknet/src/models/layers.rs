@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
+use tracknet_kernels::matmul::matmul;
 use tracknet_kernels::{FusedActivation, depthwise_conv3x3, gelu, layer_norm};
 
 use super::init::{Builder, Fill};
@@ -17,6 +18,12 @@ use super::lora::merge::Merged;
 /// A parameter in the dtype of what it meets.
 pub(super) fn in_dtype_of<const D: usize, const E: usize>(parameter: Tensor<D>, x: &Tensor<E>) -> Tensor<D> {
     if parameter.dtype() == x.dtype() { parameter } else { parameter.cast(x.dtype()) }
+}
+
+/// `x · weightᵀ` for `[rows, in]` and `[out, in]`, in the dtype of `x`.
+pub(super) fn dense_linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let weight = in_dtype_of(weight, &x);
+    matmul(x.unsqueeze(), weight.transpose().unsqueeze()).squeeze_dim(0)
 }
 
 /// Activations that checkpoints and decoders ask for.
@@ -273,11 +280,14 @@ impl Conv {
         self.biased(pointwise(x, self.weight.val()))
     }
 
+    /// Its gradient is the sum over frames, columns and rows, one after the other: Burn's GPUs leave a sum over all at once,
+    /// where a head has a single channel, to a single unit.
     fn biased(&self, y: Tensor<4>) -> Tensor<4> {
         match &self.bias {
             Some(bias) => {
-                let bias = in_dtype_of(bias.val().reshape([1, y.dims()[1], 1, 1]), &y);
-                y + bias
+                let [_, channels, height, width] = y.dims();
+                let bias = in_dtype_of(bias.val().reshape([1, channels, 1, 1]), &y);
+                y + bias.expand([1, channels, height, 1]).expand([1, channels, height, width])
             }
             None => y,
         }
@@ -316,6 +326,6 @@ fn pointwise(x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
     let [batch, input, height, width] = x.dims();
     let output = weight.dims()[0];
     let weight = in_dtype_of(weight.reshape([1, output, input]), &x);
-    let y = weight.matmul(x.reshape([batch, input, height * width]));
+    let y = matmul(weight, x.reshape([batch, input, height * width]));
     y.reshape([batch, output, height, width])
 }

@@ -9,7 +9,7 @@ use tracknet_kernels::{ComputeDtype, Linear4bitWeight, linear_4bit};
 
 use super::backbones::ModulePaths;
 use super::init::{Builder, Fill};
-use super::layers::{Conv, in_dtype_of};
+use super::layers::{Conv, dense_linear, in_dtype_of};
 use super::lora::LoraAdapter;
 use super::lora::merge::Merged;
 use super::pretrained::carried::Carried;
@@ -137,10 +137,7 @@ impl Base {
     /// `[rows, in]` → `[rows, out]`: the product with the transposed weight.
     pub fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
         match self {
-            Self::Dense(weight) => {
-                let weight = in_dtype_of(weight.val(), &x);
-                x.matmul(weight.transpose())
-            }
+            Self::Dense(weight) => dense_linear(x, weight.val()),
             Self::Packed(weight) => linear_4bit(x, weight, None),
         }
     }

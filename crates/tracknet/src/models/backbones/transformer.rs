@@ -12,7 +12,7 @@ use tracknet_kernels::residual::add_scaled;
 
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
-use crate::models::layers::{Conv, ConvSpec, LayerNorm, in_dtype_of};
+use crate::models::layers::{Conv, ConvSpec, LayerNorm, dense_linear, in_dtype_of};
 use crate::models::pretrained::carried::Carried;
 use crate::models::projection::{Projection, Role, VisitProjections};
 
@@ -190,8 +190,7 @@ impl Vit {
             .reshape([batch, channels, rows, patch, columns, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch * rows * columns, pixels]);
-        let weight = in_dtype_of(self.patch.weight.val().reshape([self.spec.hidden, pixels]), &patches);
-        let y = patches.matmul(weight.transpose());
+        let y = dense_linear(patches, self.patch.weight.val().reshape([self.spec.hidden, pixels]));
         let y = match &self.patch.bias {
             Some(bias) => {
                 let bias = in_dtype_of(bias.val(), &y);

@@ -1,0 +1,94 @@
+//! Products and their gradients against Burn's.
+#![cfg(feature = "flex")]
+// clippy.toml allows these in test functions, not in the functions they share.
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use tracknet_kernels::matmul::matmul;
+
+mod common;
+use common::{device, has, of_products};
+
+fn tensor(shape: [usize; 3], seed: usize, device: &Device) -> Tensor<3> {
+    let count = shape.iter().product();
+    let values: Vec<f32> = (0..count).map(|i| ((i * 7919 + seed * 613) % 1009) as f32 / 500.0 - 1.0).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+fn host(tensor: Tensor<3>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().try_to_vec().unwrap()
+}
+
+/// The product and the gradients of both factors.
+fn run(
+    device: &Device,
+    dtype: DType,
+    [left, right]: [[usize; 3]; 2],
+    product: impl Fn(Tensor<3>, Tensor<3>) -> Tensor<3>,
+) -> [Vec<f32>; 3] {
+    let device = &device.clone().autodiff();
+    let factor = |shape, seed| tensor(shape, seed, device).cast(dtype).detach().require_grad();
+    let (lhs, rhs) = (factor(left, 1), factor(right, 2));
+    let y = product(lhs.clone(), rhs.clone());
+    assert_eq!(y.dtype(), dtype);
+    let weights = tensor([right[0], left[1], right[2]], 3, device);
+    let gradients = (y.clone().cast(DType::F32) * weights).sum().backward();
+    [host(y), host(lhs.grad(&gradients).unwrap()), host(rhs.grad(&gradients).unwrap())]
+}
+
+/// One matrix, as many as there are others, one for all; odd sizes, and sizes of which tiles are multiples.
+const SHAPES: [[[usize; 3]; 2]; 5] = [
+    [[1, 3, 5], [1, 5, 7]],
+    [[4, 3, 5], [4, 5, 7]],
+    [[1, 3, 5], [4, 5, 7]],
+    [[1, 64, 32], [3, 32, 576]],
+    [[1, 1, 64], [2, 64, 256]],
+];
+
+#[test]
+fn products_and_gradients_equal_those_of_burn() {
+    for shapes in SHAPES {
+        let found = run(&device(), DType::F32, shapes, matmul);
+        let expected = run(&Device::flex(), DType::F32, shapes, |lhs, rhs| lhs.matmul(rhs));
+        for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+            for (found, expected) in found.iter().zip(expected) {
+                let distance = f64::from((found - expected).abs() / largest);
+                assert!(distance <= of_products(1e-5), "{shapes:?}, {which}: {found}, expected {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn half_precision_gives_what_full_precision_gives_within_its_rounding() {
+    for dtype in [DType::BF16, DType::F16].into_iter().filter(|dtype| has(*dtype)) {
+        for shapes in SHAPES {
+            let found = run(&device(), dtype, shapes, matmul);
+            let expected = run(&Device::flex(), DType::F32, shapes, |lhs, rhs| lhs.matmul(rhs));
+            for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+                for (found, expected) in found.iter().zip(expected) {
+                    // Factors, gradient and result are rounded to at least 8 bits each.
+                    let distance = (found - expected).abs() / largest;
+                    assert!(distance <= 2e-2, "{dtype:?}, {shapes:?}, {which}: {found}, expected {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_factor_that_does_not_train_gets_no_gradient() {
+    let device = device().autodiff();
+    let lhs = tensor([1, 2, 3], 1, &device);
+    let rhs = tensor([2, 3, 4], 2, &device).require_grad();
+    let gradients = matmul(lhs.clone(), rhs.clone()).sum().backward();
+    assert!(lhs.grad(&gradients).is_none() && rhs.grad(&gradients).is_some());
+}
+
+#[test]
+#[should_panic(expected = "matmul: [2, 3, 5] times [4, 5, 7]")]
+fn shapes_that_do_not_fit_are_refused() {
+    matmul(tensor([2, 3, 5], 1, &device()), tensor([4, 5, 7], 2, &device()));
+}
