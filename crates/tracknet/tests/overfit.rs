@@ -28,6 +28,7 @@ fn overfit(model_json: serde_json::Value, loss: &str, steps: u64) -> [f64; 2] {
     let mut stepper = Stepper::new(&config.training, shape_of(&spec), &device);
     let loader = BatchLoader::new(data.frames(), spec, 4, LoaderOptions::default()).unwrap();
     let batch = loader.epoch(0).next().unwrap().unwrap();
+    let batch = stepper.shape.stage(batch, &device).unwrap();
     let table = ParameterTable::of(&model);
     let mut optimizer = NamedOptimizer::new(&config.training.optimizer);
     let mut losses = Vec::new();

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use serde_json::json;
+use tracknet::Error;
 use tracknet::config::{Config, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
 use tracknet::models::pretrained::save::read_all;
@@ -16,8 +17,8 @@ use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
 use tracknet::models::{HeatmapModel, VisitProjections, build_model};
 use tracknet::training::{
-    GradientNorm, NamedOptimizer, Outcome, ParameterTable, Stepper, batch_spec, load_model_for_inference, shape_of,
-    training_device,
+    GradientNorm, NamedGradients, NamedOptimizer, Outcome, ParameterTable, StagedBatch, StepReport, Stepper,
+    batch_spec, load_model_for_inference, shape_of, training_device,
 };
 
 mod common;
@@ -142,6 +143,21 @@ struct Bench {
     table: ParameterTable,
 }
 
+impl Bench {
+    fn gradients(&self, step: u64) -> (NamedGradients, StepReport) {
+        self.stepper.gradients(&self.model, &self.staged(&self.batch), &self.table, step).unwrap()
+    }
+
+    fn step(&mut self, batch: &Batch, optimizer: &mut NamedOptimizer, step: u64) -> Result<StepReport, Error> {
+        let batch = self.staged(batch);
+        self.stepper.step(&mut self.model, &batch, &self.table, optimizer, step, 1.0)
+    }
+
+    fn staged(&self, batch: &Batch) -> StagedBatch {
+        self.stepper.shape.stage(batch.clone(), &self.stepper.device).unwrap()
+    }
+}
+
 fn bench(training_json: serde_json::Value) -> Bench {
     bench_with_dropout(training_json, 0.0)
 }
@@ -168,11 +184,11 @@ fn micro_batches_give_the_gradient_of_the_whole_batch() {
         let mut bench = bench(json!({ "loss": { "name": loss } }));
         let masked = bench.batch.masks.iter().filter(|&&m| m == 0.0).count();
         assert!(masked > 0 && masked < bench.batch.masks.len());
-        let (whole, expected) = bench.stepper.gradients(&bench.model, &bench.batch, &bench.table, 0).unwrap();
+        let (whole, expected) = bench.gradients(0);
         let GradientNorm::Finite(norm) = whole.norm().unwrap() else { panic!("not finite") };
         for size in [1, 2, 3, 7] {
             bench.stepper.micro_batch = Some(size);
-            let (sum, report) = bench.stepper.gradients(&bench.model, &bench.batch, &bench.table, 0).unwrap();
+            let (sum, report) = bench.gradients(0);
             assert!((report.loss_sum - expected.loss_sum).abs() < 1e-5 * expected.loss_sum);
             assert_eq!(report.mask_sum, expected.mask_sum);
             assert_eq!(sum.0.len(), whole.0.len());
@@ -188,7 +204,7 @@ fn micro_batches_give_the_gradient_of_the_whole_batch() {
 #[test]
 fn pieces_side_by_side_give_the_bits_of_one_piece_after_the_other() {
     let gradients = |bench: &Bench, step| {
-        let (gradients, report) = bench.stepper.gradients(&bench.model, &bench.batch, &bench.table, step).unwrap();
+        let (gradients, report) = bench.gradients(step);
         let bits = |gradient: burn::tensor::Tensor<1>| {
             gradient.try_into_vec_as::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
         };
@@ -214,20 +230,16 @@ fn a_non_finite_batch_is_skipped_and_ten_in_a_row_are_an_error() {
     let before = values(&bench.model, |_| true);
     let good = bench.batch.clone();
     bench.batch.images[100] = f32::NAN;
+    let bad = bench.batch.clone();
     for step in 0..9 {
-        let Bench { model, batch, table, stepper, .. } = &mut bench;
-        let report = stepper.step(model, batch, table, &mut optimizer, step, 1.0).unwrap();
+        let report = bench.step(&bad, &mut optimizer, step).unwrap();
         assert_eq!((report.skipped.as_deref(), report.grad_norm), (Some("loss"), None));
     }
     assert_eq!(bits(&before), bits(&values(&bench.model, |_| true)));
     assert_eq!(optimizer.names().count(), 0);
     // A good step starts the count again.
-    let mut step = |bench: &mut Bench, batch: &Batch| {
-        bench.stepper.step(&mut bench.model, batch, &bench.table, &mut optimizer, 9, 1.0)
-    };
-    assert!(step(&mut bench, &good).unwrap().grad_norm.is_some());
-    let bad = bench.batch.clone();
-    let results: Vec<_> = (0..10).map(|_| step(&mut bench, &bad)).collect();
+    assert!(bench.step(&good, &mut optimizer, 9).unwrap().grad_norm.is_some());
+    let results: Vec<_> = (0..10).map(|_| bench.step(&bad, &mut optimizer, 9)).collect();
     assert!(results[..9].iter().all(Result::is_ok));
     let error = results[9].as_ref().unwrap_err().to_string();
     assert!(error.contains("10 steps in a row") && error.contains("lr"), "{error}");
@@ -239,10 +251,10 @@ fn a_batch_without_any_ball_changes_nothing_but_by_decay() {
     bench.batch.masks.fill(0.0);
     let before = values(&bench.model, |_| true);
     let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
-    let Bench { model, batch, table, stepper, .. } = &mut bench;
-    let report = stepper.step(model, batch, table, &mut optimizer, 0, 1.0).unwrap();
+    let empty = bench.batch.clone();
+    let report = bench.step(&empty, &mut optimizer, 0).unwrap();
     assert_eq!((report.loss_sum, report.mask_sum, report.grad_norm), (0.0, 0.0, Some(0.0)));
-    assert_eq!(before, values(model, |_| true));
+    assert_eq!(before, values(&bench.model, |_| true));
 }
 
 #[test]
@@ -387,7 +399,7 @@ fn bfloat16_precision_gives_nearly_the_gradients_of_float32_where_the_processor_
     let gradients = |bfloat16: bool| {
         let mut bench = bench(json!({}));
         let used = bfloat16 && bench.model.use_bfloat16();
-        let (gradients, _) = bench.stepper.gradients(&bench.model, &bench.batch, &bench.table, 0).unwrap();
+        let (gradients, _) = bench.gradients(0);
         let flat = gradients.0.into_values().flat_map(|g| g.try_into_vec_as::<f32>().unwrap());
         (flat.collect::<Vec<f32>>(), used)
     };

@@ -29,6 +29,7 @@ impl AdamWOps for CubeBackend {
         let (cubes, dim) = grid(&value, values / width);
         let [correction_1, correction_2] = step.corrections();
         let numbers = NumbersLaunch::new(
+            step.gradient_factor as f32,
             step.lr as f32,
             (1.0 - step.lr * step.weight_decay) as f32,
             step.betas[0],
@@ -88,6 +89,7 @@ impl AdamWOps for CubeBackend {
 
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Numbers {
+    gradient_factor: f32,
     lr: f32,
     kept: f32,
     beta_1: f32,
@@ -113,7 +115,7 @@ fn update<N: Size>(
     if ABSOLUTE_POS >= units {
         terminate!();
     }
-    let g = gradient[ABSOLUTE_POS];
+    let g = gradient[ABSOLUTE_POS] * Vector::new(numbers.gradient_factor);
     let one = 1.0f32;
     let m = first[ABSOLUTE_POS] * Vector::new(numbers.beta_1) + g * Vector::new(one - numbers.beta_1);
     let v = second[ABSOLUTE_POS] * Vector::new(numbers.beta_2) + g * g * Vector::new(one - numbers.beta_2);

@@ -16,6 +16,8 @@ pub struct AdamWStep {
     pub epsilon: f32,
     /// Weight decay; multiplied by the learning rate.
     pub weight_decay: f64,
+    /// What the gradient is multiplied by before anything else.
+    pub gradient_factor: f64,
     /// Updates of this parameter, this one included.
     pub time: i32,
 }

@@ -7,7 +7,7 @@ use burn::tensor::{Scalar, Slice};
 
 use super::ops::AdamWStep;
 
-/// With moments `m` and `v` and gradient `g`: `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`,
+/// With moments `m` and `v` and gradient `g`, multiplied by its factor: `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`,
 /// `w ← (1 − lr · decay) w − lr · m̂ / (√v̂ + ε)`, the hats for moments divided by `1 − βᵗ`.
 pub(super) fn adamw_step<B: Backend>(
     [value, gradient, first, second]: [FloatTensor<B>; 4],
@@ -16,6 +16,7 @@ pub(super) fn adamw_step<B: Backend>(
     let times = |x: &FloatTensor<B>, factor: f32| B::float_mul_scalar(x.clone(), Scalar::from(factor));
     let [beta_1, beta_2] = step.betas;
     let [correction_1, correction_2] = step.corrections();
+    let gradient = times(&gradient, step.gradient_factor as f32);
     let squares = B::float_mul(gradient.clone(), gradient.clone());
     let first = B::float_add(times(&first, beta_1), times(&gradient, 1.0 - beta_1));
     let second = B::float_add(times(&second, beta_2), times(&squares, 1.0 - beta_2));

@@ -1,10 +1,10 @@
 //! Optimizer steps, as a run takes them.
 
 use crate::error::Result;
-use crate::models::build_model;
+use crate::models::{build_model, is_cpu};
 use crate::training::{
-    NamedOptimizer, ParameterTable, batch_spec, set_checkpointing, set_precision, shape_of, thawed_stepper,
-    training_device,
+    NamedOptimizer, ParameterTable, StagedBatch, batch_spec, set_checkpointing, set_precision, shape_of, staged,
+    thawed_stepper, training_device,
 };
 
 use super::{Compute, Measurement, Mode, Options, Size, process, setup};
@@ -20,19 +20,30 @@ pub(super) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Re
     let shape = shape_of(&batch_spec(&config, &build));
     let mut stepper = thawed_stepper(&config, &model, shape, &device)?;
     let mut optimizer = NamedOptimizer::new(&config.training.optimizer);
-    let batch = setup::batch(batch, shape);
+    let first = setup::batch(batch, shape);
     let shapes = setup::shapes(&config, &model);
-    let flop = shapes.step(mode, batch.size);
+    let flop = shapes.step(mode, batch);
 
     process::reset_peak();
     let mut step = 0;
-    let time = options.repeat.time(|| {
-        stepper.step(&mut model, &batch, &table, &mut optimizer, step, 1.0)?;
+    let mut take_step = |batch: &StagedBatch| -> Result<()> {
+        stepper.step(&mut model, batch, &table, &mut optimizer, step, 1.0)?;
         step += 1;
         Ok(())
-    })?;
+    };
+    let time = match is_cpu(&device) {
+        true => {
+            let batch = shape.stage(first, &device)?;
+            options.repeat.time(|| take_step(&batch))?
+        }
+        // Each batch is copied to the device while the step before it computes, as in a run.
+        false => {
+            let mut batches = staged(std::iter::repeat_with(move || Ok(first.clone())), shape, &device);
+            options.repeat.time(|| batches.next().map_or(Ok(()), |batch| take_step(&batch?)))?
+        }
+    };
     Ok(Measurement {
-        frames: batch.size,
+        frames: batch,
         flop: Some(flop),
         compute: Some(if mixed { Compute::Bf16 } else { setup::compute(&config) }),
         backbone_bytes: Some(build.memory.backbone_stored),

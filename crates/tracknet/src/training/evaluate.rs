@@ -16,7 +16,7 @@ use crate::parallel::Pieces;
 use super::TrainingError;
 use super::loaders::{batch_spec, loader_options, shape_of};
 use super::loss::{HeatmapLoss, MIN_MASK_WEIGHT};
-use super::step::mask_weight;
+use super::staging::mask_weight;
 
 /// How detections are found and counted.
 #[derive(Debug, Clone, Default)]
@@ -119,7 +119,7 @@ impl Run<'_> {
         let mut heatmaps = Vec::with_capacity(batch.targets.len());
         let mut sum = 0.0;
         let pieces = Pieces::to_predict(batch.size, self.device).map(|_, frames| {
-            let chunk = shape.tensors(batch, frames.start, frames.end, self.device)?;
+            let chunk = shape.tensors(batch, frames, self.device)?;
             let logits = self.model.forward(chunk.images);
             let sum = loss.sum(logits.clone(), chunk.targets, chunk.masks, 1.0)?.sum;
             let values = logits.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("heatmap", e))?;

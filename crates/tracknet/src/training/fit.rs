@@ -35,7 +35,8 @@ use super::reporter::{Reporter, StepProgress};
 use super::resume;
 use super::run::RunPaths;
 use super::schedule::Schedule;
-use super::step::{BatchShape, StepReport, Stepper};
+use super::staging::{BatchShape, StagedBatch, staged};
+use super::step::{StepReport, Stepper};
 use super::weights;
 use super::{CONFIG_FILE, Checkpoint, RunState, TrainingError, write_checkpoint};
 
@@ -232,7 +233,8 @@ impl<'a> Trainer<'a> {
         let epoch = self.state.epoch;
         let clock = Instant::now();
         let mut frames = 0;
-        for batch in self.loaders.train.epoch_from(epoch as u64, self.state.batch) {
+        let batches = self.loaders.train.epoch_from(epoch as u64, self.state.batch);
+        for batch in staged(batches, self.stepper.shape, &self.stepper.device) {
             if self.is_stopped() {
                 return Ok(true);
             }
@@ -248,7 +250,7 @@ impl<'a> Trainer<'a> {
 
     /// One step; if the device has no memory for it, the same step with smaller micro-batches. A step changes nothing
     /// before its gradients are known to be there.
-    fn step(&mut self, batch: &Batch, factor: f64) -> Result<StepReport> {
+    fn step(&mut self, batch: &StagedBatch, factor: f64) -> Result<StepReport> {
         let training = &self.config.training;
         let mut retries = training.oom_retries;
         loop {

@@ -67,15 +67,6 @@ impl NamedGradients {
         Ok(sums.into_iter().map(f64::from).collect())
     }
 
-    /// Multiplies every gradient by `limit / (norm + 1e−6)` if `norm` exceeds `limit`, as
-    /// `torch.nn.utils.clip_grad_norm_` does.
-    pub fn clip(&mut self, norm: f64, limit: f64) {
-        let factor = limit / (norm + 1e-6);
-        if factor < 1.0 {
-            self.multiply(factor);
-        }
-    }
-
     /// Multiplies every gradient.
     pub fn multiply(&mut self, factor: f64) {
         for gradient in self.0.values_mut() {
@@ -84,14 +75,29 @@ impl NamedGradients {
     }
 }
 
+/// What gradients of the global norm `norm` are multiplied by so that it is at most `limit`, as
+/// `torch.nn.utils.clip_grad_norm_` does.
+pub fn clip_factor(norm: f64, limit: f64) -> f64 {
+    (limit / (norm + 1e-6)).min(1.0)
+}
+
 /// Non-finite steps in a row after which a run gives up.
 pub const MAX_NON_FINITE: usize = 10;
 
-/// Decides from step to step whether gradients may change the parameters, and clips them.
+/// Decides from step to step whether gradients may change the parameters, and how they are clipped.
 #[derive(Debug, Clone)]
 pub(super) struct GradientGuard {
     clip: Option<f64>,
     non_finite_in_a_row: usize,
+}
+
+/// Gradients that may change the parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Admitted {
+    /// Their global norm.
+    pub(super) norm: f64,
+    /// What the update multiplies them by: at most 1, by the clipping.
+    pub(super) factor: f64,
 }
 
 impl GradientGuard {
@@ -100,26 +106,24 @@ impl GradientGuard {
         Self { clip, non_finite_in_a_row: 0 }
     }
 
-    /// Clips the gradients of step `step` and returns their norm before that; or, for a loss or gradient that is not
-    /// finite, what it is: then the step must change nothing.
+    /// What the update of step `step` needs to know; or, for a loss or gradient that is not finite, what it is: then the
+    /// step must change nothing.
     ///
     /// # Errors
     /// After [`MAX_NON_FINITE`] such steps in a row, or if a gradient cannot be read from the device.
     pub(super) fn admit(
         &mut self,
-        gradients: &mut NamedGradients,
+        gradients: &NamedGradients,
         loss: f64,
         step: u64,
-    ) -> Result<std::result::Result<f64, String>> {
+    ) -> Result<std::result::Result<Admitted, String>> {
         let what = match gradients.norm()? {
             _ if !loss.is_finite() => "loss".to_owned(),
             GradientNorm::NonFinite(name) => format!("gradient of `{name}`"),
             GradientNorm::Finite(norm) => {
                 self.non_finite_in_a_row = 0;
-                if let Some(limit) = self.clip {
-                    gradients.clip(norm, limit);
-                }
-                return Ok(Ok(norm));
+                let factor = self.clip.map_or(1.0, |limit| clip_factor(norm, limit));
+                return Ok(Ok(Admitted { norm, factor }));
             }
         };
         self.non_finite_in_a_row += 1;
@@ -158,9 +162,8 @@ mod tests {
     fn the_norm_is_global_and_clipping_reaches_it() {
         let mut g = gradients(&[("a", &[3.0]), ("b", &[0.0, 4.0])]);
         assert_eq!(g.norm().unwrap(), GradientNorm::Finite(5.0));
-        g.clip(5.0, 10.0);
-        assert_eq!(g.norm().unwrap(), GradientNorm::Finite(5.0));
-        g.clip(5.0, 1.0);
+        assert_eq!(clip_factor(5.0, 10.0), 1.0);
+        g.multiply(clip_factor(5.0, 1.0));
         let GradientNorm::Finite(norm) = g.norm().unwrap() else { panic!("not finite") };
         // The 1e−6 of the formula and float32.
         assert!((norm - 1.0).abs() < 1e-6);

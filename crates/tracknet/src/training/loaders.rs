@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::models::BuildReport;
 
 use super::memory::MemoryBound;
-use super::step::BatchShape;
+use super::staging::BatchShape;
 
 /// Training batches, and validation batches when there are validation games.
 #[derive(Debug, Clone)]

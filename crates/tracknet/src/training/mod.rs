@@ -19,6 +19,7 @@ mod reporter;
 mod resume;
 mod run;
 mod schedule;
+mod staging;
 mod step;
 mod tensors;
 mod weights;
@@ -33,20 +34,22 @@ pub use fit::{
     FitOptions, FitReport, Outcome, Trainer, fit, set_checkpointing, set_precision, training_device, training_peak,
 };
 pub(crate) use fit::{device_memory, thawed_stepper};
-pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_limit};
+pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_factor, clip_limit};
 pub use loaders::{Loaders, batch_spec, shape_of};
 pub use logging::{KeepRows, MetricLog, RowKind};
 pub use loss::{HeatmapLoss, LossSum, MIN_MASK_WEIGHT};
 pub use memory::{MemoryBound, MicroBatch, choose_micro_batch};
 pub use monitor::{Monitor, Verdict};
-pub use optimizer::{NamedOptimizer, ParameterKind, Part};
+pub use optimizer::{NamedOptimizer, ParameterKind, Part, StepFactors};
 pub use parameters::{ParameterTable, TrainableParameter};
 pub use precision::{LossScale, compute_dtype};
 pub use reporter::{Console, Reporter, Silent, StepProgress};
 pub use resume::find_checkpoint;
 pub use run::RunPaths;
 pub use schedule::Schedule;
-pub use step::{BatchShape, BatchTensors, StepReport, Stepper, mask_weight};
+pub(crate) use staging::staged;
+pub use staging::{BatchShape, BatchTensors, StagedBatch, mask_weight};
+pub use step::{StepReport, Stepper};
 pub use tensors::{HostTensor, HostTensors};
 pub use weights::{
     AdapterChoice, LoadedModel, find_adapter, load_model_for_inference, load_model_with_adapter, named_adapters,

@@ -59,6 +59,15 @@ enum State {
     Sgd(Box<SgdState<1>>),
 }
 
+/// What a step multiplies: the learning rate by the schedule's factor, the gradients by that of the clipping.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepFactors {
+    /// Of the learning rate.
+    pub lr: f64,
+    /// Of the gradients.
+    pub gradient: f64,
+}
+
 const BETAS: [f32; 2] = [0.9, 0.999];
 const EPSILON: f32 = 1e-8;
 
@@ -100,27 +109,29 @@ impl NamedOptimizer {
         !excluded
     }
 
-    /// The new value of the parameter `name`. `value` and `gradient` are flat and without autodiff;
-    /// `factor` is the schedule's.
+    /// The new value of the parameter `name`. `value` and `gradient` are flat and without autodiff.
     pub fn update(
         &mut self,
         name: &str,
         kind: ParameterKind,
-        factor: f64,
+        factors: StepFactors,
         value: Tensor<1>,
         gradient: Tensor<1>,
     ) -> Tensor<1> {
-        let lr = self.base_lr(kind) * factor;
+        let lr = self.base_lr(kind) * factors.lr;
+        let on_device = matches!(self.rules, Rules::AdamW { .. }) && !is_cpu(&value.device());
+        // The kernel multiplies on its way.
+        let gradient = if on_device || factors.gradient == 1.0 { gradient } else { gradient * factors.gradient };
         let decays = self.decays(kind);
         let old = self.states.remove(name);
         let (value, state) = match &self.rules {
             Rules::AdamW { decayed, plain } => {
                 let old = old.and_then(|s| if let State::AdamW(s) = s { Some(*s) } else { None });
-                let (value, state) = if is_cpu(&value.device()) {
-                    (if decays { decayed } else { plain }).step(lr, value, gradient, old)
-                } else {
+                let (value, state) = if on_device {
                     let weight_decay = if decays { self.config.weight_decay } else { 0.0 };
-                    adamw_on_device(lr, weight_decay, value, gradient, old)
+                    adamw_on_device(lr, weight_decay, factors.gradient, value, gradient, old)
+                } else {
+                    (if decays { decayed } else { plain }).step(lr, value, gradient, old)
                 };
                 (value, state.map(|s| State::AdamW(Box::new(s))))
             }
@@ -232,6 +243,7 @@ impl NamedOptimizer {
 fn adamw_on_device(
     lr: f64,
     weight_decay: f64,
+    gradient_factor: f64,
     value: Tensor<1>,
     gradient: Tensor<1>,
     old: Option<AdamWState<1>>,
@@ -240,7 +252,7 @@ fn adamw_on_device(
         Some(AdamWState { momentum, .. }) => (momentum.time + 1, [momentum.moment_1, momentum.moment_2]),
         None => (1, [value.zeros_like(), value.zeros_like()]),
     };
-    let step = AdamWStep { lr, betas: BETAS, epsilon: EPSILON, weight_decay, time: time as i32 };
+    let step = AdamWStep { lr, betas: BETAS, epsilon: EPSILON, weight_decay, gradient_factor, time: time as i32 };
     let (value, [first, second]) = adamw_step(value, gradient, moments, step);
     (value, Some(AdamWState::new(AdaptiveMomentumState::new(time, first, second))))
 }
@@ -262,6 +274,7 @@ fn with_velocity(velocity: Tensor<1>, device: &Device) -> Result<SgdState<1>, St
 mod tests {
     use super::*;
 
+    const ONE: StepFactors = StepFactors { lr: 1.0, gradient: 1.0 };
     const HEAD: ParameterKind = ParameterKind { part: Part::Head, bias_or_norm: false };
 
     fn device() -> Device {
@@ -291,7 +304,7 @@ mod tests {
             v = 0.999 * v + 0.001 * g * g;
             let (mh, vh) = (m / (1.0 - 0.9f64.powi(step)), v / (1.0 - 0.999f64.powi(step)));
             x = x * (1.0 - 1e-2 * 0.1) - 1e-2 * mh / (vh.sqrt() + 1e-8);
-            found = optimizer.update("w", HEAD, 1.0, found, tensor(&[g as f32]));
+            found = optimizer.update("w", HEAD, ONE, found, tensor(&[g as f32]));
         }
         // Five float32 updates; 1 − 0.999ᵗ in float32 is the largest error, about 1e-4 of a step of 1e-2.
         assert!((f64::from(values(found)[0]) - x).abs() < 5e-6);
@@ -305,7 +318,7 @@ mod tests {
         for g in [0.5f32, -0.25, 1.0] {
             velocity = 0.9 * velocity + (g + 0.1 * x);
             x -= 1e-2 * velocity;
-            found = optimizer.update("w", HEAD, 1.0, found, tensor(&[g]));
+            found = optimizer.update("w", HEAD, ONE, found, tensor(&[g]));
         }
         // Three float32 updates of values near 1.
         assert!((values(found)[0] - x).abs() < 1e-6);
@@ -327,8 +340,8 @@ mod tests {
         // A zero gradient leaves only the decay.
         let mut optimizer = NamedOptimizer::new(&config);
         let zero = || tensor(&[0.0]);
-        assert_eq!(values(optimizer.update("b", bias, 1.0, tensor(&[1.0]), zero())), [1.0]);
-        assert!(values(optimizer.update("w", HEAD, 1.0, tensor(&[1.0]), zero()))[0] < 1.0);
+        assert_eq!(values(optimizer.update("b", bias, ONE, tensor(&[1.0]), zero())), [1.0]);
+        assert!(values(optimizer.update("w", HEAD, ONE, tensor(&[1.0]), zero()))[0] < 1.0);
     }
 
     #[test]
@@ -338,11 +351,13 @@ mod tests {
             let mut one = NamedOptimizer::new(&config(name));
             let mut x = tensor(&[1.0, -2.0]);
             for g in [[0.5, 0.1], [-0.3, 0.7]] {
-                x = one.update("w", HEAD, 1.0, x, tensor(&g));
+                x = one.update("w", HEAD, ONE, x, tensor(&g));
             }
             let mut two = NamedOptimizer::new(&config(name));
             two.load_tensors(&one.to_tensors().unwrap(), &lengths, &device()).unwrap();
-            let step = |o: &mut NamedOptimizer| values(o.update("w", HEAD, 0.5, x.clone(), tensor(&[0.2, -0.2])));
+            let step = |o: &mut NamedOptimizer| {
+                values(o.update("w", HEAD, StepFactors { lr: 0.5, gradient: 1.0 }, x.clone(), tensor(&[0.2, -0.2])))
+            };
             assert_eq!(step(&mut one), step(&mut two));
             assert_eq!(one.to_tensors().unwrap(), two.to_tensors().unwrap());
         }
@@ -351,7 +366,7 @@ mod tests {
     #[test]
     fn a_state_that_does_not_fit_is_named() {
         let mut one = NamedOptimizer::new(&config(OptimizerName::AdamW));
-        one.update("w", HEAD, 1.0, tensor(&[1.0, 2.0]), tensor(&[0.1, 0.1]));
+        one.update("w", HEAD, ONE, tensor(&[1.0, 2.0]), tensor(&[0.1, 0.1]));
         let tensors = one.to_tensors().unwrap();
         let load = |name: OptimizerName, parameter: &str, length, tensors: &HostTensors| {
             let lengths = BTreeMap::from([(parameter.to_owned(), length)]);

@@ -4,73 +4,21 @@
 //! drawn. The gradients of micro-batches add up to the gradient of the whole batch, because every chunk is divided
 //! by the mask weight of the whole batch. Logits are brought to float32 before the loss, whatever the frames were in.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 
 use crate::config::TrainingConfig;
-use crate::datasets::Batch;
 use crate::error::Result;
 use crate::models::HeatmapModel;
 use crate::parallel::Pieces;
 use crate::random;
 
-use super::TrainingError;
 use super::checkpoint::RunState;
 use super::gradients::{GradientGuard, NamedGradients, clip_limit};
 use super::loss::HeatmapLoss;
-use super::optimizer::NamedOptimizer;
+use super::optimizer::{NamedOptimizer, StepFactors};
 use super::parameters::ParameterTable;
 use super::precision::{LossScale, compute_dtype};
-
-/// Sizes as `[W, H]` of the tensors in a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchShape {
-    /// Input size.
-    pub input: [usize; 2],
-    /// Heatmap size.
-    pub heatmap: [usize; 2],
-}
-
-/// The tensors of some frames of a batch.
-#[derive(Debug, Clone)]
-pub struct BatchTensors {
-    /// `[frames, 3, height, width]`.
-    pub images: Tensor<4>,
-    /// `[frames, 1, heatmap height, heatmap width]`.
-    pub targets: Tensor<4>,
-    /// `[frames, 1, heatmap height, heatmap width]`.
-    pub masks: Tensor<4>,
-}
-
-impl BatchShape {
-    /// Frames `from..to` of `batch` on `device`.
-    ///
-    /// # Errors
-    /// If the batch does not hold that many values.
-    pub fn tensors(self, batch: &Batch, from: usize, to: usize, device: &Device) -> Result<BatchTensors> {
-        let part = |values: &[f32], channels: usize, [width, height]: [usize; 2], what: &str| -> Result<Tensor<4>> {
-            let frame = channels * width * height;
-            let values = values.get(from * frame..to * frame).ok_or_else(|| {
-                TrainingError::Mismatch(format!(
-                    "a batch of {} frames has {} values of {what}, expected {frame} a frame",
-                    batch.size,
-                    values.len()
-                ))
-            })?;
-            let shape = [to - from, channels, height, width];
-            Ok(Tensor::from_data(TensorData::new(values.to_vec(), shape), device))
-        };
-        Ok(BatchTensors {
-            images: part(&batch.images, 3, self.input, "images")?,
-            targets: part(&batch.targets, 1, self.heatmap, "targets")?,
-            masks: part(&batch.masks, 1, self.heatmap, "masks")?,
-        })
-    }
-}
-
-/// The mask weight of a whole batch, added in float64.
-pub fn mask_weight(batch: &Batch) -> f64 {
-    batch.masks.iter().map(|&v| f64::from(v)).sum()
-}
+use super::staging::{BatchShape, StagedBatch};
 
 /// What a step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,21 +93,22 @@ impl Stepper {
     pub fn step(
         &mut self,
         model: &mut HeatmapModel,
-        batch: &Batch,
+        batch: &StagedBatch,
         table: &ParameterTable,
         optimizer: &mut NamedOptimizer,
         step: u64,
         factor: f64,
     ) -> Result<StepReport> {
-        let (mut gradients, mut report) = self.gradients(model, batch, table, step)?;
-        let admitted = self.guard.admit(&mut gradients, report.loss_sum, step)?;
+        let (gradients, mut report) = self.gradients(model, batch, table, step)?;
+        let admitted = self.guard.admit(&gradients, report.loss_sum, step)?;
         self.loss_scale = self.loss_scale.map(|scale| scale.after(admitted.is_ok()));
         match admitted {
             Err(what) => report.skipped = Some(what),
-            Ok(norm) => {
-                report.grad_norm = Some(norm);
+            Ok(admitted) => {
+                report.grad_norm = Some(admitted.norm);
+                let factors = StepFactors { lr: factor, gradient: admitted.factor };
                 *model = table.update(model.clone(), gradients, |parameter, value, gradient| {
-                    optimizer.update(&parameter.name, parameter.kind, factor, value, gradient)
+                    optimizer.update(&parameter.name, parameter.kind, factors, value, gradient)
                 });
             }
         }
@@ -173,17 +122,17 @@ impl Stepper {
     pub fn gradients(
         &self,
         model: &HeatmapModel,
-        batch: &Batch,
+        batch: &StagedBatch,
         table: &ParameterTable,
         step: u64,
     ) -> Result<(NamedGradients, StepReport)> {
-        let mask_sum = mask_weight(batch);
+        let mask_sum = batch.mask_sum;
         let scale = self.loss_scale.map_or(1.0, |scale| scale.scale);
         let pieces = Pieces::to_train(batch.size, self.micro_batch, self.parallel);
         let (mut sum, loss_sum) = pieces.add_up(|index, frames| {
             let model = if pieces.forks() { model.fork_for_piece(&self.device) } else { model.clone() };
             model.seed_dropout(seed_of(seed_of(self.seed, step), index as u64));
-            let chunk = self.shape.tensors(batch, frames.start, frames.end, &self.device)?;
+            let chunk = batch.tensors(frames)?;
             let logits = in_dtype(model.forward(in_dtype(chunk.images, self.dtype)), DType::F32);
             let loss = self.loss.sum(logits, chunk.targets, chunk.masks, mask_sum)?;
             let scaled = if scale == 1.0 { loss.scaled } else { loss.scaled.mul_scalar(scale) };

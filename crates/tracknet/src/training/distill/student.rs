@@ -18,7 +18,7 @@ use crate::models::{MemoryReport, VisitProjections, is_cpu};
 use crate::parallel::Pieces;
 use crate::training::TrainingError;
 use crate::training::gradients::{GradientGuard, NamedGradients};
-use crate::training::optimizer::NamedOptimizer;
+use crate::training::optimizer::{NamedOptimizer, StepFactors};
 use crate::training::parameters::ParameterTable;
 use crate::training::reporter::{Reporter, StepProgress};
 use crate::training::schedule::Schedule;
@@ -218,17 +218,18 @@ impl Lesson<'_> {
         let batch = self.crops.batch(step, self.options.batch_size);
         let views = self.crops.views(&batch)?;
         let clock = Instant::now();
-        let (mut gradients, loss) = self.gradients(&student.model, &batch, &views, step as u64)?;
-        let refused = match student.guard.admit(&mut gradients, loss, step as u64)? {
+        let (gradients, loss) = self.gradients(&student.model, &batch, &views, step as u64)?;
+        let refused = match student.guard.admit(&gradients, loss, step as u64)? {
             Err(what) => {
                 student.skipped += 1;
                 Some(what)
             }
-            Ok(_) => {
+            Ok(admitted) => {
                 student.losses.push(loss / batch.len() as f64);
                 let optimizer = &mut student.optimizer;
+                let factors = StepFactors { lr: factor, gradient: admitted.factor };
                 student.model = self.table.update(student.model.clone(), gradients, |parameter, value, gradient| {
-                    optimizer.update(&parameter.name, parameter.kind, factor, value, gradient)
+                    optimizer.update(&parameter.name, parameter.kind, factors, value, gradient)
                 });
                 None
             }
