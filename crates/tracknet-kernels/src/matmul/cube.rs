@@ -12,7 +12,7 @@ use crate::cube::{cast, contiguous, product};
 impl MatmulOps for CubeBackend {
     fn matrix_products(lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
         let dtype = lhs.dtype;
-        let ([matrices, m, k], [batch, ..]) = (lhs.shape().dims(), rhs.shape().dims());
+        let ([matrices, m, k], [batch, _, _]) = (lhs.shape().dims(), rhs.shape().dims());
         // A copy of a small matrix for each of the others: routines that load tiles in bulk want it in memory.
         let lhs = if matrices == batch { lhs } else { contiguous(Self::float_expand(lhs, Shape::from([batch, m, k]))) };
         product(lhs, rhs, dtype)
