@@ -41,13 +41,13 @@ parity() {
     tests=$(run "$here/tests-$package" --list --format terse | sed -n 's/: test$//p')
     echo "== $package on $device: $(wc -l <<< "$tests") tests"
     export TRACKNET_TEST_DEVICE=${device%%:*} TESTS="$here/tests-$package" STAND_IN="$here/libno-llvm.so"
-    xargs -P "$(nproc)" -I TEST bash -c '
+    xargs -P "$(nproc)" -I {} bash -c '
       home=$(mktemp -d)
       if said=$(HOME=$home LD_PRELOAD=$STAND_IN timeout 300 "$TESTS" --exact "$1" 2>&1); then
         echo "$1 ... ok"
       else
         echo "$1 ... FAILED ($?)"; tail -20 <<< "$said" | sed "s/^/    /"; exit 1
-      fi' - TEST <<< "$tests" | tee "$out/parity-$package.log" || failed=1
+      fi' - {} <<< "$tests" | tee "$out/parity-$package.log" || failed=1
     echo "$(grep -c ' ... ok$' "$out/parity-$package.log") passed"
   done
   return $failed

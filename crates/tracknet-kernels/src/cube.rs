@@ -7,8 +7,8 @@
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::cubecl::client::Client;
-use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::ir::features::Tma;
+use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::cubecl::{self, calculate_cube_count_elemwise};
 use burn_cubecl::kernel;
@@ -65,16 +65,16 @@ pub(crate) fn has_products_of(client: &Client, dtype: DType) -> bool {
     matmul.cmma.iter().chain(&matmul.mma).any(|config| config.a_type == wanted && config.b_type == wanted)
 }
 
-/// `lhs · rhs`, matrix by matrix where there are several, accumulated in f32 and rounded once. The result is contiguous:
-/// left to itself, Burn pads rows on CUDA, and kernels would copy them.
+/// `lhs · rhs`, matrix by matrix where there are several, accumulated in f32 and rounded once; factors of f32 are not rounded.
+/// The result is contiguous: left to itself, Burn pads rows on CUDA, and kernels would copy them.
 ///
 /// The routine is chosen here and not tuned at run time: tuning compiles a dozen kernels for every new shape, minutes of a
 /// first run. Of those measured in steps of a ViT-B, one was the fastest for linear layers, adapters and attention.
 pub(crate) fn product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
-    let mut shape = lhs.shape();
-    let last = shape.num_dims() - 1;
-    shape[last] = rhs.shape()[last];
-    let y = unwritten(&lhs, shape, dtype);
+    if lhs.dtype == DType::F32 && rounds_f32(&lhs.client) {
+        return cast(exact_product(lhs, rhs), dtype);
+    }
+    let y = unwritten(&lhs, product_shape(&lhs, &rhs), dtype);
     if has_bulk_loads(&y.client) {
         // Some planes load tiles, the others multiply them.
         let specialized = Strategy::SpecializedTmaMma(BlueprintStrategy::Inferred(().into()));
@@ -83,6 +83,28 @@ pub(crate) fn product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTen
         }
     }
     matmul(lhs, rhs, Some(y), MatmulStrategy::Cube, dtype).unwrap_or_else(|e| panic!("matrix product: {e:?}"))
+}
+
+/// Products of f32 that keep all of it, on the units that multiply f32.
+fn exact_product(lhs: CubeTensor, rhs: CubeTensor) -> CubeTensor {
+    let y = unwritten(&lhs, product_shape(&lhs, &rhs), DType::F32);
+    product_by(Strategy::DoubleUnit(Default::default()), &lhs, &rhs, &y)
+        .or_else(|_| product_by(Strategy::Naive, &lhs, &rhs, &y))
+        .unwrap_or_else(|error| panic!("matrix product: {error:?}"));
+    y
+}
+
+/// `[.., m, n]` for `[.., m, k]` and `[.., k, n]`.
+fn product_shape(lhs: &CubeTensor, rhs: &CubeTensor) -> Shape {
+    let mut shape = lhs.shape();
+    let last = shape.num_dims() - 1;
+    shape[last] = rhs.shape()[last];
+    shape
+}
+
+/// Whether Burn's products of f32 take tensor cores, which round factors to 11 bits (TF32).
+fn rounds_f32(client: &Client) -> bool {
+    client.properties().supports_type(ElemType::Float(FloatKind::TF32))
 }
 
 /// Whether the device copies tiles on its own (NVIDIA's tensor memory accelerator, from Hopper on).

@@ -12,6 +12,7 @@ use tracknet::models::decoders::{UpsamplingDecoder, UpsamplingSpec};
 use tracknet::models::init::{Builder, Fill, Source};
 use tracknet::models::state::{Group, ParameterInfo, ParameterVisitor, visit_parameters};
 use tracknet::models::{Features, HeatmapHead, HeatmapModel, build_model};
+use tracknet_kernels::matmul::matmul;
 
 use common::{assert_close, fixture, tensors};
 
@@ -72,7 +73,7 @@ fn output_loss_and_gradients_are_those_of_pytorch() {
 
     let input = Tensor::<4>::from_data(golden.0["input"].clone(), &device).require_grad();
     let first: Tensor<4> = Tensor::from_data(golden.0["param.proj.0.weight"].clone(), &device).require_grad();
-    let map = first.clone().reshape([1, 64, 64]).matmul(input.clone().reshape([2, 64, 24])).reshape([2, 64, 4, 6]);
+    let map = matmul(first.clone().reshape([1, 64, 64]), input.clone().reshape([2, 64, 24])).reshape([2, 64, 4, 6]);
     let images = Tensor::zeros([2, 3, 64, 96], &device);
     let output = head.forward(decoder.forward(Features { map, stride: 16 }, images));
     assert_close("output", output.clone(), &golden.0["output"], TOLERANCE);

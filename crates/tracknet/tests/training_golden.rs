@@ -17,7 +17,7 @@ use tracknet::models::build_model;
 use tracknet::models::state::{Require, load_state, state_dict};
 use tracknet::training::{BatchShape, NamedOptimizer, ParameterTable, Stepper};
 
-use common::{fixture, of_products};
+use common::fixture;
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -89,18 +89,18 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
     assert_eq!(gradients.0.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (name, gradient) in gradients.0 {
         let d = difference(&gradient.try_into_vec_as::<f32>().unwrap(), &expected[&name].1);
-        assert!(d < of_products(tolerance.gradient, 1.0), "gradient of {name} differs by {d}");
+        assert!(d < tolerance.gradient, "gradient of {name} differs by {d}");
     }
     for (step, expected) in golden["losses"].1.iter().enumerate() {
         let report = stepper.step(&mut model, &batch, &table, &mut optimizer, step as u64, 1.0).unwrap();
         let loss = report.loss_sum / report.mask_sum;
         let d = (loss - f64::from(*expected)).abs() / f64::from(*expected);
-        assert!(d < f64::from(of_products(tolerance.loss as f32, 1.0)), "loss {step} is {loss}, expected {expected}");
+        assert!(d < tolerance.loss, "loss {step} is {loss}, expected {expected}");
     }
     let trained = state_dict(&model, |p| p.trainable);
     for (name, (_, expected)) in part(&golden, "final") {
         let d = difference(&trained[&name].clone().try_into_vec::<f32>().unwrap(), &expected);
-        assert!(d < of_products(tolerance.weight, 1.0), "{name} differs by {d} after five steps");
+        assert!(d < tolerance.weight, "{name} differs by {d} after five steps");
     }
 }
 

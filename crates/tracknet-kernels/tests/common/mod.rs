@@ -23,13 +23,6 @@ pub(crate) fn on_host() -> bool {
     device() == Device::flex()
 }
 
-/// The tolerance for a result of Burn's products of f32: on CUDA they run on tensor cores, which round factors to 11 bits
-/// (TF32).
-pub(crate) fn of_products(tolerance: f64) -> f64 {
-    let rounds = !matches!(std::env::var("TRACKNET_TEST_DEVICE").as_deref(), Err(_) | Ok("cpu" | "wgpu"));
-    if rounds { tolerance.max(3e-3) } else { tolerance }
-}
-
 /// Whether the device has the type.
 pub(crate) fn has(dtype: DType) -> bool {
     on_host() || device().supports_dtype(dtype)

@@ -23,7 +23,7 @@ pub(super) fn in_dtype_of<const D: usize, const E: usize>(parameter: Tensor<D>, 
 /// `x · weightᵀ` for `[rows, in]` and `[out, in]`, in the dtype of `x`.
 pub(super) fn dense_linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     let weight = in_dtype_of(weight, &x);
-    matmul(x.unsqueeze(), weight.transpose().unsqueeze()).squeeze_dim(0)
+    matmul(x, weight.transpose())
 }
 
 /// Activations that checkpoints and decoders ask for.
@@ -230,7 +230,7 @@ impl Conv {
 
     /// The factor of each output channel under DoRA, `[1, out, 1, 1]`.
     fn gain(&self, adapter: &LoraAdapter) -> Option<Tensor<4>> {
-        let gain = adapter.gain(|rows| rows.matmul(self.rows().transpose()))?;
+        let gain = adapter.gain(|rows| matmul(rows, self.rows().transpose()))?;
         let channels = gain.dims()[0];
         Some(gain.reshape([1, channels, 1, 1]))
     }

@@ -91,6 +91,19 @@ pub enum TrainingError {
         /// Where the bound comes from.
         origin: &'static str,
     },
+    /// The device has no memory for a micro-batch, and no smaller one is to be tried.
+    #[error(
+        "the device has no memory for a micro-batch of {micro_batch} ({problem}), and {limit}: free memory on the device, or lower \
+         training.micro_batch_size, training.min_micro_batch_size, data.preprocess.resize or the model's size"
+    )]
+    OutOfDeviceMemory {
+        /// The smallest micro-batch that was tried.
+        micro_batch: usize,
+        /// What the device said.
+        problem: String,
+        /// Why no smaller one is tried.
+        limit: String,
+    },
     /// A split has no frame to use.
     #[error("no {split} frames: {problem}")]
     NoFrames {
@@ -127,13 +140,28 @@ impl TrainingError {
         Self::DamagedCheckpoint { path: path.as_ref().to_path_buf(), problem: problem.to_string() }
     }
 
-    /// Whether the device had no memory left for what was to be read. It is usable, and less at once may fit.
-    pub fn is_out_of_device_memory(&self) -> bool {
-        matches!(self, Self::Device { problem, .. } if problem.contains("out of device memory"))
+    /// What the device said when it had no memory left for what was to be read. It is usable, and less at once may fit.
+    pub fn out_of_device_memory(&self) -> Option<&str> {
+        let Self::Device { problem, .. } = self else { return None };
+        problem.lines().map(str::trim).find(|line| line.contains("out of device memory"))
     }
 
     /// A tensor that could not be read back.
     pub(crate) fn device(name: impl Into<String>, problem: impl std::fmt::Display) -> Self {
         Self::Device { name: name.into(), problem: problem.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TrainingError;
+
+    #[test]
+    fn what_the_device_said_about_its_memory_is_found_among_what_else_failed() {
+        let said = "Several failures at once\nCaused by:\n  skipped `ReduceKernel`: it needed memory\nCaused by:\n  \
+                    out of device memory allocating 154140672 bytes\nNo backtrace available";
+        let error = TrainingError::device("loss", said);
+        assert_eq!(error.out_of_device_memory(), Some("out of device memory allocating 154140672 bytes"));
+        assert_eq!(TrainingError::device("loss", "the device was lost").out_of_device_memory(), None);
     }
 }

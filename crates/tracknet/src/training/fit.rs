@@ -256,14 +256,24 @@ impl<'a> Trainer<'a> {
         loop {
             let step = self.state.step;
             let result = self.stepper.step(&mut self.model, batch, &self.table, &mut self.optimizer, step, factor);
-            let error = match result {
-                Err(Error::Training(error)) if error.is_out_of_device_memory() => error,
-                other => return other,
+            let problem = match &result {
+                Err(Error::Training(error)) => error.out_of_device_memory().map(str::to_owned),
+                _ => None,
             };
+            let Some(problem) = problem else { return result };
             let size = self.stepper.micro_batch.unwrap_or(batch.size).min(batch.size);
             let smaller = (size / training.mb_backoff_factor.max(2)).max(training.min_micro_batch_size.max(1));
-            if retries == 0 || !training.adaptive_micro_batch || smaller >= size {
-                return Err(error.into());
+            let limit = if !training.adaptive_micro_batch {
+                Some("training.adaptive_micro_batch is off".to_owned())
+            } else if smaller >= size {
+                Some(format!("training.min_micro_batch_size is {smaller}"))
+            } else if retries == 0 {
+                Some(format!("training.oom_retries is {}", training.oom_retries))
+            } else {
+                None
+            };
+            if let Some(limit) = limit {
+                return Err(TrainingError::OutOfDeviceMemory { micro_batch: size, problem, limit }.into());
             }
             retries -= 1;
             self.options.device.memory_cleanup();

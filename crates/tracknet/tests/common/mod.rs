@@ -48,13 +48,6 @@ pub(crate) fn device() -> Device {
     }
 }
 
-/// The tolerance for results of products of f32 that reach to `largest`: on CUDA, Burn computes them on tensor cores, which
-/// round factors to 11 bits (TF32).
-pub(crate) fn of_products(tolerance: f32, largest: f32) -> f32 {
-    let rounds = !matches!(std::env::var("TRACKNET_TEST_DEVICE").as_deref(), Err(_) | Ok("cpu" | "wgpu"));
-    if rounds { tolerance.max(1e-2 * largest) } else { tolerance }
-}
-
 /// The f32 tensors of a safetensors file.
 pub(crate) fn tensors(path: &Path) -> BTreeMap<String, TensorData> {
     let bytes = std::fs::read(path).unwrap();
@@ -80,9 +73,6 @@ pub(crate) fn pixels(device: &Device) -> Tensor<4> {
 pub(crate) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: &TensorData, tolerance: f32) {
     let got = got.into_data();
     assert_eq!(got.shape(), want.shape(), "{what}");
-    let largest =
-        want.clone().convert::<f32>().try_to_vec::<f32>().unwrap().iter().fold(0.0_f32, |m, x| m.max(x.abs()));
-    let tolerance = of_products(tolerance, largest);
     let difference = largest_difference(&got, want);
     assert!(difference <= tolerance, "{what}: differs by {difference}, tolerance {tolerance}");
 }

@@ -98,23 +98,27 @@ impl Heads {
         }
     }
 
-    /// All of `[batch, tokens, heads · head_dim]`, turned, as `dtype`.
-    pub(super) fn rotate(&self, x: &CubeTensor, dtype: DType) -> CubeTensor {
-        let y = unwritten(x, x.shape(), dtype);
+    /// All of `[batch, tokens, heads · head_dim]` as `dtype`, turned or not.
+    pub(super) fn factor(&self, x: CubeTensor, dtype: DType, turned: bool) -> CubeTensor {
+        if x.dtype == dtype && !turned {
+            return x;
+        }
+        let y = unwritten(&x, x.shape(), dtype);
         let units = self.batch * self.tokens * self.heads * self.head_dim / self.width;
-        let (cubes, dim) = grid(x, units);
+        let (cubes, dim) = grid(&x, units);
         // SAFETY: as in `split`; both tensors have one shape.
         unsafe {
-            rotate::launch_unchecked(
+            convert::launch_unchecked(
                 &x.client,
                 cubes,
                 dim,
-                address_type([x, &y]),
+                address_type([&x, &y]),
                 self.width,
                 x.clone().into_buffer_arg(),
                 self.table(),
                 y.clone().into_buffer_arg(),
                 self.launch(units, &(0..self.batch)),
+                turned,
                 [elem(x.dtype), elem(dtype)],
             );
         }
@@ -198,11 +202,12 @@ fn join<F: Float, G: Float, N: Size>(
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn rotate<F: Float, G: Float, N: Size>(
+fn convert<F: Float, G: Float, N: Size>(
     x: &[Vector<F, N>],
     table: &[Vector<f32, N>],
     y: &mut [Vector<G, N>],
     layout: Layout,
+    #[comptime] turned: bool,
     #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     if ABSOLUTE_POS >= layout.units {
@@ -210,7 +215,7 @@ fn rotate<F: Float, G: Float, N: Size>(
     }
     let at = ABSOLUTE_POS % layout.vectors;
     let token = ABSOLUTE_POS / layout.vectors / layout.heads % layout.tokens;
-    y[ABSOLUTE_POS] = Vector::cast_from(turn::<F, N>(x, table, ABSOLUTE_POS - at, at, token, layout, true, false));
+    y[ABSOLUTE_POS] = Vector::cast_from(turn::<F, N>(x, table, ABSOLUTE_POS - at, at, token, layout, turned, false));
 }
 
 /// Vector `at` of the head that begins at `start`. Turned, the halves `(x₁, x₂)` become `(x₁ cos − x₂ sin, x₂ cos + x₁

@@ -6,14 +6,10 @@ use burn::backend::TensorMetadata;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, Shape, Slice};
 use burn_cubecl::CubeBackend;
-use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
 use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
-use cubek::matmul::multi_level::Strategy;
 
-use crate::cube::{
-    address_type, cast, contiguous, count, grid, has_products_of, product, product_by, unwritten, vector_size,
-};
+use crate::cube::{address_type, cast, contiguous, count, grid, has_products_of, product, unwritten, vector_size};
 use crate::fourbit::ComputeDtype;
 use crate::fourbit::ops::Product;
 
@@ -26,18 +22,18 @@ const PANEL_BYTES: usize = 32 << 20;
 const PANEL_ROWS: usize = 32;
 
 /// `x · Wᵀ (+ bias)` or `x · W`; the result has the dtype of `x`.
-pub(super) fn multiply(x: CubeTensor, bias: CubeTensor, weight: &Unpacker, product: Product) -> CubeTensor {
+pub(super) fn multiply(x: CubeTensor, bias: CubeTensor, weight: &Unpacker, which: Product) -> CubeTensor {
     let dtype = x.dtype;
     let [out_features, in_features] = weight.format.shape;
     let rows = x.shape()[0];
-    let columns = if product == Product::Transposed { in_features } else { out_features };
+    let columns = if which == Product::Transposed { in_features } else { out_features };
     if rows == 0 {
         return unwritten(&x, [0, columns], dtype);
     }
     let factors = factor_dtype(&x, weight.format.compute_dtype);
     let x = prepare(x, factors, weight.format.compute_dtype);
     let panels = Panels { rows: out_features, height: panel_height(in_features, factors) };
-    match product {
+    match which {
         Product::Forward => forward(x, weight, factors, panels, dtype),
         Product::ForwardWithBias => {
             let y = forward(x, weight, factors, panels, DType::F32);
@@ -53,7 +49,7 @@ fn forward(x: CubeTensor, weight: &Unpacker, factors: DType, panels: Panels, dty
     let mut parts: Vec<CubeTensor> = panels
         .map(|rows| {
             let panel = CubeBackend::float_transpose(weight.rows(rows, factors));
-            product_of(x.clone(), panel, dtype)
+            product(x.clone(), panel, dtype)
         })
         .collect();
     match parts.len() {
@@ -65,13 +61,13 @@ fn forward(x: CubeTensor, weight: &Unpacker, factors: DType, panels: Panels, dty
 /// Each panel meets some columns of `x`, and the parts add up in f32.
 fn transposed(x: CubeTensor, weight: &Unpacker, factors: DType, panels: Panels, dtype: DType) -> CubeTensor {
     if panels.is_one() {
-        return product_of(x, weight.rows(0..panels.rows, factors), dtype);
+        return product(x, weight.rows(0..panels.rows, factors), dtype);
     }
     let rows = x.shape()[0];
     let sum = panels
         .map(|panel| {
             let columns = [0..rows, panel.clone()].map(Slice::from);
-            product_of(CubeBackend::float_slice(x.clone(), &columns), weight.rows(panel, factors), DType::F32)
+            product(CubeBackend::float_slice(x.clone(), &columns), weight.rows(panel, factors), DType::F32)
         })
         .reduce(CubeBackend::float_add);
     match sum {
@@ -118,23 +114,6 @@ fn prepare(x: CubeTensor, factors: DType, compute_dtype: ComputeDtype) -> CubeTe
         return rounded_to_bf16(contiguous(cast(x, DType::F32)));
     }
     cast(x, factors)
-}
-
-/// `lhs · rhs` for `[m, k]` and `[k, n]`, accumulated in f32.
-fn product_of(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
-    if lhs.dtype == DType::F32 && lhs.client.properties().supports_type(ElemType::Float(FloatKind::TF32)) {
-        return exact_product(lhs, rhs, dtype);
-    }
-    product(lhs, rhs, dtype)
-}
-
-/// Products of f32 that keep all of it: the tuned ones take tensor cores where they can, which round factors to 11 bits.
-fn exact_product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
-    let (m, n) = (lhs.shape()[0], rhs.shape()[1]);
-    let y = unwritten(&lhs, [m, n], DType::F32);
-    product_by(Strategy::DoubleUnit(Default::default()), &lhs, &rhs, &y)
-        .unwrap_or_else(|error| panic!("matrix product: {error:?}"));
-    cast(y, dtype)
 }
 
 /// Contiguous f32, rounded to bfloat16, still as f32: for devices that have no bfloat16.

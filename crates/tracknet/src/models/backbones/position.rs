@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::attention::Rotary;
+use tracknet_kernels::matmul::matmul;
 
 use super::spec::{Resampling, VitSpec};
 
@@ -54,8 +55,8 @@ pub(super) fn resample_table(
         let values = resampling_matrix(grid, size, resampling);
         Tensor::<2>::from_data(TensorData::new(values, [size, grid]), &device)
     };
-    let by_row = weights(rows).matmul(patches.reshape([grid, grid * hidden]));
-    let by_column = weights(columns).unsqueeze::<3>().matmul(by_row.reshape([rows, grid, hidden]));
+    let by_row = matmul(weights(rows), patches.reshape([grid, grid * hidden]));
+    let by_column = matmul(weights(columns).unsqueeze::<3>(), by_row.reshape([rows, grid, hidden]));
     Tensor::cat(vec![class, by_column.reshape([1, rows * columns, hidden])], 1)
 }
 

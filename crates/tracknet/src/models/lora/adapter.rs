@@ -7,6 +7,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::adapter::add_adapter;
+use tracknet_kernels::matmul::matmul;
 
 #[cfg(feature = "flex")]
 use tracknet_kernels::dropout::KeepMask;
@@ -77,7 +78,7 @@ impl LoraAdapter {
         let magnitude = match magnitude {
             Some(data) => Param::from_data(data, &device),
             None => {
-                let lengths = self.lengths(squares.clone(), |rows| rows.matmul(weight.clone().transpose()));
+                let lengths = self.lengths(squares.clone(), |rows| matmul(rows, weight.clone().transpose()));
                 Param::from_data(lengths.into_data(), &device)
             }
         };
@@ -137,8 +138,8 @@ impl LoraAdapter {
     /// `s · B(A(dropout(x)))`: `[rows, in]` → `[rows, out]`, as two thin products; the scale is applied to the thin one.
     pub fn update(&self, x: Tensor<2>) -> Tensor<2> {
         let (a, b) = (in_dtype_of(self.a.val(), &x), in_dtype_of(self.b.val(), &x));
-        let thin = self.drop(x).matmul(a.transpose());
-        thin.mul_scalar(self.scale()).matmul(b.transpose())
+        let thin = matmul(self.drop(x), a.transpose());
+        matmul(thin.mul_scalar(self.scale()), b.transpose())
     }
 
     /// Whether dropout leaves anything of the input.
@@ -168,9 +169,9 @@ impl LoraAdapter {
     /// `‖w + s·b·A‖` of each row, from `‖w‖² + 2s·b·(A·w) + s²·b·(A·Aᵀ)·b`: thin products only, no dense update.
     fn lengths(&self, squares: Tensor<1>, times_weight: impl Fn(Tensor<2>) -> Tensor<2>) -> Tensor<1> {
         let (a, b, scale) = (self.a.val().detach(), self.b.val().detach(), self.scale());
-        let gram = a.clone().matmul(a.clone().transpose());
+        let gram = matmul(a.clone(), a.clone().transpose());
         let across = (b.clone() * times_weight(a).transpose()).sum_dim(1);
-        let own = (b.clone().matmul(gram) * b).sum_dim(1);
+        let own = (matmul(b.clone(), gram) * b).sum_dim(1);
         let rows = squares.dims()[0];
         let change = (across.mul_scalar(2.0 * scale) + own.mul_scalar(scale * scale)).reshape([rows]);
         // A row of zeros has no direction; it stays zero instead of becoming NaN.
@@ -179,7 +180,7 @@ impl LoraAdapter {
 
     /// `s · B · A`, dense: for merging and comparing, never in a forward pass.
     pub fn delta(&self) -> Tensor<2> {
-        self.b.val().matmul(self.a.val()).mul_scalar(self.scale()).detach()
+        matmul(self.b.val(), self.a.val()).mul_scalar(self.scale()).detach()
     }
 
     /// The weight that alone does what `weight` `[out, in]` and this adapter do together, and with DoRA the factors by

@@ -21,7 +21,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::heads::Heads;
 use crate::ComputeDtype;
 use crate::attention::ops::AttentionFormat;
-use crate::cube::{address_type, cast, contiguous, elem, grid, unwritten, vector_size};
+use crate::cube::{address_type, contiguous, elem, grid, unwritten, vector_size};
 
 use layout::LayoutLaunch;
 use tiles::{LANES, PAIR, PLANE_ROWS, PLANES, ROWS, WIDTH};
@@ -108,7 +108,7 @@ impl Flash {
         let [of_query, of_key, of_value] = [(); 3].map(|()| unwritten(&query, query.shape(), query.dtype));
         let deltas = self.deltas(output, &gradient);
         let Factors { query, key, value } = self.factors(query, key, value);
-        let gradient = cast(gradient, self.dtype);
+        let gradient = self.heads.factor(gradient, self.dtype, false);
         let rotary = self.heads.rotary;
         let dtypes = [elem(self.dtype), elem(of_query.dtype)];
         let address_type = address_type([&query, &of_query]);
@@ -163,12 +163,8 @@ impl Flash {
     }
 
     fn factors(&self, query: CubeTensor, key: CubeTensor, value: CubeTensor) -> Factors {
-        let value = cast(value, self.dtype);
-        let [query, key] = [query, key].map(|x| match self.heads.rotary {
-            true => self.heads.rotate(&x, self.dtype),
-            false => cast(x, self.dtype),
-        });
-        Factors { query, key, value }
+        let [query, key] = [query, key].map(|x| self.heads.factor(x, self.dtype, self.heads.rotary));
+        Factors { query, key, value: self.heads.factor(value, self.dtype, false) }
     }
 
     /// `Σ gradient · output` for each token and head.
