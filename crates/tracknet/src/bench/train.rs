@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::models::{build_model, is_cpu};
 use crate::training::{
-    NamedOptimizer, ParameterTable, StagedBatch, batch_spec, set_checkpointing, set_precision, shape_of, staged,
+    NamedOptimizer, ParameterTable, StagedBatch, Staging, batch_spec, set_checkpointing, set_precision, shape_of,
     thawed_stepper, training_device,
 };
 
@@ -38,7 +38,7 @@ pub(super) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Re
         }
         // Each batch is copied to the device while the step before it computes, as in a run.
         false => {
-            let mut batches = staged(std::iter::repeat_with(move || Ok(first.clone())), shape, &device);
+            let mut batches = Staging::new(shape, &device).stage(std::iter::repeat_with(move || Ok(first.clone())));
             options.repeat.time(|| batches.next().map_or(Ok(()), |batch| take_step(&batch?)))?
         }
     };

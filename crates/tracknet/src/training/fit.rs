@@ -35,7 +35,7 @@ use super::reporter::{Reporter, StepProgress};
 use super::resume;
 use super::run::RunPaths;
 use super::schedule::Schedule;
-use super::staging::{BatchShape, StagedBatch, staged};
+use super::staging::{BatchShape, StagedBatch, Staging};
 use super::step::{StepReport, Stepper};
 use super::weights;
 use super::{CONFIG_FILE, Checkpoint, RunState, TrainingError, write_checkpoint};
@@ -119,6 +119,7 @@ pub struct Trainer<'a> {
     /// What the directory of the adapters says about them.
     adapter: Option<PeftConfig>,
     stepper: Stepper,
+    staging: Staging,
     optimizer: NamedOptimizer,
     schedule: Schedule,
     log: MetricLog,
@@ -175,6 +176,7 @@ impl<'a> Trainer<'a> {
         let training = &config.training;
         Ok(Self {
             stepper: stepper(config, loaders.shape(), &device).continuing(&state),
+            staging: Staging::new(loaders.shape(), &device),
             schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
             log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
             config,
@@ -234,13 +236,13 @@ impl<'a> Trainer<'a> {
         let clock = Instant::now();
         let mut frames = 0;
         let batches = self.loaders.train.epoch_from(epoch as u64, self.state.batch);
-        for batch in staged(batches, self.stepper.shape, &self.stepper.device) {
+        for batch in self.staging.stage(batches) {
             if self.is_stopped() {
                 return Ok(true);
             }
-            let batch = batch?;
+            let mut batch = batch?;
             let factor = self.schedule.factor(epoch, self.state.batch);
-            let report = self.step(&batch, factor)?;
+            let report = self.step(&mut batch, factor)?;
             frames += batch.size;
             self.count(&report)?;
             self.log_step(&report, factor, frames as f64 / clock.elapsed().as_secs_f64().max(1e-9), batch.size)?;
@@ -250,7 +252,7 @@ impl<'a> Trainer<'a> {
 
     /// One step; if the device has no memory for it, the same step with smaller micro-batches. A step changes nothing
     /// before its gradients are known to be there.
-    fn step(&mut self, batch: &StagedBatch, factor: f64) -> Result<StepReport> {
+    fn step(&mut self, batch: &mut StagedBatch, factor: f64) -> Result<StepReport> {
         let training = &self.config.training;
         let mut retries = training.oom_retries;
         loop {
@@ -261,6 +263,14 @@ impl<'a> Trainer<'a> {
                 _ => None,
             };
             let Some(problem) = problem else { return result };
+            self.table.abandon_graph(&self.model);
+            let was_uploaded = batch.unload();
+            self.options.device.memory_cleanup();
+            if was_uploaded && self.staging.keeps_on_host() {
+                // It was copied, or not quite, before room for whole batches was given up.
+                continue;
+            }
+            self.staging.keep_on_host();
             let size = self.stepper.micro_batch.unwrap_or(batch.size).min(batch.size);
             let smaller = (size / training.mb_backoff_factor.max(2)).max(training.min_micro_batch_size.max(1));
             let limit = if !training.adaptive_micro_batch {
@@ -276,7 +286,6 @@ impl<'a> Trainer<'a> {
                 return Err(TrainingError::OutOfDeviceMemory { micro_batch: size, problem, limit }.into());
             }
             retries -= 1;
-            self.options.device.memory_cleanup();
             self.stepper.micro_batch = Some(smaller);
             self.reporter.note(&format!(
                 "the device had no memory for a micro-batch of {size}: running micro-batches of {smaller} (the gradient \

@@ -47,7 +47,7 @@ pub use reporter::{Console, Reporter, Silent, StepProgress};
 pub use resume::find_checkpoint;
 pub use run::RunPaths;
 pub use schedule::Schedule;
-pub(crate) use staging::staged;
+pub(crate) use staging::Staging;
 pub use staging::{BatchShape, BatchTensors, StagedBatch, mask_weight};
 pub use step::{StepReport, Stepper};
 pub use tensors::{HostTensor, HostTensors};

@@ -62,6 +62,12 @@ impl ParameterTable {
         collect.found
     }
 
+    /// Lets go of what a forward pass kept whose backward pass never came. Burn frees such a graph with the next backward pass
+    /// through it, and that through any parameter will do.
+    pub fn abandon_graph<M: Module>(&self, model: &M) {
+        model.visit(&mut Abandon { table: self, done: false });
+    }
+
     /// Replaces the value of every parameter that has a gradient by `update(parameter, value, gradient)`.
     pub fn update<M: Module>(
         &self,
@@ -115,6 +121,20 @@ impl ModuleVisitor for Collect<'_> {
         let Some(entry) = self.table.by_id.get(&param.id) else { return };
         if let Some(gradient) = param.val().grad_remove(self.gradients) {
             self.found.0.insert(entry.name.clone(), gradient.reshape([entry.elements]));
+        }
+    }
+}
+
+struct Abandon<'a> {
+    table: &'a ParameterTable,
+    done: bool,
+}
+
+impl ModuleVisitor for Abandon<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !self.done && self.table.by_id.contains_key(&param.id) && param.is_require_grad() {
+            param.val().sum().backward();
+            self.done = true;
         }
     }
 }

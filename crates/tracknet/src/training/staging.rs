@@ -1,8 +1,11 @@
 //! Batches on their way to the device: while a step computes, the next batch is copied.
 //!
-//! On a processor there is nothing to copy, and pieces of the batch become tensors where they are computed.
+//! On a processor there is nothing to copy, and on a device that ran out of memory no room: there pieces of the batch become
+//! tensors where they are computed.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -35,18 +38,21 @@ pub struct BatchTensors {
 }
 
 impl BatchShape {
-    /// A batch as a step on `device` takes it.
+    /// A batch as a step on `device` takes it, copied there if that is another than the processor.
     ///
     /// # Errors
     /// If the batch does not hold the values of its frames.
     pub fn stage(self, batch: Batch, device: &Device) -> Result<StagedBatch> {
+        let staged = self.on_host(batch, device)?;
+        let uploaded = (!is_cpu(device)).then(|| self.upload(&staged.batch, device));
+        Ok(StagedBatch { uploaded, ..staged })
+    }
+
+    /// The same, left where it is.
+    fn on_host(self, batch: Batch, device: &Device) -> Result<StagedBatch> {
         self.check(&batch)?;
         let (size, mask_sum) = (batch.size, mask_weight(&batch));
-        let frames = match is_cpu(device) {
-            true => Frames::Host(batch, self),
-            false => Frames::Device(self.upload(batch, device)),
-        };
-        Ok(StagedBatch { size, mask_sum, frames, device: device.clone() })
+        Ok(StagedBatch { size, mask_sum, batch, shape: self, device: device.clone(), uploaded: None })
     }
 
     /// Frames of `batch` on `device`.
@@ -68,11 +74,10 @@ impl BatchShape {
     }
 
     /// All of a batch, by way of memory that the device copies from on its own.
-    fn upload(self, batch: Batch, device: &Device) -> BatchTensors {
+    fn upload(self, batch: &Batch, device: &Device) -> BatchTensors {
         let [images, heatmaps] = self.frame();
-        let size = batch.size;
-        let mut all =
-            [data(batch.images, size, images), data(batch.targets, size, heatmaps), data(batch.masks, size, heatmaps)];
+        let parts = [(&batch.images, images), (&batch.targets, heatmaps), (&batch.masks, heatmaps)];
+        let mut all = parts.map(|(values, shape)| data(values.clone(), batch.size, shape));
         device.staging(all.iter_mut());
         let [images, targets, masks] = all.map(|data| Tensor::from_data(data, device));
         BatchTensors { images, targets, masks }
@@ -121,26 +126,28 @@ pub struct StagedBatch {
     pub size: usize,
     /// The mask weight of the whole batch.
     pub mask_sum: f64,
-    frames: Frames,
+    batch: Batch,
+    shape: BatchShape,
     device: Device,
-}
-
-#[derive(Debug)]
-enum Frames {
-    Host(Batch, BatchShape),
-    Device(BatchTensors),
+    /// All of the batch, where it was copied to the device.
+    uploaded: Option<BatchTensors>,
 }
 
 impl StagedBatch {
+    /// Gives the memory of the device back; returns whether there was any.
+    pub(super) fn unload(&mut self) -> bool {
+        self.uploaded.take().is_some()
+    }
+
     /// Some of its frames.
     ///
     /// # Errors
     /// None that a staged batch can have.
     pub(super) fn tensors(&self, frames: Range<usize>) -> Result<BatchTensors> {
-        match &self.frames {
-            Frames::Host(batch, shape) => shape.tensors(batch, frames, &self.device),
-            Frames::Device(all) if frames == (0..self.size) => Ok(all.clone()),
-            Frames::Device(all) => {
+        match &self.uploaded {
+            None => self.shape.tensors(&self.batch, frames, &self.device),
+            Some(all) if frames == (0..self.size) => Ok(all.clone()),
+            Some(all) => {
                 let part = |x: &Tensor<4>| x.clone().narrow(0, frames.start, frames.len());
                 Ok(BatchTensors { images: part(&all.images), targets: part(&all.targets), masks: part(&all.masks) })
             }
@@ -148,17 +155,46 @@ impl StagedBatch {
     }
 }
 
-/// The batches of an iterator, staged for `device`: one ahead, on a thread of its own, where that is another than the
-/// processor.
-pub(crate) fn staged(
-    batches: impl Iterator<Item = Result<Batch>> + Send + 'static,
+/// Stages the batches of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Staging {
     shape: BatchShape,
-    device: &Device,
-) -> Box<dyn Iterator<Item = Result<StagedBatch>>> {
-    let on_host = is_cpu(device);
-    let device = device.clone();
-    let staged = batches.map(move |batch| shape.stage(batch?, &device));
-    if on_host { Box::new(staged) } else { Box::new(Ahead::of(staged)) }
+    device: Device,
+    /// Whether the device has room for whole batches.
+    roomy: Arc<AtomicBool>,
+}
+
+impl Staging {
+    /// For batches of this shape.
+    pub(crate) fn new(shape: BatchShape, device: &Device) -> Self {
+        Self { shape, device: device.clone(), roomy: Arc::new(AtomicBool::new(true)) }
+    }
+
+    /// From now on, leaves batches on the host. One that is ready may be on the device all the same.
+    pub(super) fn keep_on_host(&self) {
+        self.roomy.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether batches stay on the host.
+    pub(super) fn keeps_on_host(&self) -> bool {
+        !self.roomy.load(Ordering::Relaxed)
+    }
+
+    /// The batches of an iterator: one ahead, on a thread of its own, unless the device is the processor.
+    pub(crate) fn stage(
+        &self,
+        batches: impl Iterator<Item = Result<Batch>> + Send + 'static,
+    ) -> Box<dyn Iterator<Item = Result<StagedBatch>>> {
+        let staging = self.clone();
+        let staged = batches.map(move |batch| {
+            let Staging { shape, device, .. } = &staging;
+            match staging.keeps_on_host() {
+                true => shape.on_host(batch?, device),
+                false => shape.stage(batch?, device),
+            }
+        });
+        if is_cpu(&self.device) { Box::new(staged) } else { Box::new(Ahead::of(staged)) }
+    }
 }
 
 /// An iterator that another thread runs, one item ahead of who takes them.
