@@ -44,8 +44,8 @@ impl Rotary {
 ///   multiplies it; others round nothing.
 /// * returns the same shape and dtype.
 ///
-/// On the CPU sums and the softmax are f32, in tiles that fit the caches, with the widest instructions the processor has;
-/// other backends compute in the dtype of the tensors. Backward computes the scores again (FlashAttention-2, Dao, 2023,
+/// Sums and the softmax are f32: on the CPU in tiles that fit the caches, with the widest instructions the processor has, on
+/// CUDA's matrix units in tiles that fit registers, elsewhere on GPUs as matrix products. Backward computes the scores again (FlashAttention-2, Dao, 2023,
 /// <https://arxiv.org/abs/2307.08691>). NaN or an infinity gives NaN in every row it takes part in: in a key or value in
 /// all rows of its head and frame.
 ///

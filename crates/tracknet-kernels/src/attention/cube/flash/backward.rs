@@ -4,8 +4,8 @@
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::{self, prelude::*};
 
-use super::layout::{Layout, store, turn_back};
-use super::tiles::{PLANE_ROWS, Pair, ROWS, STEP, add_weighted_rows, fill, left_factors, tile, times_rows, zeros};
+use super::layout::{Layout, Own, store, turn_back};
+use super::tiles::{Pair, ROWS, STEP, add_weighted_rows, fill, left_factors, tile, times_rows, zeros};
 use crate::cube::vector_sum;
 
 /// For each token and head, `Σ gradient · output`: what the softmax takes from the gradient of each of its probabilities.
@@ -53,23 +53,19 @@ pub(super) fn of_queries<F: Float, G: Float, N: Size, P: Size>(
     #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     let tokens = layout.tokens;
-    let head = CUBE_POS_X as usize;
-    let first = CUBE_POS_Y as usize * ROWS;
-    let start = layout.start(head, vectors);
-    let row = UNIT_POS_Y as usize * PLANE_ROWS;
-    let works = first + row < tokens;
+    let own = Own::here(&layout, vectors);
 
     let mut keys = tile::<F, N>(vectors);
     let mut values = tile::<F, N>(vectors);
-    let own = start + first * layout.pitch;
-    fill::<F, N>(&mut keys, query, own, layout.pitch, tokens - first, vectors);
-    fill::<F, N>(&mut values, gradient, own, layout.pitch, tokens - first, vectors);
+    let place = own.start + own.first * layout.pitch;
+    fill::<F, N>(&mut keys, query, place, layout.pitch, tokens - own.first, vectors);
+    fill::<F, N>(&mut values, gradient, place, layout.pitch, tokens - own.first, vectors);
     sync_cube();
-    let queries = left_factors::<F, N>(&keys, row, vectors);
-    let gradients = left_factors::<F, N>(&values, row, vectors);
-    let token = first + row + UNIT_POS_PLANE as usize / 4;
-    let token_0 = head * tokens + min(token, tokens - 1);
-    let token_1 = head * tokens + min(token + 8, tokens - 1);
+    let queries = left_factors::<F, N>(&keys, own.row, vectors);
+    let gradients = left_factors::<F, N>(&values, own.row, vectors);
+    let token = own.token + UNIT_POS_PLANE as usize / 4;
+    let token_0 = own.head * tokens + min(token, tokens - 1);
+    let token_1 = own.head * tokens + min(token + 8, tokens - 1);
     let logarithm_0 = statistics[token_0];
     let logarithm_1 = statistics[token_1];
     let delta_0 = deltas[token_0];
@@ -79,11 +75,11 @@ pub(super) fn of_queries<F: Float, G: Float, N: Size, P: Size>(
     let mut from = 0usize;
     while from < tokens {
         sync_cube();
-        let place = start + from * layout.pitch;
+        let place = own.start + from * layout.pitch;
         fill::<F, N>(&mut keys, key, place, layout.pitch, tokens - from, vectors);
         fill::<F, N>(&mut values, value, place, layout.pitch, tokens - from, vectors);
         sync_cube();
-        if works {
+        if own.works {
             let inside = min(ROWS, tokens - from);
             let mut at = 0usize;
             while at < inside {
@@ -106,9 +102,9 @@ pub(super) fn of_queries<F: Float, G: Float, N: Size, P: Size>(
         }
         from += ROWS;
     }
-    if works {
-        turn_back::<P>(&mut sums, table, first + row, scale, &layout, turned, vectors);
-        store::<G, P>(&sums, of_query, head, first + row, &layout, vectors);
+    if own.works {
+        turn_back::<P>(&mut sums, table, own.token, scale, &layout, turned, vectors);
+        store::<G, P>(&sums, of_query, own.head, own.token, &layout, vectors);
     }
 }
 
@@ -133,39 +129,35 @@ pub(super) fn of_keys_and_values<F: Float, G: Float, N: Size, P: Size>(
     #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     let tokens = layout.tokens;
-    let head = CUBE_POS_X as usize;
-    let first = CUBE_POS_Y as usize * ROWS;
-    let start = layout.start(head, vectors);
-    let row = UNIT_POS_Y as usize * PLANE_ROWS;
-    let works = first + row < tokens;
+    let own = Own::here(&layout, vectors);
 
     let mut queries = tile::<F, N>(vectors);
     let mut gradients = tile::<F, N>(vectors);
     let mut logarithms = Shared::<[f32]>::new_slice(ROWS);
     let mut differences = Shared::<[f32]>::new_slice(ROWS);
-    let own = start + first * layout.pitch;
-    fill::<F, N>(&mut queries, key, own, layout.pitch, tokens - first, vectors);
-    fill::<F, N>(&mut gradients, value, own, layout.pitch, tokens - first, vectors);
+    let place = own.start + own.first * layout.pitch;
+    fill::<F, N>(&mut queries, key, place, layout.pitch, tokens - own.first, vectors);
+    fill::<F, N>(&mut gradients, value, place, layout.pitch, tokens - own.first, vectors);
     sync_cube();
-    let keys = left_factors::<F, N>(&queries, row, vectors);
-    let values = left_factors::<F, N>(&gradients, row, vectors);
+    let keys = left_factors::<F, N>(&queries, own.row, vectors);
+    let values = left_factors::<F, N>(&gradients, own.row, vectors);
 
     let mut of_keys = zeros(vectors);
     let mut of_values = zeros(vectors);
     let mut from = 0usize;
     while from < tokens {
         sync_cube();
-        let place = start + from * layout.pitch;
+        let place = own.start + from * layout.pitch;
         fill::<F, N>(&mut queries, query, place, layout.pitch, tokens - from, vectors);
         fill::<F, N>(&mut gradients, gradient, place, layout.pitch, tokens - from, vectors);
         let unit = UNIT_POS as usize;
         if unit < ROWS {
-            let token = head * tokens + min(from + unit, tokens - 1);
+            let token = own.head * tokens + min(from + unit, tokens - 1);
             logarithms[unit] = statistics[token];
             differences[unit] = deltas[token];
         }
         sync_cube();
-        if works {
+        if own.works {
             let inside = min(ROWS, tokens - from);
             let mut at = 0usize;
             while at < inside {
@@ -194,10 +186,10 @@ pub(super) fn of_keys_and_values<F: Float, G: Float, N: Size, P: Size>(
         }
         from += ROWS;
     }
-    if works {
-        store::<G, P>(&of_values, of_value, head, first + row, &layout, vectors);
-        turn_back::<P>(&mut of_keys, table, first + row, scale, &layout, turned, vectors);
-        store::<G, P>(&of_keys, of_key, head, first + row, &layout, vectors);
+    if own.works {
+        store::<G, P>(&of_values, of_value, own.head, own.token, &layout, vectors);
+        turn_back::<P>(&mut of_keys, table, own.token, scale, &layout, turned, vectors);
+        store::<G, P>(&of_keys, of_key, own.head, own.token, &layout, vectors);
     }
 }
 

@@ -3,9 +3,9 @@
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::{self, prelude::*};
 
-use super::layout::{Layout, store};
+use super::layout::{Layout, Own, store};
 use super::tiles::{
-    PLANE_ROWS, Pair, ROWS, STEP, add_weighted_rows, fill, left_factors, row_max, row_sum, tile, times_rows, zeros,
+    Pair, ROWS, STEP, add_weighted_rows, fill, left_factors, row_max, row_sum, tile, times_rows, zeros,
 };
 
 /// A cube owns 64 queries of a head and meets all keys, tile by tile. A larger score that comes later shrinks what was
@@ -24,18 +24,13 @@ pub(super) fn forward<F: Float, G: Float, N: Size, P: Size>(
     #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     let tokens = layout.tokens;
-    let head = CUBE_POS_X as usize;
-    let first = CUBE_POS_Y as usize * ROWS;
-    let start = layout.start(head, vectors);
-    let row = UNIT_POS_Y as usize * PLANE_ROWS;
-    // Planes whose rows are all past the last help to load.
-    let works = first + row < tokens;
+    let own = Own::here(&layout, vectors);
 
     let mut keys = tile::<F, N>(vectors);
     let mut values = tile::<F, N>(vectors);
-    fill::<F, N>(&mut keys, query, start + first * layout.pitch, layout.pitch, tokens - first, vectors);
+    fill::<F, N>(&mut keys, query, own.start + own.first * layout.pitch, layout.pitch, tokens - own.first, vectors);
     sync_cube();
-    let queries = left_factors::<F, N>(&keys, row, vectors);
+    let queries = left_factors::<F, N>(&keys, own.row, vectors);
 
     let mut output = zeros(vectors);
     let mut largest_0 = f32::min_value();
@@ -45,11 +40,11 @@ pub(super) fn forward<F: Float, G: Float, N: Size, P: Size>(
     let mut from = 0usize;
     while from < tokens {
         sync_cube();
-        let place = start + from * layout.pitch;
+        let place = own.start + from * layout.pitch;
         fill::<F, N>(&mut keys, key, place, layout.pitch, tokens - from, vectors);
         fill::<F, N>(&mut values, value, place, layout.pitch, tokens - from, vectors);
         sync_cube();
-        if works {
+        if own.works {
             let inside = min(ROWS, tokens - from);
             let mut at = 0usize;
             while at < inside {
@@ -103,7 +98,7 @@ pub(super) fn forward<F: Float, G: Float, N: Size, P: Size>(
         from += ROWS;
     }
 
-    if works {
+    if own.works {
         let sum_0 = row_sum(sum_0);
         let sum_1 = row_sum(sum_1);
         #[unroll]
@@ -112,15 +107,15 @@ pub(super) fn forward<F: Float, G: Float, N: Size, P: Size>(
             output[0usize] = output[0usize] * Vector::new(1.0f32 / sum_0);
             output[1usize] = output[1usize] * Vector::new(1.0f32 / sum_1);
         }
-        store::<G, P>(&output, out, head, first + row, &layout, vectors);
+        store::<G, P>(&output, out, own.head, own.token, &layout, vectors);
         let lane = UNIT_POS_PLANE as usize;
-        let token = first + row + lane / 4;
+        let token = own.token + lane / 4;
         if lane % 4 == 0 {
             if token < tokens {
-                statistics[head * tokens + token] = largest_0 + sum_0.ln();
+                statistics[own.head * tokens + token] = largest_0 + sum_0.ln();
             }
             if token + 8 < tokens {
-                statistics[head * tokens + token + 8] = largest_1 + sum_1.ln();
+                statistics[own.head * tokens + token + 8] = largest_1 + sum_1.ln();
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use burn_cubecl::cubecl::{self, prelude::*};
 
-use super::tiles::{PAIR, Pair, WIDTH};
+use super::tiles::{PAIR, PLANE_ROWS, Pair, ROWS, WIDTH};
 
 /// Sizes of `[batch, tokens, heads · head_dim]`.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
@@ -16,8 +16,43 @@ pub(super) struct Layout {
 #[cube]
 impl Layout {
     /// The vector at which the first row of a head begins; heads of all frames are counted through.
-    pub(super) fn start(&self, head: usize, #[comptime] vectors: usize) -> usize {
+    fn start(&self, head: usize, #[comptime] vectors: usize) -> usize {
         head / self.heads * self.tokens * self.pitch + head % self.heads * vectors
+    }
+}
+
+/// What a cube owns of a head, and a plane of that.
+#[derive(CubeType)]
+pub(super) struct Own {
+    /// The head, counted through all frames.
+    pub(super) head: usize,
+    /// The vector at which its first row begins.
+    pub(super) start: usize,
+    /// The first row of the cube.
+    pub(super) first: usize,
+    /// The first row of the plane, counted from that of the cube.
+    pub(super) row: usize,
+    /// The same, counted from that of the head: a token.
+    pub(super) token: usize,
+    /// Whether the plane has a row. Planes whose rows are all past the last help to load.
+    pub(super) works: bool,
+}
+
+#[cube]
+impl Own {
+    /// That of this unit.
+    pub(super) fn here(layout: &Layout, #[comptime] vectors: usize) -> Own {
+        let head = CUBE_POS_X as usize;
+        let first = CUBE_POS_Y as usize * ROWS;
+        let row = UNIT_POS_Y as usize * PLANE_ROWS;
+        Own {
+            head,
+            start: layout.start(head, vectors),
+            first,
+            row,
+            token: first + row,
+            works: first + row < layout.tokens,
+        }
     }
 }
 
