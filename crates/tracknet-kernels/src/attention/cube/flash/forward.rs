@@ -88,8 +88,8 @@ pub(super) fn forward<F: Float, G: Float, N: Size, P: Size>(
                 #[unroll]
                 for j in 0..vectors {
                     let output = output.index_mut(j);
-                    output[0usize] = output[0usize] * Vector::new(shrink_0);
-                    output[1usize] = output[1usize] * Vector::new(shrink_1);
+                    output[0usize] *= Vector::new(shrink_0);
+                    output[1usize] *= Vector::new(shrink_1);
                 }
                 add_weighted_rows::<F, N>(&mut output, &scores, &values, at, vectors);
                 at += STEP;
@@ -104,13 +104,14 @@ pub(super) fn forward<F: Float, G: Float, N: Size, P: Size>(
         #[unroll]
         for j in 0..vectors {
             let output = output.index_mut(j);
-            output[0usize] = output[0usize] * Vector::new(1.0f32 / sum_0);
-            output[1usize] = output[1usize] * Vector::new(1.0f32 / sum_1);
+            output[0usize] *= Vector::new(1.0f32 / sum_0);
+            output[1usize] *= Vector::new(1.0f32 / sum_1);
         }
         store::<G, P>(&output, out, own.head, own.token, &layout, vectors);
         let lane = UNIT_POS_PLANE as usize;
         let token = own.token + lane / 4;
-        if lane % 4 == 0 {
+        let column = lane % 4;
+        if column == 0 {
             if token < tokens {
                 statistics[own.head * tokens + token] = largest_0 + sum_0.ln();
             }
