@@ -23,6 +23,11 @@ pub(crate) fn on_host() -> bool {
     device() == Device::flex()
 }
 
+/// Whether products of bfloat16 are computed as such; on Vulkan it is a type of storage only.
+pub(crate) fn multiplies_bfloat16() -> bool {
+    std::env::var("TRACKNET_TEST_DEVICE").as_deref() != Ok("wgpu")
+}
+
 /// Whether the device has the type.
 pub(crate) fn has(dtype: DType) -> bool {
     on_host() || device().supports_dtype(dtype)

@@ -147,8 +147,13 @@ pub(super) fn round(value: f32, #[comptime] dtype: ComputeDtype) -> f32 {
         ComputeDtype::F32 => value,
         ComputeDtype::Bf16 => round_bits(value, 16u32),
         ComputeDtype::F16 => {
-            // Below 2^-14 the values of float16 are the multiples of 2^-24, and so are those of float32 from 1/2 to 1.
-            let small = (value.abs() + 0.5f32) - 0.5f32;
+            // Below 2^-14 the values of float16 are the multiples of 2^-24. Counted as integers: a compiler may reorder sums of
+            // floats that were to round.
+            let steps = min(value.abs() * 16_777_216.0f32, 2048.0f32);
+            let whole = u32::cast_from(steps);
+            let rest = steps - f32::cast_from(whole);
+            let to_even = select(whole & 1u32 == 1u32, rest >= 0.5f32, rest > 0.5f32);
+            let small = f32::cast_from(whole + select(to_even, 1u32, 0u32)) * 5.960_464_5e-8_f32;
             let small = select(value < 0.0f32, -small, small);
             select(value.abs() < 6.103_515_6e-5_f32, small, round_bits(value, 13u32))
         }
