@@ -12,7 +12,6 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 copy=$(mkdir -p "$target/lavapipe" && cd "$target/lavapipe" && pwd)/cubecl-spirv
 
-cargo fetch --quiet --locked
 source=$(cargo metadata --format-version 1 --locked --features tracknet-kernels/wgpu |
   python3 -c 'import json, os, sys
 for p in json.load(sys.stdin)["packages"]:
