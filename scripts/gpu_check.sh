@@ -46,8 +46,9 @@ parity() {
       if said=$(HOME=$home LD_PRELOAD=$STAND_IN timeout 300 "$TESTS" --exact "$1" 2>&1); then
         echo "$1 ... ok"
       else
-        echo "$1 ... FAILED ($?)"; tail -20 <<< "$said" | sed "s/^/    /"; exit 1
-      fi' - {} <<< "$tests" | tee "$out/parity-$package.log" || failed=1
+        echo "$1 ... FAILED ($?)"; tail -20 <<< "$said" | sed "s/^/    /"; rm -rf "$home"; exit 1
+      fi
+      rm -rf "$home"' - {} <<< "$tests" | tee "$out/parity-$package.log" || failed=1
     echo "$(grep -c ' ... ok$' "$out/parity-$package.log") passed"
   done
   return $failed
@@ -108,7 +109,7 @@ for line in open(sys.argv[1], errors="replace"):
     match = re.match(r"\|\s+([0-9.]+)(ns|µs|ms|s)\s+\|\s+(\S.*)", line.strip())
     if match and "⎺" not in line:
         rows.append((match[3][:110], float(match[1]) * units[match[2]]))
-rows = rows[len(rows) // 2:]  # without the tuning at the start
+rows = rows[len(rows) // 2:]  # without the first steps
 total, count = collections.Counter(), collections.Counter()
 for name, ms in rows:
     total[name] += ms

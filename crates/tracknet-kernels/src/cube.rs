@@ -114,12 +114,7 @@ fn has_bulk_loads(client: &Client) -> bool {
 
 /// Writes `lhs · rhs` to `y` by a routine of choice; an error, before anything runs, where the device or the layout of the
 /// factors does not allow it.
-pub(crate) fn product_by(
-    strategy: Strategy,
-    lhs: &CubeTensor,
-    rhs: &CubeTensor,
-    y: &CubeTensor,
-) -> Result<(), MatmulSetupError> {
+fn product_by(strategy: Strategy, lhs: &CubeTensor, rhs: &CubeTensor, y: &CubeTensor) -> Result<(), MatmulSetupError> {
     let [left, right, out] = [lhs, rhs, y].map(|tensor| elem(tensor.dtype));
     let mut types = MatmulElems::from_globals(&MatmulGlobalElems { lhs: left, rhs: right, out });
     let [lhs, rhs] =

@@ -36,6 +36,17 @@ fn run(
     [host(y), host(lhs.grad(&gradients).unwrap()), host(rhs.grad(&gradients).unwrap())]
 }
 
+/// Holds each distance against the largest expected value of its tensor.
+fn assert_close(found: &[Vec<f32>; 3], expected: &[Vec<f32>; 3], tolerance: f32, what: &str) {
+    for (which, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+        for (found, expected) in found.iter().zip(expected) {
+            let distance = (found - expected).abs() / largest;
+            assert!(distance <= tolerance, "{what}, {which}: {found}, expected {expected}");
+        }
+    }
+}
+
 /// One matrix, as many as there are others, one for all; odd sizes, and sizes of which tiles are multiples.
 const SHAPES: [[[usize; 3]; 2]; 5] = [
     [[1, 3, 5], [1, 5, 7]],
@@ -50,14 +61,8 @@ fn products_and_gradients_equal_those_of_burn() {
     for shapes in SHAPES {
         let found = run(&device(), DType::F32, shapes, matmul);
         let expected = run(&Device::flex(), DType::F32, shapes, |lhs, rhs| lhs.matmul(rhs));
-        for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
-            for (found, expected) in found.iter().zip(expected) {
-                // Sums of at most 576 products in f32, in different orders.
-                let distance = (found - expected).abs() / largest;
-                assert!(distance <= 1e-5, "{shapes:?}, {which}: {found}, expected {expected}");
-            }
-        }
+        // Sums of at most 576 products in f32, in different orders.
+        assert_close(&found, &expected, 1e-5, &format!("{shapes:?}"));
     }
 }
 
@@ -76,14 +81,8 @@ fn half_precision_gives_what_full_precision_gives_within_its_rounding() {
         for shapes in SHAPES {
             let found = run(&device(), dtype, shapes, matmul);
             let expected = run(&Device::flex(), DType::F32, shapes, |lhs, rhs| lhs.matmul(rhs));
-            for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
-                for (found, expected) in found.iter().zip(expected) {
-                    // Factors, gradient and result are rounded to at least 8 bits each.
-                    let distance = (found - expected).abs() / largest;
-                    assert!(distance <= 2e-2, "{dtype:?}, {shapes:?}, {which}: {found}, expected {expected}");
-                }
-            }
+            // Factors, gradient and result are rounded to at least 8 bits each.
+            assert_close(&found, &expected, 2e-2, &format!("{dtype:?}, {shapes:?}"));
         }
     }
 }

@@ -25,10 +25,11 @@ fn overfit(model_json: serde_json::Value, loss: &str, steps: u64) -> [f64; 2] {
     let (mut model, build) = build_model(&config.model, config.data.preprocess.resize, 1, &device).unwrap();
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
     let spec = batch_spec(&config, &build);
-    let mut stepper = Stepper::new(&config.training, shape_of(&spec), &device);
+    let mut stepper = Stepper::new(&config.training, &device);
+    let shape = shape_of(&spec);
     let loader = BatchLoader::new(data.frames(), spec, 4, LoaderOptions::default()).unwrap();
     let batch = loader.epoch(0).next().unwrap().unwrap();
-    let batch = stepper.shape.stage(batch, &device).unwrap();
+    let batch = shape.stage(batch, &device).unwrap();
     let table = ParameterTable::of(&model);
     let mut optimizer = NamedOptimizer::new(&config.training.optimizer);
     let mut losses = Vec::new();

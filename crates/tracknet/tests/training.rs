@@ -17,8 +17,8 @@ use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
 use tracknet::models::{HeatmapModel, VisitProjections, build_model};
 use tracknet::training::{
-    GradientNorm, NamedGradients, NamedOptimizer, Outcome, ParameterTable, StagedBatch, StepReport, Stepper,
-    batch_spec, load_model_for_inference, shape_of, training_device,
+    BatchShape, GradientNorm, NamedGradients, NamedOptimizer, Outcome, ParameterTable, StagedBatch, StepReport,
+    Stepper, batch_spec, load_model_for_inference, shape_of, training_device,
 };
 
 mod common;
@@ -139,6 +139,7 @@ struct Bench {
     config: Config,
     model: HeatmapModel,
     batch: Batch,
+    shape: BatchShape,
     stepper: Stepper,
     table: ParameterTable,
 }
@@ -154,7 +155,7 @@ impl Bench {
     }
 
     fn staged(&self, batch: &Batch) -> StagedBatch {
-        self.stepper.shape.stage(batch.clone(), &self.stepper.device).unwrap()
+        self.shape.stage(batch.clone(), &self.stepper.device).unwrap()
     }
 }
 
@@ -170,12 +171,12 @@ fn bench_with_dropout(training_json: serde_json::Value, dropout: f32) -> Bench {
     let (model, build) = build_model(&config.model, config.data.preprocess.resize, 3, &device).unwrap();
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
     let spec = batch_spec(&config, &build);
-    let stepper = Stepper::new(&config.training, shape_of(&spec), &device);
+    let (shape, stepper) = (shape_of(&spec), Stepper::new(&config.training, &device));
     let options = LoaderOptions { workers: 0, ..LoaderOptions::default() };
     let loader = BatchLoader::new(data.frames().split_off(4), spec, 7, options).unwrap();
     let batch = loader.epoch(0).next().unwrap().unwrap();
     let table = ParameterTable::of(&model);
-    Bench { config, model, batch, stepper, table }
+    Bench { config, model, batch, shape, stepper, table }
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
     let batch = Batch { size: 2, images, targets: target, masks, samples: Vec::new() };
     let shape = BatchShape { input: [96, 64], heatmap: [6, 4] };
     let batch = shape.stage(batch, &device).unwrap();
-    let mut stepper = Stepper::new(&training, shape, &device);
+    let mut stepper = Stepper::new(&training, &device);
     let mut optimizer = NamedOptimizer::new(&training.optimizer);
     let table = ParameterTable::of(&model);
 

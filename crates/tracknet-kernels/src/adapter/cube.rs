@@ -1,4 +1,4 @@
-//! Adapters on GPUs: products that Burn tunes for the device, and what is between them in as few launches as there are
+//! Adapters on GPUs: products by the routine of choice for the device, and what is between them in as few launches as there are
 //! tensors to write.
 
 use burn::backend::TensorMetadata;

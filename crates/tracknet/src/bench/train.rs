@@ -18,7 +18,7 @@ pub(super) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Re
     set_checkpointing(&config, &mut model);
     let mixed = set_precision(config.training.precision, &mut model, &options.device);
     let shape = shape_of(&batch_spec(&config, &build));
-    let mut stepper = thawed_stepper(&config, &model, shape, &device)?;
+    let mut stepper = thawed_stepper(&config, &model, &device)?;
     let mut optimizer = NamedOptimizer::new(&config.training.optimizer);
     let first = setup::batch(batch, shape);
     let shapes = setup::shapes(&config, &model);

@@ -35,7 +35,7 @@ use super::reporter::{Reporter, StepProgress};
 use super::resume;
 use super::run::RunPaths;
 use super::schedule::Schedule;
-use super::staging::{BatchShape, StagedBatch, Staging};
+use super::staging::{StagedBatch, Staging};
 use super::step::{StepReport, Stepper};
 use super::weights;
 use super::{CONFIG_FILE, Checkpoint, RunState, TrainingError, write_checkpoint};
@@ -175,7 +175,7 @@ impl<'a> Trainer<'a> {
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
         Ok(Self {
-            stepper: stepper(config, loaders.shape(), &device).continuing(&state),
+            stepper: stepper(config, &device).continuing(&state),
             staging: Staging::new(loaders.shape(), &device),
             schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
             log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
@@ -497,8 +497,8 @@ pub(crate) fn device_memory(device: &Device) -> Option<u64> {
 }
 
 /// What takes the steps of a run on a [`training_device`]; its micro-batch is the whole batch.
-fn stepper(config: &Config, shape: BatchShape, device: &Device) -> Stepper {
-    Stepper::new(&config.training, shape, device).side_by_side(is_frame_by_frame(config, device))
+fn stepper(config: &Config, device: &Device) -> Stepper {
+    Stepper::new(&config.training, device).side_by_side(is_frame_by_frame(config, device))
 }
 
 /// Whether every frame of a batch is computed by itself, one on each core. Batch normalization couples the frames of a
@@ -515,13 +515,8 @@ pub fn training_peak(config: &Config, model: &HeatmapModel, device: &Device, fra
 }
 
 /// What takes the steps of a run when all of `model` trains, with the micro-batch that then fits into memory.
-pub(crate) fn thawed_stepper(
-    config: &Config,
-    model: &HeatmapModel,
-    shape: BatchShape,
-    device: &Device,
-) -> Result<Stepper> {
-    let mut stepper = stepper(config, shape, device);
+pub(crate) fn thawed_stepper(config: &Config, model: &HeatmapModel, device: &Device) -> Result<Stepper> {
+    let mut stepper = stepper(config, device);
     stepper.micro_batch = Some(micro_batch(config, model, device, None)?.size);
     Ok(stepper)
 }

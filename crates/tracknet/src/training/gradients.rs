@@ -77,7 +77,7 @@ impl NamedGradients {
 
 /// What gradients of the global norm `norm` are multiplied by so that it is at most `limit`, as
 /// `torch.nn.utils.clip_grad_norm_` does.
-pub fn clip_factor(norm: f64, limit: f64) -> f64 {
+fn clip_factor(norm: f64, limit: f64) -> f64 {
     (limit / (norm + 1e-6)).min(1.0)
 }
 

@@ -34,7 +34,7 @@ pub use fit::{
     FitOptions, FitReport, Outcome, Trainer, fit, set_checkpointing, set_precision, training_device, training_peak,
 };
 pub(crate) use fit::{device_memory, thawed_stepper};
-pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_factor, clip_limit};
+pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_limit};
 pub use loaders::{Loaders, batch_spec, shape_of};
 pub use logging::{KeepRows, MetricLog, RowKind};
 pub use loss::{HeatmapLoss, LossSum, MIN_MASK_WEIGHT};

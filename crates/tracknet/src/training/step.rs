@@ -18,7 +18,7 @@ use super::loss::HeatmapLoss;
 use super::optimizer::{NamedOptimizer, StepFactors};
 use super::parameters::ParameterTable;
 use super::precision::{LossScale, compute_dtype};
-use super::staging::{BatchShape, StagedBatch};
+use super::staging::StagedBatch;
 
 /// What a step did.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,8 +42,6 @@ pub struct Stepper {
     pub micro_batch: Option<usize>,
     /// Whether pieces of a micro-batch run side by side: on the CPU, where nothing couples the frames of a batch.
     pub parallel: bool,
-    /// Sizes of a batch's tensors.
-    pub shape: BatchShape,
     /// Where the model trains, with autodiff.
     pub device: Device,
     /// What the model computes in.
@@ -56,13 +54,12 @@ pub struct Stepper {
 
 impl Stepper {
     /// From the `training` section; `device` must be one with autodiff.
-    pub fn new(config: &TrainingConfig, shape: BatchShape, device: &Device) -> Self {
+    pub fn new(config: &TrainingConfig, device: &Device) -> Self {
         let dtype = compute_dtype(config.precision, device);
         Self {
             loss: HeatmapLoss::from(&config.loss),
             micro_batch: None,
             parallel: false,
-            shape,
             device: device.clone(),
             dtype,
             loss_scale: (dtype == DType::F16).then(LossScale::start),

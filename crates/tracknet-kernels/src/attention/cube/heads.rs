@@ -98,12 +98,12 @@ impl Heads {
         }
     }
 
-    /// All of `[batch, tokens, heads · head_dim]` as `dtype`, turned or not.
-    pub(super) fn factor(&self, x: CubeTensor, dtype: DType, turned: bool) -> CubeTensor {
-        if x.dtype == dtype && !turned {
+    /// All of `[batch, tokens, heads · head_dim]` in the type of factors, turned or not.
+    pub(super) fn factor(&self, x: CubeTensor, turned: bool) -> CubeTensor {
+        if x.dtype == self.dtype && !turned {
             return x;
         }
-        let y = unwritten(&x, x.shape(), dtype);
+        let y = unwritten(&x, x.shape(), self.dtype);
         let units = self.batch * self.tokens * self.heads * self.head_dim / self.width;
         let (cubes, dim) = grid(&x, units);
         // SAFETY: as in `split`; both tensors have one shape.
@@ -119,7 +119,7 @@ impl Heads {
                 y.clone().into_buffer_arg(),
                 self.launch(units, &(0..self.batch)),
                 turned,
-                [elem(x.dtype), elem(dtype)],
+                [elem(x.dtype), elem(self.dtype)],
             );
         }
         y

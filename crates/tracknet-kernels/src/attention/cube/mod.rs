@@ -44,10 +44,10 @@ impl AttentionOps for CubeBackend {
         format: AttentionFormat,
     ) -> (CubeTensor, CubeTensor) {
         let [query, key, value, table] = [query, key, value, table].map(contiguous);
-        if let Some(flash) = Flash::new(&query, &table, format) {
+        let heads = Heads::new(&query, table, format);
+        if let Some(flash) = Flash::new(&heads, format.scale, &query.client) {
             return flash.forward(query, key, value);
         }
-        let heads = Heads::new(&query, table, format);
         let output = unwritten(&query, query.shape(), query.dtype);
         let dtype = heads.dtype;
         for frames in parts(&heads, size_of::<f32>() + dtype.size()) {
@@ -72,10 +72,10 @@ impl AttentionOps for CubeBackend {
         gradient: CubeTensor,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let [query, key, value, gradient, table] = [query, key, value, gradient, table].map(contiguous);
-        if let Some(flash) = Flash::new(&query, &table, format) {
+        let heads = Heads::new(&query, table, format);
+        if let Some(flash) = Flash::new(&heads, format.scale, &query.client) {
             return flash.backward(query, key, value, output, statistics, gradient);
         }
-        let heads = Heads::new(&query, table, format);
         let [of_query, of_key, of_value] = [(); 3].map(|()| unwritten(&query, query.shape(), query.dtype));
         let dtype = heads.dtype;
         for frames in parts(&heads, 2 * (size_of::<f32>() + dtype.size())) {

@@ -152,8 +152,8 @@ pub(super) fn round(value: f32, #[comptime] dtype: ComputeDtype) -> f32 {
             let steps = min(value.abs() * 16_777_216.0f32, 2048.0f32);
             let whole = u32::cast_from(steps);
             let rest = steps - f32::cast_from(whole);
-            let to_even = select(whole & 1u32 == 1u32, rest >= 0.5f32, rest > 0.5f32);
-            let small = f32::cast_from(whole + select(to_even, 1u32, 0u32)) * 5.960_464_5e-8_f32;
+            let up = select(whole & 1u32 == 1u32, rest >= 0.5f32, rest > 0.5f32);
+            let small = f32::cast_from(whole + select(up, 1u32, 0u32)) * 5.960_464_5e-8_f32;
             let small = select(value < 0.0f32, -small, small);
             select(value.abs() < 6.103_515_6e-5_f32, small, round_bits(value, 13u32))
         }

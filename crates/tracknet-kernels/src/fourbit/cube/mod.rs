@@ -1,7 +1,7 @@
 //! 4-bit weights on GPUs.
 //!
-//! A product unpacks a panel of the weight into a bounded scratch tensor and hands it to the matrix product that Burn
-//! tunes for the device (tensor cores where it has them). A panel is read by every row of the input, and there are many:
+//! A product unpacks a panel of the weight into a bounded scratch tensor and hands it to the matrix product of choice for
+//! the device (tensor cores where it has them). A panel is read by every row of the input, and there are many:
 //! unpacked once, it costs a small part of its product, while a product that unpacks on the way to the multipliers would
 //! unpack it again for each of its row tiles.
 

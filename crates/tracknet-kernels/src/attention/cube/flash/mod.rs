@@ -19,8 +19,6 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::heads::Heads;
-use crate::ComputeDtype;
-use crate::attention::ops::AttentionFormat;
 use crate::cube::{address_type, contiguous, elem, grid, unwritten, vector_size};
 
 use layout::LayoutLaunch;
@@ -28,14 +26,13 @@ use tiles::{LANES, PAIR, PLANE_ROWS, PLANES, ROWS, WIDTH};
 
 /// Numbers in a head, at most: what a plane owns has to fit its registers.
 const MAX_HEAD_DIM: usize = 128;
-/// Cubes in the first dimension of a grid that every device takes, and in the others.
+/// Cubes in a dimension of a grid, at most.
 const MAX_CUBES: usize = 65_535;
 
-/// Shapes of an attention that runs in tiles.
-pub(super) struct Flash {
-    heads: Heads,
+/// An attention that runs in tiles.
+pub(super) struct Flash<'a> {
+    heads: &'a Heads,
     scale: f32,
-    dtype: DType,
 }
 
 /// What goes into products, in their type; queries and keys are rotated.
@@ -45,24 +42,13 @@ struct Factors {
     value: CubeTensor,
 }
 
-impl Flash {
+impl<'a> Flash<'a> {
     /// `None` where the device, the type or the size of the heads does not allow it.
-    pub(super) fn new(query: &CubeTensor, table: &CubeTensor, format: AttentionFormat) -> Option<Self> {
-        let [batch, tokens, hidden] = query.shape().dims();
-        let dtype = match query.dtype {
-            DType::BF16 | DType::F16 => query.dtype,
-            DType::F32 if format.compute == ComputeDtype::Bf16 => DType::BF16,
-            _ => return None,
-        };
-        let head_dim = hidden / format.heads;
-        let cubes = [batch * format.heads, tokens.div_ceil(ROWS)];
-        let fits = head_dim.is_multiple_of(PLANE_ROWS) && head_dim <= MAX_HEAD_DIM;
-        let runs = fits && cubes.iter().all(|&count| (1..=MAX_CUBES).contains(&count));
-        (runs && multiplies_registers(&query.client, dtype)).then(|| Self {
-            heads: Heads::new(query, table.clone(), format),
-            scale: format.scale,
-            dtype,
-        })
+    pub(super) fn new(heads: &'a Heads, scale: f32, client: &Client) -> Option<Self> {
+        let fits = heads.head_dim.is_multiple_of(PLANE_ROWS) && heads.head_dim <= MAX_HEAD_DIM;
+        let flash = Self { heads, scale };
+        let runs = fits && flash.cubes().iter().all(|count| (1..=MAX_CUBES).contains(count));
+        (runs && multiplies_registers(client, heads.dtype)).then_some(flash)
     }
 
     /// The output, and the logarithm of the sum of powers of each row of scores: f32 `[batch · heads, tokens]`.
@@ -89,7 +75,7 @@ impl Flash {
                 self.layout(),
                 self.scale,
                 self.vectors(),
-                [elem(self.dtype), elem(output.dtype)],
+                [elem(self.heads.dtype), elem(output.dtype)],
             );
         }
         (output, statistics)
@@ -108,9 +94,9 @@ impl Flash {
         let [of_query, of_key, of_value] = [(); 3].map(|()| unwritten(&query, query.shape(), query.dtype));
         let deltas = self.deltas(output, &gradient);
         let Factors { query, key, value } = self.factors(query, key, value);
-        let gradient = self.heads.factor(gradient, self.dtype, false);
+        let gradient = self.heads.factor(gradient, false);
         let rotary = self.heads.rotary;
-        let dtypes = [elem(self.dtype), elem(of_query.dtype)];
+        let dtypes = [elem(self.heads.dtype), elem(of_query.dtype)];
         let address_type = address_type([&query, &of_query]);
         let (cubes, dim) = self.grid();
         // SAFETY: as in `forward`; the table has a row for each token, and is not read without rotation.
@@ -163,8 +149,8 @@ impl Flash {
     }
 
     fn factors(&self, query: CubeTensor, key: CubeTensor, value: CubeTensor) -> Factors {
-        let [query, key] = [query, key].map(|x| self.heads.factor(x, self.dtype, self.heads.rotary));
-        Factors { query, key, value: self.heads.factor(value, self.dtype, false) }
+        let [query, key] = [query, key].map(|x| self.heads.factor(x, self.heads.rotary));
+        Factors { query, key, value: self.heads.factor(value, false) }
     }
 
     /// `Σ gradient · output` for each token and head.
@@ -174,7 +160,7 @@ impl Flash {
         let width = vector_size(&output, output.dtype, [self.heads.head_dim]);
         let units = self.heads.batch * self.heads.tokens * self.heads.heads;
         let (cubes, dim) = grid(&output, units);
-        let Heads { tokens, heads, head_dim, .. } = self.heads;
+        let &Heads { tokens, heads, head_dim, .. } = self.heads;
         // SAFETY: a unit reads one head of one token, and writes its number, if its position is below their count.
         unsafe {
             backward::deltas::launch_unchecked(
@@ -199,9 +185,13 @@ impl Flash {
         unwritten(like, [self.heads.batch * self.heads.heads, self.heads.tokens], DType::F32)
     }
 
+    /// One for each head, and one for each [`ROWS`] tokens of it.
+    fn cubes(&self) -> [usize; 2] {
+        [self.heads.batch * self.heads.heads, self.heads.tokens.div_ceil(ROWS)]
+    }
+
     fn grid(&self) -> (CubeCount, CubeDim) {
-        let heads = self.heads.batch * self.heads.heads;
-        let blocks = self.heads.tokens.div_ceil(ROWS);
+        let [heads, blocks] = self.cubes();
         (CubeCount::new_2d(heads as u32, blocks as u32), CubeDim::new_2d(LANES as u32, PLANES as u32))
     }
 
