@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Args, Subcommand, ValueEnum};
 use tracknet::config::{LoraConfig, QuantizationConfig};
-use tracknet::files::write_dir_atomic;
+use tracknet::files::Destination;
 use tracknet::models::backbones::ModulePaths;
 use tracknet::models::lora::peft_config::CONFIG_FILE;
 use tracknet::models::lora::{
@@ -19,6 +19,7 @@ use tracknet::models::pretrained::{StoredAs, write_backbone, write_head, write_p
 use tracknet::models::{HeatmapModel, VisitProjections, Vit, build_backbone};
 use tracknet::training::{load_model_for_inference, named_adapters};
 
+use crate::args::OverwriteFlag;
 use crate::device;
 use crate::out::outln;
 use crate::quantize::resolve;
@@ -58,7 +59,7 @@ enum Action {
 struct MergeArgs {
     /// An adapter directory, a run, or a checkpoint.
     source: PathBuf,
-    /// The directory to write; it must not exist.
+    /// The directory to write; only what tracknet wrote is replaced.
     destination: PathBuf,
     #[command(flatten)]
     base: BackboneArgs,
@@ -72,6 +73,8 @@ struct MergeArgs {
     /// Random frames that outputs are compared on.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = crate::args::parse_count)]
     probe: usize,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
 }
 
 /// Take an adapter out of a merged backbone: the base, within rounding.
@@ -84,11 +87,13 @@ struct UnmergeArgs {
     merged: PathBuf,
     /// The adapter directory that was merged.
     adapter: PathBuf,
-    /// The directory to write; it must not exist.
+    /// The directory to write; only what tracknet wrote is replaced.
     destination: PathBuf,
     /// How the values are stored.
     #[arg(long, value_enum, default_value_t = Dtype::Float32)]
     dtype: Dtype,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
 }
 
 /// List the adapters of a run, or below a directory.
@@ -118,10 +123,12 @@ struct StatusArgs {
 struct ConvertArgs {
     /// An adapter directory.
     adapter: PathBuf,
-    /// The directory to write; it must not exist.
+    /// The directory to write; only what tracknet wrote is replaced.
     destination: PathBuf,
     #[command(flatten)]
     base: BackboneArgs,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
 }
 
 /// Compare two adapters by what they compute. Exit code 0: equal, 1: they differ.
@@ -237,11 +244,13 @@ fn base_of(adapter: &Path, given: Option<&str>) -> Result<String> {
     Ok(directory.display().to_string())
 }
 
-fn must_not_exist(destination: &Path) -> Result<()> {
-    if destination.exists() {
-        bail!("{} exists already; choose another directory or remove it", destination.display());
-    }
-    Ok(())
+/// Checks where a verb writes that reads an adapter, or a run, and its base.
+fn destination(overwrite: &OverwriteFlag, path: &Path, source: &Path, base: &BackboneArgs) -> Result<Destination> {
+    // A base that cannot be found is an error later, with its reason.
+    let base = if is_adapter(source) { base_of(source, base.base.as_deref()).ok() } else { base.base.clone() };
+    let base = base.map(PathBuf::from);
+    let inputs: Vec<&Path> = [Some(source), base.as_deref()].into_iter().flatten().collect();
+    Ok(overwrite.directory(path, &inputs)?)
 }
 
 /// Normalized random frames: the same ones every time.
@@ -252,7 +261,7 @@ fn probe(backbone: &Vit, frames: usize, device: &Device) -> Tensor<4> {
 }
 
 fn merge(args: &MergeArgs) -> Result<ExitCode> {
-    must_not_exist(&args.destination)?;
+    let destination = destination(&args.overwrite, &args.destination, &args.source, &args.base)?;
     let device = device::resolve("cpu")?;
     let adapted = Adapted::open(&args.source, args.base.base.as_deref(), &device)?;
     let backbone = adapted.backbone();
@@ -272,7 +281,7 @@ fn merge(args: &MergeArgs) -> Result<ExitCode> {
     } else {
         floats
     };
-    write_dir_atomic(&args.destination, |dir| {
+    destination.write(|dir| {
         match args.requantize {
             true => write_packed_backbone(dir, &merged, args.dtype.stored())?,
             false => write_backbone(dir, &merged, args.dtype.stored())?,
@@ -287,7 +296,7 @@ fn merge(args: &MergeArgs) -> Result<ExitCode> {
 }
 
 fn unmerge(args: &UnmergeArgs) -> Result<ExitCode> {
-    must_not_exist(&args.destination)?;
+    let destination = args.overwrite.directory(&args.destination, &[&args.merged, &args.adapter])?;
     let device = device::resolve("cpu")?;
     let merged = args.merged.display().to_string();
     let (mut base, _) = build_backbone(&merged, &LoraConfig::default(), &QuantizationConfig::default(), &device)?;
@@ -295,7 +304,7 @@ fn unmerge(args: &UnmergeArgs) -> Result<ExitCode> {
         bail!("{merged}: is stored in 4 bits, where rounding has swallowed what would be taken out");
     }
     AdapterFile::read(&args.adapter, base.module_paths())?.take_out(&mut base)?;
-    write_dir_atomic(&args.destination, |dir| write_backbone(dir, &base, args.dtype.stored()))?;
+    destination.write(|dir| write_backbone(dir, &base, args.dtype.stored()))?;
     outln!("wrote {}", args.destination.display())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -337,7 +346,7 @@ fn status(args: &StatusArgs) -> Result<ExitCode> {
 }
 
 fn convert(args: &ConvertArgs) -> Result<ExitCode> {
-    must_not_exist(&args.destination)?;
+    let destination = destination(&args.overwrite, &args.destination, &args.adapter, &args.base)?;
     let device = device::resolve("cpu")?;
     let needs_base = PeftConfig::read(&args.adapter)?.lora.init_lora_weights.reads_weights();
     let base = match (&args.base.base, needs_base) {
@@ -350,7 +359,7 @@ fn convert(args: &ConvertArgs) -> Result<ExitCode> {
     // Without the base the names stay as they are.
     let paths = base.as_ref().map_or(ModulePaths::AsWritten, |base| base.module_paths());
     let plain = convert_adapter(AdapterFile::read(&args.adapter, paths)?, base.as_ref())?;
-    write_dir_atomic(&args.destination, |dir| plain.write(dir))?;
+    destination.write(|dir| plain.write(dir))?;
     let lora = &plain.config.lora;
     outln!("wrote {}: r {}, lora_alpha {}", args.destination.display(), lora.r, lora.lora_alpha)?;
     Ok(ExitCode::SUCCESS)

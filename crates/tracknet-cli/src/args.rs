@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tracknet::config::ConfigSources;
+use tracknet::files::{Destination, Existing};
 use tracknet::training::{AdapterChoice, find_adapter};
 
 /// Where the configuration comes from: three groups, then overrides.
@@ -45,6 +46,22 @@ impl ConfigArgs {
             seed: self.seed,
             output_dir: self.output_dir.clone(),
         }
+    }
+}
+
+/// Whether a destination may be replaced.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OverwriteFlag {
+    /// Replace what stands at the destination, also what tracknet did not write. Never an input.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+impl OverwriteFlag {
+    /// Checks a directory that a verb is told to write, before it does any work.
+    pub(crate) fn directory(&self, path: &Path, inputs: &[&Path]) -> tracknet::Result<Destination> {
+        let existing = if self.overwrite { Existing::Anything } else { Existing::Written };
+        Destination::directory(path, existing, inputs)
     }
 }
 

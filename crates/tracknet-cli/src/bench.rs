@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::de::DeserializeOwned;
 use tracknet::bench::{Machine, Measurement, Options, Repeat, Report, Workload, measure, prepare};
+use tracknet::console;
 use tracknet::files::write_atomic;
 
 use crate::args::{DeviceArgs, parse_count};
@@ -80,7 +81,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
                 report.workloads.push(measurement);
             }
             Err(error) => {
-                eprintln!("error: {workload}: {error:#}");
+                console::say(format_args!("error: {workload}: {error:#}"));
                 failed = true;
             }
         }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use tracknet::config::Config;
+use tracknet::console;
 
 use crate::args::ConfigArgs;
 use crate::out::out;
@@ -28,7 +29,7 @@ pub(crate) fn run(args: &ConfigVerbArgs) -> Result<ExitCode> {
     let Action::Print(config) = &args.action;
     let loaded = Config::load(&config.sources()).map_err(tracknet::Error::from)?;
     for note in &loaded.notes {
-        eprintln!("note: {note}");
+        console::note(note);
     }
     out!("{}", loaded.config.to_yaml().map_err(tracknet::Error::from)?)?;
     Ok(ExitCode::SUCCESS)

@@ -13,10 +13,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tracknet::bench::peak_bytes;
+use tracknet::console::say;
 use tracknet::datasets::image::pictures_in;
 use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
 use tracknet::error::IoContext;
-use tracknet::files::{write_atomic, write_dir_atomic};
+use tracknet::files::{Destination, write_atomic};
 use tracknet::models::lora::PeftConfig;
 use tracknet::models::lora::peft::WEIGHTS_FILE;
 use tracknet::training::Console;
@@ -25,7 +26,7 @@ use tracknet::training::distill::{
     train_student,
 };
 
-use crate::args::{DeviceArgs, parse_count};
+use crate::args::{DeviceArgs, OverwriteFlag, parse_count};
 use crate::data::generate_with_bar;
 use crate::interrupt::Interrupt;
 use crate::out::outln;
@@ -112,9 +113,11 @@ struct DistillArgs {
     seed: u64,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Write report.json and both adapters to this directory; it must not exist.
+    /// Write report.json and both adapters to this directory; only what tracknet wrote is replaced.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -180,9 +183,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
 }
 
 fn distill(args: &DistillArgs) -> Result<ExitCode> {
-    if let Some(out) = args.out.as_ref().filter(|out| out.exists()) {
-        bail!("{} exists already; choose another directory or remove it", out.display());
-    }
+    let out = args.out.as_ref().map(|out| args.overwrite.directory(out, &args.inputs())).transpose()?;
     let device = device::resolve(&args.device.device)?;
     let interrupt = Interrupt::listen()?;
     let place = tempfile::tempdir().context("cannot make a temporary directory")?;
@@ -226,7 +227,7 @@ fn distill(args: &DistillArgs) -> Result<ExitCode> {
             None => return Ok(interrupt.exit_code()),
         }
     }
-    if let Some(out) = &args.out {
+    if let Some(out) = &out {
         write_results(out, place, &report, args.model.is_none())?;
     }
     args.print(&report)?;
@@ -234,6 +235,11 @@ fn distill(args: &DistillArgs) -> Result<ExitCode> {
 }
 
 impl DistillArgs {
+    /// What is read and must not be written over.
+    fn inputs(&self) -> Vec<&Path> {
+        [self.image.as_deref(), self.model.as_deref().map(Path::new)].into_iter().flatten().collect()
+    }
+
     fn options(&self, model: String) -> DistillOptions {
         DistillOptions {
             model,
@@ -301,7 +307,7 @@ fn pictures(args: &DistillArgs, place: &Path) -> Result<Vec<PathBuf>> {
 
 /// Lets a process train a student; `None` when the user has interrupted it.
 fn run_student(place: &Path, kind: StudentKind, device: &str, interrupt: &Interrupt) -> Result<Option<StudentReport>> {
-    eprintln!("{kind}");
+    say(kind);
     let program = std::env::current_exe().context("cannot find this program to start it again")?;
     let child = Command::new(program)
         .args(["demo", "distill-student"])
@@ -358,8 +364,8 @@ fn student(args: &StudentArgs) -> Result<ExitCode> {
 }
 
 /// The report, both adapters, and the shipped model where it is their base.
-fn write_results(out: &Path, place: &Path, report: &DistillReport, with_base: bool) -> Result<()> {
-    write_dir_atomic(out, |temporary| {
+fn write_results(out: &Destination, place: &Path, report: &DistillReport, with_base: bool) -> Result<()> {
+    out.write(|temporary| {
         for kind in StudentKind::ALL {
             let (from, to) = (place.join(kind.name()), temporary.join(kind.name()));
             fs::create_dir(&to).at(&to)?;

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
+use tracknet::console;
 
 /// Resolves `auto | cpu | cuda[:N] | wgpu[:N]`. A device that this build or this machine lacks is an error that says
 /// which; `auto` never fails.
@@ -28,13 +29,13 @@ fn automatic() -> Device {
     let usable = |device: &Device| is_card(device) && with_compiler(device.clone()).inspect_err(note).is_ok();
     let card = [cuda(), wgpu()].into_iter().flatten().flatten().find(usable);
     if card.is_none() && cfg!(any(feature = "cuda", feature = "wgpu")) {
-        eprintln!("note: --device auto: no graphics card found, using the processor");
+        console::note("--device auto: no graphics card found, using the processor");
     }
     card.unwrap_or_else(Device::flex)
 }
 
 fn note(error: &anyhow::Error) {
-    eprintln!("note: {error}");
+    console::note(error);
 }
 
 fn numbered(spelling: &str, index: usize, devices: Vec<Device>) -> Result<Device> {

@@ -5,11 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use tracknet::files::write_dir_atomic;
 use tracknet::models::pretrained::{StoredAs, write_backbone, write_head};
 use tracknet::training::load_model_for_inference;
 
-use crate::args::BaseArgs;
+use crate::args::{BaseArgs, OverwriteFlag};
 use crate::device;
 use crate::out::outln;
 
@@ -22,13 +21,15 @@ use crate::out::outln;
 pub(crate) struct ExportArgs {
     /// A run directory, or one of its checkpoints.
     run: PathBuf,
-    /// The directory to write; it must not exist.
+    /// The directory to write; only what tracknet wrote is replaced.
     destination: PathBuf,
     /// How the backbone's values are stored.
     #[arg(long, value_enum, default_value_t = Dtype::Float32)]
     dtype: Dtype,
     #[command(flatten)]
     base: BaseArgs,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
 }
 
 /// `--dtype`.
@@ -39,9 +40,7 @@ enum Dtype {
 }
 
 pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
-    if args.destination.exists() {
-        bail!("{} exists already; choose another directory or remove it", args.destination.display());
-    }
+    let destination = args.overwrite.directory(&args.destination, &[&args.run])?;
     let loaded = load_model_for_inference(&args.run, args.base.base.as_deref(), &device::resolve("cpu")?)?;
     // Of a 4-bit backbone `write_backbone` says itself that it cannot be exported.
     if loaded.config.model.lora.enabled && !loaded.model.backbone.is_quantized() {
@@ -56,7 +55,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
         Dtype::Float32 => StoredAs::F32,
         Dtype::Float16 => StoredAs::F16,
     };
-    write_dir_atomic(&args.destination, |dir| {
+    destination.write(|dir| {
         write_backbone(dir, &loaded.model.backbone, stored)?;
         write_head(dir, &loaded.model)
     })?;

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         if error.is::<out::Closed>() {
             return ExitCode::SUCCESS;
         }
-        eprintln!("error: {error:#}");
+        tracknet::console::say(format_args!("error: {error:#}"));
         ExitCode::FAILURE
     })
 }

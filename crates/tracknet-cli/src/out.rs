@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
+use tracknet::console::printable;
 
 /// Nobody reads standard output any more. Not a failure: `main` ends the program with exit code 0.
 #[derive(Debug)]
@@ -29,13 +30,14 @@ macro_rules! outln {
 
 pub(crate) use {out, outln};
 
-/// Writes to standard output at once.
+/// Writes to standard output at once, without what could steer a terminal.
 pub(crate) fn write(text: fmt::Arguments<'_>) -> Result<()> {
     write_to(&mut io::stdout().lock(), text)
 }
 
 fn write_to(stream: &mut impl Write, text: fmt::Arguments<'_>) -> Result<()> {
-    match stream.write_fmt(text).and_then(|()| stream.flush()) {
+    let text = text.to_string();
+    match stream.write_all(printable(&text).as_bytes()).and_then(|()| stream.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Closed.into()),
         written => written.context("cannot write to standard output"),
     }

@@ -11,6 +11,7 @@ use tracknet::models::{ModelError, memory};
 use tracknet_kernels::fourbit::BLOCKSIZES;
 use tracknet_kernels::{ComputeDtype, QuantType, QuantizeOptions};
 
+use crate::args::OverwriteFlag;
 use crate::out::outln;
 
 /// Write a float model directory in 4 bits, as bitsandbytes and transformers write and read it.
@@ -28,7 +29,7 @@ pub(crate) struct QuantizeArgs {
     /// The float model: a directory, or a hub id in the local cache.
     #[arg(value_name = "SRC")]
     source: String,
-    /// The directory to write; it must not exist.
+    /// The directory to write; only what tracknet wrote is replaced.
     #[arg(value_name = "DST")]
     destination: PathBuf,
     /// The code: normal float or 4-bit float.
@@ -50,6 +51,8 @@ pub(crate) struct QuantizeArgs {
     /// start of it, as in llm_int8_skip_modules.
     #[arg(long, value_name = "LAYER", value_delimiter = ',')]
     skip: Vec<String>,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
 }
 
 /// Write a 4-bit model directory as floats.
@@ -61,12 +64,14 @@ pub(crate) struct DequantizeArgs {
     /// The 4-bit model: a directory, or a hub id in the local cache.
     #[arg(value_name = "SRC")]
     source: String,
-    /// The directory to write; it must not exist.
+    /// The directory to write; only what tracknet wrote is replaced.
     #[arg(value_name = "DST")]
     destination: PathBuf,
     /// Store every float tensor in this type.
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
 }
 
 /// `--quant-type`.
@@ -98,6 +103,7 @@ enum Dtype {
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let source = resolve(&args.source)?;
+    let destination = args.overwrite.directory(&args.destination, &[&source])?;
     let quant_type = args.quant_type.quant_type();
     let double_quant = args.double_quant || !args.no_double_quant;
     let compute_dtype = match args.compute_dtype {
@@ -110,19 +116,20 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
         compute_dtype,
         skip_modules: args.skip.clone(),
     };
-    let report = quantize_checkpoint(&source, &args.destination, &job)?;
+    let report = quantize_checkpoint(&source, &destination, &job)?;
     outln!("{}\n{report}\nwrote {}", report.table(), args.destination.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn dequantize(args: &DequantizeArgs) -> Result<ExitCode> {
     let source = resolve(&args.source)?;
+    let destination = args.overwrite.directory(&args.destination, &[&source])?;
     let dtype = args.dtype.map(|dtype| match dtype {
         Dtype::Float32 => StoredAs::F32,
         Dtype::Float16 => StoredAs::F16,
         Dtype::Bfloat16 => StoredAs::Bf16,
     });
-    let report = dequantize_checkpoint(&source, &args.destination, dtype)?;
+    let report = dequantize_checkpoint(&source, &destination, dtype)?;
     let [before, after] = [report.before, report.after].map(memory::bytes);
     outln!("{} layers, {before} → {after}\nwrote {}", report.layers, args.destination.display())?;
     Ok(ExitCode::SUCCESS)

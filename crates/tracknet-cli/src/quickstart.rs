@@ -12,6 +12,7 @@ use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use tracknet::bench::peak_bytes;
 use tracknet::config::{Config, ConfigSources};
+use tracknet::console;
 use tracknet::datasets::Dataset;
 use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
 use tracknet::evaluation::FrameOutcome;
@@ -97,7 +98,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
     let report = Trainer::new(&config, model, &build, options, &mut Console::new())?.fit()?;
     if report.outcome == Outcome::Interrupted {
         let root = report.paths.root.display();
-        eprintln!("interrupted; continue with: tracknet train --resume {root}");
+        console::say(format_args!("interrupted; continue with: tracknet train --resume {root}"));
         return Ok(interrupt.exit_code());
     }
 

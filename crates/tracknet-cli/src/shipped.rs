@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use tracknet::Result;
-use tracknet::files::{write_atomic, write_dir_atomic};
+use tracknet::files::{Destination, write_atomic};
 
 /// Name of the shipped model's directory.
 pub(crate) const NAME: &str = "vit-tiny-tennis";
@@ -20,10 +20,11 @@ const FILES: [(&str, &[u8]); 5] = [
 
 /// Writes the shipped model as a directory that `model.pretrained_model_name` can name.
 pub(crate) fn unpack(dir: &Path) -> Result<()> {
-    write_dir_atomic(dir, |temporary| {
+    Destination::new_directory(dir).write(|temporary| {
         for (name, bytes) in FILES {
             write_atomic(temporary.join(name), |w| w.write_all(bytes))?;
         }
         Ok(())
-    })
+    })?;
+    Ok(())
 }

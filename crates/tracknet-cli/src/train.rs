@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use tracknet::config::{Config, Loaded};
+use tracknet::console;
 use tracknet::models::build_model;
 use tracknet::models::memory::bytes;
 use tracknet::training::{Console, FitOptions, Outcome, fit, training_device, training_peak};
@@ -46,7 +47,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
     sources.run = args.resume.clone();
     let Loaded { config, notes, .. } = Config::load(&sources).map_err(tracknet::Error::from)?;
     for note in &notes {
-        eprintln!("note: {note}");
+        console::note(note);
     }
     let device = device::resolve(&args.device.device)?;
     if args.dry_run {
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
     let report = fit(&config, options, &mut Console::new())?;
     let run = report.paths.root.display();
     if report.outcome == Outcome::Interrupted {
-        eprintln!("interrupted; continue with: tracknet train --resume {run}");
+        console::say(format_args!("interrupted; continue with: tracknet train --resume {run}"));
         return Ok(interrupt.exit_code());
     }
     if let Some(evaluation) = &report.evaluation {

@@ -10,7 +10,7 @@
 //! pass alone, with everything that it computes again, and counts the gradients only.
 
 // A benchmark that cannot prepare its data stops.
-#![allow(clippy::expect_used)]
+#![allow(clippy::expect_used, clippy::print_stdout)]
 
 mod roofline;
 

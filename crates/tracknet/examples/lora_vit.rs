@@ -4,6 +4,8 @@
 //! cargo run -p tracknet --example lora_vit
 //! ```
 
+#![allow(clippy::print_stdout)]
+
 use burn::tensor::{Device, Distribution, Tensor};
 use tracknet::config::{LoraConfig, ModelConfig, QuantizationConfig};
 use tracknet::models::{MemoryReport, apply_lora_to_model, apply_quantization, build_model};

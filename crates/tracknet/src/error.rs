@@ -23,6 +23,9 @@ pub enum Error {
     /// A training run cannot start or go on.
     #[error(transparent)]
     Training(#[from] crate::training::TrainingError),
+    /// A file or directory is not read or written, because of what it is.
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
     /// A file or directory cannot be read or written.
     #[error("{}: {cause}", path.display())]
     Io {

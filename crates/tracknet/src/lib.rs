@@ -11,10 +11,13 @@
 //! | [`inference`] | prediction on images, folders and clips; overlays |
 //! | [`inspect`] | what a file or directory is and holds |
 //! | [`mod@bench`] | the workloads that speed and memory are measured on |
+//! | [`files`] | reading and writing: whole or absent, nothing of the user's lost |
+//! | [`console`] | what is said to people |
 #![recursion_limit = "256"]
 
 pub mod bench;
 pub mod config;
+pub mod console;
 pub mod datasets;
 pub mod error;
 pub mod evaluation;

@@ -11,6 +11,7 @@ use burn::tensor::Device;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use tracknet::config::ModelConfig;
+use tracknet::files::Destination;
 use tracknet::inspect::Inspection;
 use tracknet::models::build_model;
 use tracknet::models::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
@@ -34,7 +35,9 @@ fn build(dir: &Path) -> Result<(), String> {
 /// What dequantizing the checkpoint says; nothing may be left behind.
 fn dequantize(dir: &Path) -> Result<(), String> {
     let target = tempfile::tempdir().unwrap();
-    let result = dequantize_checkpoint(dir, &target.path().join("f"), None).map(|_| ()).map_err(|e| e.to_string());
+    let result = dequantize_checkpoint(dir, &Destination::new_directory(target.path().join("f")), None)
+        .map(|_| ())
+        .map_err(|e| e.to_string());
     assert!(result.is_ok() || fs::read_dir(target.path()).unwrap().count() == 0);
     result
 }
@@ -264,7 +267,9 @@ fn float_weights_of_another_type_are_not_quantized() {
     let target = tempfile::tempdir().unwrap();
     let job =
         QuantizeJob { options: QuantizeOptions::default(), compute_dtype: ComputeDtype::F32, skip_modules: Vec::new() };
-    let message = quantize_checkpoint(dir.path(), &target.path().join("q"), &job).unwrap_err().to_string();
+    let message = quantize_checkpoint(dir.path(), &Destination::new_directory(target.path().join("q")), &job)
+        .unwrap_err()
+        .to_string();
     assert!(message.contains(WEIGHT) && message.contains("I32"), "{message}");
     assert_eq!(fs::read_dir(target.path()).unwrap().count(), 0);
 }

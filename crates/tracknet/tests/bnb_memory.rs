@@ -12,6 +12,7 @@ use burn::tensor::Device;
 use safetensors::Dtype;
 use serde_json::json;
 use tracknet::config::ModelConfig;
+use tracknet::files::Destination;
 use tracknet::models::build_model;
 use tracknet::models::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
@@ -100,14 +101,14 @@ fn neither_a_file_nor_a_model_is_quantized_through_the_float_model() {
         QuantizeJob { options: QuantizeOptions::default(), compute_dtype: ComputeDtype::F32, skip_modules: Vec::new() };
     let [q, f] = ["q", "f"].map(|name| dir.path().join(name));
 
-    let (peak, report) = peak_of(|| quantize_checkpoint(dir.path(), &q, &job).unwrap());
+    let (peak, report) = peak_of(|| quantize_checkpoint(dir.path(), &Destination::new_directory(&q), &job).unwrap());
     let [float, packed] = report.bytes();
     assert_eq!(float, 48 * MIB);
     // Buffers for reading and writing, and a codes' copy: 3 MiB.
     assert!(peak > packed && peak < packed + largest + 3 * MIB, "quantize: {peak} of {float}, packed {packed}");
 
     // One packed weight, the same as floats, and buffers.
-    let (peak, _) = peak_of(|| dequantize_checkpoint(&q, &f, None).unwrap());
+    let (peak, _) = peak_of(|| dequantize_checkpoint(&q, &Destination::new_directory(&f), None).unwrap());
     assert!(peak > largest && peak < 2 * largest + 2 * MIB, "dequantize: {peak}");
 
     let mut config = ModelConfig::default();

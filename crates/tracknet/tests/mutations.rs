@@ -1,7 +1,7 @@
 //! The checks of the fuzz targets (`fuzz/parsers.rs`) on inputs that a deterministic mutator makes of the seeds, on a stable
 //! compiler: a few thousand of each in `cargo test`, as many as fit with `TRACKNET_FUZZ_SECONDS=60` (for each parser), or
 //! `TRACKNET_FUZZ_COUNT=1000000`.
-#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // Helpers of tests; in the tests themselves they are allowed anyway.
 
 mod bnb_support;
 mod common;

@@ -10,6 +10,7 @@ use burn::module::Module;
 use tracknet_kernels::{ComputeDtype, QuantType, QuantizeOptions};
 
 use crate::error::Result;
+use crate::files::Destination;
 use crate::models::build_model;
 use crate::models::pretrained::bnb::{QuantizeJob, quantize_checkpoint};
 use crate::models::pretrained::{StoredAs, write_backbone};
@@ -29,7 +30,7 @@ pub(super) fn prepare(origin: Origin, size: Size, options: &Options, dir: &Path)
     if origin == Origin::Packed {
         let options = QuantizeOptions { quant_type: QuantType::Nf4, blocksize: 64, double_quant: true };
         let job = QuantizeJob { options, compute_dtype: ComputeDtype::Bf16, skip_modules: Vec::new() };
-        quantize_checkpoint(&floats, &dir.join(PACKED), &job)?;
+        quantize_checkpoint(&floats, &Destination::new_directory(dir.join(PACKED)), &job)?;
     }
     Ok(())
 }

@@ -15,15 +15,15 @@
 //! state to save: shuffling, augmentation and dropout are functions of the seed and the position in the run.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::error::{IoContext, Result};
-use crate::files::{hex, write_dir_atomic};
+use crate::files::directory::hash_file;
+use crate::files::read::{JSON, YAML};
+use crate::files::{Destination, Existing, MANIFEST_FILE, Manifest, read_text};
 
 use super::TrainingError;
 use super::monitor::{Monitor, exact};
@@ -43,7 +43,6 @@ pub const BACKBONE_DIR: &str = "backbone";
 pub const CONFIG_FILE: &str = "config.yaml";
 const STATE_FILE: &str = "state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
-const CHECKSUM_FILE: &str = "checksums.json";
 
 /// Where a run is: everything needed to continue it besides weights and optimizer state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -110,7 +109,7 @@ impl RunState {
 }
 
 /// Writes a checkpoint to `dir`, replacing the one there as a whole. `write_weights` puts the model's files into
-/// the directory it is given.
+/// the directory it is given. Returns where files were kept that somebody else had put into the checkpoint before it.
 ///
 /// # Errors
 /// If a file cannot be written; the old checkpoint then stays.
@@ -120,8 +119,9 @@ pub fn write_checkpoint(
     state: &RunState,
     optimizer: &HostTensors,
     write_weights: impl FnOnce(&Path) -> Result<()>,
-) -> Result<()> {
-    write_dir_atomic(dir, |temporary| {
+) -> Result<Option<PathBuf>> {
+    let destination = Destination::directory(dir, Existing::Own, &[])?;
+    destination.write(|temporary| {
         let put = |name: &str, bytes: &[u8]| {
             let path = temporary.join(name);
             fs::write(&path, bytes).at(&path)
@@ -129,15 +129,7 @@ pub fn write_checkpoint(
         write_weights(temporary)?;
         put(CONFIG_FILE, config_yaml.as_bytes())?;
         put(STATE_FILE, &json(state, STATE_FILE)?)?;
-        put(OPTIMIZER_FILE, &tensors::to_bytes(optimizer).map_err(|e| TrainingError::damaged(OPTIMIZER_FILE, e))?)?;
-        let mut checksums = BTreeMap::new();
-        for path in files_in(temporary)? {
-            let name = relative_name(temporary, &path);
-            checksums.insert(name, sync_and_hash(&path)?);
-        }
-        put(CHECKSUM_FILE, &json(&checksums, CHECKSUM_FILE)?)?;
-        let path = temporary.join(CHECKSUM_FILE);
-        File::open(&path).and_then(|f| f.sync_all()).at(&path)
+        put(OPTIMIZER_FILE, &tensors::to_bytes(optimizer).map_err(|e| TrainingError::damaged(OPTIMIZER_FILE, e))?)
     })
 }
 
@@ -157,18 +149,19 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `dir`, or the one that a crash left as `<dir>.old`, and checks every file.
+    /// Opens the checkpoint in `dir` and checks every file.
     ///
     /// # Errors
     /// Names the file that is missing, changed or unreadable.
     pub fn open(dir: &Path) -> Result<Self> {
-        let dir = existing(dir).ok_or_else(|| TrainingError::NoCheckpoint {
-            path: dir.to_path_buf(),
-            problem: format!("neither {STATE_FILE} in it nor in {}", dir.with_extension("old").display()),
-        })?;
+        if !is_checkpoint(dir) {
+            let problem = format!("it has no {STATE_FILE}");
+            return Err(TrainingError::NoCheckpoint { path: dir.to_path_buf(), problem }.into());
+        }
+        let dir = dir.to_path_buf();
         verify(&dir)?;
         let path = dir.join(STATE_FILE);
-        let text = fs::read_to_string(&path).at(&path)?;
+        let text = read_text(&path, JSON)?;
         check_version(&path, &text)?;
         let state = serde_json::from_str(&text).map_err(|e| TrainingError::damaged(&path, e))?;
         Ok(Self { dir, state })
@@ -180,13 +173,13 @@ impl Checkpoint {
     /// # Errors
     /// As [`open`](Self::open), and if there is none.
     pub fn find(path: &Path, names: &[&str]) -> Result<Self> {
-        if existing(path).is_some() {
+        if is_checkpoint(path) {
             return Self::open(path);
         }
         let folders = [path.join("checkpoints"), path.to_path_buf()];
         let candidates = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
         for candidate in candidates {
-            if existing(&candidate).is_some() {
+            if is_checkpoint(&candidate) {
                 return Self::open(&candidate);
             }
         }
@@ -200,7 +193,7 @@ impl Checkpoint {
     /// If the file cannot be read.
     pub fn config_yaml(&self) -> Result<String> {
         let path = self.dir.join(CONFIG_FILE);
-        fs::read_to_string(&path).at(&path)
+        read_text(&path, YAML)
     }
 
     /// The optimizer's state.
@@ -250,9 +243,8 @@ impl Checkpoint {
     }
 }
 
-/// `dir`, or its `.old` twin if a crash between two renames left only that.
-fn existing(dir: &Path) -> Option<PathBuf> {
-    [dir.to_path_buf(), dir.with_extension("old")].into_iter().find(|dir| dir.join(STATE_FILE).is_file())
+fn is_checkpoint(dir: &Path) -> bool {
+    dir.join(STATE_FILE).is_file()
 }
 
 fn check_version(path: &Path, text: &str) -> Result<()> {
@@ -268,66 +260,25 @@ fn check_version(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// Checks every file against the manifest, and that it lists what every checkpoint has.
 fn verify(dir: &Path) -> Result<()> {
-    let path = dir.join(CHECKSUM_FILE);
-    let text = fs::read_to_string(&path).map_err(|e| TrainingError::damaged(&path, e))?;
-    let checksums: BTreeMap<String, String> =
-        serde_json::from_str(&text).map_err(|e| TrainingError::damaged(&path, e))?;
-    for (name, expected) in &checksums {
+    let path = dir.join(MANIFEST_FILE);
+    let text = read_text(&path, JSON).map_err(|e| TrainingError::damaged(&path, e))?;
+    let manifest = Manifest::parse(&text).map_err(|e| TrainingError::damaged(&path, e))?;
+    for name in [CONFIG_FILE, STATE_FILE, OPTIMIZER_FILE] {
+        if !manifest.files().any(|(listed, _)| listed == name) {
+            return Err(TrainingError::damaged(&path, format!("it does not list {name}")).into());
+        }
+    }
+    for (name, expected) in manifest.files() {
         let file = dir.join(name);
         let found = hash_file(&file).map_err(|e| TrainingError::damaged(&file, e))?;
-        if found != *expected {
-            let problem = format!("the file has changed: its SHA-256 is {found}, {CHECKSUM_FILE} has {expected}");
+        if found != expected {
+            let problem = format!("the file has changed: its SHA-256 is {found}, {MANIFEST_FILE} has {expected}");
             return Err(TrainingError::damaged(&file, problem).into());
         }
     }
     Ok(())
-}
-
-fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).at(dir)? {
-        let path = entry.at(dir)?.path();
-        if path.is_dir() {
-            files.extend(files_in(&path)?);
-            sync_folder(&path)?;
-        } else {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn sync_folder(path: &Path) -> Result<()> {
-    #[cfg(unix)]
-    File::open(path).and_then(|d| d.sync_all()).at(path)?;
-    let _ = path;
-    Ok(())
-}
-
-/// Path below `root` with forward slashes on every system.
-fn relative_name(root: &Path, path: &Path) -> String {
-    let parts = path.strip_prefix(root).unwrap_or(path).components();
-    parts.map(|c| c.as_os_str().to_string_lossy().into_owned()).collect::<Vec<_>>().join("/")
-}
-
-fn sync_and_hash(path: &Path) -> Result<String> {
-    File::options().write(true).open(path).and_then(|f| f.sync_all()).at(path)?;
-    hash_file(path).at(path)
-}
-
-fn hash_file(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 16];
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            return Ok(hex(&hasher.finalize()));
-        }
-        hasher.update(&buffer[..n]);
-    }
 }
 
 #[cfg(test)]
@@ -335,7 +286,7 @@ mod tests {
     use super::super::HostTensor;
     use super::*;
 
-    fn write(dir: &Path, step: u64) -> Result<()> {
+    fn write(dir: &Path, step: u64) -> Result<Option<PathBuf>> {
         let base = BaseIdentity { name: "dinov3".to_owned(), sha256: "ab".to_owned() };
         let state = RunState { step, epoch_loss_sum: 0.1 + 0.2, ..RunState::start("run-1", 42, Some(base)) };
         let moments = HostTensor { shape: vec![2], values: vec![0.1, 0.2] };
@@ -360,7 +311,7 @@ mod tests {
         assert_eq!(found.config_yaml().unwrap(), "training: {}\n");
         assert_eq!(found.optimizer().unwrap()["head.w.moment_1"].values, [0.1, 0.2]);
         assert!(found.adapter_dir().is_some() && found.backbone_dir().is_none());
-        let text = fs::read_to_string(dir.join(CHECKSUM_FILE)).unwrap();
+        let text = fs::read_to_string(dir.join(MANIFEST_FILE)).unwrap();
         assert!(text.contains("\"adapter/adapter_config.json\""), "{text}");
     }
 
@@ -384,15 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_between_the_renames_left_is_found() {
+    fn a_neighbour_with_a_similar_name_is_no_checkpoint_and_stays() {
         let run = tempfile::tempdir().unwrap();
-        let dir = run.path().join("last");
-        write(&dir, 7).unwrap();
-        fs::rename(&dir, run.path().join("last.old")).unwrap();
-        assert_eq!(Checkpoint::find(run.path(), &["best", "last"]).unwrap().state.step, 7);
+        let (dir, neighbour) = (run.path().join("last"), run.path().join("last.old"));
+        write(&neighbour, 7).unwrap();
+        assert!(Checkpoint::open(&dir).unwrap_err().to_string().contains("it has no state.json"));
         write(&dir, 8).unwrap();
         assert_eq!(Checkpoint::open(&dir).unwrap().state.step, 8);
-        assert!(!run.path().join("last.old").exists());
+        assert_eq!(Checkpoint::open(&neighbour).unwrap().state.step, 7);
     }
 
     #[test]

@@ -400,10 +400,18 @@ impl<'a> Trainer<'a> {
         metrics.get(name).or_else(|| metrics.get("train/loss")).copied()
     }
 
-    fn save(&self, dir: &Path) -> Result<()> {
-        write_checkpoint(dir, &self.config_yaml, &self.state, &self.optimizer.to_tensors()?, |temporary| {
+    fn save(&mut self, dir: &Path) -> Result<()> {
+        let kept = write_checkpoint(dir, &self.config_yaml, &self.state, &self.optimizer.to_tensors()?, |temporary| {
             weights::write(&self.model, &self.table, self.adapter.as_ref(), temporary)
-        })
+        })?;
+        if let Some(kept) = kept {
+            self.reporter.note(&format!(
+                "files in {} that the run did not write are now in {}",
+                dir.display(),
+                kept.display()
+            ));
+        }
+        Ok(())
     }
 
     /// Ends the run: the best weights, evaluated on the validation games.

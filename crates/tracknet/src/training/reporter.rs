@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use crate::console::{printable, say};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Where a run is.
@@ -69,8 +70,8 @@ impl Console {
 
     fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.println(printable(text)),
+            None => say(text),
         }
     }
 
@@ -100,7 +101,7 @@ impl Reporter for Console {
         }
         if self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY) || progress.batch == progress.batches {
             self.last_line = Some(Instant::now());
-            eprintln!("{}", plain(progress));
+            say(plain(progress));
         }
     }
 
@@ -108,7 +109,7 @@ impl Reporter for Console {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        eprintln!("{text}");
+        say(text);
     }
 }
 

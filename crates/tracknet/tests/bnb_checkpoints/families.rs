@@ -8,6 +8,7 @@ use burn::tensor::Device;
 use safetensors::Dtype;
 use tempfile::TempDir;
 use tracknet::config::{ModelConfig, QuantizationConfig};
+use tracknet::files::Destination;
 use tracknet::inspect::Inspection;
 use tracknet::models::lora::quantization::apply_quantization;
 use tracknet::models::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, is_packed, quantize_checkpoint};
@@ -66,7 +67,7 @@ fn gate_and_up_are_packed_apart_named_as_in_memory_and_become_one_tensor_of_floa
     assert!(packed_weights(&stored) == packed_weights(&streamed));
 
     let back = dir.path().join("back");
-    assert_eq!(dequantize_checkpoint(&path, &back, None).unwrap().layers, 7);
+    assert_eq!(dequantize_checkpoint(&path, &Destination::new_directory(&back), None).unwrap().layers, 7);
     let [again, before] = [&back, &source].map(|dir| read_all(&dir.join("model.safetensors")).unwrap());
     assert!(again.keys().eq(before.keys()), "{:?}", again.keys());
     let whole = format!("{MLP}.weights_in.weight");
@@ -95,7 +96,7 @@ fn one_half_may_be_left_as_floats() {
     assert!(weights.read(&format!("{MLP}.gate_proj.weight")).unwrap() == whole[..whole.len() / 2]);
     assert_eq!(packed_weights(&backbone(&path, &Device::flex()).unwrap()).len(), 6);
     let back = dir.path().join("back");
-    dequantize_checkpoint(&path, &back, None).unwrap();
+    dequantize_checkpoint(&path, &Destination::new_directory(&back), None).unwrap();
     assert!(Weights::open_dir(&back).unwrap().shape(&format!("{MLP}.weights_in.weight")).is_some());
 
     // Both, by the name of their one tensor.
@@ -114,7 +115,7 @@ fn packed_as_one(options: QuantizeOptions) -> TempDir {
     // Of this family nothing is known that is stacked.
     fs::write(&config, text.replace("\"dinov2\"", "\"dinov3_convnext\"")).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    quantize_checkpoint(source.path(), &dir.path().join("q"), &job(options)).unwrap();
+    quantize_checkpoint(source.path(), &Destination::new_directory(dir.path().join("q")), &job(options)).unwrap();
     let config = dir.path().join("q/config.json");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("\"dinov3_convnext\"", "\"dinov2\"")).unwrap();
@@ -130,7 +131,7 @@ fn gate_and_up_that_are_packed_as_one_are_read_where_no_block_has_both() {
         assert!(is_packed(&Weights::open_dir(&path).unwrap(), &format!("{MLP}.weights_in.weight")));
         let stored = backbone(&path, &Device::flex()).unwrap();
         let back = dir.path().join("back");
-        dequantize_checkpoint(&path, &back, None).unwrap();
+        dequantize_checkpoint(&path, &Destination::new_directory(&back), None).unwrap();
         let floats = backbone(&back, &Device::flex()).unwrap();
         let expected = read_all(&back.join("model.safetensors")).unwrap();
         // Bit for bit the values of the whole, in both halves.
@@ -215,7 +216,7 @@ fn a_packed_pooler_becomes_floats_with_the_rest() {
     let vit = tracknet::models::lora::dequantize(backbone(&path, &Device::flex()).unwrap());
     let [own, back] = ["own", "back"].map(|name| dir.path().join(name));
     write_backbone(&own, &vit, StoredAs::F32).unwrap();
-    dequantize_checkpoint(&path, &back, None).unwrap();
+    dequantize_checkpoint(&path, &Destination::new_directory(&back), None).unwrap();
     let file = "model.safetensors";
     assert!(fs::read(own.join(file)).unwrap() == fs::read(back.join(file)).unwrap());
     change(&path, |tensors| drop(tensors.remove("pooler.dense.weight.absmax")));

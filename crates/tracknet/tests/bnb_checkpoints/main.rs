@@ -16,6 +16,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tracknet::config::{LoraConfig, ModelConfig};
+use tracknet::files::Destination;
 use tracknet::inspect::{Inspection, Kind};
 use tracknet::models::pretrained::bnb::{
     QuantState, QuantizeJob, dequantize_checkpoint, is_packed, quantize_checkpoint, read_packed,
@@ -50,7 +51,7 @@ fn job(options: QuantizeOptions) -> QuantizeJob {
 /// Quantizes a directory into a new one.
 fn quantized(source: &Path, job: &QuantizeJob) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    quantize_checkpoint(source, &dir.path().join("q"), job).unwrap();
+    quantize_checkpoint(source, &Destination::new_directory(dir.path().join("q")), job).unwrap();
     dir
 }
 
@@ -138,7 +139,7 @@ fn every_block_size_code_and_kind_of_scales_goes_from_floats_to_a_file_and_back(
                 assert_eq!(packed_weights(&vit).len(), 12);
 
                 let back = dir.path().join("back");
-                let report = dequantize_checkpoint(&path, &back, None).unwrap();
+                let report = dequantize_checkpoint(&path, &Destination::new_directory(&back), None).unwrap();
                 assert_eq!((report.layers, report.after), (12, 4 * 65536), "{what}");
                 let again = read_all(&back.join("model.safetensors")).unwrap();
                 assert_eq!(again.keys().collect::<Vec<_>>(), floats.keys().collect::<Vec<_>>());
@@ -155,7 +156,12 @@ fn every_block_size_code_and_kind_of_scales_goes_from_floats_to_a_file_and_back(
                 // What was dequantized, quantized again, dequantizes to the same: codes are kept exactly.
                 if !double_quant {
                     let twice = quantized(&back, &job(options));
-                    dequantize_checkpoint(&twice.path().join("q"), &twice.path().join("back"), None).unwrap();
+                    dequantize_checkpoint(
+                        &twice.path().join("q"),
+                        &Destination::new_directory(twice.path().join("back")),
+                        None,
+                    )
+                    .unwrap();
                     let twice = read_all(&twice.path().join("back/model.safetensors")).unwrap();
                     assert!(twice == again, "{what}");
                 }
@@ -183,7 +189,7 @@ fn packed_tensors_that_are_viewed_as_another_type_are_read() {
         assert!(packed_weights(&viewed) == packed_weights(&original), "{dtype:?}");
         // The numbers that the view happens to spell, NaN among them, are of no concern to anything that reads it.
         Inspection::of(dir.path()).unwrap();
-        dequantize_checkpoint(dir.path(), &dir.path().join("floats"), None).unwrap();
+        dequantize_checkpoint(dir.path(), &Destination::new_directory(dir.path().join("floats")), None).unwrap();
     }
 }
 
@@ -201,10 +207,16 @@ fn the_type_of_the_source_is_kept_in_the_state_and_comes_back() {
         assert_eq!(QuantState::parse(json).unwrap().dtype, state);
         assert_eq!(packed["norm.weight"].dtype, dtype, "what is not packed is copied as it is");
 
-        dequantize_checkpoint(&dir.path().join("q"), &dir.path().join("same"), None).unwrap();
+        dequantize_checkpoint(&dir.path().join("q"), &Destination::new_directory(dir.path().join("same")), None)
+            .unwrap();
         let same = read_raw(&dir.path().join("same/model.safetensors"));
         assert!(same.values().all(|raw| raw.dtype == dtype));
-        dequantize_checkpoint(&dir.path().join("q"), &dir.path().join("f32"), Some(StoredAs::F32)).unwrap();
+        dequantize_checkpoint(
+            &dir.path().join("q"),
+            &Destination::new_directory(dir.path().join("f32")),
+            Some(StoredAs::F32),
+        )
+        .unwrap();
         let wide = read_raw(&dir.path().join("f32/model.safetensors"));
         assert!(wide.values().all(|raw| raw.dtype == Dtype::F32));
         let config: Value = serde_json::from_slice(&fs::read(dir.path().join("f32/config.json")).unwrap()).unwrap();
@@ -218,8 +230,12 @@ fn skipped_layers_stay_floats_and_are_named_for_every_release() {
     let skip_modules = vec!["o_proj".to_owned(), "layer.1.mlp".to_owned(), "pooler".to_owned()];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q");
-    let report =
-        quantize_checkpoint(&source, &path, &QuantizeJob { skip_modules, ..job(QuantizeOptions::default()) }).unwrap();
+    let report = quantize_checkpoint(
+        &source,
+        &Destination::new_directory(&path),
+        &QuantizeJob { skip_modules, ..job(QuantizeOptions::default()) },
+    )
+    .unwrap();
     assert_eq!(report.layers.len(), 8);
     let skipped =
         ["layer.0.attention.o_proj", "layer.1.attention.o_proj", "layer.1.mlp.down_proj", "layer.1.mlp.up_proj"];
@@ -265,7 +281,7 @@ fn files_beside_the_weights_come_along() {
     fs::write(source.path().join("preprocessor_config.json"), normalization).unwrap();
     let dir = quantized(source.path(), &job(QuantizeOptions::default()));
     assert_eq!(fs::read_to_string(dir.path().join("q/preprocessor_config.json")).unwrap(), normalization);
-    dequantize_checkpoint(&dir.path().join("q"), &dir.path().join("f"), None).unwrap();
+    dequantize_checkpoint(&dir.path().join("q"), &Destination::new_directory(dir.path().join("f")), None).unwrap();
     assert_eq!(fs::read_to_string(dir.path().join("f/preprocessor_config.json")).unwrap(), normalization);
 }
 
@@ -353,7 +369,7 @@ fn what_cannot_be_quantized_or_dequantized_is_refused_and_leaves_nothing_behind(
     let path = target.path().join("q");
     let plain = job(QuantizeOptions::default());
     let refusal = |source: &Path, job: &QuantizeJob| {
-        let message = quantize_checkpoint(source, &path, job).unwrap_err().to_string();
+        let message = quantize_checkpoint(source, &Destination::new_directory(&path), job).unwrap_err().to_string();
         assert_eq!(fs::read_dir(target.path()).unwrap().count(), 0, "{message}");
         message
     };
@@ -374,7 +390,7 @@ fn what_cannot_be_quantized_or_dequantized_is_refused_and_leaves_nothing_behind(
     assert!(refusal(dir.path(), &plain).contains("is `llama`"));
 
     let dequantized = |source: &Path| {
-        let message = dequantize_checkpoint(source, &path, None).unwrap_err().to_string();
+        let message = dequantize_checkpoint(source, &Destination::new_directory(&path), None).unwrap_err().to_string();
         assert_eq!(fs::read_dir(target.path()).unwrap().count(), 0, "{message}");
         message
     };
@@ -385,8 +401,12 @@ fn what_cannot_be_quantized_or_dequantized_is_refused_and_leaves_nothing_behind(
     fs::create_dir(&path).unwrap();
     fs::write(path.join("mine"), "x").unwrap();
     for message in [
-        quantize_checkpoint(&fixture("dinov3_tiny"), &path, &plain).unwrap_err().to_string(),
-        dequantize_checkpoint(&fixture("bnb_checkpoint"), &path, None).unwrap_err().to_string(),
+        quantize_checkpoint(&fixture("dinov3_tiny"), &Destination::new_directory(&path), &plain)
+            .unwrap_err()
+            .to_string(),
+        dequantize_checkpoint(&fixture("bnb_checkpoint"), &Destination::new_directory(&path), None)
+            .unwrap_err()
+            .to_string(),
     ] {
         assert!(message.contains("exists already"), "{message}");
     }
@@ -400,8 +420,13 @@ fn values_beyond_float16_are_not_written_as_infinity() {
         t.get_mut("layer.0.mlp.up_proj.weight").unwrap().bytes[..4].copy_from_slice(&1e6f32.to_le_bytes());
     });
     let q = quantized(dir.path(), &job(QuantizeOptions { double_quant: false, ..QuantizeOptions::default() }));
-    let message =
-        dequantize_checkpoint(&q.path().join("q"), &q.path().join("f"), Some(StoredAs::F16)).unwrap_err().to_string();
+    let message = dequantize_checkpoint(
+        &q.path().join("q"),
+        &Destination::new_directory(q.path().join("f")),
+        Some(StoredAs::F16),
+    )
+    .unwrap_err()
+    .to_string();
     assert!(message.contains("layer.0.mlp.up_proj.weight") && message.contains("range of float16"), "{message}");
     assert!(!q.path().join("f").exists());
 }

@@ -35,7 +35,7 @@ use rayon::prelude::*;
 
 use crate::datasets::DatasetError;
 use crate::error::{IoContext, Result};
-use crate::files::{write_atomic, write_dir_atomic};
+use crate::files::{Destination, write_atomic};
 
 use clip::{ClipKey, Truth, render_clip};
 use look::Look;
@@ -209,7 +209,7 @@ fn write_clip(
         file
     });
     let mut counts = [0; 4];
-    write_dir_atomic(directory, |temporary| {
+    Destination::new_directory(directory).write_plain(|temporary| {
         for (index, (file, truth)) in frames.iter().enumerate() {
             let path = temporary.join(format!("{index:04}.jpg"));
             let bytes =

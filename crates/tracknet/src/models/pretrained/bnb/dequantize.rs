@@ -9,7 +9,7 @@ use serde_json::json;
 use tracknet_kernels::ComputeDtype;
 
 use crate::error::Result;
-use crate::files::write_dir_atomic;
+use crate::files::Destination;
 use crate::models::ModelError;
 use crate::models::backbones::{VitNames, names_of};
 use crate::models::pretrained::save::{StoredAs, write_config};
@@ -17,7 +17,7 @@ use crate::models::pretrained::stream::{Planned, write_stream, write_values};
 use crate::models::pretrained::{Checkpoint, Weights};
 
 use super::config::BnbConfig;
-use super::quantize::{carry, refuse_existing};
+use super::quantize::carry;
 use super::read::{is_packed, read_packed, read_state, side_tensor_of};
 
 /// What was dequantized.
@@ -31,7 +31,7 @@ pub struct DequantizedCheckpoint {
     pub after: usize,
 }
 
-/// Reads the 4-bit checkpoint at `source` and writes its weights as floats to `destination`, which must not exist.
+/// Reads the 4-bit checkpoint at `source` and writes its weights as floats to `destination`.
 ///
 /// With `dtype` every float tensor is stored as that; without, each weight is stored as what it was before it was
 /// quantized (its state says so), and the other tensors as they are. The peak is one tensor.
@@ -40,10 +40,10 @@ pub struct DequantizedCheckpoint {
 /// No 4-bit checkpoint, a weight that is damaged (by name), or the destination cannot be written.
 pub fn dequantize_checkpoint(
     source: &Path,
-    destination: &Path,
+    destination: &Destination,
     dtype: Option<StoredAs>,
 ) -> Result<DequantizedCheckpoint> {
-    refuse_existing(destination)?;
+    destination.check()?;
     let checkpoint = Checkpoint::open(source)?;
     let path = source.join("config.json").display().to_string();
     if BnbConfig::from_config(&checkpoint.config, &path)?.is_none() {
@@ -52,7 +52,7 @@ pub fn dequantize_checkpoint(
     }
     let weights = &checkpoint.weights;
     let mut report = DequantizedCheckpoint { layers: 0, before: 0, after: 0 };
-    write_dir_atomic(destination, |dir| {
+    destination.write(|dir| {
         let file = dir.join("model.safetensors");
         let mut tensors = Vec::new();
         for name in weights.names().filter(|n| side_tensor_of(weights, n).is_none()) {

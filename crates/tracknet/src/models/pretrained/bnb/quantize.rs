@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use tracknet_kernels::{ComputeDtype, PackedWeight, QuantizeOptions};
 
 use crate::error::{IoContext, Result};
-use crate::files::write_dir_atomic;
+use crate::files::Destination;
 use crate::models::ModelError;
 use crate::models::backbones::{MODEL_TYPES, ModulePaths, names_of};
 use crate::models::lora::quantization::{QuantizationReport, QuantizedLayer};
@@ -51,8 +51,8 @@ pub struct QuantizeJob {
 /// # Errors
 /// No float checkpoint of a known family, an entry of the skip list that cannot be understood, a weight that is not
 /// finite (by name), nothing left to quantize, or the destination cannot be written.
-pub fn quantize_checkpoint(source: &Path, destination: &Path, job: &QuantizeJob) -> Result<QuantizationReport> {
-    refuse_existing(destination)?;
+pub fn quantize_checkpoint(source: &Path, destination: &Destination, job: &QuantizeJob) -> Result<QuantizationReport> {
+    destination.check()?;
     let checkpoint = Checkpoint::open(source)?;
     let config = source.join("config.json");
     if BnbConfig::from_config(&checkpoint.config, &config.display().to_string())?.is_some() {
@@ -78,7 +78,7 @@ pub fn quantize_checkpoint(source: &Path, destination: &Path, job: &QuantizeJob)
         double_quant: job.options.double_quant,
         skip_modules: plan.written_skip,
     };
-    write_dir_atomic(destination, |dir| {
+    destination.write(|dir| {
         write_weights(&dir.join("model.safetensors"), &checkpoint.weights, packed, &plan.skipped)?;
         let mut config = checkpoint.config.clone();
         config.insert("quantization_config".to_owned(), bnb.to_json());
@@ -86,14 +86,6 @@ pub fn quantize_checkpoint(source: &Path, destination: &Path, job: &QuantizeJob)
         carry(source, dir)
     })?;
     Ok(report)
-}
-
-/// A directory that is there is never replaced.
-pub(super) fn refuse_existing(destination: &Path) -> Result<(), ModelError> {
-    if fs::symlink_metadata(destination).is_ok() {
-        return Err(ModelError::file(destination, "exists already; choose another directory or remove it"));
-    }
-    Ok(())
 }
 
 /// Copies what belongs to the checkpoint besides its weights.

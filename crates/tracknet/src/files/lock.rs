@@ -1,0 +1,100 @@
+//! One process at a time in a directory: a lock that the system releases when its holder ends, however it ends.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::FileError;
+use crate::error::{Error, IoContext, Result};
+
+/// Name of the lock file in a directory; removed when the lock is given back.
+pub const LOCK_FILE: &str = ".tracknet-lock";
+
+/// The right to write in a directory, until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct DirectoryLock {
+    path: PathBuf,
+    // Closing the file releases the lock.
+    _file: File,
+}
+
+impl DirectoryLock {
+    /// Takes the lock of a directory that exists. On file systems without locks every call succeeds.
+    ///
+    /// # Errors
+    /// Another process holds it: which one, and since when; or the directory cannot be written.
+    pub fn acquire(dir: &Path) -> Result<Self> {
+        let path = dir.join(LOCK_FILE);
+        loop {
+            let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).at(&path)?;
+            match file.try_lock() {
+                Err(fs::TryLockError::WouldBlock) => {
+                    return Err(FileError::Locked { path: dir.to_path_buf(), holder: holder(&mut file) }.into());
+                }
+                Err(fs::TryLockError::Error(cause)) if cause.kind() != std::io::ErrorKind::Unsupported => {
+                    return Err(Error::Io { path, cause });
+                }
+                _ => {}
+            }
+            // A holder removes the file before it gives the lock back: what was locked may be nobody's file any more.
+            if !is_at(&file, &path) {
+                continue;
+            }
+            file.set_len(0).at(&path)?;
+            let since = jiff::ZonedDateTime::now().strftime("%Y-%m-%d %H:%M:%S %Z");
+            write!(file, "process {} since {since}", std::process::id()).at(&path)?;
+            return Ok(Self { path, _file: file });
+        }
+    }
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // A file that stays is not locked any more and hinders nobody.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let known = file.take(256).read_to_string(&mut text).is_ok() && !text.is_empty();
+    if known { text } else { "another process".to_owned() }
+}
+
+/// Whether `path` is the name of this very file.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let same = |a: fs::Metadata, b: fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
+        file.metadata().ok().zip(fs::metadata(path).ok()).is_some_and(|(a, b)| same(a, b))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_told_who_the_first_is_and_gets_the_lock_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirectoryLock::acquire(dir.path()).unwrap();
+        let error = DirectoryLock::acquire(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("in use by process {} since 2", std::process::id())), "{error}");
+        drop(first);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        DirectoryLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_a_dead_holder_left_hinders_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(LOCK_FILE), "process 1 since the flood").unwrap();
+        DirectoryLock::acquire(dir.path()).unwrap();
+    }
+}
