@@ -8,6 +8,10 @@ quickstart *args:
 test:
     cargo test --workspace
 
+# Runs that are broken on purpose: kill -9, signals, full disks, two processes at once. Long; `--short` as in CI.
+trials *args:
+    cargo build && python3 scripts/trials.py {{args}}
+
 # What CI runs.
 ci:
     bash .ci/run

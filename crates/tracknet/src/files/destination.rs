@@ -251,6 +251,8 @@ mod tests {
         fs::write(place.path("file"), "").unwrap();
         assert!(message("file").contains("a file of this name exists"));
         place.write("notes", Existing::Anything, "new").unwrap();
+        place.write("file", Existing::Anything, "new").unwrap();
+        assert!(place.path("file/new").exists());
         assert!(!place.path("notes/a.txt").exists() && place.path("notes/new").exists());
         assert!(place.write("notes", Existing::Nothing, "new").is_err());
     }

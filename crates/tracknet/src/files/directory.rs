@@ -111,7 +111,8 @@ pub(super) fn write(path: &Path, old: Old, fill: impl FnOnce(&Path) -> Result<()
     sync_directory(parent_of(path))?;
     match (replaced, old) {
         (Some(replaced), Old::Own) => retire(&replaced, path),
-        (Some(replaced), _) => fs::remove_dir_all(&replaced).at(&replaced).map(|()| None),
+        (Some(replaced), _) if replaced.is_dir() => fs::remove_dir_all(&replaced).at(&replaced).map(|()| None),
+        (Some(replaced), _) => fs::remove_file(&replaced).at(&replaced).map(|()| None),
         (None, _) => Ok(None),
     }
 }
