@@ -7,7 +7,7 @@
 
 Not part of CI. Nothing is downloaded: the models are small, random and made here. Takes minutes on two cores, most of it
 the import of torch. Exit code 1 when a deviation exceeds the tolerance of its kind, or a step fails. Written with Python
-3.11, torch 2.15.0 (on the CPU), transformers 5.23.0, peft 0.21.2, bitsandbytes 0.50.2, safetensors 0.8.0, numpy 2.4.6.
+3.11, torch 2.15.0 (on the CPU), transformers 5.24.0, peft 0.21.2, bitsandbytes 0.50.2, safetensors 0.8.0, numpy 2.4.6.
 
 How tracknet's own outputs are seen from outside: a run whose decoder is empty and whose head is one 1x1 convolution on the
 patch features. The score that `tracknet predict` writes for a frame is then the peak of sigmoid(head(features)) in the patch
@@ -522,6 +522,21 @@ def four_bits_of_transformers(bench, table, base, hidden, kind, nested):
     table.add("transformers → tracknet", f"{case}, quant_storage bfloat16", "dequantized weights", worst(read, expected))
 
 
+def skip_lists(bench, table):
+    """Which layers stay floats, of twelve blocks: as transformers decides for the same entry, and as it reads what is
+    written."""
+    config = Dinov2Config(hidden_size=64, mlp_ratio=2, num_attention_heads=2, num_hidden_layers=12, patch_size=PATCH, image_size=SIDE)
+    base = bench.path("dinov2-12-blocks")
+    randomise(Dinov2Model(config), 12).save_pretrained(base)
+    for entry in ("encoder.layer.1", "o_proj", "encoder.layer.1.attention", r"encoder\.layer\.(0|11)\.mlp"):
+        options = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32, bnb_4bit_quant_type="nf4",
+                                     bnb_4bit_use_double_quant=True, llm_int8_skip_modules=[entry])
+        written = bench.path("skipped")
+        bench.command("quantize", base, written, "--compute-dtype", "float32", "--skip", entry)
+        theirs = AutoModel.from_pretrained(base, quantization_config=options)
+        table.add("tracknet = transformers", "skip lists of 12 blocks", "bytes", differing_layers(theirs, load(written)))
+
+
 # ---------------------------------------------------------------- everything
 
 def check_model(bench, table, name, model):
@@ -569,6 +584,7 @@ def main():
     args.folder.mkdir(parents=True)
     bench, table = Bench(str(Path(args.tracknet).resolve()), args.folder.resolve()), Table()
     print(f"Python {sys.version.split()[0]}, " + ", ".join(f"{m.__name__} {m.__version__}" for m in (torch, transformers, peft, bnb)))
+    table.attempt("skip lists", skip_lists, bench, table)
     for seed, (name, model) in enumerate(models()):
         if not args.models or args.models in name:
             print(name, flush=True)

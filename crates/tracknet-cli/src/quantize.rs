@@ -47,8 +47,8 @@ pub(crate) struct QuantizeArgs {
     /// What programs that load the result round unpacked weights to.
     #[arg(long, value_enum, default_value_t = Dtype::Bfloat16)]
     compute_dtype: Dtype,
-    /// A layer to leave as floats (may be repeated, or separated by commas): the end of its path, or a pattern from the
-    /// start of it, as in llm_int8_skip_modules.
+    /// A layer to leave as floats (may be repeated, or separated by commas): the end of its path, or a pattern for whole
+    /// components from the start of it, as in llm_int8_skip_modules of transformers 5.24.
     #[arg(long, value_name = "LAYER", value_delimiter = ',')]
     skip: Vec<String>,
     #[command(flatten)]
@@ -140,8 +140,8 @@ pub(crate) fn resolve(name: &str) -> Result<PathBuf> {
     match hub::resolve(name, true) {
         Ok(path) => Ok(path),
         // The key of a configuration, where there is none.
-        Err(ModelError::Key { message, .. }) => bail!("{message}"),
-        Err(error) => Err(tracknet::Error::from(error).into()),
+        Err(tracknet::Error::Model(ModelError::Key { message, .. })) => bail!("{message}"),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -111,7 +111,8 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "model.pretrained_model_name",
         Nullable(&Text),
-        "A Hugging Face model directory or hub id; null = random weights from `backbone.architecture`.",
+        "A Hugging Face model directory or hub id; null = random weights from `backbone.architecture`, and without that \
+         facebook/dinov3-vits16-pretrain-lvd1689m.",
     ),
     with("model.temporal", Anything, OFF),
     key("model.backbone.freeze", Flag, "Freeze every backbone weight. With LoRA they are frozen whatever this says."),

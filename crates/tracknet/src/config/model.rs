@@ -13,7 +13,8 @@ use super::lora::LoraConfig;
 pub struct ModelConfig {
     /// Which model; see [`MODEL_NAMES`].
     pub model_name: String,
-    /// A Hugging Face model directory or hub id; `null` = random weights from `backbone.architecture`.
+    /// A Hugging Face model directory or hub id; `null` = random weights from `backbone.architecture`, and without that
+    /// section [`DEFAULT_BACKBONE`].
     pub pretrained_model_name: Option<String>,
     /// How the backbone is built and frozen.
     pub backbone: BackboneConfig,
@@ -29,6 +30,9 @@ pub struct ModelConfig {
 
 /// Accepted spellings of `model.model_name`. The `lora:` and `quantization:` sections decide, not the name.
 pub const MODEL_NAMES: [&str; 3] = ["vit_heatmap", "vit_lora_heatmap", "vit_qlora_heatmap"];
+
+/// The backbone of a configuration that names none and describes none.
+pub const DEFAULT_BACKBONE: &str = "facebook/dinov3-vits16-pretrain-lvd1689m";
 
 impl Default for ModelConfig {
     fn default() -> Self {

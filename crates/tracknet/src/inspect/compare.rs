@@ -10,6 +10,7 @@ use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
 use crate::models::pretrained::Weights;
 use crate::models::pretrained::bnb::{is_packed, read_packed};
+use crate::models::pretrained::json::shown;
 
 use super::kind;
 use super::table::ModuleRow;
@@ -40,7 +41,7 @@ pub struct TotalError {
 impl fmt::Display for TotalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let LayerError { mean, max, relative } = self.error;
-        let (layers, worst) = (self.layers, &self.worst);
+        let (layers, worst) = (self.layers, shown(&self.worst));
         write!(f, "error of {layers} layers: mean {mean:.3e}, max {max:.3e}, relative {relative:.4e} (worst: {worst})")
     }
 }

@@ -8,10 +8,13 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::console::listing;
 use crate::error::{IoContext, Result};
+use crate::files::{read, read_bytes};
 use crate::models::ModelError;
 use crate::models::lora::peft;
 use crate::models::pretrained::bnb::is_packed;
+use crate::models::pretrained::foreign::{is_there, parse_object};
 use crate::models::pretrained::json::shown;
 use crate::models::pretrained::{Checkpoint, HEAD_FILE, Weights};
 use crate::training::find_checkpoint;
@@ -61,26 +64,26 @@ pub(super) struct Found {
 
 /// Finds out what `path` is and opens its tensors; none is read.
 pub(super) fn find(path: &Path) -> Result<Found> {
-    if path.is_file() {
-        return file(path);
-    }
-    if !path.is_dir() {
+    if !is_there(path)? {
         return Err(ModelError::file(path, "is neither a file nor a directory").into());
     }
-    let has = |name: &str| path.join(name).is_file();
-    if has(ADAPTER_CONFIG) {
+    if !fs::metadata(path).at(path)?.is_dir() {
+        return file(path);
+    }
+    let has = |name: &str| is_there(&path.join(name));
+    if has(ADAPTER_CONFIG)? {
         return adapter(path);
     }
-    if has("config.json") {
+    if has("config.json")? {
         return backbone(path);
     }
-    if has("state.json") {
+    if has("state.json")? {
         return run(path, Kind::Checkpoint);
     }
-    if has(CONFIG_FILE) || path.join("checkpoints").is_dir() {
+    if has(CONFIG_FILE)? || has("checkpoints")? {
         return run(path, Kind::Run);
     }
-    if has("model.safetensors") || has("model.safetensors.index.json") {
+    if has("model.safetensors")? || has("model.safetensors.index.json")? {
         let weights = Weights::open_dir(path)?;
         return Ok(Found { kind: Kind::Safetensors, about: BTreeMap::new(), weights: vec![("", weights)] });
     }
@@ -112,11 +115,17 @@ fn backbone(path: &Path) -> Result<Found> {
         let double = if bnb.double_quant { ", double quantization" } else { "" };
         about.insert("quantization", format!("{}{double}, computes in {}", bnb.quant_type, bnb.compute_dtype.name()));
         if let Some(skip) = &bnb.skip_modules {
-            about.insert("left as floats", skip.iter().map(|s| shown(s)).collect::<Vec<_>>().join(", "));
+            about.insert("left as floats", listing(skip.iter().map(|s| shown(s)), 12));
         }
     }
+    if let Some(frames) = checkpoint.preprocessing {
+        about.insert("frames", frames.to_string());
+    }
+    if !checkpoint.notes.is_empty() {
+        about.insert("notes", checkpoint.notes.join("; "));
+    }
     let mut weights = vec![("", checkpoint.weights)];
-    if path.join(HEAD_FILE).is_file() {
+    if is_there(&path.join(HEAD_FILE))? {
         about.insert("decoder and head", HEAD_FILE.to_owned());
         weights.push(("", Weights::open_file(&path.join(HEAD_FILE))?));
     }
@@ -137,7 +146,18 @@ fn adapter(path: &Path) -> Result<Found> {
     ] {
         tell(&mut about, name, &config, key);
     }
-    let weights = Weights::open_file(&path.join(peft::WEIGHTS_FILE))?;
+    let file = path.join(peft::WEIGHTS_FILE);
+    if !is_there(&file)? {
+        let message = match is_there(&path.join("adapter_model.bin"))? {
+            true => {
+                "holds adapter_model.bin, a pickle, which is not read; save it again with PEFT 0.7 or newer, which \
+                     writes adapter_model.safetensors"
+            }
+            false => "holds no adapter_model.safetensors",
+        };
+        return Err(ModelError::file(path, message).into());
+    }
+    let weights = Weights::open_file(&file)?;
     Ok(Found { kind: Kind::Adapter, about, weights: vec![("", weights)] })
 }
 
@@ -158,10 +178,10 @@ fn run(path: &Path, kind: Kind) -> Result<Found> {
     }
     let mut weights = Vec::new();
     let adapter = dir.join(ADAPTER_DIR).join(peft::WEIGHTS_FILE);
-    if adapter.is_file() {
+    if is_there(&adapter)? {
         weights.push(("adapter: ", Weights::open_file(&adapter)?));
     }
-    if dir.join(BACKBONE_DIR).is_dir() {
+    if is_there(&dir.join(BACKBONE_DIR))? {
         weights.push(("backbone.", Weights::open_dir(&dir.join(BACKBONE_DIR))?));
     }
     weights.push(("", Weights::open_file(&dir.join(HEAD_FILE))?));
@@ -176,6 +196,5 @@ fn tell(about: &mut BTreeMap<&'static str, String>, name: &'static str, config: 
 }
 
 fn read_json(path: &Path) -> Result<Map<String, Value>> {
-    let text = fs::read_to_string(path).at(path)?;
-    Ok(serde_json::from_str(&text).map_err(|e| ModelError::file(path, e.to_string()))?)
+    Ok(parse_object(path, &read_bytes(path, read::JSON)?)?)
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::console::printable;
 use crate::error::Result;
 
 pub use compare::{LayerError, TotalError};
@@ -71,7 +72,7 @@ fn natural(path: &str) -> Vec<(u64, String)> {
 
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {}", self.path.display(), self.kind)?;
+        writeln!(f, "{}: {}", printable(&self.path.display().to_string()), self.kind)?;
         for (key, value) in &self.about {
             writeln!(f, "  {key}: {value}")?;
         }

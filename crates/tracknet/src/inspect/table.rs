@@ -11,6 +11,7 @@ use crate::models::memory;
 use crate::models::pretrained::Weights;
 use crate::models::pretrained::bnb::is_packed;
 use crate::models::pretrained::bnb::read::{read_state, side_tensor_of};
+use crate::models::pretrained::json::shown;
 
 use super::compare::LayerError;
 
@@ -188,10 +189,10 @@ fn type_name(dtype: Dtype) -> String {
     }
 }
 
-/// Writes the rows; columns that no row needs are left out.
+/// Writes the rows; columns that no row needs are left out, and cells of any length cut.
 pub(super) fn write_table(f: &mut fmt::Formatter<'_>, rows: &[ModuleRow]) -> fmt::Result {
     let (ranks, errors) = (rows.iter().any(|r| r.rank.is_some()), rows.iter().any(|r| r.error.is_some()));
-    let mut cells = vec![header(ranks, errors)];
+    let mut cells: Vec<Vec<String>> = vec![header(ranks, errors)];
     for row in rows {
         let mut line = vec![
             row.path.clone(),
@@ -207,7 +208,7 @@ pub(super) fn write_table(f: &mut fmt::Formatter<'_>, rows: &[ModuleRow]) -> fmt
             let values = error.map(|e| [e.mean, f64::from(e.max), e.relative]);
             line.extend(values.map_or_else(|| vec![String::new(); 3], |v| v.map(|x| format!("{x:.3e}")).to_vec()));
         }
-        cells.push(line);
+        cells.push(line.iter().map(|cell| shown(cell)).collect());
     }
     let columns = cells.first().map(Vec::len).unwrap_or_default();
     let widths: Vec<usize> =
@@ -228,4 +229,26 @@ fn header(ranks: bool, errors: bool) -> Vec<String> {
     names.extend(ranks.then_some("rank"));
     names.extend(errors.then_some(["mean error", "max error", "relative"]).into_iter().flatten());
     names.into_iter().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Table(Vec<ModuleRow>);
+
+    impl fmt::Display for Table {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write_table(f, &self.0)
+        }
+    }
+
+    #[test]
+    fn names_of_any_length_are_cut_and_none_steers_the_terminal() {
+        let mut long = ModuleRow::new("x".repeat(70_000));
+        long.shape = vec![1; 70_000];
+        let text = Table(vec![long, ModuleRow::new("a\u{1b}[2Jb\nc".to_owned())]).to_string();
+        assert!(text.lines().all(|line| line.len() < 600), "{}", text.len());
+        assert!(text.contains("x…") && text.contains("a\\u{1b}[2Jb\\nc"), "{text}");
+    }
 }

@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tracknet_kernels::{Absmax, ComputeDtype};
 
-use crate::config::{LoraConfig, MODEL_NAMES, ModelConfig, QuantizationConfig};
-use crate::error::Result;
+use crate::config::{DEFAULT_BACKBONE, LoraConfig, MODEL_NAMES, ModelConfig, QuantizationConfig};
+use crate::error::{Error, Result};
 use crate::files::hex;
 
 use super::backbones::{ModulePaths, VitSpec};
@@ -34,7 +34,7 @@ use super::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, VisitProje
 pub struct BuildReport {
     /// Where the backbone comes from.
     pub source: String,
-    /// The normalization the checkpoint asks for.
+    /// The normalization the checkpoint asks for; `None` = it has no `preprocessor_config.json`.
     pub preprocessing: Option<Preprocessing>,
     /// Which modules were adapted.
     pub lora: Option<LoraReport>,
@@ -52,6 +52,11 @@ pub struct BuildReport {
 impl fmt::Display for BuildReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "backbone: {}", self.source)?;
+        let (frames, says) = match self.preprocessing {
+            Some(of_checkpoint) => (of_checkpoint, "as its preprocessor_config.json says"),
+            None => (Preprocessing::IMAGENET, "ImageNet's, because it has no preprocessor_config.json"),
+        };
+        writeln!(f, "data.preprocess.normalize: {frames}, {says}")?;
         if let Some(quantization) = &self.quantization {
             writeln!(f, "{quantization}")?;
         }
@@ -207,13 +212,13 @@ impl Plan {
         check_adaptation(config)?;
         let mut notes = Vec::new();
         let mut compute = ComputeDtype::F32;
-        let (source, checkpoint, backbone) = match &config.pretrained_model_name {
-            Some(name) => {
-                let dir = hub::resolve(name, config.backbone.local_files_only)?;
+        let (source, checkpoint, backbone) = match pretrained(config)? {
+            Some(dir) => {
                 let checkpoint = Checkpoint::open(&dir)?;
                 let key = dir.join("config.json").display().to_string();
                 let (spec, _) = VitSpec::from_config(&checkpoint.config, &key)?;
                 checkpoint.check_size(&spec, &key)?;
+                notes.extend(checkpoint.notes.iter().cloned());
                 if let Some(bnb) = &checkpoint.quantization {
                     compute = stored_packed(bnb, config, &key, &mut notes)?;
                 }
@@ -223,6 +228,9 @@ impl Plan {
                 let architecture = inline_architecture(config);
                 let (spec, unknown) = VitSpec::from_config(&architecture, "model.backbone.architecture")?;
                 notes.extend(unknown.iter().map(|k| format!("model.backbone.architecture.{k}: ignored")));
+                if config.backbone.freeze || config.lora.enabled {
+                    notes.push(RANDOM_AND_FROZEN.to_owned());
+                }
                 (format!("random weights ({})", spec.names.model_type), None, spec)
             }
         };
@@ -319,6 +327,27 @@ fn stored_packed(
         notes.push(format!("model.quantization: the checkpoint {stored} double quantization, which counts"));
     }
     Ok(format.compute())
+}
+
+const RANDOM_AND_FROZEN: &str = "warning: the backbone has random weights and is frozen, so it has learned nothing and will not: \
+                                 name a checkpoint in model.pretrained_model_name, or train the backbone with \
+                                 model.backbone.freeze=false and without LoRA";
+
+/// The directory of the checkpoint that `config` names; without a name and an architecture, the default one's. `None` = random
+/// weights.
+fn pretrained(config: &ModelConfig) -> Result<Option<PathBuf>> {
+    let only_local = config.backbone.local_files_only;
+    match &config.pretrained_model_name {
+        Some(name) => hub::resolve(name, only_local).map(Some),
+        None if config.backbone.architecture.is_some() => Ok(None),
+        None => hub::resolve(DEFAULT_BACKBONE, only_local).map(Some).map_err(|error| match error {
+            Error::Model(ModelError::Key { key, message }) => {
+                let why = "is not set, nor is model.backbone.architecture, so it has its default";
+                ModelError::key(key, format!("{why}: {message}")).into()
+            }
+            other => other,
+        }),
+    }
 }
 
 /// The `architecture` section with what it leaves out: DINOv3, and the configured patch size.

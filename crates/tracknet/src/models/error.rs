@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::console::excerpt;
+
 /// Why a model cannot be built, loaded, adapted, quantized or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,7 +23,7 @@ pub enum ModelError {
         message: String,
     },
     /// Tensors of a file do not fit the model; one line for each.
-    #[error("{}: {} not fit the model:\n  {}", path.display(), tensors(.problems.len()), .problems.join("\n  "))]
+    #[error("{}: {} not fit the model:\n  {}", path.display(), tensors(.problems.len()), lines(.problems))]
     Tensors {
         /// The file or directory.
         path: PathBuf,
@@ -54,6 +56,16 @@ impl ModelError {
     pub(crate) fn file(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
         Self::File { path: path.into(), message: message.into() }
     }
+}
+
+/// The first problems, one a line, and how many more there are.
+fn lines(problems: &[String]) -> String {
+    const MOST: usize = 12;
+    let mut lines: Vec<String> = problems.iter().take(MOST).map(|problem| excerpt(problem, 400).into_owned()).collect();
+    if problems.len() > MOST {
+        lines.push(format!("… and {} more", problems.len() - MOST));
+    }
+    lines.join("\n  ")
 }
 
 fn tensors(count: usize) -> String {

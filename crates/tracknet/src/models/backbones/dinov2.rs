@@ -8,7 +8,7 @@ use crate::models::ModelError;
 use crate::models::layers::Activation;
 
 use super::names::{LinearNames, VitNames};
-use super::spec::{Biases, ImageSize, MlpKind, Position, Resampling, VitSpec, activation, parse};
+use super::spec::{Biases, MlpKind, Position, Resampling, Sides, VitSpec, activation, parse, positive};
 
 const PLAIN: VitNames = VitNames {
     model_type: "dinov2",
@@ -79,11 +79,11 @@ const KEYS: &[&str] = &[
     "num_channels",
 ];
 
-/// `transformers`' defaults: ViT-B/14.
+/// `transformers`' defaults: ViT-B/14, and ViT-B/16 with registers.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct Config {
-    patch_size: usize,
+    patch_size: Option<Sides>,
     hidden_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
@@ -95,13 +95,13 @@ struct Config {
     layerscale_value: f32,
     use_swiglu_ffn: bool,
     num_register_tokens: usize,
-    image_size: ImageSize,
+    image_size: Sides,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            patch_size: 14,
+            patch_size: None,
             hidden_size: 768,
             num_hidden_layers: 12,
             num_attention_heads: 12,
@@ -113,7 +113,7 @@ impl Default for Config {
             layerscale_value: 1.0,
             use_swiglu_ffn: false,
             num_register_tokens: 4,
-            image_size: ImageSize::Square(224),
+            image_size: Sides::Square(224),
         }
     }
 }
@@ -133,6 +133,8 @@ pub(super) fn spec(
     registers: bool,
 ) -> Result<(VitSpec, Vec<String>), ModelError> {
     let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
+    let patch = c.patch_size.unwrap_or(Sides::Square(if registers { 16 } else { 14 })).square("patch_size", key)?;
+    positive(c.mlp_ratio, "mlp_ratio", key)?;
     let width = (c.hidden_size as f64 * c.mlp_ratio) as usize;
     let (mlp, mlp_kind) = if c.use_swiglu_ffn {
         // Two thirds, so that three matrices cost as much as two, rounded up to a multiple of 8.
@@ -145,14 +147,14 @@ pub(super) fn spec(
         layers: c.num_hidden_layers,
         heads: c.num_attention_heads,
         mlp,
-        patch: c.patch_size,
+        patch,
         registers: if registers { c.num_register_tokens } else { 0 },
         epsilon: c.layer_norm_eps,
         activation: if c.use_swiglu_ffn { Activation::Silu } else { activation(&c.hidden_act, key)? },
         mlp_kind,
         layer_scale: Some(c.layerscale_value),
         position: Position::Learned {
-            grid: c.image_size.grid(c.patch_size, key)?,
+            grid: c.image_size.grid(patch, key)?,
             resampling: if registers { Resampling::BicubicAntialias } else { Resampling::Bicubic },
         },
         biases: Biases { query: c.qkv_bias, key: c.qkv_bias, value: c.qkv_bias, output: true, mlp: true },

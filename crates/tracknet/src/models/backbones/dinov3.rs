@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::models::ModelError;
 
 use super::names::{LinearNames, VitNames};
-use super::spec::{Biases, MlpKind, Position, VitSpec, activation, parse};
+use super::spec::{Biases, MlpKind, Position, Sides, VitSpec, activation, parse};
 
 const FILES: LinearNames = LinearNames {
     blocks: "layer",
@@ -59,7 +59,7 @@ const KEYS: &[&str] = &[
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct Config {
-    patch_size: usize,
+    patch_size: Sides,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -81,7 +81,7 @@ struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            patch_size: 16,
+            patch_size: Sides::Square(16),
             hidden_size: 384,
             intermediate_size: 1536,
             num_hidden_layers: 12,
@@ -104,12 +104,13 @@ impl Default for Config {
 
 pub(super) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, Vec<String>), ModelError> {
     let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
+    let patch = c.patch_size.square("patch_size", key)?;
     let spec = VitSpec {
         hidden: c.hidden_size,
         layers: c.num_hidden_layers,
         heads: c.num_attention_heads,
         mlp: c.intermediate_size,
-        patch: c.patch_size,
+        patch,
         registers: c.num_register_tokens,
         epsilon: c.layer_norm_eps,
         activation: activation(&c.hidden_act, key)?,

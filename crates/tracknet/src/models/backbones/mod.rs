@@ -7,6 +7,7 @@ mod dinov2;
 mod dinov3;
 #[cfg(feature = "flex")]
 mod frozen;
+mod heads;
 mod names;
 mod paths;
 mod position;
@@ -14,6 +15,7 @@ mod spec;
 mod transformer;
 mod vit;
 
+pub use heads::{HEADS, is_head};
 pub(crate) use names::halve_rows;
 pub use names::{LinearNames, VitNames};
 pub use paths::ModulePaths;

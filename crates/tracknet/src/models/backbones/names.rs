@@ -6,8 +6,8 @@ use burn::tensor::TensorData;
 
 use crate::models::state::adapter_names;
 
-/// Tensors of heads, which are no part of a backbone.
-const HEAD: &str = "classifier.";
+use super::heads::is_head;
+use super::paths::respell;
 
 /// What a family of checkpoints calls the parts of a vision transformer.
 ///
@@ -83,9 +83,21 @@ impl VitNames {
         }
     }
 
-    /// Whether a checkpoint may hold this tensor without the model needing it.
-    pub fn is_unused(&self, name: &str) -> bool {
-        self.is_carried(name) || name.starts_with(HEAD)
+    /// Whether the tensor or module `name` of a file is beside the backbone: a head, or in a file where the backbone's names
+    /// are `prefixed`, whatever has no prefix.
+    pub fn is_beside(&self, name: &str, prefixed: bool) -> bool {
+        let bare = self.optional_prefix.and_then(|prefix| name.strip_prefix(prefix));
+        is_head(bare.unwrap_or(name)) || prefixed && bare.is_none()
+    }
+
+    /// Whether the names in a file begin with the optional prefix, told by that of the class token.
+    pub fn is_prefixed(&self, mut exists: impl FnMut(&str) -> bool) -> bool {
+        self.optional_prefix.is_some_and(|prefix| exists(&format!("{prefix}embeddings.cls_token")))
+    }
+
+    /// The name in files of a parameter that has this one in files or in memory.
+    pub fn in_file(&self, name: &str) -> String {
+        respell(name, &self.memory, &self.files).unwrap_or_else(|| name.to_owned())
     }
 
     /// Whether the backbone in Python has this tensor although heatmaps do not need it: it is written again with the rest.

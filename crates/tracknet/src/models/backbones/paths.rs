@@ -87,7 +87,7 @@ impl ModulePaths {
 }
 
 /// A path in a block with its names exchanged; nothing when the path is not below a block of `from`.
-fn respell(path: &str, from: &LinearNames, to: &LinearNames) -> Option<String> {
+pub(super) fn respell(path: &str, from: &LinearNames, to: &LinearNames) -> Option<String> {
     let rest = path.strip_prefix(from.blocks)?.strip_prefix('.')?;
     let (index, part) = rest.split_once('.').unwrap_or((rest, ""));
     if index.is_empty() || !index.bytes().all(|b| b.is_ascii_digit()) {

@@ -5,12 +5,19 @@ use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 use crate::models::layers::Activation;
+use crate::models::pretrained::json::shown;
 
 use super::names::VitNames;
 use super::{dinov2, dinov3, vit};
 
 /// The values of `config.json: model_type` that can be built.
 pub const MODEL_TYPES: [&str; 4] = ["dinov3_vit", "dinov2", "dinov2_with_registers", "vit"];
+
+/// The weights of the largest backbone that is built: above those of every published one (DINOv3 has 6.7e9).
+const MOST_WEIGHTS: u128 = 1 << 34;
+
+/// The widest table of positions, in patches.
+const MOST_PATCHES: usize = 1 << 10;
 
 /// A vision transformer, described.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,21 +120,18 @@ impl VitSpec {
     /// # Errors
     /// An unknown `model_type`, a key of the wrong type, or sizes that cannot work together.
     pub fn from_config(config: &Map<String, Value>, key: &str) -> Result<(Self, Vec<String>), ModelError> {
-        let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let (mut spec, unknown) = match model_type {
+        let (mut spec, unknown) = match model_type(config, key)? {
             "dinov3_vit" => dinov3::spec(config, key)?,
             "dinov2" => dinov2::spec(config, key, false)?,
             "dinov2_with_registers" => dinov2::spec(config, key, true)?,
             "vit" => vit::spec(config, key)?,
-            "" => {
-                let message = format!("is missing; known model types: {}", MODEL_TYPES.join(", "));
-                return Err(ModelError::key(format!("{key}.model_type"), message));
-            }
             other => {
-                let message = format!("`{other}` is not supported; known model types: {}", MODEL_TYPES.join(", "));
+                let message =
+                    format!("`{}` is not supported; known model types: {}", shown(other), MODEL_TYPES.join(", "));
                 return Err(ModelError::key(format!("{key}.model_type"), message));
             }
         };
+        check_channels(config, key)?;
         spec.validate(key)?;
         spec.config = config.clone();
         Ok((spec, unknown))
@@ -135,15 +139,39 @@ impl VitSpec {
 
     fn validate(&self, key: &str) -> Result<(), ModelError> {
         let refuse = |name: &str, message: String| Err(ModelError::key(format!("{key}.{name}"), message));
-        let sizes = [
-            ("hidden_size", self.hidden),
-            ("num_hidden_layers", self.layers),
-            ("num_attention_heads", self.heads),
-            ("intermediate_size", self.mlp),
-            ("patch_size", self.patch),
-        ];
-        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return refuse(name, "is 0, expected a positive number".to_owned());
+        let grid = match self.position {
+            Position::Learned { grid, .. } => grid,
+            Position::Rope { theta } => {
+                positive(f64::from(theta), "rope_theta", key)?;
+                1
+            }
+        };
+        if grid == 0 {
+            return refuse("image_size", format!("is smaller than a patch of {} pixels", self.patch));
+        }
+        if grid > MOST_PATCHES {
+            return refuse("image_size", format!("is {grid} patches wide, expected at most {MOST_PATCHES}"));
+        }
+        for (name, size, least, most) in [
+            ("hidden_size", self.hidden, 1, 1 << 15),
+            ("num_hidden_layers", self.layers, 1, 1 << 10),
+            ("num_attention_heads", self.heads, 1, 1 << 10),
+            ("intermediate_size", self.mlp, 1, 1 << 17),
+            ("patch_size", self.patch, 1, 1 << 8),
+            ("num_register_tokens", self.registers, 0, 1 << 12),
+        ] {
+            if !(least..=most).contains(&size) {
+                return refuse(name, format!("is {size}, expected a whole number from {least} to {most}"));
+            }
+        }
+        let weights = self.weights();
+        if weights > MOST_WEIGHTS {
+            let message = format!(
+                "describes a model of {weights} weights (hidden_size {}, num_hidden_layers {}, intermediate_size {}); at \
+                 most {MOST_WEIGHTS} are built",
+                self.hidden, self.layers, self.mlp
+            );
+            return Err(ModelError::key(key, message));
         }
         if !self.hidden.is_multiple_of(self.heads) {
             return refuse(
@@ -157,10 +185,39 @@ impl VitSpec {
                 format!("a head has {head} features; rotary embedding in two directions needs a multiple of 4");
             return refuse("num_attention_heads", message);
         }
-        if matches!(self.position, Position::Learned { grid: 0, .. }) {
-            return refuse("image_size", format!("is smaller than a patch of {} pixels", self.patch));
+        positive(self.epsilon, "layer_norm_eps", key)?;
+        let scale = self.layer_scale.unwrap_or_default();
+        for (name, value) in [("initializer_range", self.initializer_range), ("layerscale_value", scale)] {
+            if !value.is_finite() || value < 0.0 {
+                return refuse(name, format!("is {value}, expected a number that is not below 0"));
+            }
         }
         Ok(())
+    }
+
+    /// The weights of its matrices, embeddings and tables; biases and scales are not counted.
+    pub fn weights(&self) -> u128 {
+        let sides = [self.hidden, self.layers, self.mlp, self.patch, self.registers];
+        let [hidden, layers, mlp, patch, registers] = sides.map(|side| side as u128);
+        let table = match self.position {
+            Position::Learned { grid, .. } => (grid as u128).saturating_pow(2),
+            Position::Rope { .. } => 0,
+        };
+        let block = hidden.saturating_mul(4).saturating_add(mlp.saturating_mul(2)).saturating_mul(layers);
+        let patches = patch.saturating_pow(2).saturating_mul(3);
+        hidden.saturating_mul([patches, table, registers].into_iter().fold(block, u128::saturating_add))
+    }
+
+    /// A text of everything that decides what the backbone computes with the same weights; equal texts mean equal outputs.
+    pub fn fingerprint(&self) -> String {
+        let Self { hidden, layers, heads, mlp, patch, registers, epsilon, activation, mlp_kind, .. } = self;
+        let (position, biases, scaled) = (self.position, self.biases, self.layer_scale.is_some());
+        format!(
+            "{} hidden={hidden} layers={layers} heads={heads} mlp={mlp} patch={patch} registers={registers} \
+             epsilon={epsilon:e} activation={activation:?} mlp_kind={mlp_kind:?} position={position:?} biases={biases:?} \
+             layer_scale={scaled}",
+            self.names.model_type
+        )
     }
 
     /// Class and register tokens before the patches.
@@ -209,8 +266,61 @@ pub(super) fn parse<T: DeserializeOwned>(
     let given: Map<String, Value> =
         config.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
     let unknown = given.keys().filter(|k| *k != "model_type" && !known.contains(&k.as_str())).cloned().collect();
-    let parsed = serde_json::from_value(Value::Object(given)).map_err(|e| ModelError::key(key, e.to_string()))?;
-    Ok((parsed, unknown))
+    match serde_json::from_value(Value::Object(given.clone())) {
+        Ok(parsed) => Ok((parsed, unknown)),
+        Err(whole) => Err(wrong_key::<T>(given, key).unwrap_or_else(|| ModelError::key(key, whole.to_string()))),
+    }
+}
+
+/// The key that cannot be read: the one that cannot be read alone.
+fn wrong_key<T: DeserializeOwned>(given: Map<String, Value>, key: &str) -> Option<ModelError> {
+    given.into_iter().find_map(|(name, value)| {
+        let found = shown(&value.to_string());
+        let error = serde_json::from_value::<T>(Value::Object(Map::from_iter([(name.clone(), value)]))).err()?;
+        let error = error.to_string();
+        let expected = match () {
+            () if error.contains("usize") => "a whole number that is not below 0",
+            () if error.contains("f32") || error.contains("f64") => "a number",
+            () if error.contains("boolean") => "true or false",
+            () if error.contains("string") => "text",
+            () => "a whole number, or a list of two",
+        };
+        Some(ModelError::key(format!("{key}.{name}"), format!("is `{found}`, expected {expected}")))
+    })
+}
+
+/// The model type that a configuration names.
+fn model_type<'a>(config: &'a Map<String, Value>, key: &str) -> Result<&'a str, ModelError> {
+    let message = match config.get("model_type").filter(|value| !value.is_null()) {
+        Some(Value::String(text)) if !text.is_empty() => return Ok(text),
+        Some(other) => format!("is `{}`, expected one of {}", shown(&other.to_string()), MODEL_TYPES.join(", ")),
+        None if config.contains_key("pretrained_cfg") => {
+            "is missing: this is the config.json of a model of timm; get the \
+             model as transformers has it (on the hub: facebook/dinov2-small, google/vit-base-patch16-224)"
+                .to_owned()
+        }
+        None => format!("is missing; known model types: {}", MODEL_TYPES.join(", ")),
+    };
+    Err(ModelError::key(format!("{key}.model_type"), message))
+}
+
+/// Frames are RGB: a backbone for anything else cannot see them.
+fn check_channels(config: &Map<String, Value>, key: &str) -> Result<(), ModelError> {
+    match config.get("num_channels").filter(|value| !value.is_null() && value.as_u64() != Some(3)) {
+        None => Ok(()),
+        Some(found) => {
+            let message = format!("is `{}`, expected 3: frames are red, green and blue", shown(&found.to_string()));
+            Err(ModelError::key(format!("{key}.num_channels"), message))
+        }
+    }
+}
+
+/// Refuses what is no number above zero.
+pub(super) fn positive(value: f64, name: &str, key: &str) -> Result<(), ModelError> {
+    match value.is_finite() && value > 0.0 {
+        true => Ok(()),
+        false => Err(ModelError::key(format!("{key}.{name}"), format!("is {value}, expected a number above 0"))),
+    }
 }
 
 pub(super) fn activation(name: &str, key: &str) -> Result<Activation, ModelError> {
@@ -220,25 +330,29 @@ pub(super) fn activation(name: &str, key: &str) -> Result<Activation, ModelError
     })
 }
 
-/// `image_size` as a number or as `[height, width]`; learned tables are square in every published checkpoint.
+/// A size as a number or as `[height, width]`: published checkpoints are square in patches and position tables.
 #[derive(Debug, Clone, Copy, serde::Deserialize)]
 #[serde(untagged)]
-pub(super) enum ImageSize {
+pub(super) enum Sides {
     Square(usize),
-    Sides([usize; 2]),
+    Both([usize; 2]),
 }
 
-impl ImageSize {
-    pub(super) fn grid(self, patch: usize, key: &str) -> Result<usize, ModelError> {
+impl Sides {
+    pub(super) fn square(self, name: &str, key: &str) -> Result<usize, ModelError> {
         match self {
-            Self::Square(size) | Self::Sides([size, _]) if patch == 0 => Ok(size),
-            Self::Square(size) => Ok(size / patch),
-            Self::Sides([height, width]) if height == width => Ok(height / patch),
-            Self::Sides([height, width]) => Err(ModelError::key(
-                format!("{key}.image_size"),
-                format!("[{height}, {width}] is not square; only square position tables are supported"),
-            )),
+            Self::Square(size) => Ok(size),
+            Self::Both([height, width]) if height == width => Ok(height),
+            Self::Both([height, width]) => {
+                let message = format!("[{height}, {width}] is not square; only squares are supported");
+                Err(ModelError::key(format!("{key}.{name}"), message))
+            }
         }
+    }
+
+    /// An image of this size in patches of `patch` pixels; a patch of 0 is refused later.
+    pub(super) fn grid(self, patch: usize, key: &str) -> Result<usize, ModelError> {
+        Ok(self.square("image_size", key)? / patch.max(1))
     }
 }
 
@@ -273,7 +387,73 @@ mod tests {
 
     #[test]
     fn a_key_of_the_wrong_type_is_named() {
-        let message = spec(r#"{"model_type": "vit", "hidden_size": "big"}"#).unwrap_err().to_string();
-        assert!(message.contains("config.json") && message.contains("big"), "{message}");
+        for (json, expected) in [
+            (r#""hidden_size": "big""#, r#"hidden_size: is `"big"`, expected a whole number that is not below 0"#),
+            (r#""hidden_size": -1"#, "hidden_size: is `-1`, expected a whole number that is not below 0"),
+            (r#""num_hidden_layers": 1.5"#, "num_hidden_layers: is `1.5`, expected a whole number"),
+            (r#""layer_norm_eps": "1e-6""#, r#"layer_norm_eps: is `"1e-6"`, expected a number"#),
+            (r#""qkv_bias": 1"#, "qkv_bias: is `1`, expected true or false"),
+            (r#""hidden_act": 1"#, "hidden_act: is `1`, expected text"),
+            (r#""patch_size": [16, 16, 3]"#, "patch_size: is `[16,16,3]`, expected a whole number, or a list of two"),
+            (r#""patch_size": [16, 8]"#, "patch_size: [16, 8] is not square"),
+            (r#""num_channels": 9"#, "num_channels: is `9`, expected 3"),
+        ] {
+            let message = spec(&format!(r#"{{"model_type": "vit", {json}}}"#)).unwrap_err().to_string();
+            assert!(message.starts_with("config.json.") && message.contains(expected), "{message}");
+        }
+        let timm = spec(r#"{"architecture": "vit_small", "pretrained_cfg": {}}"#).unwrap_err().to_string();
+        assert!(timm.contains("model of timm"), "{timm}");
+        assert!(spec(r#"{"model_type": 3}"#).unwrap_err().to_string().contains("model_type: is `3`"));
+    }
+
+    #[test]
+    fn sizes_are_bounded_before_anything_is_built() {
+        for (model_type, json, expected) in [
+            (
+                "dinov3_vit",
+                r#""num_register_tokens": 18446744073709551615"#,
+                "num_register_tokens: is 18446744073709551615",
+            ),
+            (
+                "dinov3_vit",
+                r#""num_hidden_layers": 1000000000"#,
+                "num_hidden_layers: is 1000000000, expected a whole number",
+            ),
+            ("vit", r#""num_hidden_layers": 0"#, "num_hidden_layers: is 0, expected a whole number from 1 to 1024"),
+            ("vit", r#""hidden_size": 18446744073709551615"#, "hidden_size: is 18446744073709551615"),
+            ("vit", r#""intermediate_size": 4294967296"#, "intermediate_size"),
+            ("vit", r#""image_size": 18446744073709551615"#, "image_size"),
+            ("vit", r#""patch_size": 0"#, "patch_size: is 0"),
+            ("dinov2", r#""mlp_ratio": 1e300"#, "intermediate_size"),
+            ("dinov2", r#""mlp_ratio": -4"#, "mlp_ratio: is -4, expected a number above 0"),
+            ("dinov2", r#""layer_norm_eps": 0"#, "layer_norm_eps: is 0"),
+            ("dinov3_vit", r#""rope_theta": -1"#, "rope_theta: is -1"),
+            (
+                "vit",
+                r#""hidden_size": 16384, "num_attention_heads": 16, "num_hidden_layers": 1024, "intermediate_size": 65536"#,
+                "at most 17179869184 are built",
+            ),
+        ] {
+            let json = format!(r#"{{"model_type": "{model_type}", {json}}}"#);
+            let message = spec(&json).unwrap_err().to_string();
+            assert!(message.starts_with("config.json") && message.contains(expected), "{message}");
+        }
+        assert!(
+            spec(
+                r#"{"model_type": "dinov3_vit", "hidden_size": 4096, "num_hidden_layers": 40, "num_attention_heads": 32,
+                        "intermediate_size": 8192, "use_gated_mlp": true, "num_register_tokens": 4}"#
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn a_fingerprint_changes_with_whatever_changes_the_outputs() {
+        let of = |json: &str| spec(&format!(r#"{{"model_type": "dinov3_vit" {json}}}"#)).unwrap().fingerprint();
+        let first = of("");
+        for json in [r#", "num_attention_heads": 3"#, r#", "rope_theta": 99"#, r#", "layer_norm_eps": 1e-6"#] {
+            assert_ne!(first, of(json), "{json}");
+        }
+        assert_eq!(first, of(r#", "drop_path_rate": 0.1"#));
     }
 }

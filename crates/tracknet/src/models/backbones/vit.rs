@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::models::ModelError;
 
 use super::names::{LinearNames, VitNames};
-use super::spec::{Biases, ImageSize, MlpKind, Position, Resampling, VitSpec, activation, parse};
+use super::spec::{Biases, MlpKind, Position, Resampling, Sides, VitSpec, activation, parse};
 
 pub(super) const NAMES: VitNames = VitNames {
     model_type: "vit",
@@ -58,7 +58,7 @@ const KEYS: &[&str] = &[
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct Config {
-    patch_size: usize,
+    patch_size: Sides,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -67,13 +67,13 @@ struct Config {
     initializer_range: f32,
     layer_norm_eps: f64,
     qkv_bias: bool,
-    image_size: ImageSize,
+    image_size: Sides,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            patch_size: 16,
+            patch_size: Sides::Square(16),
             hidden_size: 768,
             intermediate_size: 3072,
             num_hidden_layers: 12,
@@ -82,25 +82,26 @@ impl Default for Config {
             initializer_range: 0.02,
             layer_norm_eps: 1e-12,
             qkv_bias: true,
-            image_size: ImageSize::Square(224),
+            image_size: Sides::Square(224),
         }
     }
 }
 
 pub(super) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, Vec<String>), ModelError> {
     let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
+    let patch = c.patch_size.square("patch_size", key)?;
     let spec = VitSpec {
         hidden: c.hidden_size,
         layers: c.num_hidden_layers,
         heads: c.num_attention_heads,
         mlp: c.intermediate_size,
-        patch: c.patch_size,
+        patch,
         registers: 0,
         epsilon: c.layer_norm_eps,
         activation: activation(&c.hidden_act, key)?,
         mlp_kind: MlpKind::Plain,
         layer_scale: None,
-        position: Position::Learned { grid: c.image_size.grid(c.patch_size, key)?, resampling: Resampling::Bicubic },
+        position: Position::Learned { grid: c.image_size.grid(patch, key)?, resampling: Resampling::Bicubic },
         biases: Biases { query: c.qkv_bias, key: c.qkv_bias, value: c.qkv_bias, output: true, mlp: true },
         initializer_range: c.initializer_range,
         names: &NAMES,

@@ -60,7 +60,7 @@ impl QuantizationReport {
 
     /// A table of module, in, out, bytes before and after.
     pub fn table(&self) -> String {
-        let width = self.layers.iter().map(|l| l.path.len()).max().unwrap_or_default().max("module".len());
+        let width = self.layers.iter().map(|l| l.path.len()).max().unwrap_or_default().clamp("module".len(), 120);
         let mut text =
             format!("{:width$} {:>6} {:>6} {:>12} {:>12}\n", "module", "in", "out", "bytes before", "bytes after");
         for QuantizedLayer { path, shape: [output, input], before, after } in &self.layers {

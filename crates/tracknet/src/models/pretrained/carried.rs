@@ -18,15 +18,12 @@ use super::save::StoredAs;
 use super::stream::{Planned, write_values};
 use super::weights::Weights;
 
-/// `preprocessor_config.json` of a model directory.
-pub(super) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
-
 /// What is kept of a checkpoint to be written again.
 #[derive(Debug, Clone, Default)]
 pub struct Carried {
     pub(super) tensors: Vec<CarriedTensor>,
-    /// The text of its `preprocessor_config.json`.
-    pub(super) preprocessor: Option<String>,
+    /// Name and content of the files that say how frames are normalized.
+    pub(super) preprocessor: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Carried {
@@ -55,10 +52,10 @@ impl Carried {
 
     /// Writes what is no tensor into a model directory.
     pub(super) fn write_preprocessor(&self, dir: &Path) -> Result<()> {
-        match &self.preprocessor {
-            Some(text) => write_atomic(dir.join(PREPROCESSOR_FILE), |w| w.write_all(text.as_bytes())),
-            None => Ok(()),
+        for (name, text) in &self.preprocessor {
+            write_atomic(dir.join(name), |w| w.write_all(text))?;
         }
+        Ok(())
     }
 }
 

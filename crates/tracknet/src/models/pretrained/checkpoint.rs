@@ -2,24 +2,26 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use tracknet_kernels::{Absmax, ComputeDtype, Linear4bitWeight, PackedWeight};
 
-use crate::error::{IoContext, Result};
+use crate::error::Result;
+use crate::files::{read, read_bytes};
 use crate::models::ModelError;
-use crate::models::backbones::{Position, VitNames, VitSpec};
+use crate::models::backbones::{VitNames, VitSpec, names_of};
 use crate::models::init::{Fill, Source};
 use crate::models::projection::Base;
 
 use super::bnb::read::side_tensor_of;
-use super::bnb::{BnbConfig, read};
-use super::carried::{Carried, CarriedTensor, PREPROCESSOR_FILE};
+use super::bnb::{BnbConfig, read as packed};
+use super::carried::{Carried, CarriedTensor};
+use super::foreign::{Lacks, describe_directory, is_there, parse_object};
+use super::preprocessing::{Preprocessing, PreprocessorFiles};
+use super::spelling::spell;
 use super::weights::Weights;
 
 /// A Hugging Face model directory, opened.
@@ -29,22 +31,13 @@ pub struct Checkpoint {
     pub config: Map<String, Value>,
     /// The tensors.
     pub weights: Weights,
-    /// `preprocessor_config.json`, when there is one.
+    /// How `preprocessor_config.json` says that frames are normalized, when there is one.
     pub preprocessing: Option<Preprocessing>,
     /// What `config.json` says about 4-bit weights.
     pub quantization: Option<BnbConfig>,
-    preprocessor: Option<String>,
-}
-
-/// How frames are normalized before the backbone sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-pub struct Preprocessing {
-    /// Mean of each RGB channel, in 0..1.
-    #[serde(rename = "image_mean")]
-    pub mean: [f32; 3],
-    /// Deviation of each RGB channel.
-    #[serde(rename = "image_std")]
-    pub std: [f32; 3],
+    /// What the user should know: names that were translated, modules that were left aside.
+    pub notes: Vec<String>,
+    preprocessor: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// Tensors that a model of heatmaps does not need and its backbone has in Python.
@@ -55,23 +48,21 @@ impl Checkpoint {
     /// Opens a model directory; no tensor is read yet.
     ///
     /// # Errors
-    /// `config.json` or the weights are missing or damaged.
+    /// `config.json`, `preprocessor_config.json` or the weights are missing, damaged or not understood, or the directory is
+    /// something else than a model.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = fs::read_to_string(&path).at(&path)?;
-        let config: Map<String, Value> =
-            serde_json::from_str(&text).map_err(|e| ModelError::file(&path, e.to_string()))?;
+        if !is_there(&path)? {
+            return Err(describe_directory(dir, Lacks::Config)?.into());
+        }
+        let config = parse_object(&path, &read_bytes(&path, read::JSON)?)?;
         let quantization = BnbConfig::from_config(&config, &path.display().to_string())?;
-        let path = dir.join(PREPROCESSOR_FILE);
-        let preprocessor = fs::read_to_string(&path).ok();
-        let preprocessing = match &preprocessor {
-            Some(text) => {
-                let value: Value = serde_json::from_str(text).map_err(|e| ModelError::file(&path, e.to_string()))?;
-                Preprocessing::deserialize(value).ok()
-            }
-            None => None,
+        let PreprocessorFiles { texts, preprocessing } = PreprocessorFiles::read(dir, &config)?;
+        let (weights, notes) = match names_of(&config) {
+            Some(names) => spell(Weights::open_dir(dir)?, names)?,
+            None => (Weights::open_dir(dir)?, Vec::new()),
         };
-        Ok(Self { config, weights: Weights::open_dir(dir)?, preprocessing, quantization, preprocessor })
+        Ok(Self { config, weights, preprocessing, quantization, notes, preprocessor: texts })
     }
 
     /// What is to be written again with a model whose source gave these tensors when it was finished.
@@ -85,18 +76,10 @@ impl Checkpoint {
     /// # Errors
     /// The model would have more weights than the files have half bytes, the least that a weight takes.
     pub fn check_size(&self, spec: &VitSpec, key: &str) -> Result<(), ModelError> {
-        let sides = [spec.hidden, spec.layers, spec.mlp, spec.patch, spec.registers];
-        let [hidden, layers, mlp, patch, registers] = sides.map(|side| side as u128);
-        let table = match spec.position {
-            Position::Learned { grid, .. } => (grid as u128).saturating_pow(2),
-            Position::Rope { .. } => 0,
-        };
-        let block = hidden.saturating_mul(4).saturating_add(mlp.saturating_mul(2)).saturating_mul(layers);
-        let rows = block.saturating_add(patch.saturating_pow(2).saturating_mul(3)).saturating_add(table + registers);
-        let (least, lengths) =
-            (hidden.saturating_mul(rows), self.weights.names().filter_map(|n| self.weights.length(n)));
-        let most = 2 * lengths.map(|n| n as u128).sum::<u128>();
+        let least = spec.weights();
+        let most = 2 * self.weights.names().filter_map(|n| self.weights.length(n)).map(|n| n as u128).sum::<u128>();
         if least > most {
+            let VitSpec { hidden, layers, mlp, .. } = spec;
             let message = format!(
                 "describes a model of at least {least} weights (hidden_size {hidden}, num_hidden_layers {layers}, \
                  intermediate_size {mlp}), but {} holds at most {most}",
@@ -138,6 +121,7 @@ impl<'a> WeightSource<'a> {
         let used = self.used.into_inner();
         let mut problems = self.problems.into_inner();
         let mut carried = Vec::new();
+        let prefixed = self.names.is_prefixed(|name| self.weights.shape(name).is_some());
         for name in self.weights.names().filter(|n| !used.contains(*n) && side_tensor_of(self.weights, n).is_none()) {
             let short = self.names.optional_prefix.and_then(|p| name.strip_prefix(p)).unwrap_or(name);
             if self.names.is_carried(short) {
@@ -145,7 +129,7 @@ impl<'a> WeightSource<'a> {
                     Ok(tensor) => carried.push(tensor),
                     Err(error) => problems.push(error.to_string()),
                 }
-            } else if !self.names.is_unused(short) {
+            } else if !self.names.is_beside(name, prefixed) {
                 let shape = self.weights.shape(name).unwrap_or_default();
                 problems.push(format!("{name}: found {shape:?}, but the model has no such tensor"));
             }
@@ -183,7 +167,7 @@ impl<'a> WeightSource<'a> {
         if found != expected {
             let scales = format!("{stored}.absmax");
             if self.weights.shape(&scales).is_some() {
-                self.used.borrow_mut().extend(read::side_tensors(self.weights, &stored));
+                self.used.borrow_mut().extend(packed::side_tensors(self.weights, &stored));
                 return Err(format!(
                     "{stored}: found {found:?} and {scales}, but no quant_state: an incomplete 4-bit weight"
                 ));
@@ -210,7 +194,7 @@ impl<'a> WeightSource<'a> {
         device: &Device,
     ) -> Result<Linear4bitWeight, String> {
         let expected = [if half.is_some() { 2 * output } else { output }, input];
-        let (mut packed, state) = read::read_packed(self.weights, stored).map_err(|e| e.to_string())?;
+        let (mut packed, state) = packed::read_packed(self.weights, stored).map_err(|e| e.to_string())?;
         if state.shape != expected {
             return Err(format!("{stored}: its quant_state says {:?}, expected {expected:?}", state.shape));
         }
@@ -250,9 +234,9 @@ impl Source for WeightSource<'_> {
     }
 
     fn packed(&self, name: &str, shape: [usize; 2], device: &Device) -> Option<Base> {
-        let (stored, half) = self.locate(name).filter(|(stored, _)| read::is_packed(self.weights, stored))?;
+        let (stored, half) = self.locate(name).filter(|(stored, _)| packed::is_packed(self.weights, stored))?;
         let mut used = self.used.borrow_mut();
-        used.extend(read::side_tensors(self.weights, &stored));
+        used.extend(packed::side_tensors(self.weights, &stored));
         used.insert(stored.clone());
         Some(match self.read_packed(&stored, half, shape, device) {
             Ok(weight) => Base::Packed(weight),

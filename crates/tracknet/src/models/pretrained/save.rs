@@ -19,7 +19,7 @@ use crate::models::projection::{Base, VisitProjections};
 use crate::models::state::{Group, Require, load_state, state_dict};
 use crate::models::{HeatmapModel, ModelError, Vit};
 
-use super::bnb::skip::layer_entries;
+use super::bnb::skip::written_list;
 use super::bnb::write::parts;
 use super::bnb::{BnbConfig, QuantState};
 use super::json::python_json;
@@ -99,7 +99,7 @@ pub fn write_packed_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Re
     let paths = backbone.module_paths();
     let (mut packed, mut skip, mut failed) = (Vec::new(), Vec::new(), None);
     backbone.visit_projections(&mut |path, projection| match &projection.base {
-        Base::Dense(_) => skip.extend(layer_entries(path, paths)),
+        Base::Dense(_) => skip.push(path.to_owned()),
         Base::Packed(weight) => match weight.to_packed() {
             Ok(bytes) => packed.push((format!("{path}.weight"), weight.compute_dtype(), bytes)),
             Err(error) => {
@@ -117,8 +117,9 @@ pub fn write_packed_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Re
     let carried = backbone.carried();
     let pooler = carried.tensors.iter().find(|tensor| tensor.name() == "pooler.dense.weight");
     skip.extend(pooler.filter(|tensor| !tensor.is_packed()).map(|_| "pooler.dense".to_owned()));
+    let skip: Vec<&str> = skip.iter().map(String::as_str).collect();
     // As `quantize_checkpoint` does, where releases differ in what they expect without a list.
-    let skip_modules = (!skip.is_empty() || pooler.is_some()).then_some(skip);
+    let skip_modules = (!skip.is_empty() || pooler.is_some()).then(|| written_list(&skip, paths));
     let bnb = BnbConfig { quant_type, compute_dtype: *compute_dtype, double_quant, skip_modules };
     write_model_file(dir, |path| {
         let mut tensors = float_tensors(backbone, stored, path);

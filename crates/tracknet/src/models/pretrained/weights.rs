@@ -4,7 +4,6 @@
 //! tensor), and a file that is truncated while it is read is an error instead of a signal.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,8 +12,10 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use crate::error::{IoContext, Result};
+use crate::files::{Limit, open_regular, read_bytes};
 use crate::models::ModelError;
 
+use super::foreign::{Foreign, Lacks, SNIFFED, describe_directory, is_there, sniff, sniff_file};
 use super::header::{Header, MAX_HEADER, TensorEntry};
 use super::index::ShardIndex;
 use super::json::shown;
@@ -22,7 +23,7 @@ use super::json::shown;
 /// Bytes that are read at once: a float tensor never exists a second time as bytes.
 const CHUNK: usize = 1 << 20;
 /// An index above this is no index: it would name a million tensors.
-const MAX_INDEX: u64 = 256 << 20;
+const INDEX: Limit = Limit { kind: "an index of shards", bytes: 256 << 20 };
 
 /// The tensors of one or several safetensors files.
 #[derive(Debug)]
@@ -49,20 +50,14 @@ impl Weights {
     /// Nothing to open, or a file that is damaged; a PyTorch pickle says how to convert it.
     pub fn open_dir(dir: &Path) -> Result<Self> {
         let single = dir.join("model.safetensors");
-        if single.is_file() {
+        if is_there(&single)? {
             return Self::open_file(&single);
         }
         let index = dir.join("model.safetensors.index.json");
-        if index.is_file() {
+        if is_there(&index)? {
             return Self::open_shards(dir, &index);
         }
-        let message = if dir.join("pytorch_model.bin").is_file() || dir.join("pytorch_model.bin.index.json").is_file() {
-            "holds pytorch_model.bin, a pickle, which is not read; convert it once with transformers: \
-             `AutoModel.from_pretrained(dir).save_pretrained(dir)` writes model.safetensors"
-        } else {
-            "holds neither model.safetensors nor model.safetensors.index.json"
-        };
-        Err(ModelError::file(dir, message).into())
+        Err(describe_directory(dir, Lacks::Weights)?.into())
     }
 
     /// Opens one file.
@@ -74,12 +69,11 @@ impl Weights {
     }
 
     fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
-        let size = fs::metadata(index).at(index)?.len();
-        if size > MAX_INDEX {
-            let message = format!("is {size} bytes; an index of shards is at most {MAX_INDEX}");
-            return Err(ModelError::file(index, message).into());
-        }
-        let parsed = ShardIndex::parse(&fs::read(index).at(index)?).map_err(|e| ModelError::file(index, e))?;
+        let bytes = read_bytes(index, INDEX)?;
+        let parsed = ShardIndex::parse(&bytes).map_err(|e| {
+            let found = sniff(&bytes[..bytes.len().min(SNIFFED)]).filter(|found| *found != Foreign::Json);
+            ModelError::file(index, found.map_or(e, |found| found.to_string()))
+        })?;
         let mut shards: BTreeMap<&str, BTreeMap<String, Entry>> = BTreeMap::new();
         let mut tensors = BTreeMap::new();
         for (name, file) in &parsed.weight_map {
@@ -95,6 +89,25 @@ impl Weights {
             };
         }
         Ok(Self { path: dir.to_path_buf(), tensors })
+    }
+
+    /// The same tensors by other names: `rename` gives the new one, or nothing to leave the tensor aside.
+    ///
+    /// # Errors
+    /// Two tensors that would have one name.
+    pub(super) fn renamed(self, mut rename: impl FnMut(&str) -> Option<String>) -> Result<Self, ModelError> {
+        let mut tensors: BTreeMap<String, Entry> = BTreeMap::new();
+        let mut from: BTreeMap<String, String> = BTreeMap::new();
+        for (old, entry) in self.tensors {
+            let Some(new) = rename(&old) else { continue };
+            if let Some(first) = from.get(&new) {
+                let [first, old, new] = [first, &old, &new].map(|name| shown(name));
+                return Err(ModelError::file(self.path, format!("`{first}` and `{old}` are both {new}; remove one")));
+            }
+            tensors.insert(new.clone(), entry);
+            from.insert(new, old);
+        }
+        Ok(Self { path: self.path, tensors })
     }
 
     /// The file or directory this was opened from.
@@ -217,7 +230,7 @@ impl Entry {
     }
 
     fn pieces(&self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let mut file = File::open(&self.file).at(&self.file)?;
+        let mut file = open_regular(&self.file)?;
         file.seek(SeekFrom::Start(self.offset)).at(&self.file)?;
         let mut buffer = vec![0; self.length.min(CHUNK)];
         let mut left = self.length;
@@ -232,24 +245,32 @@ impl Entry {
 }
 
 fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
+    parse_header(path).map_err(|damaged| match sniff_file(path) {
+        Ok(Some(found)) => ModelError::file(path, found.to_string()).into(),
+        _ => damaged,
+    })
+}
+
+fn parse_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
     let damaged = |message: String| ModelError::file(path, format!("is no whole safetensors file: {message}"));
-    let mut file = File::open(path).at(path)?;
+    let mut file = open_regular(path)?;
     let size = file.metadata().at(path)?.len();
     let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| damaged(format!("only {size} bytes")))?;
+    file.read_exact(&mut length).map_err(|_| damaged(format!("only {size} bytes; copy or download it again")))?;
     let length = u64::from_le_bytes(length);
     // The size of the file bounds what is allocated.
     if length > MAX_HEADER || length.saturating_add(8) > size {
-        return Err(damaged(format!("its header would be {length} bytes of {size}")).into());
+        let message = format!("its header would be {length} bytes of {size}; copy or download it again");
+        return Err(damaged(message).into());
     }
     let mut json = vec![0; length as usize];
     file.read_exact(&mut json).at(path)?;
     let header = Header::parse(&json).map_err(damaged)?;
     let expected = header.data_len.saturating_add(8 + length);
     if expected != size {
-        return Err(
-            damaged(format!("it is {size} bytes, its header says {expected}; copy or download it again")).into()
-        );
+        let what = if size < expected { "incomplete" } else { "longer than its tensors" };
+        let message = format!("it is {what}: {size} bytes, its header says {expected}; copy or download it again");
+        return Err(damaged(message).into());
     }
     let entry = |entry: TensorEntry| Entry {
         file: path.to_path_buf(),
@@ -263,6 +284,8 @@ fn read_header(path: &Path) -> Result<BTreeMap<String, Entry>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use safetensors::tensor::TensorView;
 
     use super::*;
@@ -332,7 +355,7 @@ mod tests {
             (u64::MAX.to_le_bytes().to_vec(), "its header would be 18446744073709551615 bytes of 8"),
             (99_999_999u64.to_le_bytes().to_vec(), "its header would be 99999999 bytes of 8"),
             (vec![1, 2, 3], "only 3 bytes"),
-            ([&2u64.to_le_bytes()[..], b"{}junk"].concat(), "it is 14 bytes, its header says 10"),
+            ([&2u64.to_le_bytes()[..], b"{}junk"].concat(), "longer than its tensors: 14 bytes, its header says 10"),
         ] {
             fs::write(&path, bytes).unwrap();
             let message = Weights::open_file(&path).unwrap_err().to_string();

@@ -39,8 +39,12 @@ impl BnbConfig {
         let compute = section.text("bnb_4bit_compute_dtype")?.unwrap_or("float32");
         let skip_modules = match section.get("llm_int8_skip_modules") {
             None => None,
-            Some(Value::Array(entries)) => entries.iter().map(|e| e.as_str().map(str::to_owned)).collect(),
-            Some(_) => return Err(section.wrong("llm_int8_skip_modules", "a list of texts, or null")),
+            Some(value) => {
+                let entries = value.as_array().and_then(|entries| {
+                    entries.iter().map(|entry| entry.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+                });
+                Some(entries.ok_or_else(|| section.wrong("llm_int8_skip_modules", "a list of texts, or null"))?)
+            }
         };
         Ok(Some(Self {
             quant_type: section
@@ -149,6 +153,10 @@ mod tests {
                 "bnb_4bit_compute_dtype: is `3`, expected text",
             ),
             (json!({ "load_in_4bit": true, "llm_int8_skip_modules": "x" }), "expected a list of texts"),
+            (
+                json!({ "load_in_4bit": true, "llm_int8_skip_modules": ["x", 1] }),
+                "is `[\"x\",1]`, expected a list of texts",
+            ),
             (json!([]), "load_in_4bit: is missing"),
         ] {
             let message = read(section).unwrap_err();

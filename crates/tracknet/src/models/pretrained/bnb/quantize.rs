@@ -14,22 +14,23 @@ use serde_json::{Map, Value};
 use tracknet_kernels::{ComputeDtype, PackedWeight, QuantizeOptions};
 
 use crate::error::{IoContext, Result};
-use crate::files::Destination;
+use crate::files::{Destination, read, read_bytes};
 use crate::models::ModelError;
-use crate::models::backbones::{MODEL_TYPES, ModulePaths, names_of};
+use crate::models::backbones::{MODEL_TYPES, ModulePaths, VitSpec, is_head, names_of};
 use crate::models::lora::quantization::{QuantizationReport, QuantizedLayer};
-use crate::models::pretrained::carried::PREPROCESSOR_FILE;
+use crate::models::pretrained::foreign::is_there;
+use crate::models::pretrained::preprocessing::{PREPROCESSOR_FILE, PROCESSOR_FILE};
 use crate::models::pretrained::save::{HEAD_FILE, write_config};
 use crate::models::pretrained::stream::{Planned, write_stream};
 use crate::models::pretrained::{Checkpoint, Weights};
 
 use super::config::BnbConfig;
 use super::quant_state::QuantState;
-use super::skip::SkipRules;
+use super::skip::{SkipRules, written_list};
 use super::write::parts;
 
 /// Files that belong to a checkpoint and are carried along as they are.
-pub(super) const CARRIED: [&str; 2] = [PREPROCESSOR_FILE, HEAD_FILE];
+const CARRIED: [&str; 3] = [PREPROCESSOR_FILE, PROCESSOR_FILE, HEAD_FILE];
 
 /// How to quantize a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +62,8 @@ pub fn quantize_checkpoint(source: &Path, destination: &Destination, job: &Quant
     let paths = family(&checkpoint.config, &config)?;
     let plan = Plan::new(&checkpoint.weights, paths, job, source)?;
     let skipped = plan.skipped.iter().map(|linear| linear.path.clone()).collect();
-    let mut report = QuantizationReport { notes: plan.notes, skipped, ..Default::default() };
+    let notes = checkpoint.notes.iter().cloned().chain(plan.notes).collect();
+    let mut report = QuantizationReport { notes, skipped, ..Default::default() };
     let mut packed = Vec::new();
     for linear in plan.packed {
         let (path, shape) = (linear.path.clone(), linear.shape);
@@ -90,10 +92,12 @@ pub fn quantize_checkpoint(source: &Path, destination: &Destination, job: &Quant
 
 /// Copies what belongs to the checkpoint besides its weights.
 pub(super) fn carry(source: &Path, destination: &Path) -> Result<()> {
-    for name in CARRIED.into_iter().filter(|name| source.join(name).is_file()) {
+    for name in CARRIED {
         let (from, to) = (source.join(name), destination.join(name));
-        // Not `fs::copy`, which copies a write protection, too.
-        fs::write(&to, fs::read(&from).at(&from)?).at(&to)?;
+        if is_there(&from)? {
+            // Not `fs::copy`, which copies a write protection, too.
+            fs::write(&to, read_bytes(&from, read::TENSORS)?).at(&to)?;
+        }
     }
     Ok(())
 }
@@ -105,7 +109,10 @@ pub(super) fn carry(source: &Path, destination: &Path) -> Result<()> {
 fn family(config: &Map<String, Value>, path: &Path) -> Result<ModulePaths, ModelError> {
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
     match names_of(config) {
-        Some(names) => Ok(ModulePaths::Of(names)),
+        Some(names) => {
+            VitSpec::from_config(config, &path.display().to_string())?;
+            Ok(ModulePaths::Of(names))
+        }
         None if model_type == "dinov3_convnext" => Ok(ModulePaths::AsWritten),
         None => {
             let key = format!("{}: model_type", path.display());
@@ -188,7 +195,9 @@ impl Plan {
     fn new(weights: &Weights, paths: ModulePaths, job: &QuantizeJob, source: &Path) -> Result<Self, ModelError> {
         let rules = SkipRules::new(&job.skip_modules, "skip")?;
         let linears = weights.names().flat_map(|name| Linear::of(weights, name, paths));
-        let (heads, linears): (Vec<_>, Vec<_>) = linears.partition(|linear| is_head(&linear.path));
+        let prefixed = paths.names().is_some_and(|names| names.is_prefixed(|name| weights.shape(name).is_some()));
+        let beside = |path: &str| paths.names().map_or_else(|| is_head(path), |names| names.is_beside(path, prefixed));
+        let (heads, linears): (Vec<_>, Vec<_>) = linears.partition(|linear| beside(&linear.path));
         let bare: Vec<String> = linears.iter().map(|linear| paths.from_any(&linear.path)).collect();
         let layers: Vec<&str> = bare.iter().map(String::as_str).collect();
         let count = linears.len();
@@ -203,9 +212,10 @@ impl Plan {
         }
         let unused = rules.unused(&layers, paths);
         let notes = unused.iter().map(|entry| format!("skip: `{entry}` matches nothing")).collect();
-        let mut written = rules.to_write(&layers, paths);
+        let skipped: Vec<Linear> = skipped.into_iter().map(|(linear, _)| linear).collect();
+        let mut written = written_list(&skipped.iter().map(|linear| linear.path.as_str()).collect::<Vec<_>>(), paths);
         written.extend(heads.iter().map(|linear| linear.path.clone()));
-        let skipped = skipped.into_iter().map(|(linear, _)| linear).chain(heads).collect();
+        let skipped = skipped.into_iter().chain(heads).collect();
         let pooler = paths.names().is_some_and(|names| names.has_pooler());
         let pooler_packed = pooler && packed.iter().any(|(_, path)| **path == "pooler.dense");
         // Without a list, releases before 5 expect the pooler of a ViT as floats, later ones in 4 bits: an empty list
@@ -214,11 +224,6 @@ impl Plan {
         let packed = packed.into_iter().map(|(linear, _)| linear).collect();
         Ok(Self { packed, skipped, written_skip, notes })
     }
-}
-
-/// Heads are no part of a backbone.
-fn is_head(path: &str) -> bool {
-    ["classifier", "lm_head", "decoder"].iter().any(|head| path == *head || path.starts_with(&format!("{head}.")))
 }
 
 /// Writes the packed weights, and copies every other tensor as it is.
