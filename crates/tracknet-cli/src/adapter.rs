@@ -314,7 +314,7 @@ fn list(args: &ListArgs) -> Result<ExitCode> {
         let name = args.path.file_name().map_or_else(|| ".".into(), |name| name.to_string_lossy().into_owned());
         vec![(name, args.path.clone())]
     } else {
-        named_adapters(&args.path)
+        named_adapters(&args.path)?
     };
     if found.is_empty() {
         bail!("{}: no adapter in it: no directory holds an {CONFIG_FILE}", args.path.display());

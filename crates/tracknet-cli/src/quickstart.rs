@@ -80,7 +80,6 @@ enum Backbone {
 pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
     let clock = Instant::now();
     let places = Places::new(&args.output_dir)?;
-    let interrupt = Interrupt::listen()?;
     let device = device::resolve(&args.device.device)?;
     shipped::unpack(&places.backbone)?;
     let config = configure(args, &places)?;
@@ -94,6 +93,8 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
     outln!("{}", summary(&before))?;
 
     step(3, "fine-tune LoRA adapters and the decoder")?;
+    // Only a training has something to save: before it, a signal ends the program at once.
+    let interrupt = Interrupt::listen()?;
     let options = FitOptions { stop: interrupt.stop.clone(), ..FitOptions::new(device.clone()) };
     let report = Trainer::new(&config, model, &build, options, &mut Console::new())?.fit()?;
     if report.outcome == Outcome::Interrupted {
@@ -101,6 +102,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
         console::say(format_args!("interrupted; continue with: tracknet train --resume {root}"));
         return Ok(interrupt.exit_code());
     }
+    interrupt.end_at_once();
 
     step(4, "measure again on the same test games")?;
     let after = measure(&report.model, &build, &config, &device)?;
@@ -126,7 +128,12 @@ struct Places {
 
 impl Places {
     fn new(root: &Path) -> Result<Self> {
-        if root.is_dir() && std::fs::read_dir(root)?.next().is_some() {
+        let found = match std::fs::read_dir(root) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => bail!("{}: {error}", root.display()),
+        };
+        if found {
             bail!("{} is not empty; remove it, or choose another directory with --output-dir", root.display());
         }
         Ok(Self {

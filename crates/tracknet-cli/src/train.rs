@@ -7,9 +7,11 @@ use anyhow::Result;
 use clap::Args;
 use tracknet::config::{Config, Loaded};
 use tracknet::console;
-use tracknet::models::build_model;
 use tracknet::models::memory::bytes;
-use tracknet::training::{Console, FitOptions, Outcome, fit, training_device, training_peak};
+use tracknet::models::{BuildReport, MemoryReport, build_model};
+use tracknet::training::{
+    Console, EVALUATION_FILE, FitOptions, Outcome, fit, training_device, training_peak, with_schedule,
+};
 
 use crate::args::{ConfigArgs, DeviceArgs};
 use crate::device;
@@ -67,7 +69,9 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
         return Ok(interrupt.exit_code());
     }
     if let Some(evaluation) = &report.evaluation {
+        // It is in the run's directory, too, whoever reads it here.
         outln!("\nbest checkpoint on the validation games\n{}", evaluation.report)?;
+        outln!("evaluation: {}", report.paths.root.join(EVALUATION_FILE).display())?;
     }
     outln!("run: {run}\nnext: tracknet eval {run}\n      tracknet predict {run} VIDEO_OR_FOLDER")?;
     Ok(ExitCode::SUCCESS)
@@ -83,7 +87,8 @@ fn dry_run(config: &Config, device: &burn::tensor::Device, resumed: bool) -> Res
     let resize = config.data.preprocess.resize;
     let device = training_device(device);
     let (model, report) = build_model(&section, resize, config.training.seed, &device)?;
-    outln!("{report}")?;
+    let model = with_schedule(config, model);
+    outln!("{}", BuildReport { memory: MemoryReport::of(&model), ..report })?;
     let batch = config.training.batch_size;
     let peak = bytes(training_peak(config, &model, &device, batch));
     outln!("estimated training peak at batch {batch}: {peak}")?;

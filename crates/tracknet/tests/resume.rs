@@ -19,6 +19,21 @@ fn weights(run: &Path) -> Vec<(String, Vec<u8>)> {
     names.iter().map(|name| ((*name).to_owned(), fs::read(last.join(name)).unwrap())).collect()
 }
 
+/// The rows of a log as they are written, without the times.
+fn rows(run: &Path, name: &str) -> Vec<String> {
+    let text = fs::read_to_string(run.join("logs").join(name)).unwrap();
+    let header: Vec<&str> = text.lines().next().unwrap().split(',').collect();
+    let is_time = |i: usize, cell: &str| {
+        let timings = ["frames_per_s", "seconds"];
+        timings.contains(header.get(i).unwrap_or(&"")) || timings.iter().any(|t| cell.starts_with(&format!("\"{t}\":")))
+    };
+    let row = |line: &str| {
+        let cells = line.trim_matches(['{', '}']).split(',').enumerate();
+        cells.filter(|(i, cell)| !is_time(*i, cell)).map(|(_, cell)| cell).collect::<Vec<_>>().join(",")
+    };
+    text.lines().map(row).collect()
+}
+
 fn metrics(run: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(run.join("logs/metrics.jsonl")).unwrap();
     let mut rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -48,7 +63,39 @@ fn a_run_stopped_anywhere_and_resumed_equals_the_run_that_was_not_bit_for_bit() 
         assert_eq!(second.paths.root, first.paths.root);
         assert_eq!(weights(&second.paths.root), weights(&expected.paths.root), "stopped after {stop} steps");
         assert_eq!(metrics(&second.paths.root), metrics(&expected.paths.root), "stopped after {stop} steps");
+        for name in ["metrics.csv", "metrics.jsonl"] {
+            assert_eq!(rows(&second.paths.root, name), rows(&expected.paths.root, name), "stopped after {stop} steps");
+        }
     }
+}
+
+/// Stops before, right at and after the step at which a backbone that is frozen at first begins to train, and a run
+/// whose epochs are raised beyond it.
+#[test]
+fn a_backbone_that_thaws_is_in_every_checkpoint_and_resumes_bit_for_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let thawing = |out: &str, epochs: usize| {
+        let json = json!({ "epochs": epochs, "backbone_freeze_epochs": 1, "scheduler": { "name": "constant" } });
+        config(dir.path(), model(json!({})), training(&dir.path().join(out), json))
+    };
+    let files = |run: &Path| {
+        let last = run.join("checkpoints/last");
+        ["backbone/model.safetensors", "tracknet_head.safetensors", "optimizer.safetensors"]
+            .map(|name| fs::read(last.join(name)).unwrap())
+    };
+    let (expected, _) = run(&thawing("whole", 2), None, None).unwrap();
+    assert_eq!(expected.state.base, None);
+    for stop in [2, 4, 6] {
+        let stopped = thawing(&format!("stopped{stop}"), 2);
+        let (first, _) = run(&stopped, None, Some(stop)).unwrap();
+        assert!(first.paths.last().join("backbone/config.json").is_file());
+        let (second, _) = run(&stopped, Some(&first.paths.root), None).unwrap();
+        assert!(files(&second.paths.root) == files(&expected.paths.root), "stopped after {stop} steps");
+    }
+    let (short, _) = run(&thawing("raised", 1), None, None).unwrap();
+    assert!(short.state.base.is_some() && !short.paths.last().join("backbone").exists());
+    let (longer, _) = run(&thawing("raised", 2), Some(&short.paths.root), None).unwrap();
+    assert!(files(&longer.paths.root) == files(&expected.paths.root));
 }
 
 /// Stops before, right at and after the step at which the adapters on a packed base begin to train.

@@ -17,8 +17,8 @@ use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
 use tracknet::models::{HeatmapModel, VisitProjections, build_model};
 use tracknet::training::{
-    BatchShape, GradientNorm, NamedGradients, NamedOptimizer, Outcome, ParameterTable, StagedBatch, StepReport,
-    Stepper, batch_spec, load_model_for_inference, shape_of, training_device,
+    BatchShape, Checkpoint, GradientNorm, LossScale, NamedGradients, NamedOptimizer, Outcome, ParameterTable,
+    StagedBatch, StepReport, Stepper, batch_spec, load_model_for_inference, shape_of, training_device,
 };
 
 mod common;
@@ -84,10 +84,13 @@ fn the_freeze_schedule_thaws_exactly_what_the_configuration_lets_train() {
     };
     assert_eq!(changed(unfrozen_lora(), 1, 1), [Decoder, Head]);
     assert_eq!(changed(unfrozen_lora(), 1, 2), [Adapter, Decoder, Head]);
-    // Without LoRA the backbone waits, and stays if it is frozen.
+    // Without LoRA the backbone waits, also with `freeze: true`, which without epochs to wait, or with too many, is for good.
     assert_eq!(changed(model(json!({ "backbone": { "freeze": false } })), 1, 1), [Decoder, Head]);
     assert_eq!(changed(model(json!({ "backbone": { "freeze": false } })), 1, 2), [Backbone, Decoder, Head]);
-    assert_eq!(changed(model(json!({})), 1, 2), [Decoder, Head]);
+    assert_eq!(changed(model(json!({})), 1, 1), [Decoder, Head]);
+    assert_eq!(changed(model(json!({})), 1, 2), [Backbone, Decoder, Head]);
+    assert_eq!(changed(model(json!({})), 0, 2), [Decoder, Head]);
+    assert_eq!(changed(model(json!({})), 2, 2), [Decoder, Head]);
 }
 
 /// LoRA on a base in 4 bits.
@@ -164,9 +167,12 @@ fn bench(training_json: serde_json::Value) -> Bench {
 }
 
 fn bench_with_dropout(training_json: serde_json::Value, dropout: f32) -> Bench {
+    bench_on(training_json, json!({ "lora": { "enabled": true, "r": 4, "lora_dropout": dropout } }))
+}
+
+fn bench_on(training_json: serde_json::Value, model_json: serde_json::Value) -> Bench {
     let dir = tempfile::tempdir().unwrap();
-    let lora = json!({ "lora": { "enabled": true, "r": 4, "lora_dropout": dropout } });
-    let config = config(dir.path(), model(lora), training(dir.path(), training_json));
+    let config = config(dir.path(), model(model_json), training(dir.path(), training_json));
     let device = training_device(&Device::flex());
     let (model, build) = build_model(&config.model, config.data.preprocess.resize, 3, &device).unwrap();
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
@@ -244,6 +250,54 @@ fn a_non_finite_batch_is_skipped_and_ten_in_a_row_are_an_error() {
     assert!(results[..9].iter().all(Result::is_ok));
     let error = results[9].as_ref().unwrap_err().to_string();
     assert!(error.contains("10 steps in a row") && error.contains("lr"), "{error}");
+}
+
+#[test]
+fn a_falling_loss_scale_is_no_reason_to_give_up_until_it_cannot_fall_any_more() {
+    let mut bench = bench(json!({}));
+    let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
+    let batch = bench.batch.clone();
+    // The gradients of this scale are beyond float32 for many steps, the loss is not.
+    bench.stepper.loss_scale = Some(LossScale { scale: 2f64.powi(150), steady_steps: 0 });
+    let mut skipped = 0;
+    while bench.step(&batch, &mut optimizer, skipped).unwrap().grad_norm.is_none() {
+        skipped += 1;
+    }
+    assert!(skipped > 10, "{skipped}");
+    bench.stepper.loss_scale = Some(LossScale { scale: 1.0, steady_steps: 0 });
+    let mut bad = batch;
+    bad.images[100] = f32::NAN;
+    let results: Vec<_> = (0..10).map(|step| bench.step(&bad, &mut optimizer, step)).collect();
+    assert!(results[8].is_ok() && results[9].is_err());
+}
+
+#[test]
+fn a_step_that_comes_to_nothing_leaves_the_statistics_of_batch_normalization_as_they_were() {
+    let mut bench = bench_on(json!({}), json!({ "decoder": { "norm": "bn" } }));
+    let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
+    let statistics = |bench: &Bench| values(&bench.model, |p| p.name.contains(".running_"));
+    let good = bench.batch.clone();
+    bench.step(&good, &mut optimizer, 0).unwrap();
+    let before = statistics(&bench);
+    assert!(!before.is_empty());
+    let mut bad = good.clone();
+    bad.images[100] = f32::NAN;
+    assert!(bench.step(&bad, &mut optimizer, 1).unwrap().skipped.is_some());
+    assert_eq!(bits(&before), bits(&statistics(&bench)));
+    bench.step(&good, &mut optimizer, 2).unwrap();
+    let after = statistics(&bench);
+    assert!(bits(&before) != bits(&after) && after.values().flatten().all(|value| value.is_finite()));
+}
+
+#[test]
+fn a_batch_that_is_normalized_as_a_whole_is_not_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let section = model(json!({ "decoder": { "norm": "bn" } }));
+    let with = |json| config(dir.path(), section.clone(), training(dir.path(), json));
+    let error = run(&with(json!({ "epochs": 1, "micro_batch_size": 2 })), None, None).unwrap_err().to_string();
+    assert!(error.contains("training.micro_batch_size") && error.contains("model.decoder.norm: bn"), "{error}");
+    assert!(!with(json!({})).runtime.run_dir().exists());
+    run(&with(json!({ "epochs": 1, "micro_batch_size": 4 })), None, None).unwrap();
 }
 
 #[test]
@@ -346,12 +400,18 @@ fn a_metric_that_is_not_defined_is_a_dash_in_the_line_of_the_epoch() {
 }
 
 #[test]
-fn a_run_directory_that_holds_a_run_is_not_overwritten() {
+fn runs_that_begin_in_the_same_second_get_a_directory_each() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(lora()), training(dir.path(), json!({ "epochs": 1 })));
-    run(&config, None, Some(1)).unwrap();
-    let error = run(&config, None, None).unwrap_err().to_string();
-    assert!(error.contains(&config.runtime.run_id) && error.contains("resume"), "{error}");
+    let (first, _) = run(&config, None, Some(1)).unwrap();
+    let (second, _) = run(&config, None, Some(2)).unwrap();
+    assert_eq!(second.state.run_id, format!("{}-2", first.state.run_id));
+    assert_eq!(second.paths.root, dir.path().join(&second.state.run_id));
+    for (report, steps) in [(first, 1), (second, 2)] {
+        let found = Checkpoint::find(&report.paths.root, &["last"]).unwrap().state;
+        assert_eq!((&found.run_id, found.step), (&report.state.run_id, steps));
+        assert_eq!(Config::from_run_dir(&report.paths.root).unwrap().runtime.run_id, report.state.run_id);
+    }
 }
 
 #[test]

@@ -115,7 +115,11 @@ pub(super) const KEYS: &[Key] = &[
          facebook/dinov3-vits16-pretrain-lvd1689m.",
     ),
     with("model.temporal", Anything, OFF),
-    key("model.backbone.freeze", Flag, "Freeze every backbone weight. With LoRA they are frozen whatever this says."),
+    key(
+        "model.backbone.freeze",
+        Flag,
+        "Freeze every backbone weight; without LoRA, for `training.backbone_freeze_epochs` epochs if that is not 0. With LoRA they are frozen whatever this says.",
+    ),
     with("model.backbone.device_map", Anything, Status::Ignored("the device is chosen by --device")),
     key("model.backbone.local_files_only", Flag, "Look for hub ids in the local cache only."),
     key("model.backbone.patch_size", Whole(1, 1024), "Side of a patch in pixels; must equal the checkpoint's."),

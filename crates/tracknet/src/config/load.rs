@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::check::{self, Checked};
 use super::error::{ConfigError, Problem};
 use super::layers::{GROUPS, Layers};
-use super::runtime::{Runtime, moved};
+use super::runtime::{Runtime, check_run_id, moved};
 use super::yaml::{Node, Value};
 use super::{CONFIG_DIR_VARIABLE, Config, emit, interpolate, sources, validate, yaml};
 
@@ -207,7 +207,10 @@ fn build(checked: &Checked, runtime: Option<Json>, world: &World<'_>) -> Result<
     let kept = runtime.as_ref().and_then(|r| r.get("run_id")).and_then(Json::as_str).map(str::to_owned);
     let same_seed = runtime.as_ref().and_then(|r| r.get("seed")).is_none_or(|s| s.as_u64() == Some(derived.seed));
     let runtime = match kept {
-        Some(run_id) if same_seed => Runtime { run_id, ..derived },
+        Some(run_id) if same_seed => {
+            check_run_id(&run_id).map_err(|problem| format!("runtime.run_id: {problem}"))?;
+            Runtime { run_id, ..derived }
+        }
         _ => derived,
     };
     Ok(Config { data, model, training, runtime })

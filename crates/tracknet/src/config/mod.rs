@@ -32,7 +32,7 @@ pub use load::{ConfigSources, Loaded};
 pub use lora::*;
 pub use model::*;
 pub use reference::{explain, markdown_table};
-pub use runtime::Runtime;
+pub use runtime::{Runtime, check_run_id};
 pub use schema::{Key, Kind, Neutral, Range, Status, Word, known_keys};
 pub use sources::{CONFIG_DIR_VARIABLE, EMBEDDED, Embedded};
 pub use training::*;

@@ -1,10 +1,14 @@
 //! The `runtime` section: what a run derives from the configuration and the clock.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::training::TrainingConfig;
+use crate::console::excerpt;
+
+/// The longest name that the usual file systems take.
+const MOST_BYTES: usize = 255;
 
 /// The `runtime` section: derived, never read from the three groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,19 @@ impl Runtime {
     }
 }
 
+/// Checks that a run id can be the name of a directory, and of no other place: it comes from files that may be crafted.
+///
+/// # Errors
+/// What was found and what is expected.
+pub fn check_run_id(id: &str) -> Result<(), String> {
+    let is_name = matches!(Path::new(id).components().collect::<Vec<_>>()[..], [Component::Normal(name)] if name == id);
+    if is_name && id.len() <= MOST_BYTES && !id.contains(|c: char| c == '\\' || c.is_control()) {
+        return Ok(());
+    }
+    let found = excerpt(id, MOST_BYTES);
+    Err(format!("`{found}` cannot be the name of a run's directory; expected a name without separators"))
+}
+
 /// Moves `path` from below `old` to below `new`; a path elsewhere becomes `new/<name>`.
 pub(super) fn moved(path: &Path, old: &Path, new: &Path, name: &str) -> PathBuf {
     // An interpolated path (`${training.output_dir}/logs`) is below the new root already.
@@ -66,6 +83,17 @@ mod tests {
         let runtime = Runtime::starting_at(&TrainingConfig { seed: 9, ..TrainingConfig::default() }, &now);
         assert_eq!(runtime.run_id, "run-20260304-050607-s9");
         assert_eq!(runtime.run_dir(), PathBuf::from("outputs/run-20260304-050607-s9"));
+    }
+
+    #[test]
+    fn a_run_id_is_one_name_and_leads_nowhere_else() {
+        for id in ["run-20260304-050607-s9", "run-20260304-050607-s9-2", "my run", ".hidden"] {
+            check_run_id(id).unwrap();
+        }
+        let long = "a".repeat(256);
+        for id in ["", ".", "..", "a/b", "a/", "/a", "../a", "a\\b", "a\nb", &long] {
+            assert!(check_run_id(id).is_err(), "{id}");
+        }
     }
 
     #[test]

@@ -315,6 +315,19 @@ fn the_size_must_fit_the_patches_and_the_nearest_legal_sizes_are_named() {
 }
 
 #[test]
+fn a_batch_that_is_normalized_as_a_whole_cannot_be_split() {
+    let split = || Bench::new().with("training.micro_batch_size=5").with("training.batch_size=8");
+    let errors = split().with("model.decoder.norm=bn").errors();
+    assert!(errors[0].starts_with("override training.micro_batch_size=5: model.decoder.norm: bn takes"), "{errors:?}");
+    split().with("model.decoder.norm=gn").config();
+    Bench::new()
+        .with("training.micro_batch_size=8")
+        .with("training.batch_size=8")
+        .with("model.decoder.norm=bn")
+        .config();
+}
+
+#[test]
 fn a_packed_backbone_that_should_train_is_refused_with_the_reason() {
     let message = model_error("backbone:\n  freeze: false\nquantization:\n  enabled: true\n");
     assert!(message.starts_with("model.yaml:2: model.quantization.enabled is true"), "{message}");

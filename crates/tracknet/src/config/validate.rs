@@ -3,7 +3,7 @@
 use super::check::Checked;
 use super::layers::Layers;
 use super::model::ModelConfig;
-use super::{Config, DataConfig, InitMethod, TrainingConfig};
+use super::{Config, DataConfig, InitMethod, Norm, TrainingConfig};
 
 /// Reports combinations that cannot work as problems, and ones that are probably not meant as notes.
 pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) {
@@ -13,6 +13,7 @@ pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) 
     rules.decoder_stages(&config.model);
     rules.jpeg_range(&config.data);
     rules.quantized_backbone_is_frozen(&config.model);
+    rules.batch_norm_sees_the_batch(config);
     rules.lora(&config.model);
     rules.notes(config);
     rules.training_notes(&config.training);
@@ -125,6 +126,18 @@ impl Rules<'_> {
                 .to_owned();
             let keys = ["model.backbone.freeze", "model.quantization.enabled", "model.lora.enabled"];
             self.problem(&keys, message);
+        }
+    }
+
+    fn batch_norm_sees_the_batch(&mut self, config: &Config) {
+        let (micro_batch, batch) = (config.training.micro_batch_size, config.training.batch_size);
+        if config.model.decoder.norm == Norm::Bn && (1..batch).contains(&micro_batch) {
+            let message = format!(
+                "model.decoder.norm: bn takes its statistics over the whole batch, so that training.micro_batch_size: \
+                 {micro_batch} would train something else than training.batch_size: {batch}; set micro_batch_size to 0, or \
+                 norm to gn"
+            );
+            self.problem(&["training.micro_batch_size", "model.decoder.norm"], message);
         }
     }
 

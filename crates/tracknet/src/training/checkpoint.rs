@@ -14,12 +14,14 @@
 //! A frozen or quantized base is named in `state.json`, with its hash, and never copied. There is no random
 //! state to save: shuffling, augmentation and dropout are functions of the seed and the position in the run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::check_run_id;
+use crate::console::listing;
 use crate::error::{IoContext, Result};
 use crate::files::directory::hash_file;
 use crate::files::read::{JSON, YAML};
@@ -30,8 +32,9 @@ use super::monitor::{Monitor, exact};
 use super::precision::LossScale;
 use super::tensors::{self, HostTensors};
 
-/// Version of the directory's layout and of `state.json`.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the directory's layout and of `state.json`. Version 1 did not say what the base computes, which metric the
+/// best value is of, and in what order the frames of the epoch came.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// File of decoder and head weights in a checkpoint.
 pub use crate::models::pretrained::HEAD_FILE;
@@ -76,6 +79,25 @@ pub struct RunState {
     pub loss_scale: Option<LossScale>,
     /// The frozen base that the weights here belong to; `null` when the whole model is in the checkpoint.
     pub base: Option<BaseIdentity>,
+    /// What besides its tensors decides the outputs of the backbone; `null` in version 1.
+    #[serde(default)]
+    pub computation: Option<Computation>,
+    /// The training frames that the order of an epoch was drawn from; `null` in version 1.
+    #[serde(default)]
+    pub frames: Option<FrameList>,
+}
+
+/// What besides its tensors decides the outputs of a backbone, by the keys of `config.json` and
+/// `preprocessor_config.json`.
+pub type Computation = BTreeMap<String, String>;
+
+/// A list of frames, known by what it holds and in what order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameList {
+    /// Number of frames.
+    pub count: usize,
+    /// SHA-256 over game, clip and file name of each.
+    pub sha256: String,
 }
 
 /// A base that is named instead of copied.
@@ -104,6 +126,8 @@ impl RunState {
             metrics: BTreeMap::new(),
             loss_scale: None,
             base,
+            computation: None,
+            frames: None,
         }
     }
 }
@@ -154,7 +178,7 @@ impl Checkpoint {
     /// # Errors
     /// Names the file that is missing, changed or unreadable.
     pub fn open(dir: &Path) -> Result<Self> {
-        if !is_checkpoint(dir) {
+        if !is_checkpoint(dir)? {
             let problem = format!("it has no {STATE_FILE}");
             return Err(TrainingError::NoCheckpoint { path: dir.to_path_buf(), problem }.into());
         }
@@ -163,7 +187,8 @@ impl Checkpoint {
         let path = dir.join(STATE_FILE);
         let text = read_text(&path, JSON)?;
         check_version(&path, &text)?;
-        let state = serde_json::from_str(&text).map_err(|e| TrainingError::damaged(&path, e))?;
+        let state: RunState = serde_json::from_str(&text).map_err(|e| TrainingError::damaged(&path, e))?;
+        check_run_id(&state.run_id).map_err(|problem| TrainingError::damaged(&path, format!("run_id: {problem}")))?;
         Ok(Self { dir, state })
     }
 
@@ -173,13 +198,13 @@ impl Checkpoint {
     /// # Errors
     /// As [`open`](Self::open), and if there is none.
     pub fn find(path: &Path, names: &[&str]) -> Result<Self> {
-        if is_checkpoint(path) {
+        if is_checkpoint(path)? {
             return Self::open(path);
         }
         let folders = [path.join("checkpoints"), path.to_path_buf()];
         let candidates = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
         for candidate in candidates {
-            if is_checkpoint(&candidate) {
+            if is_checkpoint(&candidate)? {
                 return Self::open(&candidate);
             }
         }
@@ -241,10 +266,42 @@ impl Checkpoint {
             .into()),
         }
     }
+
+    /// Checks that the backbone in use computes what the one of the checkpoint did. `false` if the checkpoint does not say.
+    ///
+    /// # Errors
+    /// Names each key that differs, with both values.
+    pub fn check_computation(&self, found: &Computation) -> Result<bool> {
+        let Some(expected) = &self.state.computation else { return Ok(false) };
+        let value = |values: &Computation, key: &str| values.get(key).cloned().unwrap_or_else(|| "nothing".to_owned());
+        let keys: BTreeSet<&String> = expected.keys().chain(found.keys()).collect();
+        let differs = keys.into_iter().filter(|key| expected.get(*key) != found.get(*key));
+        let differs: Vec<String> =
+            differs.map(|key| format!("{key} is {}, was {}", value(found, key), value(expected, key))).collect();
+        if differs.is_empty() {
+            return Ok(true);
+        }
+        let problem = format!(
+            "the backbone does not compute what the one of the checkpoint did: {}; put its config.json and \
+             preprocessor_config.json back as they were",
+            listing(differs, 8)
+        );
+        Err(TrainingError::DoesNotFit { path: self.dir.clone(), problem }.into())
+    }
 }
 
-fn is_checkpoint(dir: &Path) -> bool {
-    dir.join(STATE_FILE).is_file()
+fn is_checkpoint(dir: &Path) -> Result<bool> {
+    is_file(&dir.join(STATE_FILE))
+}
+
+/// Whether there is such a file. A directory on the way that may not be looked into is an error, not a no.
+pub(super) fn is_file(path: &Path) -> Result<bool> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match fs::metadata(path) {
+        Ok(found) => Ok(found.is_file()),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
+        Err(error) => Err(error).at(path),
+    }
 }
 
 fn check_version(path: &Path, text: &str) -> Result<()> {
@@ -253,6 +310,10 @@ fn check_version(path: &Path, text: &str) -> Result<()> {
         format_version: u32,
     }
     let found = serde_json::from_str::<Version>(text).map_err(|e| TrainingError::damaged(path, e))?.format_version;
+    if found == 0 {
+        let problem = format!("format_version is 0, expected 1 to {FORMAT_VERSION}");
+        return Err(TrainingError::damaged(path, problem).into());
+    }
     if found > FORMAT_VERSION {
         let path = path.to_path_buf();
         return Err(TrainingError::NewerCheckpoint { path, found, supported: FORMAT_VERSION }.into());
@@ -369,12 +430,74 @@ mod tests {
         assert!(found.check_base(None).is_err());
     }
 
-    #[test]
-    fn a_newer_format_is_refused_by_its_version() {
+    /// The error of a checkpoint whose checksums are right and whose state is this.
+    fn refused(state: RunState) -> String {
         let run = tempfile::tempdir().unwrap();
         let dir = run.path().join("last");
-        let state = RunState { format_version: 99, ..RunState::start("r", 1, None) };
         write_checkpoint(&dir, "", &state, &HostTensors::new(), |_| Ok(())).unwrap();
-        assert!(Checkpoint::open(&dir).unwrap_err().to_string().contains("version 99"));
+        Checkpoint::open(&dir).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_format_that_does_not_exist_is_refused_by_its_version() {
+        let version = |format_version| RunState { format_version, ..RunState::start("r", 1, None) };
+        assert!(refused(version(99)).contains("version 99"));
+        assert!(refused(version(0)).contains("format_version is 0, expected 1 to 2"));
+    }
+
+    #[test]
+    fn a_run_id_that_leads_elsewhere_is_refused() {
+        for id in ["", ".", "..", "a/b", "/a", "../a", "a\\b", "a\u{1b}[2J"] {
+            assert!(refused(RunState::start(id, 1, None)).contains("run_id: "), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_version_1_is_read() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("last");
+        write(&dir, 5).unwrap();
+        let mut state: serde_json::Value = serde_json::from_slice(&fs::read(dir.join(STATE_FILE)).unwrap()).unwrap();
+        state["format_version"] = 1.into();
+        for newer in ["computation", "frames"] {
+            state.as_object_mut().unwrap().remove(newer);
+        }
+        state["monitor"].as_object_mut().unwrap().remove("metric");
+        let destination = Destination::directory(&dir, Existing::Own, &[]).unwrap();
+        let empty = tensors::to_bytes(&HostTensors::new()).unwrap();
+        let files = [(STATE_FILE, state.to_string().into_bytes()), (CONFIG_FILE, vec![]), (OPTIMIZER_FILE, empty)];
+        destination
+            .write(|dir| files.iter().try_for_each(|(name, bytes)| fs::write(dir.join(name), bytes).at(dir)))
+            .unwrap();
+        let found = Checkpoint::open(&dir).unwrap();
+        assert_eq!((found.state.step, found.state.monitor.metric.as_deref()), (5, None));
+        assert!(!found.check_computation(&Computation::new()).unwrap());
+    }
+
+    #[test]
+    fn a_backbone_that_computes_something_else_is_refused_key_by_key() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("last");
+        let values = |heads: &str, theta: &str| {
+            let pairs = [("num_attention_heads", heads), ("rope_theta", theta), ("patch_size", "16")];
+            Some(Computation::from(pairs.map(|(key, value)| (key.to_owned(), value.to_owned()))))
+        };
+        let state = RunState { computation: values("12", "100"), ..RunState::start("r", 1, None) };
+        write_checkpoint(&dir, "", &state, &HostTensors::new(), |_| Ok(())).unwrap();
+        let found = Checkpoint::open(&dir).unwrap();
+        assert!(found.check_computation(&values("12", "100").unwrap()).unwrap());
+        let error = found.check_computation(&values("6", "10000").unwrap()).unwrap_err().to_string();
+        assert!(error.contains("num_attention_heads is 6, was 12, rope_theta is 10000, was 100"), "{error}");
+        assert!(!error.contains("patch_size"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_that_cannot_be_looked_into_is_not_taken_for_an_empty_one() {
+        let run = tempfile::tempdir().unwrap();
+        // Whoever runs the test may be allowed everything; a link to itself nobody can follow.
+        std::os::unix::fs::symlink(run.path().join("checkpoints"), run.path().join("checkpoints")).unwrap();
+        let error = Checkpoint::find(run.path(), &["last"]).unwrap_err().to_string();
+        assert!(error.contains("checkpoints/last/state.json: ") && !error.contains("no checkpoint here"), "{error}");
     }
 }

@@ -77,7 +77,7 @@ pub enum TrainingError {
     },
     /// Even the smallest micro-batch needs too much memory.
     #[error(
-        "a micro-batch of {micro_batch} needs about {} MiB, but only {} MiB {origin}: lower training.min_micro_batch_size, \
+        "a micro-batch of {micro_batch} needs about {} MiB, but only {} MiB {origin}: lower {to_lower}, \
          data.preprocess.resize or the model's size, or raise the memory limit",
         needed >> 20, available >> 20
     )]
@@ -90,6 +90,8 @@ pub enum TrainingError {
         available: u64,
         /// Where the bound comes from.
         origin: &'static str,
+        /// The key that makes micro-batches smaller.
+        to_lower: &'static str,
     },
     /// The device has no memory for a micro-batch, and no smaller one is to be tried.
     #[error(
@@ -118,11 +120,27 @@ pub enum TrainingError {
     /// A heatmap or an option of the evaluation is wrong.
     #[error(transparent)]
     Evaluation(#[from] crate::evaluation::EvaluationError),
-    /// A new run would overwrite another.
-    #[error("{}: this directory already holds a run; resume it, or wait a second for another run id", path.display())]
-    RunExists {
+    /// A run ended before its time, and nothing of it is lost.
+    #[error("{cause}\nthe run is saved at step {step}; once the cause is mended, continue with: tracknet train --resume {}", run.display())]
+    Saved {
+        /// Why it ended.
+        cause: Box<crate::Error>,
+        /// Optimizer steps that are in the checkpoint.
+        step: u64,
         /// The run's directory.
-        path: PathBuf,
+        run: PathBuf,
+    },
+    /// A run ended before its time, and its last steps could not be saved.
+    #[error("{cause}\nstep {step} could not be saved either: {problem}; the checkpoints written before it are whole: {}", checkpoints.display())]
+    NotSaved {
+        /// Why it ended.
+        cause: Box<crate::Error>,
+        /// Optimizer steps that were done.
+        step: u64,
+        /// Why no checkpoint could be written.
+        problem: Box<crate::Error>,
+        /// Where the earlier ones are.
+        checkpoints: PathBuf,
     },
     /// A tensor could not be read back from the device.
     #[error("reading `{name}` from the device: {problem}")]

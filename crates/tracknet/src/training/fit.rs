@@ -3,7 +3,7 @@
 //! Everything random is a function of the seed and of the position in the run, and the position is in every
 //! checkpoint: a run that was stopped anywhere and resumed ends with the weights of the run that was not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,29 +13,31 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 
-use crate::config::{Config, Norm, Precision};
+use crate::config::{Config, Norm, Precision, Runtime};
 use crate::datasets::{Batch, BatchLoader};
-use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::error::{Error, IoContext, Result};
+use crate::files::{DirectoryLock, write_atomic};
 use crate::models::lora::PeftConfig;
-use crate::models::memory::{bytes, training_estimate};
+use crate::models::memory::{MemoryReport, bytes, training_estimate};
 use crate::models::{BuildReport, HeatmapModel, build_model, is_cpu};
 use crate::parallel::cores;
 
 use super::evaluate::{EvaluateOptions, Evaluation, Run};
+use super::freeze;
 use super::loaders::Loaders;
 use super::logging::{KeepRows, MetricLog, RowKind};
 use super::memory::{MemoryBound, MicroBatch, choose_micro_batch};
-use super::monitor::Verdict;
-use super::optimizer::{NamedOptimizer, Part};
+use super::monitor::{STAND_IN, Verdict};
+use super::optimizer::NamedOptimizer;
 use super::overlays::write_overlays;
 use super::parameters::ParameterTable;
 use super::precision::compute_dtype;
 use super::reporter::{Reporter, StepProgress};
-use super::resume;
+use super::resume::{self, Resumed};
 use super::run::RunPaths;
 use super::schedule::Schedule;
 use super::staging::{StagedBatch, Staging};
+use super::start::Start;
 use super::step::{StepReport, Stepper};
 use super::weights;
 use super::{CONFIG_FILE, Checkpoint, RunState, TrainingError, write_checkpoint};
@@ -60,6 +62,9 @@ impl FitOptions {
     }
 }
 
+/// The evaluation of the best checkpoint, in a run's directory.
+pub const EVALUATION_FILE: &str = "evaluation.json";
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -81,7 +86,7 @@ pub struct FitReport {
     /// Where the run is: epochs, steps, best value, metrics of the last epoch.
     pub state: RunState,
     /// The model: with the weights of the best epoch after a run that ended by itself, as the last step left it
-    /// after an interrupt.
+    /// after an interrupt before that.
     pub model: HeatmapModel,
     /// The best checkpoint on the validation games; `None` after an interrupt or without validation games.
     pub evaluation: Option<Evaluation>,
@@ -93,12 +98,14 @@ pub struct FitReport {
 /// Anything that keeps the run from starting or going on; files already written stay whole.
 pub fn fit(config: &Config, options: FitOptions, reporter: &mut dyn Reporter) -> Result<FitReport> {
     let device = training_device(&options.device);
-    let section = match &options.resume {
-        Some(from) => resume::section_of(config, from)?,
-        None => config.model.clone(),
-    };
+    let resumed = open_resumed(config, &options)?;
+    let section = resumed.as_ref().map_or_else(|| config.model.clone(), |resumed| resumed.section(config));
     let (model, build) = build_model(&section, config.data.preprocess.resize, config.training.seed, &device)?;
-    Trainer::new(config, model, &build, options, reporter)?.fit()
+    Trainer::begin(config, model, &build, options, resumed, reporter)?.fit()
+}
+
+fn open_resumed(config: &Config, options: &FitOptions) -> Result<Option<Resumed>> {
+    options.resume.as_deref().map(|from| Resumed::open(config, from)).transpose()
 }
 
 /// The device with autodiff.
@@ -124,8 +131,14 @@ pub struct Trainer<'a> {
     schedule: Schedule,
     log: MetricLog,
     state: RunState,
+    /// The position of the newest checkpoint: epoch, batch, step.
+    saved: Option<(usize, usize, u64)>,
+    /// What has gone wrong without harm to the run, each said once.
+    tolerated: BTreeSet<&'static str>,
     /// The most that the run has held on a GPU, in bytes.
     device_memory: Option<u64>,
+    /// Keep other processes out of the run's directories.
+    _locks: Vec<DirectoryLock>,
 }
 
 impl<'a> Trainer<'a> {
@@ -133,7 +146,7 @@ impl<'a> Trainer<'a> {
     /// resumed run was.
     ///
     /// # Errors
-    /// If the data cannot be opened, nothing would train, or the checkpoint does not fit.
+    /// If the data cannot be opened, nothing would train, the checkpoint does not fit, or another process has the run.
     pub fn new(
         config: &'a Config,
         model: HeatmapModel,
@@ -141,37 +154,51 @@ impl<'a> Trainer<'a> {
         options: FitOptions,
         reporter: &'a mut dyn Reporter,
     ) -> Result<Self> {
+        let resumed = open_resumed(config, &options)?;
+        Self::begin(config, model, build, options, resumed, reporter)
+    }
+
+    fn begin(
+        config: &'a Config,
+        model: HeatmapModel,
+        build: &BuildReport,
+        options: FitOptions,
+        resumed: Option<Resumed>,
+        reporter: &'a mut dyn Reporter,
+    ) -> Result<Self> {
+        resume::check_monitor(config)?;
         let device = training_device(&options.device);
         let loaders = Loaders::open(config, build, options.memory_limit)?;
+        let holds_backbone = resumed.as_ref().is_some_and(|resumed| resumed.checkpoint.backbone_dir().is_some());
+        let model = freeze::prepare(config, model, holds_backbone);
         let table = ParameterTable::of(&model);
         if table.sorted().is_empty() {
             return Err(TrainingError::NothingToTrain { reason: resume::why_nothing_trains(config) }.into());
         }
-        for text in [build.to_string(), loaders.report.clone()] {
+        let report = BuildReport { memory: MemoryReport::of(&model), ..build.clone() };
+        let schedule = freeze::explain(config, &model);
+        for text in [report.to_string(), loaders.report.clone()].into_iter().chain(schedule) {
             reporter.report(&text);
         }
-        let base = resume::base_identity(config, build, &table);
-        let mut start = Start {
-            model,
-            optimizer: NamedOptimizer::new(&config.training.optimizer),
-            state: RunState::start(&config.runtime.run_id, config.training.seed, base),
-            paths: resume::new_run_paths(config),
-        };
-        resume::check_monitor(config)?;
-        let mut keep = None;
-        if let Some(from) = &options.resume {
-            start = start.resumed(config, from, &table, &options.device, reporter)?;
+        let mut start = Start::new(config, model, build, &table, &loaders);
+        let (mut keep, mut saved) = (None, None);
+        if let Some(resumed) = resumed {
+            let is_last = resumed.checkpoint.dir == resumed.paths.last();
+            start = start.resumed(config, build, resumed, &table, &options.device, reporter)?;
+            saved = is_last.then(|| position(&start.state));
             keep = Some(KeepRows { step: start.state.step, epoch: start.state.epoch });
-        } else if start.paths.root.join(CONFIG_FILE).exists() {
-            return Err(TrainingError::RunExists { path: start.paths.root }.into());
         }
-        let Start { model, optimizer, state, paths } = start;
-        let mut model = activate(config, &table, model, state.epoch);
+        let Start { model, optimizer, mut state, place, .. } = start;
+        let mut model = freeze::activate(config, &table, model, state.epoch);
         note_precision(config.training.precision, &mut model, &options.device, reporter);
         note_checkpointing(config, &mut model, reporter);
         // Before the first file: a run that does not fit into memory leaves no directory.
         micro_batch(config, &model, &device, options.memory_limit)?;
-        let config_yaml = config.to_yaml()?;
+        let (paths, locks) = match place {
+            Some(place) => place,
+            None => claim(config, &mut state)?,
+        };
+        let config_yaml = yaml_of(config, &state)?;
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
         Ok(Self {
@@ -179,6 +206,7 @@ impl<'a> Trainer<'a> {
             staging: Staging::new(loaders.shape(), &device),
             schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
             log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
+            saved,
             config,
             config_yaml,
             options,
@@ -190,33 +218,79 @@ impl<'a> Trainer<'a> {
             adapter: adapter_config(config, build),
             optimizer,
             state,
+            tolerated: BTreeSet::new(),
             device_memory: None,
+            _locks: locks,
         })
     }
 
-    /// Trains until the last epoch, an early stop or the stop flag.
+    /// Trains until the last epoch, an early stop or the stop flag. Whatever ends it, the steps that were done are saved.
     ///
     /// # Errors
-    /// If a batch cannot be read, losses stay non-finite, or a file cannot be written.
+    /// If a batch cannot be read, losses stay non-finite, or a checkpoint cannot be written: what it was, and where the
+    /// run can go on.
     pub fn fit(mut self) -> Result<FitReport> {
+        let outcome = self.train().map_err(|cause| self.rescue(cause))?;
+        let (outcome, evaluation) = self.evaluate_best(outcome).map_err(|cause| self.saved(cause))?;
+        Ok(FitReport { outcome, paths: self.paths, state: self.state, model: self.model, evaluation })
+    }
+
+    /// Saves what was done before an error. A step changes nothing before it is known to be sound, so the model is that of
+    /// the last step.
+    fn rescue(&mut self, cause: Error) -> Error {
+        let step = self.state.step;
+        if step == 0 {
+            return cause;
+        }
+        if self.saved == Some(position(&self.state)) {
+            return self.saved(cause);
+        }
+        match self.save(&self.paths.last()) {
+            Ok(()) => self.saved(cause),
+            Err(problem) => {
+                let cause = Box::new(cause);
+                let (problem, checkpoints) = (Box::new(problem), self.paths.checkpoints.clone());
+                TrainingError::NotSaved { cause, step, problem, checkpoints }.into()
+            }
+        }
+    }
+
+    fn saved(&self, cause: Error) -> Error {
+        let (step, run) = (self.state.step, self.paths.root.clone());
+        TrainingError::Saved { cause: Box::new(cause), step, run }.into()
+    }
+
+    fn train(&mut self) -> Result<Outcome> {
+        if let Some(note) = stands_in(self.config, &self.loaders) {
+            self.reporter.note(&note);
+        }
         while self.state.epoch < self.config.training.epochs {
             if self.state.monitor.is_exhausted(&self.config.training.early_stopping) {
-                return self.finish(Outcome::StoppedEarly);
+                return Ok(Outcome::StoppedEarly);
             }
             self.thaw()?;
             let interrupted = self.train_epoch()? || self.close_epoch()?;
             if interrupted {
                 self.save(&self.paths.last())?;
-                return self.finish(Outcome::Interrupted);
+                return Ok(Outcome::Interrupted);
             }
         }
-        self.finish(Outcome::Finished)
+        Ok(Outcome::Finished)
+    }
+
+    /// Says once that something went wrong that is no reason to end a run.
+    fn tolerate(&mut self, what: &'static str, result: Result<()>) {
+        if let Err(error) = result
+            && self.tolerated.insert(what)
+        {
+            self.reporter.note(&format!("{what} could not be written, and the run goes on: {error}"));
+        }
     }
 
     /// Switches gradients on or off by the freeze schedule, and fits the micro-batch to what then trains.
     fn thaw(&mut self) -> Result<()> {
         let epoch = self.state.epoch;
-        self.model = activate(self.config, &self.table, self.model.clone(), epoch);
+        self.model = freeze::activate(self.config, &self.table, self.model.clone(), epoch);
         if self.stepper.micro_batch.is_some() && epoch != self.config.training.backbone_freeze_epochs {
             return Ok(());
         }
@@ -244,8 +318,8 @@ impl<'a> Trainer<'a> {
             let factor = self.schedule.factor(epoch, self.state.batch);
             let report = self.step(&mut batch, factor)?;
             frames += batch.size;
-            self.count(&report)?;
-            self.log_step(&report, factor, frames as f64 / clock.elapsed().as_secs_f64().max(1e-9), batch.size)?;
+            self.count(&report);
+            self.log_step(&report, factor, frames as f64 / clock.elapsed().as_secs_f64().max(1e-9), batch.size);
         }
         Ok(self.is_stopped())
     }
@@ -273,7 +347,9 @@ impl<'a> Trainer<'a> {
             self.staging.keep_on_host();
             let size = self.stepper.micro_batch.unwrap_or(batch.size).min(batch.size);
             let smaller = (size / training.mb_backoff_factor.max(2)).max(training.min_micro_batch_size.max(1));
-            let limit = if !training.adaptive_micro_batch {
+            let limit = if self.config.model.decoder.norm == Norm::Bn {
+                Some("model.decoder.norm: bn takes its statistics over the whole batch".to_owned())
+            } else if !training.adaptive_micro_batch {
                 Some("training.adaptive_micro_batch is off".to_owned())
             } else if smaller >= size {
                 Some(format!("training.min_micro_batch_size is {smaller}"))
@@ -295,7 +371,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Moves the position past a step.
-    fn count(&mut self, report: &StepReport) -> Result<()> {
+    fn count(&mut self, report: &StepReport) {
         let state = &mut self.state;
         state.loss_scale = self.stepper.loss_scale;
         state.step += 1;
@@ -311,10 +387,9 @@ impl<'a> Trainer<'a> {
                 state.epoch_mask_sum += report.mask_sum;
             }
         }
-        Ok(())
     }
 
-    fn log_step(&mut self, report: &StepReport, factor: f64, frames_per_s: f64, batch_size: usize) -> Result<()> {
+    fn log_step(&mut self, report: &StepReport, factor: f64, frames_per_s: f64, batch_size: usize) {
         self.device_memory = device_memory(&self.options.device).max(self.device_memory);
         let state = &self.state;
         let lr = self.config.training.optimizer.lr * factor;
@@ -325,7 +400,9 @@ impl<'a> Trainer<'a> {
             ("skipped_steps", state.skipped_steps as f64),
             ("frames_per_s", frames_per_s),
         ];
-        self.log.write(RowKind::Step, state.epoch, state.step, &values)?;
+        let logged = self.log.write(RowKind::Step, state.epoch, state.step, &values);
+        self.tolerate(METRICS, logged);
+        let state = &self.state;
         let batches = self.loaders.train.batches();
         self.reporter.step(&StepProgress {
             epoch: state.epoch,
@@ -338,7 +415,6 @@ impl<'a> Trainer<'a> {
             eta_s: (batches.saturating_sub(state.batch) * batch_size) as f64 / frames_per_s,
             device_memory: self.device_memory,
         });
-        Ok(())
     }
 
     /// Validates, logs, decides what is best, writes the checkpoints. Returns whether the stop flag ended it before
@@ -346,14 +422,15 @@ impl<'a> Trainer<'a> {
     fn close_epoch(&mut self) -> Result<bool> {
         let clock = Instant::now();
         let Some(mut metrics) = self.validate()? else { return Ok(true) };
-        metrics.insert("train/loss".to_owned(), self.mean_loss());
-        let epoch = self.state.epoch;
-        let value = self.watched(&metrics);
-        let verdict = self.state.monitor.judge(&self.config.training.early_stopping, epoch, value);
+        metrics.insert(STAND_IN.to_owned(), self.mean_loss());
+        let open = self.state.clone();
+        let epoch = open.epoch;
+        let verdict = self.state.monitor.judge(&self.config.training.early_stopping, epoch, &metrics);
         self.reporter.epoch(&self.summary(&metrics, verdict));
         let mut row: Vec<(&str, f64)> = metrics.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         row.push(("seconds", clock.elapsed().as_secs_f64()));
-        self.log.write(RowKind::Epoch, epoch, self.state.step, &row)?;
+        let logged = self.log.write(RowKind::Epoch, epoch, self.state.step, &row);
+        self.tolerate(METRICS, logged);
         let finite = |value: f64| value.is_finite().then_some(value);
         self.state = RunState {
             epoch: epoch + 1,
@@ -363,41 +440,45 @@ impl<'a> Trainer<'a> {
             metrics: metrics.into_iter().map(|(name, value)| (name, finite(value))).collect(),
             ..self.state.clone()
         };
+        if let Err(error) = self.save_epoch(verdict) {
+            // The epoch is closed when both checkpoints say so: a run that goes on closes it again.
+            self.state = open;
+            return Err(error);
+        }
+        Ok(false)
+    }
+
+    fn save_epoch(&mut self, verdict: Verdict) -> Result<()> {
         if verdict == Verdict::Best {
             self.save(&self.paths.best())?;
         }
-        self.save(&self.paths.last())?;
-        Ok(false)
+        self.save(&self.paths.last())
     }
 
     /// Validation metrics, with overlays of the first batch; empty without validation games, `None` when stopped.
     fn validate(&mut self) -> Result<Option<BTreeMap<String, f64>>> {
         let Some(loader) = &self.loaders.validation else { return Ok(Some(BTreeMap::new())) };
         let (epoch, paths) = (self.state.epoch, &self.paths);
+        let mut drawn = Ok(());
         let first_batch = |batch: &Batch, heatmaps: &[f32]| {
             let [pred, target] = ["pred", "target"].map(|kind| paths.overlays(kind, epoch));
-            write_overlays(batch, heatmaps, loader.spec(), &pred, &target)
+            drawn = write_overlays(batch, heatmaps, loader.spec(), &pred, &target);
+            Ok(())
         };
-        let evaluation = self.run_over(loader, &self.options.stop, first_batch)?;
+        let evaluation = self.run_over(loader, first_batch)?;
+        self.tolerate("overlays of validation frames", drawn);
         Ok(evaluation.map(|e| e.metrics("val/")))
     }
 
     fn run_over(
         &self,
         loader: &BatchLoader,
-        stop: &AtomicBool,
         first: impl FnOnce(&Batch, &[f32]) -> Result<()>,
     ) -> Result<Option<Evaluation>> {
         let model = self.model.valid();
-        let options = EvaluateOptions::default();
+        let (options, stop) = (EvaluateOptions::default(), &self.options.stop);
         Run { model: &model, config: self.config, device: &self.options.device, options: &options, stop }
             .over(loader, first)
-    }
-
-    /// The watched metric; the training loss stands in for a validation metric when nothing is validated.
-    fn watched(&self, metrics: &BTreeMap<String, f64>) -> Option<f64> {
-        let name = &self.config.training.early_stopping.monitor;
-        metrics.get(name).or_else(|| metrics.get("train/loss")).copied()
     }
 
     fn save(&mut self, dir: &Path) -> Result<()> {
@@ -411,25 +492,57 @@ impl<'a> Trainer<'a> {
                 kept.display()
             ));
         }
+        if dir == self.paths.last() {
+            self.saved = Some(position(&self.state));
+        }
         Ok(())
     }
 
-    /// Ends the run: the best weights, evaluated on the validation games.
-    fn finish(mut self, outcome: Outcome) -> Result<FitReport> {
+    /// Ends the run: the best weights, evaluated on the validation games. The stop flag ends the evaluation, too; a
+    /// resumed run makes up for it.
+    fn evaluate_best(&mut self, outcome: Outcome) -> Result<(Outcome, Option<Evaluation>)> {
         if let Some(peak) = self.device_memory {
             self.reporter.report(&format!("peak memory on the device: {}", bytes(peak as usize)));
         }
-        let mut evaluation = None;
-        if outcome != Outcome::Interrupted {
-            if self.paths.best().exists() {
-                let best = Checkpoint::open(&self.paths.best())?;
-                self.model = weights::load(self.model, &best)?;
-            }
-            if let Some(loader) = &self.loaders.validation {
-                evaluation = self.run_over(loader, &AtomicBool::new(false), |_, _| Ok(()))?;
-            }
+        if outcome == Outcome::Interrupted {
+            return Ok((outcome, None));
         }
-        Ok(FitReport { outcome, paths: self.paths, state: self.state, model: self.model, evaluation })
+        let best = self.paths.best();
+        if best.try_exists().at(&best)? {
+            let best = Checkpoint::open(&best)?;
+            if best.state.base.is_some() && self.state.base.is_none() {
+                // It is from before the epochs were raised, when the backbone was not to train.
+                self.model.backbone = self.built(&best)?.backbone;
+            }
+            self.model = weights::load(self.model.clone(), self.adapter.as_ref(), &best)?;
+        }
+        if let Some(chosen) = self.chosen() {
+            self.reporter.report(&chosen);
+        }
+        let Some(loader) = &self.loaders.validation else { return Ok((outcome, None)) };
+        let Some(evaluation) = self.run_over(loader, |_, _| Ok(()))? else { return Ok((Outcome::Interrupted, None)) };
+        let written = evaluation.report.write_json(&self.paths.root.join(EVALUATION_FILE));
+        self.tolerate(EVALUATION_FILE, written);
+        Ok((outcome, Some(evaluation)))
+    }
+
+    /// The model of a checkpoint as it is built, before its weights are loaded.
+    fn built(&self, checkpoint: &Checkpoint) -> Result<HeatmapModel> {
+        let (section, training) = (weights::section_of(self.config, checkpoint), &self.config.training);
+        let resize = self.config.data.preprocess.resize;
+        Ok(build_model(&section, resize, training.seed, &self.stepper.device)?.0)
+    }
+
+    /// Which epoch is the best, and by which metric.
+    fn chosen(&self) -> Option<String> {
+        let monitor = &self.state.monitor;
+        let (epoch, metric, value) = (monitor.best_epoch?, monitor.metric.as_deref()?, monitor.best?);
+        let watched = &self.config.training.early_stopping.monitor;
+        let why = match metric == watched {
+            true => String::new(),
+            false => format!(", which stands in for {watched}: it never had a value"),
+        };
+        Some(format!("best checkpoint: epoch {}, with {metric} {value:.5}{why}", epoch + 1))
     }
 
     fn is_stopped(&self) -> bool {
@@ -445,10 +558,50 @@ impl<'a> Trainer<'a> {
     fn summary(&self, metrics: &BTreeMap<String, f64>, verdict: Verdict) -> String {
         let number = |v: f64| if v.is_nan() { "–".to_owned() } else { format!("{v:.5}") };
         let value = |name: &str| metrics.get(name).map_or(String::new(), |v| format!("  {name} {}", number(*v)));
-        let shown: String = ["train/loss", "val/loss", "val/f1", "val/precision", "val/recall"].map(value).concat();
-        let best = if verdict == Verdict::Best { "  best" } else { "" };
+        let shown: String = [STAND_IN, "val/loss", "val/f1", "val/precision", "val/recall"].map(value).concat();
+        let best = match (verdict, &self.state.monitor.metric) {
+            (Verdict::Best, Some(metric)) if *metric != self.config.training.early_stopping.monitor => {
+                format!("  best by {metric}")
+            }
+            (Verdict::Best, _) => "  best".to_owned(),
+            _ => String::new(),
+        };
         format!("epoch {}/{}{shown}{best}", self.state.epoch + 1, self.config.training.epochs)
     }
+}
+
+/// What is said once when a log line cannot be written.
+const METRICS: &str = "metrics";
+
+/// Epoch, batch and step.
+fn position(state: &RunState) -> (usize, usize, u64) {
+    (state.epoch, state.batch, state.step)
+}
+
+/// Makes the directories of a new run and keeps others out; the state takes the id that they have.
+fn claim(config: &Config, state: &mut RunState) -> Result<(RunPaths, Vec<DirectoryLock>)> {
+    let (paths, run_id) = RunPaths::claim(&config.runtime)?;
+    state.run_id = run_id;
+    let locks = paths.lock()?;
+    Ok((paths, locks))
+}
+
+/// The merged configuration under the id that the run has.
+fn yaml_of(config: &Config, state: &RunState) -> Result<String> {
+    let runtime = Runtime { run_id: state.run_id.clone(), ..config.runtime.clone() };
+    Ok(Config { runtime, ..config.clone() }.to_yaml()?)
+}
+
+/// What to say when the watched metric will never have a value.
+fn stands_in(config: &Config, loaders: &Loaders) -> Option<String> {
+    let monitor = &config.training.early_stopping.monitor;
+    let missing = loaders.validation.is_none() && monitor.starts_with("val/");
+    missing.then(|| {
+        format!(
+            "training.early_stopping.monitor is {monitor}, but there are no validation games: the smallest {STAND_IN} \
+             chooses the best checkpoint"
+        )
+    })
 }
 
 /// Sets the precision, as far as the device has it, and says what became of it.
@@ -529,12 +682,6 @@ pub(crate) fn thawed_stepper(config: &Config, model: &HeatmapModel, device: &Dev
     Ok(stepper)
 }
 
-/// Switches gradients on or off by the freeze schedule.
-fn activate(config: &Config, table: &ParameterTable, model: HeatmapModel, epoch: usize) -> HeatmapModel {
-    let thawed = epoch >= config.training.backbone_freeze_epochs;
-    table.set_active(model, |p| p.kind.part == Part::Head || thawed)
-}
-
 /// The micro-batch that fits what trains of `model` into memory. A GPU says itself when it has none left, and better than
 /// an estimate.
 fn micro_batch(
@@ -545,45 +692,5 @@ fn micro_batch(
 ) -> Result<MicroBatch> {
     let estimate = |frames| training_peak(config, model, device, frames) as u64;
     let bound = if is_cpu(device) { MemoryBound::find(memory_limit) } else { MemoryBound::of_limit(memory_limit) };
-    choose_micro_batch(&config.training, estimate, bound)
-}
-
-/// What a run starts or continues with.
-struct Start {
-    model: HeatmapModel,
-    optimizer: NamedOptimizer,
-    state: RunState,
-    paths: RunPaths,
-}
-
-impl Start {
-    /// The same, as the checkpoint at `from` left it.
-    fn resumed(
-        mut self,
-        config: &Config,
-        from: &Path,
-        table: &ParameterTable,
-        device: &Device,
-        reporter: &mut dyn Reporter,
-    ) -> Result<Self> {
-        let checkpoint = resume::find_checkpoint(from, &["last", "best"])?;
-        checkpoint.check_base(self.state.base.as_ref())?;
-        for difference in resume::differences(config, &checkpoint)? {
-            reporter.note(&difference);
-        }
-        self.model = weights::load(self.model, &checkpoint)?;
-        self.optimizer
-            .load_tensors(&checkpoint.optimizer()?, &table.lengths(), device)
-            .map_err(|problem| TrainingError::DoesNotFit { path: checkpoint.optimizer_path(), problem })?;
-        self.paths = resume::resumed_run_paths(config, from, &checkpoint);
-        self.state = checkpoint.state;
-        reporter.note(&format!(
-            "continuing {} at epoch {}, batch {}, step {}",
-            self.state.run_id,
-            self.state.epoch + 1,
-            self.state.batch,
-            self.state.step
-        ));
-        Ok(self)
-    }
+    choose_micro_batch(&config.training, config.model.decoder.norm, estimate, bound)
 }

@@ -107,7 +107,8 @@ impl GradientGuard {
     }
 
     /// What the update of step `step` needs to know; or, for a loss or gradient that is not finite, what it is: then the
-    /// step must change nothing.
+    /// step must change nothing. With `scale_can_fall`, a gradient that overflowed says nothing about the run: the next
+    /// loss scale may be small enough.
     ///
     /// # Errors
     /// After [`MAX_NON_FINITE`] such steps in a row, or if a gradient cannot be read from the device.
@@ -116,6 +117,7 @@ impl GradientGuard {
         gradients: &NamedGradients,
         loss: f64,
         step: u64,
+        scale_can_fall: bool,
     ) -> Result<std::result::Result<Admitted, String>> {
         let what = match gradients.norm()? {
             _ if !loss.is_finite() => "loss".to_owned(),
@@ -126,6 +128,9 @@ impl GradientGuard {
                 return Ok(Ok(Admitted { norm, factor }));
             }
         };
+        if scale_can_fall && loss.is_finite() {
+            return Ok(Err(what));
+        }
         self.non_finite_in_a_row += 1;
         if self.non_finite_in_a_row >= MAX_NON_FINITE {
             return Err(TrainingError::NonFinite { what, count: self.non_finite_in_a_row, step }.into());
@@ -175,6 +180,22 @@ mod tests {
         assert_eq!(g.norm().unwrap(), GradientNorm::NonFinite("b".to_owned()));
         let large = gradients(&[("a", &[3e38, 3e38])]);
         assert!(matches!(large.norm().unwrap(), GradientNorm::Finite(n) if n > 4e38));
+    }
+
+    #[test]
+    fn an_overflow_while_the_loss_scale_can_fall_does_not_count_and_a_loss_that_is_not_finite_does() {
+        let infinite = gradients(&[("a", &[f32::INFINITY])]);
+        let mut guard = GradientGuard::new(None);
+        let admit = |guard: &mut GradientGuard, loss: f64, can_fall: bool| guard.admit(&infinite, loss, 0, can_fall);
+        for _ in 0..3 * MAX_NON_FINITE {
+            assert_eq!(admit(&mut guard, 1.0, true).unwrap().unwrap_err(), "gradient of `a`");
+        }
+        for _ in 1..MAX_NON_FINITE {
+            assert_eq!(admit(&mut guard, f64::NAN, true).unwrap().unwrap_err(), "loss");
+        }
+        // At the smallest scale it counts, too, and what did not count has not begun the count again.
+        admit(&mut guard, 1.0, true).unwrap().unwrap_err();
+        assert!(admit(&mut guard, 1.0, false).unwrap_err().to_string().contains("10 steps in a row"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How much memory a run may use, and the micro-batch that fits in it.
 
-use crate::config::TrainingConfig;
+use crate::config::{Norm, TrainingConfig};
 use crate::error::Result;
 
 use super::TrainingError;
@@ -37,13 +37,19 @@ pub struct MicroBatch {
     pub note: Option<String>,
 }
 
+/// Said where batch normalization meets a micro-batch that is smaller than the batch.
+const COUPLED: &str = "training.batch_size (model.decoder.norm: bn takes its statistics over the whole batch, so that it \
+                       cannot be split; norm: gn can)";
+
 /// The largest micro-batch whose estimated peak fits `bound`: starts at `micro_batch_size` (0 = the whole batch),
-/// and divides by `mb_backoff_factor` at most `oom_retries` times, never below `min_micro_batch_size`.
+/// and divides by `mb_backoff_factor` at most `oom_retries` times, never below `min_micro_batch_size`. With `norm: bn`
+/// only the whole batch gives the gradient of the batch, and it is never split.
 ///
 /// # Errors
-/// If the smallest does not fit either.
+/// If the smallest does not fit either, or `micro_batch_size` asks for a part of a batch that cannot be split.
 pub fn choose_micro_batch(
     config: &TrainingConfig,
+    norm: Norm,
     estimate: impl Fn(usize) -> u64,
     bound: Option<MemoryBound>,
 ) -> Result<MicroBatch> {
@@ -51,13 +57,18 @@ pub fn choose_micro_batch(
         0 => config.batch_size,
         n => n.min(config.batch_size),
     };
+    let splits = norm != Norm::Bn;
+    if !splits && asked < config.batch_size {
+        let problem = format!("training.micro_batch_size is {asked}: make it 0, or lower {COUPLED}");
+        return Err(TrainingError::Mismatch(problem).into());
+    }
     let fits = |size: usize| bound.is_none_or(|b| estimate(size) <= b.bytes);
     if !config.adaptive_micro_batch || fits(asked) {
         return Ok(MicroBatch { size: asked, note: None });
     }
     let smallest = config.min_micro_batch_size.clamp(1, asked);
     let mut size = asked;
-    for _ in 0..config.oom_retries {
+    for _ in 0..if splits { config.oom_retries } else { 0 } {
         size = (size / config.mb_backoff_factor.max(2)).max(smallest);
         if fits(size) {
             let (mib, room) = (estimate(asked) >> 20, bound.map_or(0, |b| b.bytes) >> 20);
@@ -75,6 +86,7 @@ pub fn choose_micro_batch(
         needed: estimate(size),
         available: bound.bytes,
         origin: bound.origin,
+        to_lower: if splits { "training.min_micro_batch_size" } else { COUPLED },
     }
     .into())
 }
@@ -114,23 +126,36 @@ mod tests {
 
     #[test]
     fn the_batch_is_halved_until_it_fits() {
-        assert_eq!(choose_micro_batch(&config(32, 4), estimate, bound(420)).unwrap().size, 32);
-        let chosen = choose_micro_batch(&config(32, 4), estimate, bound(190)).unwrap();
+        assert_eq!(choose_micro_batch(&config(32, 4), Norm::Gn, estimate, bound(420)).unwrap().size, 32);
+        let chosen = choose_micro_batch(&config(32, 4), Norm::Gn, estimate, bound(190)).unwrap();
         assert_eq!(chosen.size, 8);
         assert!(chosen.note.unwrap().contains("micro-batches of 8"));
-        assert_eq!(choose_micro_batch(&config(32, 4), estimate, None).unwrap().size, 32);
+        assert_eq!(choose_micro_batch(&config(32, 4), Norm::Gn, estimate, None).unwrap().size, 32);
     }
 
     #[test]
     fn a_smallest_micro_batch_that_does_not_fit_is_an_error_with_numbers() {
-        let error = choose_micro_batch(&config(32, 4), |n| (n as u64) << 20, bound(3 << 20)).unwrap_err().to_string();
+        let error =
+            choose_micro_batch(&config(32, 4), Norm::Gn, |n| (n as u64) << 20, bound(3 << 20)).unwrap_err().to_string();
         assert!(error.contains("micro-batch of 4 needs about 4 MiB") && error.contains("3 MiB"), "{error}");
+    }
+
+    #[test]
+    fn a_batch_whose_frames_are_normalized_together_is_never_split() {
+        let choose = |config: &TrainingConfig, bytes| choose_micro_batch(config, Norm::Bn, estimate, bound(bytes));
+        assert_eq!(choose(&config(32, 4), 420).unwrap().size, 32);
+        let error = choose(&config(32, 4), 190).unwrap_err().to_string();
+        assert!(error.contains("micro-batch of 32 needs") && error.contains("lower training.batch_size"), "{error}");
+        assert!(error.contains("model.decoder.norm: bn"), "{error}");
+        let split = TrainingConfig { micro_batch_size: 5, adaptive_micro_batch: false, ..config(32, 4) };
+        let error = choose(&split, 420).unwrap_err().to_string();
+        assert!(error.contains("training.micro_batch_size is 5: make it 0"), "{error}");
     }
 
     #[test]
     fn adaptation_can_be_switched_off_and_a_size_can_be_asked_for() {
         let fixed = TrainingConfig { adaptive_micro_batch: false, micro_batch_size: 5, ..config(32, 4) };
-        assert_eq!(choose_micro_batch(&fixed, estimate, bound(1)).unwrap().size, 5);
+        assert_eq!(choose_micro_batch(&fixed, Norm::Gn, estimate, bound(1)).unwrap().size, 5);
     }
 
     #[test]

@@ -5,7 +5,9 @@ pub mod distill;
 mod error;
 mod evaluate;
 mod fit;
+mod freeze;
 mod gradients;
+mod identity;
 mod loaders;
 mod logging;
 mod loss;
@@ -20,26 +22,29 @@ mod resume;
 mod run;
 mod schedule;
 mod staging;
+mod start;
 mod step;
 mod tensors;
 mod weights;
 
 pub use checkpoint::{
-    ADAPTER_DIR, BACKBONE_DIR, BaseIdentity, CONFIG_FILE, Checkpoint, FORMAT_VERSION, HEAD_FILE, RunState,
-    write_checkpoint,
+    ADAPTER_DIR, BACKBONE_DIR, BaseIdentity, CONFIG_FILE, Checkpoint, Computation, FORMAT_VERSION, FrameList,
+    HEAD_FILE, RunState, write_checkpoint,
 };
 pub use error::TrainingError;
 pub use evaluate::{EvaluateOptions, Evaluation, activation_of, evaluate};
 pub use fit::{
-    FitOptions, FitReport, Outcome, Trainer, fit, set_checkpointing, set_precision, training_device, training_peak,
+    EVALUATION_FILE, FitOptions, FitReport, Outcome, Trainer, fit, set_checkpointing, set_precision, training_device,
+    training_peak,
 };
 pub(crate) use fit::{device_memory, thawed_stepper};
+pub use freeze::with_schedule;
 pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_limit};
 pub use loaders::{Loaders, batch_spec, shape_of};
 pub use logging::{KeepRows, MetricLog, RowKind};
 pub use loss::{HeatmapLoss, LossSum, MIN_MASK_WEIGHT};
 pub use memory::{MemoryBound, MicroBatch, choose_micro_batch};
-pub use monitor::{Monitor, Verdict};
+pub use monitor::{Monitor, STAND_IN, Verdict};
 pub use optimizer::{NamedOptimizer, ParameterKind, Part, StepFactors};
 pub use parameters::{ParameterTable, TrainableParameter};
 pub use precision::{LossScale, compute_dtype};

@@ -35,10 +35,17 @@ impl LossScale {
     const GROWTH_INTERVAL: u32 = 2000;
     /// A larger scale would itself overflow float16 where the gradient of a pixel is 1.
     const LARGEST: f64 = 65536.0;
+    /// Gradients that overflow at this scale overflow without it, too.
+    const SMALLEST: f64 = 1.0;
 
     /// Where a run starts.
     pub fn start() -> Self {
         Self { scale: Self::LARGEST, steady_steps: 0 }
+    }
+
+    /// Whether an overflow may be the scale's own doing: a smaller one is left to try.
+    pub fn can_fall(self) -> bool {
+        self.scale > Self::SMALLEST
     }
 
     /// The scale after a step whose gradients were finite or not.
@@ -46,7 +53,7 @@ impl LossScale {
     pub fn after(self, finite: bool) -> Self {
         let Self { scale, steady_steps } = self;
         match finite {
-            false => Self { scale: (scale / 2.0).max(1.0), steady_steps: 0 },
+            false => Self { scale: (scale / 2.0).max(Self::SMALLEST), steady_steps: 0 },
             true if steady_steps + 1 >= Self::GROWTH_INTERVAL => {
                 Self { scale: (scale * 2.0).min(Self::LARGEST), steady_steps: 0 }
             }
@@ -69,6 +76,7 @@ mod tests {
         assert_eq!((scale.scale, scale.steady_steps), (16384.0, 1999));
         assert_eq!(scale.after(true), LossScale { scale: 32768.0, steady_steps: 0 });
         assert_eq!(LossScale { scale: 1.0, steady_steps: 7 }.after(false).scale, 1.0);
+        assert!(LossScale::start().can_fall() && !LossScale { scale: 1.0, steady_steps: 0 }.can_fall());
         assert_eq!(LossScale { scale: 65536.0, steady_steps: 1999 }.after(true).scale, 65536.0);
     }
 

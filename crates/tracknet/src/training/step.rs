@@ -4,11 +4,15 @@
 //! drawn. The gradients of micro-batches add up to the gradient of the whole batch, because every chunk is divided
 //! by the mask weight of the whole batch. Logits are brought to float32 before the loss, whatever the frames were in.
 
-use burn::tensor::{DType, Device, Tensor};
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::config::TrainingConfig;
 use crate::error::Result;
-use crate::models::HeatmapModel;
+use crate::models::state::{Require, load_state, named_parameters, state_dict};
+use crate::models::{HeatmapModel, ModelError};
 use crate::parallel::Pieces;
 use crate::random;
 
@@ -83,10 +87,11 @@ impl Stepper {
 
     /// Trains on one batch. `step` counts optimizer steps of the run from 0; `factor` is the schedule's.
     ///
-    /// A loss or gradient that is not finite leaves model and optimizer as they are.
+    /// A loss or gradient that is not finite leaves model and optimizer as they are, and so does an error.
     ///
     /// # Errors
-    /// After [`MAX_NON_FINITE`](super::MAX_NON_FINITE) such steps in a row, or if shapes do not fit or the backend fails.
+    /// After [`MAX_NON_FINITE`](super::MAX_NON_FINITE) such steps in a row, not counting those after which the loss scale
+    /// could still fall, or if shapes do not fit or the backend fails.
     pub fn step(
         &mut self,
         model: &mut HeatmapModel,
@@ -96,8 +101,27 @@ impl Stepper {
         step: u64,
         factor: f64,
     ) -> Result<StepReport> {
+        let statistics = running_statistics(model);
+        let result = self.update(model, batch, table, optimizer, step, factor);
+        if !matches!(&result, Ok(report) if report.skipped.is_none()) {
+            put_back(model, statistics)?;
+        }
+        result
+    }
+
+    /// As [`Stepper::step`], but for what the forward pass itself changes.
+    fn update(
+        &mut self,
+        model: &mut HeatmapModel,
+        batch: &StagedBatch,
+        table: &ParameterTable,
+        optimizer: &mut NamedOptimizer,
+        step: u64,
+        factor: f64,
+    ) -> Result<StepReport> {
         let (gradients, mut report) = self.gradients(model, batch, table, step)?;
-        let admitted = self.guard.admit(&gradients, report.loss_sum, step)?;
+        let can_fall = self.loss_scale.is_some_and(LossScale::can_fall);
+        let admitted = self.guard.admit(&gradients, report.loss_sum, step, can_fall)?;
         self.loss_scale = self.loss_scale.map(|scale| scale.after(admitted.is_ok()));
         match admitted {
             Err(what) => report.skipped = Some(what),
@@ -140,6 +164,25 @@ impl Stepper {
         }
         Ok((sum, StepReport { loss_sum, mask_sum, grad_norm: None, skipped: None }))
     }
+}
+
+/// The running statistics of batch normalization, which a forward pass moves; empty for other models.
+fn running_statistics(model: &HeatmapModel) -> BTreeMap<String, TensorData> {
+    let is_statistic = |name: &str| name.ends_with(".running_mean") || name.ends_with(".running_var");
+    if !named_parameters(model).iter().any(|p| is_statistic(&p.name)) {
+        return BTreeMap::new();
+    }
+    state_dict(model, |p| is_statistic(&p.name))
+}
+
+/// Undoes what a step that came to nothing did to the running statistics.
+fn put_back(model: &mut HeatmapModel, statistics: BTreeMap<String, TensorData>) -> Result<(), ModelError> {
+    if !statistics.is_empty() {
+        // Burn holds back the last update, which would come after this one; `valid` asks for it.
+        let _ = model.valid();
+        *model = load_state(model.clone(), statistics, Require::Nothing)?;
+    }
+    Ok(())
 }
 
 fn in_dtype(x: Tensor<4>, dtype: DType) -> Tensor<4> {

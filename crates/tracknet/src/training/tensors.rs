@@ -5,7 +5,9 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use crate::error::{IoContext, Result};
+use crate::error::Result;
+use crate::files::read::TENSORS;
+use crate::files::read_bytes;
 
 use super::TrainingError;
 
@@ -38,7 +40,7 @@ pub(crate) fn to_bytes(tensors: &HostTensors) -> Result<Vec<u8>, String> {
 
 /// Reads every tensor of a file.
 pub(crate) fn read(path: &Path) -> Result<HostTensors> {
-    let bytes = std::fs::read(path).at(path)?;
+    let bytes = read_bytes(path, TENSORS)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| TrainingError::damaged(path, e))?;
     let mut tensors = HostTensors::new();
     for (name, view) in file.iter() {

@@ -3,23 +3,26 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 
 use crate::config::{Config, LoraConfig, ModelConfig};
-use crate::error::Result;
+use crate::console::listing;
+use crate::error::{IoContext, Result};
 use crate::models::backbones::ModulePaths;
 use crate::models::lora::peft_config::CONFIG_FILE;
 use crate::models::lora::{PeftConfig, peft, write_adapter};
 use crate::models::pretrained::save::read_all;
 use crate::models::pretrained::{HEAD_FILE, StoredAs, backbone_state, load_head, write_backbone, write_head};
 use crate::models::state::{Require, load_state};
-use crate::models::{BuildReport, HeatmapModel, VisitProjections, build_model};
+use crate::models::{BuildReport, HeatmapModel, ModelError, VisitProjections, build_model};
 
 use super::TrainingError;
-use super::checkpoint::{ADAPTER_DIR, BACKBONE_DIR, BaseIdentity, Checkpoint};
+use super::checkpoint::{ADAPTER_DIR, BACKBONE_DIR, Checkpoint, is_file};
+use super::identity;
 use super::optimizer::Part;
 use super::parameters::ParameterTable;
 use super::resume::find_checkpoint;
@@ -43,19 +46,71 @@ pub(super) fn write(
 }
 
 /// Gives `model`, built by the checkpoint's configuration, the values of the checkpoint. Parameters keep their
-/// identity and go on training or not as before.
-pub(super) fn load(mut model: HeatmapModel, checkpoint: &Checkpoint) -> Result<HeatmapModel> {
-    if let Some(dir) = checkpoint.backbone_dir() {
-        let path = dir.join("model.safetensors");
-        let state = backbone_state(read_all(&path)?, model.backbone.spec().names);
-        model.backbone = fits(&path, load_state(model.backbone, state, Require::Nothing))?;
+/// identity and go on training or not as before. `adapter` is what the build says of the adapters of the backbone.
+///
+/// # Errors
+/// A tensor that is missing, of another shape, not finite, or that the model does not have: by its name.
+pub(super) fn load(
+    mut model: HeatmapModel,
+    adapter: Option<&PeftConfig>,
+    checkpoint: &Checkpoint,
+) -> Result<HeatmapModel> {
+    let missing = |name: &str, why: &str| {
+        TrainingError::damaged(checkpoint.dir.join(name), format!("it is missing, although {why}"))
+    };
+    let adapter = adapter.filter(|config| config.has_targets());
+    match (checkpoint.backbone_dir(), &checkpoint.state.base) {
+        (Some(dir), _) => {
+            let path = dir.join("model.safetensors");
+            let state = backbone_state(read_finite(&path)?, model.backbone.spec().names);
+            model.backbone = fits(&path, load_state(model.backbone, state, Require::All))?;
+        }
+        (None, None) => return Err(missing(BACKBONE_DIR, "state.json names no base outside of the checkpoint").into()),
+        (None, Some(_)) => {}
     }
-    if let Some(dir) = checkpoint.adapter_dir() {
-        let path = dir.join(peft::WEIGHTS_FILE);
-        let state = adapter_state(read_all(&path)?, model.module_paths());
-        model = fits(&path, load_state(model, state, Require::Nothing))?;
+    match (checkpoint.adapter_dir(), adapter) {
+        (Some(dir), Some(config)) => {
+            let path = dir.join(peft::WEIGHTS_FILE);
+            let state = adapter_state(read_finite(&path)?, model.module_paths());
+            let expected = adapter_state(peft::adapter_tensors(&model, config), model.module_paths());
+            require(&path, &expected, &state)?;
+            model = fits(&path, load_state(model, state, Require::Nothing))?;
+        }
+        (None, Some(_)) => return Err(missing(ADAPTER_DIR, "the model has adapters").into()),
+        (Some(dir), None) => {
+            let problem = "the model has no adapters, but the checkpoint does".to_owned();
+            return Err(TrainingError::DoesNotFit { path: dir, problem }.into());
+        }
+        (None, None) => {}
     }
+    read_finite(&checkpoint.head_path())?;
     load_head(&checkpoint.head_path(), model)
+}
+
+/// Every tensor of a file.
+///
+/// # Errors
+/// Names the file, and the tensor that holds a value that is not finite.
+fn read_finite(path: &Path) -> Result<BTreeMap<String, TensorData>> {
+    let tensors = read_all(path)?;
+    let broken = tensors.iter().find(|(_, data)| data.iter::<f32>().any(|value| !value.is_finite()));
+    match broken {
+        None => Ok(tensors),
+        Some((name, _)) => {
+            Err(TrainingError::damaged(path, format!("tensor `{name}` holds a value that is not finite")).into())
+        }
+    }
+}
+
+/// Refuses a file without some of the tensors that are expected in it.
+fn require(path: &Path, expected: &BTreeMap<String, TensorData>, found: &BTreeMap<String, TensorData>) -> Result<()> {
+    let missing = expected.iter().filter(|(name, _)| !found.contains_key(*name));
+    let problems: Vec<String> =
+        missing.map(|(name, data)| format!("{name}: missing, expected {:?}", data.shape().to_vec())).collect();
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(ModelError::Tensors { path: path.to_path_buf(), problems }.into()),
+    }
 }
 
 /// PEFT's names → the model's, without what is only carried along.
@@ -84,6 +139,11 @@ pub(super) fn section_of(config: &Config, checkpoint: &Checkpoint) -> ModelConfi
 fn fits<T>(path: &Path, loaded: Result<T, crate::models::ModelError>) -> Result<T> {
     loaded.map_err(|e| TrainingError::DoesNotFit { path: path.to_path_buf(), problem: e.to_string() }.into())
 }
+
+/// Said of a checkpoint of format version 1.
+pub(super) const UNKNOWN_COMPUTATION: &str = "the checkpoint is of an earlier version and does not say what its backbone \
+                                              computes: attention heads, rope_theta, image_mean and the like are taken \
+                                              as they are";
 
 /// A trained model, ready to predict.
 #[derive(Debug)]
@@ -145,9 +205,11 @@ pub fn load_model_with_adapter(
     let build =
         |section: &ModelConfig| build_model(section, config.data.preprocess.resize, config.training.seed, device);
     let (model, mut report) = build(&section)?;
-    let identity = BaseIdentity { name: report.source.clone(), sha256: report.base_hash.clone() };
-    checkpoint.check_base(Some(&identity))?;
-    let mut model = load(model, &checkpoint)?;
+    checkpoint.check_base(Some(&identity::base_of(&config, &report)))?;
+    if !checkpoint.check_computation(&identity::computation_of(&model, &report))? {
+        report.notes.push(UNKNOWN_COMPUTATION.to_owned());
+    }
+    let mut model = load(model, report.lora.as_ref().map(|lora| &lora.peft), &checkpoint)?;
     // Another backbone below the run's decoder: adapters of the decoder belong to the run.
     let other = match adapter {
         AdapterChoice::Own => None,
@@ -162,7 +224,7 @@ pub fn load_model_with_adapter(
         (model.backbone, report) = (other.backbone, other_report);
     }
     if let AdapterChoice::Directory(dir) = adapter
-        && dir.join(HEAD_FILE).is_file()
+        && is_file(&dir.join(HEAD_FILE))?
     {
         model = load_head(dir, model)?;
     }
@@ -176,15 +238,15 @@ pub fn load_model_with_adapter(
 /// There is none; the names that exist are listed.
 pub fn find_adapter(run: &Path, name: &str) -> Result<PathBuf> {
     let direct = PathBuf::from(name);
-    if direct.join(CONFIG_FILE).is_file() {
+    if is_file(&direct.join(CONFIG_FILE))? {
         return Ok(direct);
     }
-    let known = named_adapters(run);
+    let known = named_adapters(run)?;
     match known.iter().find(|(known, _)| known == name) {
         Some((_, dir)) => Ok(dir.clone()),
         None => {
-            let names: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
-            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let names = listing(known.iter().map(|(name, _)| name), 12);
+            let names = if names.is_empty() { "none".to_owned() } else { names };
             let problem = format!(
                 "--adapter {name}: neither a directory with an {CONFIG_FILE} nor the name of an adapter of the run; \
                  names: {names}"
@@ -196,25 +258,33 @@ pub fn find_adapter(run: &Path, name: &str) -> Result<PathBuf> {
 
 /// The adapters below a directory, by name: of a run its own (`best`, `last`) and those in `adapters/`, elsewhere every
 /// sub-directory that holds one.
-pub fn named_adapters(path: &Path) -> Vec<(String, PathBuf)> {
-    let mut found = Vec::new();
-    let mut add = |name: String, dir: PathBuf| {
-        if dir.join(CONFIG_FILE).is_file() && !found.iter().any(|(known, _)| *known == name) {
+///
+/// # Errors
+/// A directory that cannot be looked into.
+pub fn named_adapters(path: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let own = ["best", "last"].map(|name| (name, path.join("checkpoints").join(name).join(ADAPTER_DIR)));
+    let mut candidates: Vec<(String, PathBuf)> =
+        own.into_iter().chain([(ADAPTER_DIR, path.join(ADAPTER_DIR))]).map(|(n, dir)| (n.to_owned(), dir)).collect();
+    for folder in [path.join("adapters"), path.to_path_buf()] {
+        let mut entries = entries_of(&folder)?;
+        entries.sort();
+        let name = |dir: &Path| dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        candidates.extend(entries.into_iter().map(|dir| (name(&dir), dir)));
+    }
+    let mut found: Vec<(String, PathBuf)> = Vec::new();
+    for (name, dir) in candidates {
+        if is_file(&dir.join(CONFIG_FILE))? && !found.iter().any(|(known, _)| *known == name) {
             found.push((name, dir));
         }
-    };
-    for checkpoint in ["best", "last"] {
-        add(checkpoint.to_owned(), path.join("checkpoints").join(checkpoint).join(ADAPTER_DIR));
     }
-    add(ADAPTER_DIR.to_owned(), path.join(ADAPTER_DIR));
-    for folder in [path.join("adapters"), path.to_path_buf()] {
-        let mut entries: Vec<PathBuf> =
-            fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
-        entries.sort();
-        for dir in entries {
-            let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            add(name, dir);
-        }
+    Ok(found)
+}
+
+/// What is in a directory; nothing if there is none.
+fn entries_of(dir: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.map(|entry| Ok(entry.at(dir)?.path())).collect(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(error) => Err(error).at(dir),
     }
-    found
 }

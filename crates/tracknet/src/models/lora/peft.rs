@@ -51,7 +51,10 @@ pub fn write_adapter<M: NamedModule + VisitProjections>(dir: &Path, model: &M, c
 }
 
 /// Every tensor of an adapter directory by its name there.
-fn adapter_tensors<M: NamedModule + VisitProjections>(model: &M, config: &PeftConfig) -> BTreeMap<String, TensorData> {
+pub(crate) fn adapter_tensors<M: NamedModule + VisitProjections>(
+    model: &M,
+    config: &PeftConfig,
+) -> BTreeMap<String, TensorData> {
     let (naming, paths) = (model.naming(), model.module_paths());
     let mut tensors = BTreeMap::new();
     let mut biases = Vec::new();

@@ -219,7 +219,7 @@ impl Lesson<'_> {
         let views = self.crops.views(&batch)?;
         let clock = Instant::now();
         let (gradients, loss) = self.gradients(&student.model, &batch, &views, step as u64)?;
-        let refused = match student.guard.admit(&gradients, loss, step as u64)? {
+        let refused = match student.guard.admit(&gradients, loss, step as u64, false)? {
             Err(what) => {
                 student.skipped += 1;
                 Some(what)

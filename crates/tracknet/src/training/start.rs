@@ -1,0 +1,112 @@
+//! What a run begins with: nothing but its model, or what a checkpoint left.
+
+use burn::tensor::Device;
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::files::DirectoryLock;
+use crate::models::{BuildReport, HeatmapModel};
+
+use super::checkpoint::{Checkpoint, FORMAT_VERSION};
+use super::loaders::Loaders;
+use super::monitor::STAND_IN;
+use super::optimizer::NamedOptimizer;
+use super::parameters::ParameterTable;
+use super::reporter::Reporter;
+use super::resume::{self, Resumed};
+use super::run::RunPaths;
+use super::weights::{self, UNKNOWN_COMPUTATION};
+use super::{RunState, TrainingError, identity};
+
+/// Weights, optimizer and position of a run.
+pub(super) struct Start {
+    pub(super) model: HeatmapModel,
+    pub(super) optimizer: NamedOptimizer,
+    pub(super) state: RunState,
+    /// Where the files of a run that is continued are, and what keeps others out.
+    pub(super) place: Option<(RunPaths, Vec<DirectoryLock>)>,
+    /// Batches of an epoch.
+    batches: usize,
+}
+
+impl Start {
+    /// Before the first step.
+    pub(super) fn new(
+        config: &Config,
+        model: HeatmapModel,
+        build: &BuildReport,
+        table: &ParameterTable,
+        loaders: &Loaders,
+    ) -> Self {
+        let base = resume::names_base(table, config.model.lora.enabled).then(|| identity::base_of(config, build));
+        let state = RunState {
+            computation: Some(identity::computation_of(&model, build)),
+            frames: Some(identity::frames_of(&loaders.train)),
+            ..RunState::start(&config.runtime.run_id, config.training.seed, base)
+        };
+        let optimizer = NamedOptimizer::new(&config.training.optimizer);
+        Self { model, optimizer, state, place: None, batches: loaders.train.batches() }
+    }
+
+    /// The same, as the checkpoint of a run left it.
+    pub(super) fn resumed(
+        mut self,
+        config: &Config,
+        build: &BuildReport,
+        resumed: Resumed,
+        table: &ParameterTable,
+        device: &Device,
+        reporter: &mut dyn Reporter,
+    ) -> Result<Self> {
+        let Resumed { checkpoint, paths, mut notes, locks } = resumed;
+        checkpoint.check_base(Some(&identity::base_of(config, build)))?;
+        if !checkpoint.check_computation(&identity::computation_of(&self.model, build))? {
+            notes.push(UNKNOWN_COMPUTATION.to_owned());
+        }
+        notes.extend(resume::differences(config, &checkpoint)?);
+        self.model = weights::load(self.model, build.lora.as_ref().map(|lora| &lora.peft), &checkpoint)?;
+        self.optimizer
+            .load_tensors(&checkpoint.optimizer()?, &table.lengths(), device)
+            .map_err(|problem| TrainingError::DoesNotFit { path: checkpoint.optimizer_path(), problem })?;
+        resume::check_optimizer(&self.optimizer, table, &checkpoint, &config.training.optimizer)?;
+        let (state, left_out) = goes_on(config, &checkpoint, self.state, self.batches);
+        notes.extend(left_out);
+        notes.push(format!(
+            "continuing {} at epoch {}, batch {}, step {}",
+            state.run_id,
+            state.epoch + 1,
+            state.batch,
+            state.step
+        ));
+        notes.iter().for_each(|note| reporter.note(note));
+        Ok(Self { state, place: Some((paths, locks)), ..self })
+    }
+}
+
+/// The state of a checkpoint in a run that is otherwise like `new`, and what is left out of an epoch that cannot be
+/// finished as it began.
+fn goes_on(config: &Config, checkpoint: &Checkpoint, new: RunState, batches: usize) -> (RunState, Option<String>) {
+    let mut state = checkpoint.state.clone();
+    let watched = &config.training.early_stopping.monitor;
+    if state.monitor.best.is_some() && state.monitor.metric.is_none() {
+        // Version 1 did not say; the stand-in was used where the watched metric was not there at all.
+        let metric = if state.metrics.contains_key(watched) { watched.as_str() } else { STAND_IN };
+        state.monitor.metric = Some(metric.to_owned());
+    }
+    let mut left_out = None;
+    if let (Some(old), Some(found)) = (&state.frames, &new.frames)
+        && old != found
+        && state.batch > 0
+    {
+        left_out = Some(format!(
+            "the training frames are not those that epoch {} began with ({} then, {} now): what is left of it is left \
+             out, so that no frame is repeated, and the next epoch is of the new frames",
+            state.epoch + 1,
+            old.count,
+            found.count
+        ));
+        state.batch = batches;
+    }
+    let RunState { seed, base, computation, frames, .. } = new;
+    (RunState { format_version: FORMAT_VERSION, seed, base, computation, frames, ..state }, left_out)
+}
