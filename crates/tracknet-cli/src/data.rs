@@ -8,8 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracknet::config::DataFormat;
 use tracknet::datasets::synthetic::{GenerateOptions, LookSet, generate};
-use tracknet::datasets::tracknet::available_games;
-use tracknet::datasets::{Dataset, preview, report};
+use tracknet::datasets::{Dataset, preview};
 use tracknet::inference::overlay;
 
 use crate::args::parse_count;
@@ -89,7 +88,8 @@ impl From<Look> for LookSet {
     }
 }
 
-/// Read every label and decode every image of a dataset, and list what is wrong by file and line.
+/// Read every label and decode every image of a dataset, and list what is wrong by file and line: rows, images, and
+/// labels that cannot be true as a whole (fractions taken as pixels, swapped columns, another resolution, …).
 #[derive(Args)]
 #[command(after_help = "Example:\n  tracknet data check data/tracknet --strict")]
 struct CheckArgs {
@@ -173,15 +173,14 @@ pub(crate) fn generate_with_bar(
 }
 
 fn run_check(args: &CheckArgs) -> Result<ExitCode> {
-    let dataset = open(&args.root, &args.games)?;
-    out!("{}", dataset.report)?;
-    let mut bad = !dataset.report.problems.is_empty();
-    if !args.skip_images {
-        let images = report::check_images(&dataset);
-        bad |= !images.problems.is_empty();
-        out!("{images}")?;
+    let mut dataset = open(&args.root, &args.games)?;
+    if args.skip_images {
+        dataset.check_labels();
+    } else {
+        dataset.check_images();
     }
-    if bad && args.strict {
+    out!("{}", dataset.report)?;
+    if args.strict && !dataset.report.is_clean() {
         bail!("{} has problems; they are listed above", args.root.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -197,8 +196,10 @@ fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
 }
 
 fn open(root: &std::path::Path, games: &[String]) -> Result<Dataset> {
-    let games = if games.is_empty() { available_games(root)? } else { games.to_vec() };
-    Ok(Dataset::open(root, DataFormat::Auto, &games, false)?)
+    Ok(match games {
+        [] => Dataset::open_all(root, DataFormat::Auto)?,
+        games => Dataset::open_split("--games", root, DataFormat::Auto, games, false)?,
+    })
 }
 
 fn parse_size(text: &str) -> Result<[usize; 2]> {

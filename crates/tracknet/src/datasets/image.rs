@@ -5,40 +5,14 @@
 //! of a few pixels could fall between.
 
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::{ImageReader, RgbImage};
 
 use super::DatasetError;
-use super::tracknet::natural_order;
-
-/// Whether the name is that of a picture: jpg, jpeg or png.
-pub fn is_picture(path: &Path) -> bool {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png"))
-}
-
-/// The pictures of a folder in natural order of their names.
-///
-/// # Errors
-/// A folder that cannot be read, or without pictures.
-pub fn pictures_in(dir: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(|e| failure(dir, format!("cannot read: {e}")))? {
-        let path = entry.map_err(|e| failure(dir, format!("cannot read: {e}")))?.path();
-        if path.is_file() && is_picture(&path) {
-            files.push(path);
-        }
-    }
-    if files.is_empty() {
-        return Err(failure(dir, "the folder has no jpg or png frames".to_owned()));
-    }
-    let name = |path: &PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    files.sort_by(|a, b| natural_order(&name(a), &name(b)));
-    Ok(files)
-}
+pub use super::frames::{is_picture, pictures_in};
 
 /// Decodes an image file to 8-bit RGB; the format is found by looking at the bytes.
 ///
@@ -160,23 +134,6 @@ pub fn load_frame(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_folder_is_read_in_natural_order_and_only_pictures() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["10.png", "2.PNG", "1.jpg", "Label.csv", "b2.png", "b10.png"] {
-            std::fs::write(dir.path().join(name), "").unwrap();
-        }
-        let names: Vec<_> = pictures_in(dir.path())
-            .unwrap()
-            .iter()
-            .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
-            .collect();
-        assert_eq!(names, ["1.jpg", "2.PNG", "10.png", "b2.png", "b10.png"]);
-        let empty = tempfile::tempdir().unwrap();
-        assert!(pictures_in(empty.path()).unwrap_err().to_string().contains("no jpg or png"));
-        assert!(pictures_in(&empty.path().join("no")).unwrap_err().to_string().contains("cannot read"));
-    }
 
     #[test]
     fn an_undecodable_file_is_named_with_the_reason() {

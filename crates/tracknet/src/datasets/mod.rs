@@ -3,8 +3,10 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`frames`] | what a frame is, and the order of names |
 //! | [`tracknet`] | the tennis label reader: `<root>/<game>/<clip>/Label.csv` |
 //! | [`report`] | what is wrong with a dataset, by file and line, and the checks that decode images |
+//! | [`plausibility`] | labels that can be read and cannot be true as a whole |
 //! | [`image`] | decode, resize, normalize |
 //! | [`augment`], [`random`] | opt-in augmentations, from seeded streams |
 //! | [`heatmap`] | where a native pixel lies on the heatmap and back; the target |
@@ -23,8 +25,10 @@ use crate::error::Result;
 pub mod augment;
 pub mod batcher;
 pub mod draw;
+pub mod frames;
 pub mod heatmap;
 pub mod image;
+pub mod plausibility;
 pub mod preview;
 pub mod random;
 pub mod report;
@@ -34,7 +38,7 @@ pub mod tracknet;
 
 pub use batcher::{Batch, BatchLoader, BatchSpec, LoaderOptions, SampleInfo};
 pub use heatmap::Geometry;
-pub use report::{DataReport, Problem, ProblemKind};
+pub use report::{DataReport, Problem, ProblemKind, Problems};
 
 /// How well the ball of a frame can be seen; the numbers are those of the label files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,7 +107,7 @@ pub struct Frame {
 }
 
 /// Consecutive frames of one camera.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Clip {
     /// Directory name.
     pub name: String,
@@ -113,6 +117,10 @@ pub struct Clip {
     pub label_file: PathBuf,
     /// Frames in natural order of their names.
     pub frames: Vec<Frame>,
+    /// Rows of visible balls that were left out because their position is negative.
+    pub negative: usize,
+    /// Rows that call the ball absent and give a position all the same.
+    pub absent_with_position: usize,
 }
 
 /// The clips of one match.
@@ -141,20 +149,31 @@ impl Dataset {
     /// Bad rows are skipped and listed in [`Dataset::report`]; with `strict` they are an error.
     ///
     /// # Errors
-    /// A missing root or game (the message lists what exists), an unreadable directory, no usable frame at all, and
+    /// A missing root or game (the message says what is there), an unreadable directory, no usable frame at all, and
     /// any problem when `strict`.
     pub fn open(root: &Path, format: DataFormat, games: &[String], strict: bool) -> Result<Self> {
         Self::open_split("data.split", root, format, games, strict)
     }
 
-    /// [`Dataset::open`], with the configuration key that asked for these games, for the error messages
-    /// (`data.split.val_games`).
+    /// [`Dataset::open`], with the configuration key or the flag that asked for these games, for the error messages
+    /// (`data.split.val_games`, `--games`).
     ///
     /// # Errors
     /// As [`Dataset::open`].
     pub fn open_split(key: &str, root: &Path, format: DataFormat, games: &[String], strict: bool) -> Result<Self> {
         match format {
             DataFormat::Auto | DataFormat::Tracknet => tracknet::open(key, root, games, strict),
+        }
+    }
+
+    /// [`Dataset::open`] of every game under `root`; directories that are no games are listed in
+    /// [`DataReport::not_read`].
+    ///
+    /// # Errors
+    /// As [`Dataset::open`]; a root without games is described: a game, a clip, a level too high, another layout.
+    pub fn open_all(root: &Path, format: DataFormat) -> Result<Self> {
+        match format {
+            DataFormat::Auto | DataFormat::Tracknet => tracknet::open_all(root),
         }
     }
 
@@ -220,62 +239,69 @@ impl fmt::Display for FrameRef {
 pub enum DatasetError {
     /// The dataset root does not exist or is not a directory.
     #[error(
-        "dataset root {} is not a directory; set data.root, or make a dataset there with `tracknet data generate`",
+        "dataset root {} is not a directory; {advice}, or make a dataset there with `tracknet data generate`",
         root.display()
     )]
     RootMissing {
-        /// What `data.root` says.
+        /// The dataset root.
         root: PathBuf,
+        /// What to do, in the words of who asked.
+        advice: &'static str,
     },
-    /// The configuration asks for no game at all.
-    #[error("{key} is empty: name at least one game of {} ({})", root.display(), or_nothing(existing))]
+    /// No directory under the dataset root is a game.
+    #[error("{}: no game here; {found}", root.display())]
+    NotARoot {
+        /// The dataset root.
+        root: PathBuf,
+        /// What it is instead, and which directory is meant.
+        found: String,
+    },
+    /// No game was asked for at all.
+    #[error("{key} is empty: name at least one game of {}; {found}", root.display())]
     NoGames {
-        /// The key that asked.
+        /// The key or flag that asked.
         key: String,
         /// The dataset root.
         root: PathBuf,
-        /// Directories that exist under the root.
-        existing: Vec<String>,
+        /// What the root has.
+        found: String,
     },
-    /// Games that the configuration asks for do not exist.
-    #[error(
-        "{key} asks for {}, which {} does not have{}; it has: {}",
-        missing.join(", "), root.display(), suggestion(nearest), or_nothing(existing)
-    )]
+    /// Games that were asked for do not exist.
+    #[error("{key} asks for {missing}, which {} does not have{}; {found}", root.display(), suggestion(nearest))]
     GamesMissing {
-        /// The key that asked.
+        /// The key or flag that asked.
         key: String,
         /// The dataset root.
         root: PathBuf,
         /// The missing directories.
-        missing: Vec<String>,
+        missing: String,
         /// The existing directory whose name is nearest to the first missing one.
         nearest: Option<String>,
-        /// Directories that exist under the root.
-        existing: Vec<String>,
+        /// What the root has.
+        found: String,
     },
     /// No frame of the split can be used.
     #[error(
-        "{key}: no usable frame in {} under {} (expected <game>/Clip*/Label.csv beside jpg, jpeg or png frames){}",
-        games.join(", "), root.display(), Listing(problems)
+        "{key}: no usable frame in {games} under {} (expected <game>/Clip*/Label.csv beside jpg, jpeg or png frames){problems}",
+        root.display()
     )]
     NoFrames {
-        /// The key that asked.
+        /// The key or flag that asked.
         key: String,
         /// The dataset root.
         root: PathBuf,
         /// The games that were read.
-        games: Vec<String>,
+        games: String,
         /// Why rows and files were skipped.
-        problems: Vec<Problem>,
+        problems: Box<Problems>,
     },
     /// Bad rows or files, and `strict` was asked for.
-    #[error("{} in {} (strict){}", count(problems.len(), "problem"), root.display(), Listing(problems))]
+    #[error("{} in {} (strict){problems}", count(problems.total(), "problem"), root.display())]
     Strict {
         /// The dataset root.
         root: PathBuf,
         /// Every problem.
-        problems: Vec<Problem>,
+        problems: Box<Problems>,
     },
     /// An image cannot be read or decoded.
     #[error("image {}: {reason}", path.display())]
@@ -318,10 +344,6 @@ pub enum DatasetError {
     Generate(String),
 }
 
-fn or_nothing(names: &[String]) -> String {
-    if names.is_empty() { "no game directory".to_owned() } else { names.join(", ") }
-}
-
 fn suggestion(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
 }
@@ -333,19 +355,4 @@ fn label_place(label_file: &Path, line: usize) -> String {
 /// `1 problem`, `2 problems`.
 pub(crate) fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
-/// The first problems, one a line, and how many more there are.
-struct Listing<'a>(&'a [Problem]);
-
-impl fmt::Display for Listing<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in self.0.iter().take(report::LISTED_PROBLEMS) {
-            write!(f, "\n  {problem}")?;
-        }
-        match self.0.len().saturating_sub(report::LISTED_PROBLEMS) {
-            0 => Ok(()),
-            more => write!(f, "\n  … and {more} more"),
-        }
-    }
 }

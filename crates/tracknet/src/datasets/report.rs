@@ -1,17 +1,23 @@
 //! What a dataset holds and what is wrong with it: counts for a table, problems with file and line.
 //!
-//! Reading labels opens no image; the two checks here do, in parallel, when somebody asks for them.
+//! Reading labels opens no image; two of the checks here do, in parallel, when somebody asks for them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::{Dataset, DatasetError, FrameRef, Geometry, Label, Visibility, count};
+use super::plausibility::{Labels, smaller_frames};
+use super::{Clip, Dataset, DatasetError, Frame, Game, Geometry, Label, Visibility, count};
+use crate::console::{excerpt, listing};
 use crate::error::Result;
 
 /// How many problems a text lists before it only counts.
 pub const LISTED_PROBLEMS: usize = 20;
+
+/// How many problems of a kind are kept with their text; the rest is only counted.
+const KEPT_PROBLEMS: usize = 200;
 
 /// What is wrong with a row or a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +38,8 @@ pub enum ProblemKind {
     UnlabelledFile,
     /// An image cannot be decoded.
     UndecodableImage,
+    /// The labels of a clip or game cannot be true as a whole.
+    ImplausibleLabels,
 }
 
 impl ProblemKind {
@@ -46,11 +54,12 @@ impl ProblemKind {
             Self::MissingFile => "labelled frames without a file",
             Self::UnlabelledFile => "image files without a label",
             Self::UndecodableImage => "images that cannot be decoded",
+            Self::ImplausibleLabels => "clips or games whose labels cannot be true as a whole",
         }
     }
 }
 
-/// One skipped row or file.
+/// A skipped row or file, or labels that are in doubt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// What is wrong.
@@ -68,6 +77,75 @@ impl fmt::Display for Problem {
         match self.line {
             Some(line) => write!(f, "{}:{line}: {}", self.file.display(), self.detail),
             None => write!(f, "{}: {}", self.file.display(), self.detail),
+        }
+    }
+}
+
+/// Problems in the order in which they were found: all are counted, and the first of each kind kept. Its `Display` is the
+/// first of them, each on a new line, and how many more there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems {
+    kept: Vec<Problem>,
+    counts: BTreeMap<ProblemKind, usize>,
+}
+
+impl Problems {
+    /// Adds a problem; of a long detail, the beginning is kept.
+    pub fn push(&mut self, kind: ProblemKind, file: &Path, line: Option<usize>, detail: &str) {
+        let count = self.counts.entry(kind).or_default();
+        *count += 1;
+        if *count <= KEPT_PROBLEMS {
+            let detail = excerpt(detail, 800).into_owned();
+            self.kept.push(Problem { kind, file: file.to_path_buf(), line, detail });
+        }
+    }
+
+    /// Adds the problems of another list at the end.
+    pub fn extend(&mut self, other: Self) {
+        self.kept.extend(other.kept);
+        for (kind, n) in other.counts {
+            *self.counts.entry(kind).or_default() += n;
+        }
+    }
+
+    /// How many there are.
+    pub fn total(&self) -> usize {
+        self.counts.values().sum()
+    }
+
+    /// How many there are of a kind.
+    pub fn count(&self, kind: ProblemKind) -> usize {
+        self.counts.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// Those that were kept with their text.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.kept.iter()
+    }
+
+    fn write_section(&self, f: &mut fmt::Formatter<'_>, heading: &str) -> fmt::Result {
+        writeln!(f, "{heading}:")?;
+        for (kind, n) in &self.counts {
+            writeln!(f, "  {n:>6}  {}", kind.title())?;
+        }
+        writeln!(f, "{}", self.to_string().trim_start_matches('\n'))
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.kept.len().min(LISTED_PROBLEMS);
+        for problem in &self.kept[..shown] {
+            write!(f, "\n  {problem}")?;
+        }
+        match self.total() - shown {
+            0 => Ok(()),
+            more => write!(f, "\n  … and {more} more"),
         }
     }
 }
@@ -90,24 +168,51 @@ impl GameSummary {
     }
 }
 
+/// The images of a dataset that were looked into.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageSizes {
+    /// Images that could be read.
+    pub readable: usize,
+    /// Image sizes `[W, H]` with how many images have them, the most frequent first.
+    pub sizes: Vec<([usize; 2], usize)>,
+}
+
+impl fmt::Display for ImageSizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes = listing(self.sizes.iter().map(|([w, h], n)| format!("{n} of {w}×{h}")), LISTED_PROBLEMS);
+        write!(f, "images: {} ({})", self.readable, if sizes.is_empty() { "none" } else { &sizes })
+    }
+}
+
 /// Counts and problems of a dataset; its `Display` is the table that `tracknet data check` prints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DataReport {
     /// One row a game.
     pub games: Vec<GameSummary>,
+    /// What the images are, once they were looked into.
+    pub images: Option<ImageSizes>,
     /// Everything that was skipped, in the order of the files.
-    pub problems: Vec<Problem>,
+    pub problems: Problems,
+    /// Clips and games whose labels cannot be true as a whole, once that was looked into. Their frames are used.
+    pub doubts: Problems,
+    /// Directories beside the games that hold no clip, when every game was asked for.
+    pub not_read: Vec<String>,
 }
 
 impl DataReport {
     /// How many problems of a kind there are.
     pub fn count(&self, kind: ProblemKind) -> usize {
-        self.problems.iter().filter(|p| p.kind == kind).count()
+        self.problems.count(kind) + self.doubts.count(kind)
     }
 
-    /// Counts the frames of `dataset` again, after some were removed.
-    fn recount(games: &[super::Game]) -> Vec<GameSummary> {
-        let summary = |game: &super::Game| {
+    /// Whether nothing was skipped and nothing is in doubt.
+    pub fn is_clean(&self) -> bool {
+        self.problems.is_empty() && self.doubts.is_empty()
+    }
+
+    /// Counts the frames of games.
+    fn recount(games: &[Game]) -> Vec<GameSummary> {
+        let summary = |game: &Game| {
             let mut by_visibility = [0; 4];
             for frame in game.clips.iter().flat_map(|clip| &clip.frames) {
                 by_visibility[frame.label.visibility as usize] += 1;
@@ -119,8 +224,32 @@ impl DataReport {
     }
 
     /// The report of games that were just read.
-    pub(crate) fn new(games: &[super::Game], problems: Vec<Problem>) -> Self {
-        Self { games: Self::recount(games), problems }
+    pub(crate) fn new(games: &[Game], problems: Problems) -> Self {
+        Self { games: Self::recount(games), problems, ..Self::default() }
+    }
+
+    /// What was skipped and what is in doubt, as the report lists it.
+    pub fn findings(&self) -> String {
+        Findings(self).to_string()
+    }
+}
+
+/// The last part of a report.
+struct Findings<'a>(&'a DataReport);
+
+impl fmt::Display for Findings<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DataReport { problems, doubts, .. } = self.0;
+        if self.0.is_clean() {
+            return writeln!(f, "no problems");
+        }
+        if !doubts.is_empty() {
+            doubts.write_section(f, &format!("{}, used as they are", count(doubts.total(), "doubt")))?;
+        }
+        if !problems.is_empty() {
+            problems.write_section(f, &format!("{}, skipped", count(problems.total(), "problem")))?;
+        }
+        Ok(())
     }
 }
 
@@ -143,7 +272,13 @@ impl fmt::Display for DataReport {
         if self.games.len() > 1 {
             write_row(f, &total, width)?;
         }
-        write_problems(f, &self.problems)
+        if !self.not_read.is_empty() {
+            writeln!(f, "not read, as they hold no clip: {}", listing(&self.not_read, LISTED_PROBLEMS))?;
+        }
+        if let Some(images) = &self.images {
+            writeln!(f, "{images}")?;
+        }
+        write!(f, "{}", Findings(self))
     }
 }
 
@@ -162,111 +297,141 @@ fn write_row(f: &mut fmt::Formatter<'_>, game: &GameSummary, width: usize) -> fm
     )
 }
 
-fn write_problems(f: &mut fmt::Formatter<'_>, problems: &[Problem]) -> fmt::Result {
-    if problems.is_empty() {
-        return writeln!(f, "no problems");
-    }
-    writeln!(f, "{}, skipped:", count(problems.len(), "problem"))?;
-    let mut kinds: Vec<ProblemKind> = problems.iter().map(|p| p.kind).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    for kind in kinds {
-        writeln!(f, "  {:>6}  {}", problems.iter().filter(|p| p.kind == kind).count(), kind.title())?;
-    }
-    writeln!(f, "{}", super::Listing(problems).to_string().trim_start_matches('\n'))
-}
-
-/// What [`check_images`] found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ImageCheck {
-    /// Images that were decoded.
-    pub decoded: usize,
-    /// Image sizes `[W, H]` with how many images have them, the most frequent first.
-    pub sizes: Vec<([usize; 2], usize)>,
-    /// Images that cannot be decoded, and labels outside their image.
-    pub problems: Vec<Problem>,
-}
-
-impl fmt::Display for ImageCheck {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sizes: Vec<String> = self.sizes.iter().map(|([w, h], n)| format!("{n} of {w}×{h}")).collect();
-        let sizes = if sizes.is_empty() { "none".to_owned() } else { sizes.join(", ") };
-        writeln!(f, "images decoded: {} ({sizes})", self.decoded)?;
-        write_problems(f, &self.problems)
-    }
-}
-
-/// Decodes every image of the dataset, in parallel; the result does not depend on the number of threads.
-pub fn check_images(dataset: &Dataset) -> ImageCheck {
-    let decode = |frame: &FrameRef| {
-        super::image::decode(&frame.frame.path).map(|image| [image.width() as usize, image.height() as usize])
-    };
-    check(dataset, decode)
-}
-
 impl Dataset {
-    /// Reads the size of every image from its header, in parallel, and drops frames whose label lies outside the
-    /// image or whose header cannot be read; they join [`Dataset::report`].
+    /// Looks for labels that cannot be true as a whole, without opening an image; they join [`DataReport::doubts`].
+    pub fn check_labels(&mut self) {
+        for clip in self.games.iter().flat_map(|game| &game.clips) {
+            push_doubt(&mut self.report.doubts, &clip.label_file, Labels::of_clip(clip, None).doubt());
+        }
+    }
+
+    /// Reads the size of every image from its header, in parallel, looks for labels that cannot be true as a whole, and
+    /// drops frames whose label lies outside the image or whose header cannot be read; all of them join
+    /// [`Dataset::report`].
     ///
     /// # Errors
-    /// With `strict`, any such frame.
+    /// With `strict`, any such frame, and any doubt.
     pub fn check_coordinates(&mut self, strict: bool) -> Result<()> {
-        let check = check(self, |frame| super::image::dimensions(&frame.frame.path));
-        if strict && !check.problems.is_empty() {
-            return Err(DatasetError::Strict { root: self.root.clone(), problems: check.problems }.into());
+        let found = examine(&self.games, |frame| super::image::dimensions(&frame.path));
+        if strict && !(found.problems.is_empty() && found.doubts.is_empty()) {
+            let mut problems = Box::new(found.doubts);
+            problems.extend(found.problems);
+            return Err(DatasetError::Strict { root: self.root.clone(), problems }.into());
         }
-        let bad: std::collections::HashSet<(&Path, Option<usize>)> =
-            check.problems.iter().map(|p| (p.file.as_path(), p.line)).collect();
-        for clip in self.games.iter_mut().flat_map(|game| &mut game.clips) {
-            let label_file = clip.label_file.clone();
-            clip.frames.retain(|frame| {
-                !bad.contains(&(label_file.as_path(), Some(frame.line))) && !bad.contains(&(frame.path.as_path(), None))
-            });
-        }
-        self.report.games = DataReport::recount(&self.games);
-        self.report.problems.extend(check.problems);
+        self.apply(found);
         Ok(())
     }
+
+    /// [`Dataset::check_coordinates`] by decoding every image, in parallel; what is found does not depend on the number of
+    /// threads.
+    pub fn check_images(&mut self) {
+        let decode = |frame: &Frame| {
+            super::image::decode(&frame.path).map(|image| [image.width() as usize, image.height() as usize])
+        };
+        let found = examine(&self.games, decode);
+        self.apply(found);
+    }
+
+    fn apply(&mut self, found: Examined) {
+        let mut usable = found.usable.into_iter();
+        for clip in self.games.iter_mut().flat_map(|game| &mut game.clips) {
+            clip.frames.retain(|_| usable.next().unwrap_or_default());
+        }
+        self.report.games = DataReport::recount(&self.games);
+        self.report.images = Some(found.images);
+        self.report.problems.extend(found.problems);
+        self.report.doubts.extend(found.doubts);
+    }
 }
 
-fn check(dataset: &Dataset, size_of: impl Fn(&FrameRef) -> Result<[usize; 2], DatasetError> + Sync) -> ImageCheck {
-    let frames = dataset.frames();
-    let sizes: Vec<_> = frames.par_iter().map(&size_of).collect();
-    let mut result = ImageCheck::default();
-    let mut counts = std::collections::BTreeMap::new();
-    for (frame, size) in frames.iter().zip(sizes) {
-        match size {
+/// What the sizes of images tell about a dataset.
+#[derive(Default)]
+struct Examined {
+    images: ImageSizes,
+    /// Images that cannot be read, and labels outside their image.
+    problems: Problems,
+    doubts: Problems,
+    /// For every frame in order, whether it has no problem.
+    usable: Vec<bool>,
+}
+
+fn examine(games: &[Game], size_of: impl Fn(&Frame) -> Result<[usize; 2], DatasetError> + Sync) -> Examined {
+    let frames: Vec<&Frame> = games.iter().flat_map(|game| &game.clips).flat_map(|clip| &clip.frames).collect();
+    let sizes: Vec<_> = frames.par_iter().map(|frame| size_of(frame)).collect();
+    let mut sizes = sizes.into_iter();
+    let mut found = Examined::default();
+    let mut all = Vec::new();
+    for game in games {
+        let mut of_game = Vec::new();
+        let doubts = found.doubts.total();
+        for clip in &game.clips {
+            let of_clip = examine_clip(clip, &mut sizes, &mut found);
+            let size = by_frequency(&of_clip).first().map(|(size, _)| *size);
+            push_doubt(&mut found.doubts, &clip.label_file, Labels::of_clip(clip, size).doubt());
+            of_game.extend(of_clip);
+        }
+        if let ([(size, _), ..], true) = (by_frequency(&of_game).as_slice(), doubts == found.doubts.total()) {
+            let place = game.clips.first().and_then(|clip| clip.dir.parent()).unwrap_or(Path::new(&game.name));
+            push_doubt(&mut found.doubts, place, smaller_frames(game, *size));
+        }
+        all.extend(of_game);
+    }
+    found.images = ImageSizes { readable: all.len(), sizes: by_frequency(&all) };
+    found
+}
+
+/// Takes the sizes of a clip's frames; returns those that could be read.
+fn examine_clip(
+    clip: &Clip,
+    sizes: &mut impl Iterator<Item = Result<[usize; 2], DatasetError>>,
+    found: &mut Examined,
+) -> Vec<[usize; 2]> {
+    let mut readable = Vec::with_capacity(clip.frames.len());
+    for (frame, size) in clip.frames.iter().zip(sizes) {
+        let outside = match size {
             Ok(size) => {
-                result.decoded += 1;
-                *counts.entry(size).or_insert(0usize) += 1;
-                result.problems.extend(outside(frame, size));
+                readable.push(size);
+                outside(frame, size).inspect(|detail| {
+                    found.problems.push(ProblemKind::OutsideFrame, &clip.label_file, Some(frame.line), detail);
+                })
             }
-            Err(error) => result.problems.push(Problem {
-                kind: ProblemKind::UndecodableImage,
-                file: frame.frame.path.clone(),
-                line: None,
-                detail: match error {
+            Err(error) => {
+                let reason = match error {
                     DatasetError::Image { reason, .. } => reason,
                     other => other.to_string(),
-                },
-            }),
-        }
+                };
+                found.problems.push(ProblemKind::UndecodableImage, &frame.path, None, &reason);
+                Some(reason)
+            }
+        };
+        found.usable.push(outside.is_none());
     }
-    result.sizes = counts.into_iter().collect();
-    result.sizes.sort_by_key(|(size, n)| (std::cmp::Reverse(*n), *size));
-    result
+    readable
 }
 
-/// The problem of a label outside its image, if it is.
-fn outside(frame: &FrameRef, size: [usize; 2]) -> Option<Problem> {
-    let Label { xy: Some([x, y]), .. } = frame.frame.label else { return None };
+fn push_doubt(doubts: &mut Problems, place: &Path, doubt: Option<String>) {
+    if let Some(doubt) = doubt {
+        doubts.push(ProblemKind::ImplausibleLabels, place, None, &doubt);
+    }
+}
+
+/// Sizes with their number, the most frequent first.
+fn by_frequency(sizes: &[[usize; 2]]) -> Vec<([usize; 2], usize)> {
+    let mut counts = BTreeMap::new();
+    for size in sizes {
+        *counts.entry(*size).or_insert(0usize) += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(size, n)| (std::cmp::Reverse(*n), *size));
+    counts
+}
+
+/// What is wrong with a label outside its image, if it is.
+fn outside(frame: &Frame, size: [usize; 2]) -> Option<String> {
+    let Label { xy: Some([x, y]), .. } = frame.label else { return None };
     let [width, height] = size;
-    (!Geometry::whole(size, size, size).contains([x, y])).then(|| Problem {
-        kind: ProblemKind::OutsideFrame,
-        file: frame.label_file.to_path_buf(),
-        line: Some(frame.frame.line),
-        detail: format!("{}: ({x}, {y}) is outside the {width}×{height} image", frame.frame.file_name),
-    })
+    (!Geometry::whole(size, size, size).contains([x, y]))
+        .then(|| format!("{}: ({x}, {y}) is outside the {width}×{height} image", frame.file_name))
 }
 
 #[cfg(test)]
@@ -279,11 +444,12 @@ mod tests {
         let tree = Tree::new();
         tree.clip("game1", "Clip1", 3, "0000.jpg,1,5,5,0\n0001.jpg,0,,,\n0002.jpg,1,500,5,0\n");
         std::fs::write(tree.path("game1/Clip1/0001.jpg"), b"\xff\xd8\xff\xe0 not a jpeg").unwrap();
-        let check = check_images(&tree.open(&["game1"]).unwrap());
-        assert_eq!(check.decoded, 2);
-        assert_eq!(check.sizes, vec![([64, 36], 2)]);
-        let text = check.to_string();
-        assert!(text.contains("2 of 64×36"), "{text}");
+        let mut dataset = tree.open(&["game1"]).unwrap();
+        dataset.check_images();
+        assert_eq!(dataset.report.images, Some(ImageSizes { readable: 2, sizes: vec![([64, 36], 2)] }));
+        assert_eq!(dataset.frames().len(), 1);
+        let text = dataset.report.to_string();
+        assert!(text.contains("images: 2 (2 of 64×36)"), "{text}");
         assert!(text.contains("0001.jpg: cannot decode: "), "{text}");
         assert!(text.contains("Label.csv:4: 0002.jpg: (500, 5) is outside the 64×36 image"), "{text}");
     }
@@ -303,16 +469,48 @@ mod tests {
     }
 
     #[test]
+    fn labels_in_doubt_are_named_and_used_and_fail_a_strict_check() {
+        let tree = Tree::new();
+        let fractions = "0000.jpg,1,0.1,0.2,0\n0001.jpg,1,0.2,0.3,0\n0002.jpg,0,,,\n";
+        tree.clip("game1", "Clip1", 3, fractions);
+        tree.clip("game1", "Clip2", 3, "0000.jpg,1,5,5,0\n0001.jpg,1,6,5,0\n0002.jpg,0,,,\n");
+        let mut dataset = tree.open(&["game1"]).unwrap();
+        let error = dataset.check_coordinates(true).unwrap_err().to_string();
+        assert!(error.contains("Clip1/Label.csv: 2 of 2 positions lie within 0..1"), "{error}");
+        dataset.check_coordinates(false).unwrap();
+        assert_eq!((dataset.frames().len(), dataset.report.count(ProblemKind::ImplausibleLabels)), (6, 1));
+        let text = dataset.report.to_string();
+        assert!(text.contains("1 doubt, used as they are:") && !text.contains("no problems"), "{text}");
+        assert!(text.contains("multiply x by 64 and y by 36") && !text.contains("Clip2"), "{text}");
+        let mut labels_only = tree.open(&["game1"]).unwrap();
+        labels_only.check_labels();
+        assert_eq!(labels_only.report.count(ProblemKind::ImplausibleLabels), 1);
+    }
+
+    #[test]
+    fn labels_of_another_resolution_are_told_by_the_frames_beside_them() {
+        let tree = Tree::new();
+        let rows = |scale: usize| -> String {
+            (0..6).map(|i| format!("000{i}.jpg,1,{},{},0\n", (8 + 10 * i) * scale, (4 + 5 * i) * scale)).collect()
+        };
+        tree.clip("game1", "Clip1", 6, &rows(20));
+        tree.clip("game2", "Clip1", 6, &rows(1));
+        let mut dataset = tree.open(&["game1", "game2"]).unwrap();
+        dataset.check_coordinates(false).unwrap();
+        let text = dataset.report.to_string();
+        assert!(text.contains("game1/Clip1/Label.csv: 6 of 6 positions lie outside the 64×36 frames"), "{text}");
+        assert!(text.contains("all inside 1280×720") && text.contains("0.0500"), "{text}");
+        assert_eq!(dataset.report.doubts.total(), 1, "{text}");
+    }
+
+    #[test]
     fn the_text_has_a_row_a_game_a_total_and_the_first_twenty_problems() {
         let game = |name: &str| GameSummary { game: name.to_owned(), clips: 2, by_visibility: [1, 20, 3, 4] };
-        let problem = |line| Problem {
-            kind: ProblemKind::UnparsableRow,
-            file: PathBuf::from("Label.csv"),
-            line: Some(line),
-            detail: "bad".to_owned(),
-        };
-        let report =
-            DataReport { games: vec![game("game1"), game("game10")], problems: (1..=23).map(problem).collect() };
+        let mut problems = Problems::default();
+        for line in 1..=23 {
+            problems.push(ProblemKind::UnparsableRow, Path::new("Label.csv"), Some(line), "bad");
+        }
+        let report = DataReport { games: vec![game("game1"), game("game10")], problems, ..DataReport::default() };
         let text = report.to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], "game1       2       28       20       3         4       1");
@@ -321,5 +519,17 @@ mod tests {
         assert!(text.contains("23  rows that cannot be read"), "{text}");
         assert!(text.contains("Label.csv:20: bad") && !text.contains("Label.csv:21"), "{text}");
         assert!(text.ends_with("  … and 3 more\n"), "{text}");
+    }
+
+    #[test]
+    fn a_million_bad_rows_are_counted_and_the_first_of_each_kind_kept() {
+        let mut problems = Problems::default();
+        for line in 1..=1_000_000 {
+            problems.push(ProblemKind::UnparsableRow, Path::new("Label.csv"), Some(line), &"x".repeat(900));
+        }
+        problems.push(ProblemKind::MissingFile, Path::new("Label.csv"), None, "late");
+        assert_eq!((problems.total(), problems.count(ProblemKind::UnparsableRow)), (1_000_001, 1_000_000));
+        assert_eq!(problems.iter().count(), KEPT_PROBLEMS + 1);
+        assert!(problems.to_string().len() < 20_000 && problems.to_string().ends_with("… and 999981 more"));
     }
 }

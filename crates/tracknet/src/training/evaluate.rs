@@ -7,14 +7,15 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::config::{Config, LossName};
-use crate::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
+use crate::console;
+use crate::datasets::{Batch, BatchLoader, LoaderOptions};
 use crate::error::Result;
 use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
 use crate::models::{BuildReport, HeatmapModel};
 use crate::parallel::Pieces;
 
 use super::TrainingError;
-use super::loaders::{batch_spec, loader_options, shape_of};
+use super::loaders::{batch_spec, loader_options, open_checked, shape_of};
 use super::loss::{HeatmapLoss, MIN_MASK_WEIGHT};
 use super::staging::mask_weight;
 
@@ -49,7 +50,8 @@ pub fn activation_of(config: &Config) -> Activation {
 }
 
 /// Evaluates `model` on games of the configuration's dataset. `build` is the report of the model's build: it knows the
-/// normalization of the checkpoint.
+/// normalization of the checkpoint. Frames whose label lies outside the image or whose image has no readable header are
+/// left out; a note on standard error lists them, and labels that cannot be true as a whole.
 ///
 /// # Errors
 /// If a game is missing, a frame cannot be read, or the model gives values that are not finite.
@@ -61,7 +63,10 @@ pub fn evaluate(
     device: &Device,
     options: &EvaluateOptions,
 ) -> Result<Evaluation> {
-    let data = Dataset::open(&config.data.root, config.data.format, games, false)?;
+    let data = open_checked(config, "the evaluation", games)?;
+    if !data.report.is_clean() {
+        console::note(format_args!("the labels of this evaluation: {}", data.report.findings().trim_end()));
+    }
     let loader_options = LoaderOptions { limit: options.limit_batches, cache_bytes: 0, ..loader_options(config) };
     let spec = batch_spec(config, build);
     let loader = BatchLoader::new(data.frames(), spec, config.training.batch_size, loader_options)?;

@@ -1,6 +1,7 @@
 //! The batches of a run, from its configuration.
 
 use crate::config::Config;
+use crate::console::listing;
 use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, LoaderOptions};
 use crate::error::Result;
 use crate::models::BuildReport;
@@ -78,14 +79,17 @@ impl Loaders {
     }
 }
 
-/// A split without the frames whose label lies outside the image or whose image cannot be read; its report lists them.
-fn open_checked(config: &Config, key: &str, games: &[String]) -> Result<Dataset> {
+/// Games without the frames whose label lies outside the image or whose image cannot be read; the report lists them, and
+/// labels that cannot be true as a whole. `key` is what asked for the games.
+pub(super) fn open_checked(config: &Config, key: &str, games: &[String]) -> Result<Dataset> {
     let root = &config.data.root;
     let mut data = Dataset::open_split(key, root, config.data.format, games, false)?;
     data.check_coordinates(false)?;
     if data.frames().is_empty() {
-        let (key, root, games) = (key.to_owned(), root.clone(), games.to_vec());
-        return Err(DatasetError::NoFrames { key, root, games, problems: data.report.problems }.into());
+        let (key, root, games) = (key.to_owned(), root.clone(), listing(games, 20));
+        let mut problems = Box::new(data.report.doubts);
+        problems.extend(data.report.problems);
+        return Err(DatasetError::NoFrames { key, root, games, problems }.into());
     }
     Ok(data)
 }
