@@ -86,7 +86,9 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
     let config = configure(args, &places)?;
 
     step(1, "render rallies on grass, a look the shipped detector has never seen")?;
-    render(&config, &places)?;
+    if !render(&config, &places, &interrupt)? {
+        return Ok(interrupt.exit_code());
+    }
 
     step(2, "measure the shipped detector on the test games")?;
     let (model, build) = build(&config, &device)?;
@@ -166,8 +168,8 @@ fn configure(args: &QuickstartArgs, places: &Places) -> Result<Config> {
     Ok(Config::load(&sources).map_err(tracknet::Error::from)?.config)
 }
 
-/// Renders one game for every game that the configuration names.
-fn render(config: &Config, places: &Places) -> Result<()> {
+/// Renders one game for every game that the configuration names; `false` when the user has interrupted it.
+fn render(config: &Config, places: &Places, interrupt: &Interrupt) -> Result<bool> {
     let split = &config.data.split;
     let games = split.train_games.len() + split.val_games.len() + split.test_games.len();
     let options = GenerateOptions {
@@ -179,14 +181,14 @@ fn render(config: &Config, places: &Places) -> Result<()> {
         ..GenerateOptions::default()
     };
     let clock = Instant::now();
-    let report = generate_with_bar(&places.data, &options)?;
+    let Some(report) = generate_with_bar(&places.data, &options, &interrupt.stop)? else { return Ok(false) };
     outln!(
         "{} frames of {games} games in {:.0} s: {}",
         report.frames,
         clock.elapsed().as_secs_f64(),
         places.data.display()
     )?;
-    Ok(())
+    Ok(true)
 }
 
 fn build(config: &Config, device: &Device) -> Result<(HeatmapModel, BuildReport)> {

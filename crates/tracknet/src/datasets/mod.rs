@@ -9,6 +9,7 @@
 //! | [`augment`], [`random`] | opt-in augmentations, from seeded streams |
 //! | [`heatmap`] | where a native pixel lies on the heatmap and back; the target |
 //! | [`sample`] | one frame → one sample, with the frame cache |
+//! | [`bad`] | frames that cannot be read: named once, counted |
 //! | [`batcher`] | worker threads that decode ahead, in the order of the sampler |
 //! | [`synthetic`] | rallies rendered with exact labels |
 //! | [`draw`], [`preview`] | drawing primitives; the contact sheet |
@@ -17,10 +18,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::DataFormat;
+use crate::config::{DataFormat, ExifOrientation};
 use crate::error::Result;
 
 pub mod augment;
+pub mod bad;
 pub mod batcher;
 pub mod draw;
 pub mod heatmap;
@@ -32,6 +34,7 @@ pub mod sample;
 pub mod synthetic;
 pub mod tracknet;
 
+pub use bad::BadFrames;
 pub use batcher::{Batch, BatchLoader, BatchSpec, LoaderOptions, SampleInfo};
 pub use heatmap::Geometry;
 pub use report::{DataReport, Problem, ProblemKind};
@@ -133,6 +136,8 @@ pub struct Dataset {
     pub games: Vec<Game>,
     /// Counts, and every row or file that was skipped.
     pub report: DataReport,
+    /// Whether the labels are those of the upright pictures.
+    pub exif_orientation: ExifOrientation,
 }
 
 impl Dataset {
@@ -156,6 +161,12 @@ impl Dataset {
         match format {
             DataFormat::Auto | DataFormat::Tracknet => tracknet::open(key, root, games, strict),
         }
+    }
+
+    /// The same, with labels of the pixels as they are stored, or of the upright pictures (which is what is assumed).
+    #[must_use]
+    pub fn labelled_with(self, exif_orientation: ExifOrientation) -> Self {
+        Self { exif_orientation, ..self }
     }
 
     /// Every frame, in order, as cheap shared references.
@@ -297,6 +308,14 @@ pub enum DatasetError {
         /// What went wrong.
         cause: Box<DatasetError>,
     },
+    /// Every frame of an epoch is one that cannot be read.
+    #[error("none of {} could be read; the first: {first}", count(*frames, "frame"))]
+    NothingReadable {
+        /// How many were tried.
+        frames: usize,
+        /// The first one, and why.
+        first: String,
+    },
     /// A value of the batch specification makes no sense.
     #[error("{key} = {found}: {expected}")]
     Spec {
@@ -316,6 +335,17 @@ pub enum DatasetError {
     /// Synthetic rallies cannot be rendered: options out of range, or a game that exists already.
     #[error("{0}")]
     Generate(String),
+}
+
+impl DatasetError {
+    /// Whether it speaks of one picture only.
+    pub(crate) fn is_of_picture(&self) -> bool {
+        match self {
+            Self::Image { .. } => true,
+            Self::Sample { cause, .. } => cause.is_of_picture(),
+            _ => false,
+        }
+    }
 }
 
 fn or_nothing(names: &[String]) -> String {

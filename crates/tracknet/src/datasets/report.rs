@@ -199,7 +199,8 @@ impl fmt::Display for ImageCheck {
 /// Decodes every image of the dataset, in parallel; the result does not depend on the number of threads.
 pub fn check_images(dataset: &Dataset) -> ImageCheck {
     let decode = |frame: &FrameRef| {
-        super::image::decode(&frame.frame.path).map(|image| [image.width() as usize, image.height() as usize])
+        let size = |image: image::RgbImage| [image.width() as usize, image.height() as usize];
+        super::image::decode_then(&frame.frame.path, dataset.exif_orientation, size)
     };
     check(dataset, decode)
 }
@@ -211,7 +212,7 @@ impl Dataset {
     /// # Errors
     /// With `strict`, any such frame.
     pub fn check_coordinates(&mut self, strict: bool) -> Result<()> {
-        let check = check(self, |frame| super::image::dimensions(&frame.frame.path));
+        let check = check(self, |frame| super::image::dimensions(&frame.frame.path, self.exif_orientation));
         if strict && !check.problems.is_empty() {
             return Err(DatasetError::Strict { root: self.root.clone(), problems: check.problems }.into());
         }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::report::{DataReport, Problem, ProblemKind};
 use super::{Clip, Dataset, DatasetError, Frame, Game, Label, Visibility};
+use crate::config::ExifOrientation;
 use crate::error::{IoContext, Result};
 
 /// Name of the label file of a clip; matched without regard to case.
@@ -34,7 +35,7 @@ pub(crate) fn open(key: &str, root: &Path, games: &[String], strict: bool) -> Re
         return Err(DatasetError::NoFrames { key, root, games, problems }.into());
     }
     let report = DataReport::new(&read, problems);
-    Ok(Dataset { root: root.to_path_buf(), games: read, report })
+    Ok(Dataset { root: root.to_path_buf(), games: read, report, exif_orientation: ExifOrientation::Apply })
 }
 
 /// Directories under `root` that look like games (they hold a clip), in natural order.
