@@ -55,12 +55,11 @@ pub fn decode_then<T>(
 pub fn dimensions(path: &Path, orientation: ExifOrientation) -> Result<[usize; 2], DatasetError> {
     let header = read_header(path)?;
     let [width, height] = header.size.map(|n| n as usize);
-    let on_its_side = match header.turn(orientation) {
-        Orientation::Rotate90 | Orientation::Rotate270 => true,
-        Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => true,
-        _ => false,
-    };
-    Ok(if on_its_side { [height, width] } else { [width, height] })
+    Ok(match header.turn(orientation) {
+        Orientation::Rotate90 | Orientation::Rotate270 => [height, width],
+        Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => [height, width],
+        _ => [width, height],
+    })
 }
 
 /// What is known of a picture before it is decoded.

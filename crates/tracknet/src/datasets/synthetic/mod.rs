@@ -426,7 +426,7 @@ mod tests {
         assert_eq!(report.unwrap(), None);
         assert!((4..120).contains(&done), "{done} frames of 120");
         let files = files(root.path());
-        assert!(!files.is_empty() && files.len() % 4 == 0 && files.len() < 160, "{:?}", files.keys());
+        assert!(!files.is_empty() && files.len().is_multiple_of(4) && files.len() < 160, "{:?}", files.keys());
         assert!(files.contains_key("game1/Clip1/Label.csv") && !files.contains_key("generate.json"));
     }
 
