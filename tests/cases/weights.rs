@@ -27,7 +27,8 @@ fn renamed(place: &Place, model: &str, to: &str, rename: impl Fn(&str) -> String
     place.copy(&format!("models/{model}/config.json"), &format!("{to}/config.json"));
     let bytes = fs::read(input(&format!("models/{model}/model.safetensors"))).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let tensors: BTreeMap<String, _> = tensors.tensors().into_iter().map(|(name, view)| (rename(&name), view)).collect();
+    let tensors: BTreeMap<String, _> =
+        tensors.tensors().into_iter().map(|(name, view)| (rename(&name), view)).collect();
     place.write(&format!("{to}/model.safetensors"), serialize(tensors, None).unwrap());
 }
 

@@ -1,17 +1,21 @@
 //! `tracknet data generate | check | preview`: make a dataset, look it through, look at it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use tracknet::config::DataFormat;
-use tracknet::datasets::synthetic::{GenerateOptions, LookSet, generate};
+use tracknet::config::{DataFormat, ExifOrientation};
+use tracknet::console;
+use tracknet::datasets::synthetic::{GenerateOptions, GenerateReport, LookSet, generate_until};
 use tracknet::datasets::{Dataset, preview};
+use tracknet::files::destination::check_file;
 use tracknet::inference::overlay;
 
-use crate::args::parse_count;
+use crate::args::{OverwriteFlag, parse_count};
+use crate::interrupt::Interrupt;
 use crate::out::{out, outln};
 
 /// Make, check and look at datasets.
@@ -104,6 +108,34 @@ struct CheckArgs {
     /// Fail when anything is wrong.
     #[arg(long)]
     strict: bool,
+    #[command(flatten)]
+    orientation: OrientationFlag,
+}
+
+/// Which pixels labels refer to; `data.exif_orientation` of a configuration.
+#[derive(Args)]
+struct OrientationFlag {
+    /// Whether labels refer to pictures that their EXIF orientation has turned upright, or to pixels as they are stored.
+    #[arg(long, value_enum, default_value_t = Turned::Apply)]
+    exif_orientation: Turned,
+}
+
+/// `--exif-orientation`.
+#[derive(Clone, Copy, ValueEnum)]
+enum Turned {
+    /// Upright, as viewers and labelling tools show them.
+    Apply,
+    /// As they are stored.
+    Ignore,
+}
+
+impl From<&OrientationFlag> for ExifOrientation {
+    fn from(flag: &OrientationFlag) -> Self {
+        match flag.exif_orientation {
+            Turned::Apply => Self::Apply,
+            Turned::Ignore => Self::Ignore,
+        }
+    }
 }
 
 /// Draw a contact sheet of labelled frames, to see at a glance whether the labels are right.
@@ -121,6 +153,10 @@ struct PreviewArgs {
     /// Frames on the sheet, evenly spread over the dataset.
     #[arg(long, default_value_t = 12, value_parser = parse_count)]
     count: usize,
+    #[command(flatten)]
+    orientation: OrientationFlag,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
 }
 
 pub(crate) fn run(args: &DataArgs) -> Result<ExitCode> {
@@ -143,7 +179,10 @@ fn run_generate(args: &GenerateArgs) -> Result<ExitCode> {
         threads: args.threads,
         ..GenerateOptions::default()
     };
-    let report = generate_with_bar(&args.root, &options)?;
+    let interrupt = Interrupt::listen()?;
+    let Some(report) = generate_with_bar(&args.root, &options, &interrupt.stop)? else {
+        return Ok(interrupt.exit_code());
+    };
     let [absent, visible, hard, occluded] = report.visibility;
     outln!(
         "wrote {} frames in {} clips of {} games to {}\nvisible {visible}, hard {hard}, occluded {occluded}, absent {absent}",
@@ -156,24 +195,29 @@ fn run_generate(args: &GenerateArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Renders with a progress bar on standard error.
+/// Renders with a progress bar on standard error; `None` when the user has interrupted it, who is told what is left.
 pub(crate) fn generate_with_bar(
-    root: &std::path::Path,
+    root: &Path,
     options: &GenerateOptions,
-) -> Result<tracknet::datasets::synthetic::GenerateReport> {
+    stop: &AtomicBool,
+) -> Result<Option<GenerateReport>> {
     let style = ProgressStyle::with_template("rendering {wide_bar} {pos}/{len} frames, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(0).with_style(style);
-    let report = generate(root, options, &mut |done, total| {
+    let report = generate_until(root, options, stop, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    Ok(report?)
+    let report = report?;
+    if report.is_none() {
+        console::say(format_args!("interrupted; clips that were complete are in {}", root.display()));
+    }
+    Ok(report)
 }
 
 fn run_check(args: &CheckArgs) -> Result<ExitCode> {
-    let mut dataset = open(&args.root, &args.games)?;
+    let mut dataset = open(&args.root, &args.games)?.labelled_with((&args.orientation).into());
     if args.skip_images {
         dataset.check_labels();
     } else {
@@ -188,14 +232,27 @@ fn run_check(args: &CheckArgs) -> Result<ExitCode> {
 
 fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
     let dataset = open(&args.root, &args.games)?;
-    let frames = preview::spread(&dataset.frames(), args.count);
-    let sheet = preview::contact_sheet(&frames, &preview::PreviewOptions::default()).map_err(tracknet::Error::from)?;
-    overlay::write_png(&args.output, &sheet)?;
-    outln!("wrote {} ({}x{})", args.output.display(), sheet.width(), sheet.height())?;
+    let frames = dataset.frames();
+    let files = frames.iter().flat_map(|frame| [frame.frame.path.as_path(), &frame.label_file]);
+    let inputs: Vec<&Path> = files.chain([args.root.as_path()]).collect();
+    check_file(&args.output, args.overwrite.overwrite, |_| false, &inputs)?;
+    let options =
+        preview::PreviewOptions { exif_orientation: (&args.orientation).into(), ..preview::PreviewOptions::default() };
+    let chosen = preview::spread(&frames, args.count);
+    let sheet = preview::contact_sheet(&chosen, &options).map_err(tracknet::Error::from)?;
+    let problems = console::listing(sheet.problems.iter().map(|problem| format!("\n  {problem}")), 20);
+    if sheet.problems.len() == chosen.len() {
+        bail!("none of {} frames can be drawn:{problems}", chosen.len());
+    }
+    if !sheet.problems.is_empty() {
+        console::note(format_args!("{} of {} frames cannot be drawn:{problems}", sheet.problems.len(), chosen.len()));
+    }
+    overlay::write_png(&args.output, &sheet.picture)?;
+    outln!("wrote {} ({}x{})", args.output.display(), sheet.picture.width(), sheet.picture.height())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(root: &std::path::Path, games: &[String]) -> Result<Dataset> {
+fn open(root: &Path, games: &[String]) -> Result<Dataset> {
     Ok(match games {
         [] => Dataset::open_all(root, DataFormat::Auto)?,
         games => Dataset::open_split("--games", root, DataFormat::Auto, games, false)?,

@@ -202,7 +202,8 @@ fn distill(args: &DistillArgs) -> Result<ExitCode> {
     };
     let options = args.options(model);
     options.check().map_err(tracknet::Error::from)?;
-    let job = Job { options, pictures: pictures(args, place)? };
+    let Some(pictures) = pictures(args, place, &interrupt)? else { return Ok(interrupt.exit_code()) };
+    let job = Job { options, pictures };
     let crops = Crops::cut(&job.pictures, &job.options)?;
     let (targets, teacher) = teach(&job.options, &crops, &device)?;
     drop(crops);
@@ -283,11 +284,11 @@ impl DistillArgs {
     }
 }
 
-/// The pictures that were given, or freshly rendered ones.
-fn pictures(args: &DistillArgs, place: &Path) -> Result<Vec<PathBuf>> {
+/// The pictures that were given, or freshly rendered ones; `None` when the user has interrupted the rendering.
+fn pictures(args: &DistillArgs, place: &Path, interrupt: &Interrupt) -> Result<Option<Vec<PathBuf>>> {
     match &args.image {
-        Some(dir) if dir.is_dir() => Ok(pictures_in(dir).map_err(tracknet::Error::from)?),
-        Some(file) => Ok(vec![file.clone()]),
+        Some(dir) if dir.is_dir() => Ok(Some(pictures_in(dir).map_err(tracknet::Error::from)?)),
+        Some(file) => Ok(Some(vec![file.clone()])),
         None => {
             let options = GenerateOptions {
                 seed: args.seed,
@@ -298,9 +299,11 @@ fn pictures(args: &DistillArgs, place: &Path) -> Result<Vec<PathBuf>> {
                 look: LookSet::Mixed,
                 ..GenerateOptions::default()
             };
-            let games = generate_with_bar(&place.join("rallies"), &options)?.games;
-            let clips = games.iter().map(|game| pictures_in(&game.join("Clip1")));
-            Ok(clips.collect::<Result<Vec<_>, _>>().map_err(tracknet::Error::from)?.concat())
+            let Some(report) = generate_with_bar(&place.join("rallies"), &options, &interrupt.stop)? else {
+                return Ok(None);
+            };
+            let clips = report.games.iter().map(|game| pictures_in(&game.join("Clip1")));
+            Ok(Some(clips.collect::<Result<Vec<_>, _>>().map_err(tracknet::Error::from)?.concat()))
         }
     }
 }

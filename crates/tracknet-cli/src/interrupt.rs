@@ -11,31 +11,39 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// What the signals have asked for so far.
 pub(crate) struct Interrupt {
-    /// Set by the first signal; the training loop reads it between steps.
+    /// Set by the first signal; loops read it between steps.
     pub(crate) stop: Arc<AtomicBool>,
     signal: Arc<AtomicUsize>,
+    at_once: Arc<AtomicBool>,
 }
 
 impl Interrupt {
-    /// Listens for SIGINT, SIGTERM and, on Linux, SIGHUP, unless it is ignored already, as `nohup` asks for. A second
-    /// signal ends the process at once.
+    /// Listens for SIGINT, SIGTERM and, on Linux, SIGHUP, unless it is ignored already, as `nohup` asks for. The first
+    /// signal sets the flag, a second one ends the process at once.
     pub(crate) fn listen() -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, at_once) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let signal = Arc::new(AtomicUsize::new(0));
         for number in signals() {
             // The order matters: the shutdown looks at the flag that the handler after it sets.
-            signal_hook::flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stop))
+            signal_hook::flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&at_once))
                 .context("cannot listen for signals")?;
-            signal_hook::flag::register(number, Arc::clone(&stop)).context("cannot listen for signals")?;
+            for flag in [&stop, &at_once] {
+                signal_hook::flag::register(number, Arc::clone(flag)).context("cannot listen for signals")?;
+            }
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
                 .context("cannot listen for signals")?;
         }
-        Ok(Self { stop, signal })
+        Ok(Self { stop, signal, at_once })
     }
 
-    /// From here on nothing is left to save: the next signal ends the process, with the same exit code.
-    pub(crate) fn end_at_once(&self) {
-        self.stop.store(true, Ordering::SeqCst);
+    /// Whether already the next signal ends the process, with the same exit code: where nothing would be saved.
+    pub(crate) fn end_at_once(&self, at_once: bool) {
+        self.at_once.store(at_once || self.stop.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    /// The exit code of an interrupted run, 128 plus the signal's number; `None` when no signal came.
+    pub(crate) fn exit_code_if_any(&self) -> Option<ExitCode> {
+        self.stop.load(Ordering::SeqCst).then(|| self.exit_code())
     }
 
     /// The exit code of an interrupted run: 128 plus the signal's number.

@@ -80,21 +80,25 @@ enum Backbone {
 pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
     let clock = Instant::now();
     let places = Places::new(&args.output_dir)?;
+    let interrupt = Interrupt::listen()?;
     let device = device::resolve(&args.device.device)?;
     shipped::unpack(&places.backbone)?;
     let config = configure(args, &places)?;
 
     step(1, "render rallies on grass, a look the shipped detector has never seen")?;
-    render(&config, &places)?;
+    if !render(&config, &places, &interrupt)? {
+        return Ok(interrupt.exit_code());
+    }
 
+    // Only a training has something to save.
+    interrupt.end_at_once(true);
     step(2, "measure the shipped detector on the test games")?;
     let (model, build) = build(&config, &device)?;
     let before = measure(&model, &build, &config, &device)?;
     outln!("{}", summary(&before))?;
 
     step(3, "fine-tune LoRA adapters and the decoder")?;
-    // Only a training has something to save: before it, a signal ends the program at once.
-    let interrupt = Interrupt::listen()?;
+    interrupt.end_at_once(false);
     let options = FitOptions { stop: interrupt.stop.clone(), ..FitOptions::new(device.clone()) };
     let report = Trainer::new(&config, model, &build, options, &mut Console::new())?.fit()?;
     if report.outcome == Outcome::Interrupted {
@@ -102,7 +106,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
         console::say(format_args!("interrupted; continue with: tracknet train --resume {root}"));
         return Ok(interrupt.exit_code());
     }
-    interrupt.end_at_once();
+    interrupt.end_at_once(true);
 
     step(4, "measure again on the same test games")?;
     let after = measure(&report.model, &build, &config, &device)?;
@@ -173,8 +177,8 @@ fn configure(args: &QuickstartArgs, places: &Places) -> Result<Config> {
     Ok(Config::load(&sources).map_err(tracknet::Error::from)?.config)
 }
 
-/// Renders one game for every game that the configuration names.
-fn render(config: &Config, places: &Places) -> Result<()> {
+/// Renders one game for every game that the configuration names; `false` when the user has interrupted it.
+fn render(config: &Config, places: &Places, interrupt: &Interrupt) -> Result<bool> {
     let split = &config.data.split;
     let games = split.train_games.len() + split.val_games.len() + split.test_games.len();
     let options = GenerateOptions {
@@ -186,14 +190,14 @@ fn render(config: &Config, places: &Places) -> Result<()> {
         ..GenerateOptions::default()
     };
     let clock = Instant::now();
-    let report = generate_with_bar(&places.data, &options)?;
+    let Some(report) = generate_with_bar(&places.data, &options, &interrupt.stop)? else { return Ok(false) };
     outln!(
         "{} frames of {games} games in {:.0} s: {}",
         report.frames,
         clock.elapsed().as_secs_f64(),
         places.data.display()
     )?;
-    Ok(())
+    Ok(true)
 }
 
 fn build(config: &Config, device: &Device) -> Result<(HeatmapModel, BuildReport)> {

@@ -22,6 +22,10 @@ pub struct DataConfig {
     pub sequence: SequenceConfig,
     /// What a frame without a ball teaches.
     pub absent_ball: AbsentBall,
+    /// Whether the labels are those of the upright pictures.
+    pub exif_orientation: ExifOrientation,
+    /// What becomes of a frame that cannot be read.
+    pub on_bad_frame: OnBadFrame,
 }
 
 impl Default for DataConfig {
@@ -34,6 +38,8 @@ impl Default for DataConfig {
             augment: AugmentConfig::default(),
             sequence: SequenceConfig::default(),
             absent_ball: AbsentBall::Mask,
+            exif_orientation: ExifOrientation::Apply,
+            on_bad_frame: OnBadFrame::Skip,
         }
     }
 }
@@ -159,4 +165,27 @@ pub enum AbsentBall {
     Mask,
     /// An all-zero target.
     Negative,
+}
+
+/// What the EXIF orientation of a picture does: the labels of a data set refer either to the upright pictures or to the
+/// pixels as they are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExifOrientation {
+    /// Pictures are turned upright, as viewers, labelling tools and OpenCV show them.
+    #[default]
+    Apply,
+    /// Pixels are read as they are stored.
+    Ignore,
+}
+
+/// What becomes of a frame whose picture cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadFrame {
+    /// It is left out of its batch, named once and counted.
+    #[default]
+    Skip,
+    /// It ends the run.
+    Error,
 }

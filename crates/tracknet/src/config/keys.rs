@@ -107,6 +107,18 @@ pub(super) const KEYS: &[Key] = &[
         Choice(&[word("mask", &[]), word("negative", &[])]),
         "What a frame without a ball teaches: `mask` = nothing, `negative` = an all-zero target.",
     ),
+    key(
+        "data.exif_orientation",
+        Choice(&[word("apply", &[]), word("ignore", &[])]),
+        "Which pixels the labels refer to: those of the pictures turned upright by their EXIF orientation (`apply`), or as \
+         they are stored (`ignore`).",
+    ),
+    key(
+        "data.on_bad_frame",
+        Choice(&[word("skip", &[]), word("error", &[])]),
+        "What becomes of a frame that cannot be read: `skip` = left out of its batch, named once and counted, `error` = it \
+         ends the run.",
+    ),
     key("model.model_name", MODEL_NAME, "The model. The three names mean the same: `lora` and `quantization` decide."),
     key(
         "model.pretrained_model_name",

@@ -3,14 +3,20 @@
 //! The order of an epoch and every random draw of a sample are functions of `(seed, epoch, index)` alone, so the
 //! batches are the same for any number of workers and with or without the frame cache. At most
 //! `prefetch` batches beyond the one being assembled are held; dropping the iterator stops the workers.
+//!
+//! A frame that cannot be read is left out of its batch: the batch is smaller, and loss and gradient are those of a batch
+//! without it. It keeps its place in the order, so that number and content of all other batches stay what they are; a batch
+//! of such frames alone comes with a size of 0.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use super::bad::Met;
 use super::random::permutation;
 use super::sample::{Cache, Sample, Source};
-use super::{DatasetError, FrameRef};
+use super::{BadFrames, DatasetError, FrameRef};
+use crate::config::OnBadFrame;
 use crate::error::Result;
 
 pub use super::sample::{BatchSpec, SampleInfo};
@@ -34,6 +40,8 @@ pub struct LoaderOptions {
     /// first need not decode them again; 0 = none. It is filled until it is full, and nothing is thrown out: in an
     /// order that visits every frame once an epoch, that is the policy with the most hits.
     pub cache_bytes: usize,
+    /// What becomes of a frame that cannot be read.
+    pub on_bad_frame: OnBadFrame,
 }
 
 impl Default for LoaderOptions {
@@ -46,6 +54,7 @@ impl Default for LoaderOptions {
             augment: false,
             limit: 0,
             cache_bytes: 1 << 30,
+            on_bad_frame: OnBadFrame::Skip,
         }
     }
 }
@@ -53,7 +62,7 @@ impl Default for LoaderOptions {
 /// Samples that go through the model together; rows are contiguous, the last axis is x.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Number of samples.
+    /// Number of samples: those of the batch that could be read.
     pub size: usize,
     /// Input `[B, 3, H, W]`, normalized.
     pub images: Vec<f32>,
@@ -93,6 +102,7 @@ impl BatchLoader {
             cache,
             seed: options.shuffle_seed.unwrap_or(0),
             augment: options.augment,
+            bad: Met::default(),
         };
         Ok(Self { source: Arc::new(source), batch_size, options })
     }
@@ -119,7 +129,18 @@ impl BatchLoader {
         self.source.frames.len().min(self.batches() * self.batch_size)
     }
 
-    /// The batches of an epoch. The iterator ends after the first error, which names the frame.
+    /// The frames that could not be read so far, in any epoch, and were left out.
+    pub fn bad_frames(&self) -> BadFrames {
+        self.source.bad.all()
+    }
+
+    /// Those among the first few of [`BatchLoader::bad_frames`] that this has not returned before: each is told once.
+    pub fn new_bad_frames(&self) -> Vec<String> {
+        self.source.bad.news()
+    }
+
+    /// The batches of an epoch. The iterator ends after the first error, which names the frame; an epoch in which no frame
+    /// at all can be read is one.
     pub fn epoch(&self, epoch: u64) -> Epoch {
         self.epoch_from(epoch, 0)
     }
@@ -142,7 +163,17 @@ impl BatchLoader {
             changed: Condvar::new(),
         });
         let workers = self.options.workers.min(queue.order.len());
-        Epoch { queue, batch_size: self.batch_size, workers, threads: Vec::new(), position: 0, failed: false }
+        Epoch {
+            queue,
+            batch_size: self.batch_size,
+            workers,
+            threads: Vec::new(),
+            position: 0,
+            failed: false,
+            on_bad_frame: self.options.on_bad_frame,
+            is_whole: skip == 0,
+            read: 0,
+        }
     }
 }
 
@@ -232,6 +263,11 @@ pub struct Epoch {
     threads: Vec<JoinHandle<()>>,
     position: usize,
     failed: bool,
+    on_bad_frame: OnBadFrame,
+    /// Whether it began with its first batch.
+    is_whole: bool,
+    /// Samples that could be read.
+    read: usize,
 }
 
 impl Epoch {
@@ -248,25 +284,45 @@ impl Epoch {
 
     fn batch(&mut self) -> Result<Batch, DatasetError> {
         self.start()?;
-        let size = self.batch_size.min(self.queue.order.len() - self.position);
+        let end = self.queue.order.len().min(self.position + self.batch_size);
+        let size = end - self.position;
         let spec = &self.queue.source.spec;
         let plane = spec.heatmap_size[0] * spec.heatmap_size[1];
         let mut batch = Batch {
-            size,
+            size: 0,
             images: Vec::with_capacity(size * 3 * spec.input_size[0] * spec.input_size[1]),
             targets: Vec::with_capacity(size * plane),
             masks: Vec::with_capacity(size * plane),
             samples: Vec::with_capacity(size),
         };
-        for position in self.position..self.position + size {
-            let sample = if self.workers == 0 { self.queue.make(position)? } else { self.queue.take(position)? };
+        for position in self.position..end {
+            let Some(sample) = self.sample(position)? else { continue };
+            batch.size += 1;
             batch.images.extend_from_slice(&sample.image);
             batch.targets.extend_from_slice(&sample.target);
             batch.masks.resize(batch.masks.len() + plane, sample.mask);
             batch.samples.push(sample.info);
         }
-        self.position += size;
+        self.position = end;
+        self.read += batch.size;
+        let order = &self.queue.order;
+        if self.is_whole && self.read == 0 && end == order.len() {
+            let first = self.queue.source.bad.all().first.into_iter().next().unwrap_or_default();
+            return Err(DatasetError::NothingReadable { frames: end, first });
+        }
         Ok(batch)
+    }
+
+    /// The sample at a position; `None` if its frame cannot be read and is to be skipped.
+    fn sample(&self, position: usize) -> Result<Option<Sample>, DatasetError> {
+        let sample = if self.workers == 0 { self.queue.make(position) } else { self.queue.take(position) };
+        match sample {
+            Err(error) if self.on_bad_frame == OnBadFrame::Skip && error.is_of_picture() => {
+                self.queue.source.bad.add(self.queue.order[position], &error);
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
     }
 
     /// Stops the workers and waits for them: at most one image each is still being decoded.
@@ -313,7 +369,7 @@ mod tests {
     use super::super::heatmap::render_target;
     use super::super::tracknet::tests::Tree;
     use super::*;
-    use crate::config::{AbsentBall, AugmentConfig};
+    use crate::config::{AbsentBall, AugmentConfig, ExifOrientation};
 
     const ROWS: &str = "0000.jpg,1,10.5,20,0\n0001.jpg,0,,,\n0002.jpg,2,63,0,0\n0003.jpg,1,64,3,0\n0004.jpg,3,1,35,0\n";
 
@@ -455,9 +511,12 @@ mod tests {
         for (a, b) in flipped.images.chunks(33).zip(plain.images.chunks(33)) {
             assert!(a.iter().eq(b.iter().rev()));
         }
-        for (a, b) in flipped.targets.chunks(33).zip(plain.targets.chunks(33)) {
-            // The mirrored centre is rounded once more.
-            assert!(a.iter().zip(b.iter().rev()).all(|(a, b)| (a - b).abs() < 1e-5));
+        for (sample, found) in flipped.samples.iter().zip(flipped.targets.chunks(33 * 17)) {
+            let Some([x, y]) = sample.label.xy else { continue };
+            let mut target = vec![0.0; 33 * 17];
+            // The target of the mirrored original.
+            render_target(&mut target, [33, 17], [(63.0 - x) * 33.0 / 64.0, y * 17.0 / 36.0], 2.0);
+            assert!(found.iter().zip(&target).all(|(a, b)| (a - b).abs() < 1e-5));
         }
         assert!(flipped.samples.iter().all(|s| s.flipped) && plain.samples.iter().all(|s| !s.flipped));
     }
@@ -472,17 +531,18 @@ mod tests {
         let info = &batch.samples[0];
         let [left, _, width, _] = info.geometry.crop;
         assert!(width < 64.0, "zoomed: {:?}", info.geometry);
-        let expected = (10.5 - left) * 16.0 / width;
+        // The place on the heatmap, and the shift of the whole frame's target: ½ · (1 − 16 / 64).
+        let expected = (10.5 + 0.5 - left) * 16.0 / width - 0.5 + 0.375;
         assert!((f64::from(info.heatmap_xy().unwrap()[0]) - expected).abs() < 1e-4);
         assert!(info.heatmap_xy().unwrap()[0] < 16.0);
     }
 
     #[test]
-    fn an_undecodable_image_ends_the_epoch_with_frame_path_and_line() {
+    fn an_undecodable_image_ends_the_epoch_with_frame_path_and_line_where_that_is_asked_for() {
         let (tree, frames) = frames();
         std::fs::write(tree.path("game1/Clip1/0002.jpg"), b"broken").unwrap();
         for workers in [0, 2] {
-            let options = LoaderOptions { workers, ..LoaderOptions::default() };
+            let options = LoaderOptions { workers, on_bad_frame: OnBadFrame::Error, ..LoaderOptions::default() };
             let loader = BatchLoader::new(frames.clone(), small_spec(), 1, options).unwrap();
             let results: Vec<_> = loader.epoch(0).collect();
             assert_eq!(results.len(), 3);
@@ -493,6 +553,87 @@ mod tests {
             );
             assert!(message.contains("0002.jpg: cannot decode: "), "{message}");
         }
+    }
+
+    #[test]
+    fn a_bad_frame_is_left_out_of_its_batch_and_changes_nothing_else() {
+        let (tree, frames) = frames();
+        let load_all = |workers| {
+            let options = LoaderOptions { workers, augment: true, shuffle_seed: Some(9), ..LoaderOptions::default() };
+            let loader = BatchLoader::new(frames.clone(), wild_spec(), 2, options).unwrap();
+            let batches: Vec<Vec<Batch>> = (0..3).map(|e| loader.epoch(e).collect::<Result<_>>().unwrap()).collect();
+            (batches, loader)
+        };
+        let (good, loader) = load_all(0);
+        assert!(loader.bad_frames().is_empty());
+        std::fs::write(tree.path("game1/Clip1/0002.jpg"), b"broken").unwrap();
+        for workers in [0, 1, 3] {
+            let (batches, loader) = load_all(workers);
+            assert_eq!(
+                batches,
+                good.iter().map(|epoch| epoch.iter().map(without_2).collect()).collect::<Vec<Vec<_>>>()
+            );
+            let bad = loader.bad_frames();
+            assert_eq!((bad.count, bad.first.len()), (1, 1));
+            assert!(bad.first[0].contains("game1/Clip1/0002.jpg") && bad.first[0].contains("line 4"), "{bad}");
+            assert_eq!((loader.new_bad_frames(), loader.new_bad_frames()), (bad.first, Vec::new()));
+            // A resumed epoch goes on with the same batches.
+            let rest: Vec<Batch> = loader.epoch_from(1, 1).collect::<Result<_>>().unwrap();
+            assert_eq!(rest, batches[1][1..]);
+        }
+    }
+
+    /// The batch without the samples of frame 0002.
+    fn without_2(batch: &Batch) -> Batch {
+        let mut left = Batch { size: 0, images: vec![], targets: vec![], masks: vec![], samples: vec![] };
+        for (i, sample) in batch.samples.iter().enumerate() {
+            if sample.frame.frame.file_name == "0002.jpg" {
+                continue;
+            }
+            left.size += 1;
+            let part = |all: &[f32]| {
+                let one = all.len() / batch.size;
+                all[i * one..(i + 1) * one].to_vec()
+            };
+            left.images.extend(part(&batch.images));
+            left.targets.extend(part(&batch.targets));
+            left.masks.extend(part(&batch.masks));
+            left.samples.push(sample.clone());
+        }
+        left
+    }
+
+    #[test]
+    fn a_batch_of_bad_frames_is_empty_and_an_epoch_of_them_is_an_error() {
+        let (tree, frames) = frames();
+        let loader = BatchLoader::new(frames.clone(), small_spec(), 1, LoaderOptions::default()).unwrap();
+        std::fs::write(tree.path("game1/Clip1/0004.jpg"), b"broken").unwrap();
+        let sizes = |epoch: Epoch| -> Vec<usize> { epoch.map(|b| b.unwrap().size).collect() };
+        assert_eq!(sizes(loader.epoch(0)), [1, 1, 1, 1, 0]);
+        // A resumed run whose last batches are bad must be able to go on.
+        assert_eq!(sizes(loader.epoch_from(1, 4)), [0]);
+        let loader = BatchLoader::new(frames, small_spec(), 2, LoaderOptions::default()).unwrap();
+        std::fs::remove_dir_all(tree.path("game1")).unwrap();
+        let results: Vec<_> = loader.epoch(0).collect();
+        assert_eq!(results.len(), 3);
+        let error = results[2].as_ref().unwrap_err().to_string();
+        assert!(
+            error.starts_with("none of 5 frames could be read; the first: frame game1/Clip1/0000.jpg ("),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn labels_of_stored_pixels_go_with_pixels_as_they_are_stored() {
+        let (tree, frames) = frames();
+        let path = tree.path("game1/Clip1/0000.jpg");
+        crate::datasets::image::tests::write_turned(&path, 64, 36, 6);
+        let native_size = |exif_orientation| {
+            let spec = BatchSpec { exif_orientation, ..small_spec() };
+            load(&frames, &spec, 5, LoaderOptions::default(), 0)[0].samples[0].native_size
+        };
+        assert_eq!(native_size(ExifOrientation::Apply), [36, 64]);
+        assert_eq!(native_size(ExifOrientation::Ignore), [64, 36]);
     }
 
     #[test]

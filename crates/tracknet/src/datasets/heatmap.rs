@@ -2,6 +2,21 @@
 //!
 //! One type holds every size and transform between a file's pixels and the heatmap's, because a hard-coded scale is
 //! the classic way to be wrong on the second dataset.
+//!
+//! A position is counted in pixels from the centre of the first, which is (0, 0): labels, drawings, resized frames, indices
+//! of a heatmap. From the original's `W` to `Wi` of the input and `Wh` of the heatmap:
+//!
+//! | step | position |
+//! |---|---|
+//! | resize | `x = (X + ½) · Wi / W − ½`: what the resize does with the pixels' centres |
+//! | flip | `x' = (Wi − 1) − x`, on the resized frame |
+//! | target | `cx = X · Wh / W`, `X` being the place on the original, mirrored if the frame is |
+//!
+//! The last is the formula that models of this family are trained with. It lacks the half pixels of the resize, so that the
+//! target lies `½ · (1 − Wh / W)` heatmap pixels after the ball's own place on the heatmap (0.4 from 1280 to 256, two pixels
+//! of the original). A model learns that with everything else and the way back takes it off again, as long as it is the
+//! same for every sample; therefore mirrored and zoomed frames get the same shift. Frames of different widths do not: it is
+//! 0.1 heatmap pixels less for 640 than for 1280.
 
 /// The way from native pixels through crop, resize and flip to heatmap pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,7 +29,7 @@ pub struct Geometry {
     pub heatmap_size: [usize; 2],
     /// The part of the original that was resized, as `[left, top, width, height]` in native pixels.
     pub crop: [f64; 4],
-    /// Whether the resized frame was mirrored: `x' = (W − 1) − x`.
+    /// Whether the resized frame was mirrored: `x' = (Wi − 1) − x`.
     pub flipped: bool,
 }
 
@@ -30,32 +45,47 @@ impl Geometry {
         (0..2).all(|axis| native[axis] >= 0.0 && native[axis] < self.native_size[axis] as f32)
     }
 
-    /// A native position on the resized frame: without crop and flip `x = X · Wi / W`.
+    /// A native position on the resized frame: without crop and flip `x = (X + ½) · Wi / W − ½`.
     pub fn to_input(&self, native: [f32; 2]) -> [f32; 2] {
-        let mut xy = [0, 1].map(|axis| {
-            (f64::from(native[axis]) - self.crop[axis]) * self.input_size[axis] as f64 / self.crop[axis + 2]
-        });
-        if self.flipped {
-            xy[0] = self.input_size[0] as f64 - 1.0 - xy[0];
-        }
-        xy.map(|v| v as f32)
+        self.input(native).map(|v| v as f32)
     }
 
     /// A native position on the heatmap: without crop and flip `cx = X · Wh / W`.
     pub fn to_heatmap(&self, native: [f32; 2]) -> [f32; 2] {
-        let input = self.to_input(native);
-        [0, 1]
-            .map(|axis| (f64::from(input[axis]) * self.heatmap_size[axis] as f64 / self.input_size[axis] as f64) as f32)
+        let (input, [scale, shift]) = (self.input(native), [self.heatmap_scale(), self.target_shift()]);
+        [0, 1].map(|axis| ((input[axis] + 0.5) * scale[axis] - 0.5 + shift[axis]) as f32)
     }
 
     /// A heatmap position in native pixels: the inverse of [`Geometry::to_heatmap`].
     pub fn to_native(&self, heatmap: [f32; 2]) -> [f32; 2] {
-        let mut input =
-            [0, 1].map(|axis| f64::from(heatmap[axis]) * self.input_size[axis] as f64 / self.heatmap_size[axis] as f64);
-        if self.flipped {
-            input[0] = self.input_size[0] as f64 - 1.0 - input[0];
-        }
-        [0, 1].map(|axis| (input[axis] * self.crop[axis + 2] / self.input_size[axis] as f64 + self.crop[axis]) as f32)
+        let [scale, shift] = [self.heatmap_scale(), self.target_shift()];
+        let input = [0, 1].map(|axis| (f64::from(heatmap[axis]) - shift[axis] + 0.5) / scale[axis] - 0.5);
+        let input = self.mirrored(input);
+        [0, 1].map(|axis| {
+            ((input[axis] + 0.5) * self.crop[axis + 2] / self.input_size[axis] as f64 + self.crop[axis] - 0.5) as f32
+        })
+    }
+
+    fn input(&self, native: [f32; 2]) -> [f64; 2] {
+        self.mirrored([0, 1].map(|axis| {
+            let in_crop = f64::from(native[axis]) + 0.5 - self.crop[axis];
+            in_crop * self.input_size[axis] as f64 / self.crop[axis + 2] - 0.5
+        }))
+    }
+
+    /// The position on the mirrored frame, if it is; both ways.
+    fn mirrored(&self, [x, y]: [f64; 2]) -> [f64; 2] {
+        [if self.flipped { self.input_size[0] as f64 - 1.0 - x } else { x }, y]
+    }
+
+    /// Heatmap pixels in a pixel of the input.
+    fn heatmap_scale(&self) -> [f64; 2] {
+        [0, 1].map(|axis| self.heatmap_size[axis] as f64 / self.input_size[axis] as f64)
+    }
+
+    /// How far behind its own place on the heatmap the formula of the target puts the ball: `½ · (1 − Wh / W)`.
+    fn target_shift(&self) -> [f64; 2] {
+        [0, 1].map(|axis| 0.5 * (1.0 - self.heatmap_size[axis] as f64 / self.native_size[axis] as f64))
     }
 }
 
@@ -110,12 +140,76 @@ mod tests {
 
     #[test]
     fn the_flip_mirrors_pixel_centres_of_the_resized_frame() {
-        let geometry = Geometry { flipped: true, ..Geometry::whole([1280, 720], [512, 288], [512, 288]) };
-        assert_eq!(geometry.to_input([0.0, 10.0]), [511.0, 4.0]);
-        assert_eq!(geometry.to_input([250.0, 10.0]), [411.0, 4.0]);
-        // On a smaller heatmap the mirror is still that of the resized frame: x = 411 lies at 411 / 2.
-        let half = Geometry { heatmap_size: [256, 144], ..geometry };
-        assert_eq!(half.to_heatmap([250.0, 10.0]), [205.5, 2.0]);
+        let plain = Geometry::whole([1280, 720], [512, 288], [256, 144]);
+        let flipped = Geometry { flipped: true, ..plain };
+        for x in [0.0f32, 250.0, 333.25, 1279.0] {
+            let [a, b] = [plain, flipped].map(|geometry| geometry.to_input([x, 10.0]));
+            assert!((a[0] + b[0] - 511.0).abs() < 1e-4 && a[1] == b[1], "{a:?} {b:?}");
+            // The mirrored frame is the frame of a label that is mirrored on the original.
+            let [a, b] = [plain.to_heatmap([1279.0 - x, 10.0]), flipped.to_heatmap([x, 10.0])];
+            assert!((a[0] - b[0]).abs() < 1e-4 && a[1] == b[1], "{a:?} {b:?}");
+        }
+        // Without a resize, all is one.
+        let same = Geometry { flipped: true, ..Geometry::whole([512, 288], [512, 288], [512, 288]) };
+        assert_eq!((same.to_input([100.0, 4.0]), same.to_heatmap([100.0, 4.0])), ([411.0, 4.0], [411.0, 4.0]));
+    }
+
+    /// A frame with a bell of light at a place between pixels.
+    fn frame([width, height]: [usize; 2], [x, y]: [f32; 2], sigma: f32) -> image::RgbImage {
+        image::RgbImage::from_fn(width as u32, height as u32, |column, row| {
+            let d2 = (column as f32 - x).powi(2) + (row as f32 - y).powi(2);
+            image::Rgb([(250.0 * (-d2 / (2.0 * sigma * sigma)).exp()).round() as u8; 3])
+        })
+    }
+
+    fn centroid(picture: &image::RgbImage) -> [f64; 2] {
+        let (mut sum, mut at) = (0.0, [0.0; 2]);
+        for (x, y, pixel) in picture.enumerate_pixels() {
+            let weight = f64::from(pixel[0]);
+            sum += weight;
+            at = [at[0] + weight * f64::from(x), at[1] + weight * f64::from(y)];
+        }
+        at.map(|v| v / sum)
+    }
+
+    #[test]
+    fn pixels_and_positions_go_the_same_way_through_crop_resize_and_flip() {
+        for (native, input) in
+            [([1280, 720], [512, 288]), ([640, 360], [512, 288]), ([180, 320], [256, 144]), ([97, 55], [97, 55])]
+        {
+            let whole = Geometry::whole(native, input, [input[0] / 2, input[1] / 2]);
+            let [width, height] = native.map(|n| n as f64);
+            let zoomed = Geometry { crop: [0.1 * width + 0.3, 0.2 * height, 0.6 * width, 0.6 * height], ..whole };
+            for (step, geometry) in [whole, zoomed].into_iter().enumerate() {
+                let place = [0.35 * native[0] as f32 + 0.3, 0.55 * native[1] as f32 + 0.7];
+                let picture = frame(native, place, native[0] as f32 / 40.0);
+                let crop = (step == 1).then_some(geometry.crop);
+                let mut resized = crate::datasets::image::resize(&picture, crop, input).unwrap();
+                for flipped in [false, true] {
+                    let geometry = Geometry { flipped, ..geometry };
+                    let (found, expected) = (centroid(&resized), geometry.to_input(place));
+                    for axis in 0..2 {
+                        let off = found[axis] - f64::from(expected[axis]);
+                        assert!(off.abs() < 0.05, "{geometry:?}: {found:?} against {expected:?}");
+                    }
+                    image::imageops::flip_horizontal_in_place(&mut resized);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_target_is_shifted_alike_on_plain_mirrored_and_zoomed_frames() {
+        let whole = Geometry::whole([1280, 720], [512, 288], [256, 144]);
+        let zoomed = Geometry { crop: [100.5, 20.25, 640.0, 360.0], ..whole };
+        for geometry in [whole, zoomed, Geometry { flipped: true, ..whole }, Geometry { flipped: true, ..zoomed }] {
+            let (input, target) = (geometry.to_input([333.25, 99.5]), geometry.to_heatmap([333.25, 99.5]));
+            // Pixel 0 of the heatmap lies over pixels 0 and 1 of the input.
+            let own_place = input.map(|v| (v + 0.5) / 2.0 - 0.5);
+            for axis in 0..2 {
+                assert!((target[axis] - own_place[axis] - 0.4).abs() < 1e-4, "{geometry:?}");
+            }
+        }
     }
 
     #[test]

@@ -3,60 +3,29 @@
 //! The resize is bilinear with a support that grows with the scale (antialiased, as Pillow and torchvision with
 //! `antialias=True` do). Point-sampled bilinear would read one pixel in six of a 1280×720 frame at 512×288, and a ball
 //! of a few pixels could fall between.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `decode` | a picture file → 8-bit RGB, upright |
+//! | `jpeg` | JPEG: whole or refused |
+//! | `budget` | a bound on the pixels that all decoders hold at once |
 
-use std::io::Cursor;
 use std::path::Path;
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{ImageReader, RgbImage};
+use image::RgbImage;
 
 use super::DatasetError;
+use crate::config::ExifOrientation;
+
+mod budget;
+mod decode;
+mod jpeg;
+
 pub use super::frames::{is_picture, pictures_in};
-
-/// Decodes an image file to 8-bit RGB; the format is found by looking at the bytes.
-///
-/// # Errors
-/// A file that cannot be read or decoded, with its path and the reason.
-pub fn decode(path: &Path) -> Result<RgbImage, DatasetError> {
-    let bytes = std::fs::read(path).map_err(|e| failure(path, format!("cannot read: {e}")))?;
-    // Files are somebody else's: a panic inside a codec must not end a run of hours.
-    match std::panic::catch_unwind(|| decode_bytes(&bytes)) {
-        Ok(decoded) => decoded.map_err(|reason| failure(path, reason)),
-        Err(_) => Err(failure(path, "cannot decode: the codec gave up on this file".to_owned())),
-    }
-}
-
-fn decode_bytes(bytes: &[u8]) -> Result<RgbImage, String> {
-    if bytes.is_empty() {
-        return Err("cannot decode: the file is empty".to_owned());
-    }
-    // The JPEG decoder fills what is missing with grey; a half picture must not train or measure anything.
-    if bytes.starts_with(&[0xff, 0xd8]) && !bytes.windows(2).rev().any(|pair| pair == [0xff, 0xd9]) {
-        return Err("cannot decode: the JPEG is cut off (no end marker)".to_owned());
-    }
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
-    let image = reader.decode().map_err(|e| format!("cannot decode: {e} (expected jpg, jpeg or png)"))?.into_rgb8();
-    if image.width() == 0 || image.height() == 0 {
-        return Err(format!("cannot decode: the image is {}×{}", image.width(), image.height()));
-    }
-    Ok(image)
-}
-
-/// Size of an image as `[W, H]`, from its header only.
-///
-/// # Errors
-/// A file that cannot be read, or whose header cannot.
-pub fn dimensions(path: &Path) -> Result<[usize; 2], DatasetError> {
-    let read = || ImageReader::open(path)?.with_guessed_format();
-    let reader = read().map_err(|e| failure(path, format!("cannot read: {e}")))?;
-    let (width, height) = reader.into_dimensions().map_err(|e| failure(path, format!("cannot decode: {e}")))?;
-    Ok([width as usize, height as usize])
-}
-
-fn failure(path: &Path, reason: String) -> DatasetError {
-    DatasetError::Image { path: path.to_path_buf(), reason }
-}
+use decode::failure;
+pub use decode::{decode, decode_then, dimensions};
 
 /// Resizes `crop` (`[left, top, width, height]` in pixels, possibly fractional; `None` = all) of an image to `[W, H]`.
 ///
@@ -125,15 +94,33 @@ pub fn load_frame(
     input_size: [usize; 2],
     normalizer: &Normalizer,
 ) -> Result<(Vec<f32>, [usize; 2]), DatasetError> {
-    let image = decode(path)?;
-    let native = [image.width() as usize, image.height() as usize];
-    let resized = resize(&image, None, input_size).map_err(|reason| failure(path, reason))?;
-    Ok((normalizer.apply(&resized), native))
+    decode_then(path, ExifOrientation::Apply, |image| {
+        let native = [image.width() as usize, image.height() as usize];
+        let resized = resize(&image, None, input_size).map_err(|reason| failure(path, reason))?;
+        Ok((normalizer.apply(&resized), native))
+    })?
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::io::Cursor;
+
+    use image::ImageEncoder;
+    use image::codecs::jpeg::JpegEncoder;
+
     use super::*;
+
+    /// Writes a JPEG of this stored size and EXIF orientation.
+    pub(crate) fn write_turned(path: &Path, width: u32, height: u32, orientation: u8) {
+        let mut bytes = Vec::new();
+        let mut encoder = JpegEncoder::new(&mut bytes);
+        // One entry: tag 0x0112, a SHORT, one of it, the value.
+        let entry = [1, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation, 0, 0];
+        let exif = [b"MM\0*\0\0\0\x08\0\x01".as_slice(), &entry, &[0; 4]].concat();
+        encoder.set_exif_metadata(exif).unwrap();
+        RgbImage::new(width, height).write_with_encoder(encoder).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
 
     #[test]
     fn an_undecodable_file_is_named_with_the_reason() {
@@ -144,9 +131,7 @@ mod tests {
             decode(&path).unwrap_err().to_string()
         };
         assert!(message(b"").ends_with("0001.jpg: cannot decode: the file is empty"));
-        assert!(
-            message(b"\xff\xd8\xff\xe0half").ends_with("0001.jpg: cannot decode: the JPEG is cut off (no end marker)")
-        );
+        assert!(message(b"\xff\xd8\xff\xe0half").contains("0001.jpg: cannot decode: "));
         assert!(message(b"plain text").contains("0001.jpg: cannot decode: "));
         let mut png = Vec::new();
         let image = RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
@@ -161,7 +146,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jpg");
         RgbImage::new(37, 21).save_with_format(&path, image::ImageFormat::Png).unwrap();
-        assert_eq!(dimensions(&path).unwrap(), [37, 21]);
+        assert_eq!(dimensions(&path, ExifOrientation::Apply).unwrap(), [37, 21]);
     }
 
     #[test]

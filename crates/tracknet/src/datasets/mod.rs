@@ -11,6 +11,7 @@
 //! | [`augment`], [`random`] | opt-in augmentations, from seeded streams |
 //! | [`heatmap`] | where a native pixel lies on the heatmap and back; the target |
 //! | [`sample`] | one frame → one sample, with the frame cache |
+//! | [`bad`] | frames that cannot be read: named once, counted |
 //! | [`batcher`] | worker threads that decode ahead, in the order of the sampler |
 //! | [`synthetic`] | rallies rendered with exact labels |
 //! | [`draw`], [`preview`] | drawing primitives; the contact sheet |
@@ -19,10 +20,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::DataFormat;
+use crate::config::{DataFormat, ExifOrientation};
 use crate::error::Result;
 
 pub mod augment;
+pub mod bad;
 pub mod batcher;
 pub mod draw;
 pub mod frames;
@@ -36,6 +38,7 @@ pub mod sample;
 pub mod synthetic;
 pub mod tracknet;
 
+pub use bad::BadFrames;
 pub use batcher::{Batch, BatchLoader, BatchSpec, LoaderOptions, SampleInfo};
 pub use heatmap::Geometry;
 pub use report::{DataReport, Problem, ProblemKind, Problems};
@@ -141,6 +144,8 @@ pub struct Dataset {
     pub games: Vec<Game>,
     /// Counts, and every row or file that was skipped.
     pub report: DataReport,
+    /// Whether the labels are those of the upright pictures.
+    pub exif_orientation: ExifOrientation,
 }
 
 impl Dataset {
@@ -175,6 +180,12 @@ impl Dataset {
         match format {
             DataFormat::Auto | DataFormat::Tracknet => tracknet::open_all(root),
         }
+    }
+
+    /// The same, with labels of the pixels as they are stored, or of the upright pictures (which is what is assumed).
+    #[must_use]
+    pub fn labelled_with(self, exif_orientation: ExifOrientation) -> Self {
+        Self { exif_orientation, ..self }
     }
 
     /// Every frame, in order, as cheap shared references.
@@ -323,6 +334,14 @@ pub enum DatasetError {
         /// What went wrong.
         cause: Box<DatasetError>,
     },
+    /// Every frame of an epoch is one that cannot be read.
+    #[error("none of {} could be read; the first: {first}", count(*frames, "frame"))]
+    NothingReadable {
+        /// How many were tried.
+        frames: usize,
+        /// The first one, and why.
+        first: String,
+    },
     /// A value of the batch specification makes no sense.
     #[error("{key} = {found}: {expected}")]
     Spec {
@@ -342,6 +361,17 @@ pub enum DatasetError {
     /// Synthetic rallies cannot be rendered: options out of range, or a game that exists already.
     #[error("{0}")]
     Generate(String),
+}
+
+impl DatasetError {
+    /// Whether it speaks of one picture only.
+    pub(crate) fn is_of_picture(&self) -> bool {
+        match self {
+            Self::Image { .. } => true,
+            Self::Sample { cause, .. } => cause.is_of_picture(),
+            _ => false,
+        }
+    }
 }
 
 fn suggestion(nearest: &Option<String>) -> String {

@@ -4,8 +4,10 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::draw::{self, Font, WHITE, visibility_color};
-use super::image::{decode, resize};
+use super::image::{decode_then, resize};
 use super::{DatasetError, FrameRef, Geometry};
+use crate::config::ExifOrientation;
+use crate::console::excerpt;
 
 /// Layout of a contact sheet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,11 +16,22 @@ pub struct PreviewOptions {
     pub columns: usize,
     /// Width of a tile in pixels; a tile is 16:9 with a caption below.
     pub tile_width: usize,
+    /// Whether the labels are those of the upright pictures.
+    pub exif_orientation: ExifOrientation,
+}
+
+/// A grid of labelled frames.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContactSheet {
+    /// The grid, row by row.
+    pub picture: RgbImage,
+    /// Frames that could not be drawn, and why; their tiles say so, too.
+    pub problems: Vec<String>,
 }
 
 impl Default for PreviewOptions {
     fn default() -> Self {
-        Self { columns: 4, tile_width: 400 }
+        Self { columns: 4, tile_width: 400, exif_orientation: ExifOrientation::Apply }
     }
 }
 
@@ -28,6 +41,9 @@ const CAPTION: usize = 20;
 const GAP: usize = 4;
 /// How much the inset around the ball magnifies native pixels.
 const MAGNIFIED: usize = 3;
+/// The ground of a tile that has no picture, and the mark of its caption.
+const PROBLEM_GROUND: draw::Color = [72, 24, 28];
+const PROBLEM_MARK: draw::Color = [255, 60, 50];
 
 /// `n` frames spread evenly over the list (all of them when there are fewer).
 pub fn spread(frames: &[FrameRef], n: usize) -> Vec<FrameRef> {
@@ -36,33 +52,51 @@ pub fn spread(frames: &[FrameRef], n: usize) -> Vec<FrameRef> {
 }
 
 /// Draws the frames with their labels, row by row; a ball gets a circle in the colour of its visibility and a
-/// magnified inset.
+/// magnified inset. The tile of a frame that cannot be read says why.
 ///
 /// # Errors
-/// An image that cannot be decoded, with its path.
-pub fn contact_sheet(frames: &[FrameRef], options: &PreviewOptions) -> Result<RgbImage, DatasetError> {
+/// Only a damaged built-in font.
+pub fn contact_sheet(frames: &[FrameRef], options: &PreviewOptions) -> Result<ContactSheet, DatasetError> {
     let font = Font::load()?;
     let columns = options.columns.max(1).min(frames.len().max(1));
     let width = options.tile_width.clamp(64, 4096);
     let (height, rows) = (width * 9 / 16, frames.len().div_ceil(columns));
-    let tiles: Vec<RgbImage> =
-        frames.par_iter().map(|frame| tile(frame, [width, height], &font)).collect::<Result<_, _>>()?;
+    let draw = |frame: &FrameRef| {
+        let tile = decode_then(&frame.frame.path, options.exif_orientation, |image| {
+            tile(frame, &image, [width, height], &font)
+        });
+        tile.and_then(|tile| tile)
+    };
+    let tiles: Vec<Result<RgbImage, DatasetError>> = frames.par_iter().map(draw).collect();
     let (step_x, step_y) = (width + GAP, height + CAPTION + GAP);
-    let mut sheet = RgbImage::new((columns * step_x + GAP) as u32, (rows * step_y + GAP) as u32);
-    for (index, tile) in tiles.iter().enumerate() {
+    let mut picture = RgbImage::new((columns * step_x + GAP) as u32, (rows * step_y + GAP) as u32);
+    let mut problems = Vec::new();
+    for (index, (frame, tile)) in frames.iter().zip(tiles).enumerate() {
+        let tile = tile.unwrap_or_else(|error| {
+            let reason = match error {
+                DatasetError::Image { reason, .. } => reason,
+                other => other.to_string(),
+            };
+            problems.push(format!("{frame}: {reason}"));
+            tile_of_problem(frame, &reason, [width, height], &font)
+        });
         let (left, top) = (GAP + index % columns * step_x, GAP + index / columns * step_y);
-        draw::paste(&mut sheet, tile, left as i64, top as i64);
+        draw::paste(&mut picture, &tile, left as i64, top as i64);
     }
-    Ok(sheet)
+    Ok(ContactSheet { picture, problems })
 }
 
-fn tile(frame: &FrameRef, [width, height]: [usize; 2], font: &Font) -> Result<RgbImage, DatasetError> {
-    let image = decode(&frame.frame.path)?;
+fn tile(
+    frame: &FrameRef,
+    image: &RgbImage,
+    [width, height]: [usize; 2],
+    font: &Font,
+) -> Result<RgbImage, DatasetError> {
     let native = [image.width() as usize, image.height() as usize];
     let scale = f64::min(width as f64 / native[0] as f64, height as f64 / native[1] as f64);
     let size = native.map(|n| ((n as f64 * scale).round() as usize).max(1));
     let failure = |reason| DatasetError::Image { path: frame.frame.path.clone(), reason };
-    let mut small = resize(&image, None, size).map_err(failure)?;
+    let mut small = resize(image, None, size).map_err(failure)?;
     let label = frame.frame.label;
     let color = visibility_color(label.visibility);
     let geometry = Geometry::whole(native, size, size);
@@ -70,7 +104,7 @@ fn tile(frame: &FrameRef, [width, height]: [usize; 2], font: &Font) -> Result<Rg
         Some([x, y]) if geometry.contains([x, y]) => {
             let at = geometry.to_input([x, y]);
             draw::ring(&mut small, at, 9.0, 1.5, color);
-            if let Some(inset) = inset(&image, [x, y], width / 5, color).map_err(failure)? {
+            if let Some(inset) = inset(image, [x, y], width / 5, color).map_err(failure)? {
                 let left = if at[0] < size[0] as f32 / 2.0 { size[0] as i64 - i64::from(inset.width()) } else { 0 };
                 let top = if at[1] < size[1] as f32 / 2.0 { size[1] as i64 - i64::from(inset.height()) } else { 0 };
                 draw::paste(&mut small, &inset, left, top);
@@ -82,11 +116,38 @@ fn tile(frame: &FrameRef, [width, height]: [usize; 2], font: &Font) -> Result<Rg
     };
     let mut tile = RgbImage::new(width as u32, (height + CAPTION) as u32);
     draw::paste(&mut tile, &small, ((width - size[0].min(width)) / 2) as i64, 0);
-    // Long names shrink rather than lose their end, which holds the frame number.
-    let text_height = f32::min(14.0, 14.0 * (width as f32 - 8.0) / font.width(14.0, &caption).max(1.0));
-    draw::fill(&mut tile, [0, height as i64, 4, CAPTION as i64], color, 1.0);
-    font.text(&mut tile, [8.0, height as f32 + 2.0], text_height, WHITE, &caption);
+    write_caption(&mut tile, height, color, font, &caption);
     Ok(tile)
+}
+
+/// A dark tile with the reason why there is no picture.
+fn tile_of_problem(frame: &FrameRef, reason: &str, [width, height]: [usize; 2], font: &Font) -> RgbImage {
+    const TEXT: f32 = 14.0;
+    let mut tile = RgbImage::new(width as u32, (height + CAPTION) as u32);
+    draw::fill(&mut tile, [0, 0, width as i64, height as i64], PROBLEM_GROUND, 1.0);
+    let mut lines = vec![String::new()];
+    for word in excerpt(reason, 400).split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if font.width(TEXT, &format!("{line} {word}")) < width as f32 - 16.0 => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    for (row, line) in lines.iter().enumerate() {
+        font.text(&mut tile, [8.0, 8.0 + 1.3 * TEXT * row as f32], TEXT, WHITE, line.trim_start());
+    }
+    draw::fill(&mut tile, [0, height as i64, width as i64, CAPTION as i64], draw::BLACK, 1.0);
+    write_caption(&mut tile, height, PROBLEM_MARK, font, &format!("{frame}  cannot be drawn"));
+    tile
+}
+
+/// A line of text below a tile; long names shrink rather than lose their end, which holds the frame number.
+fn write_caption(tile: &mut RgbImage, top: usize, color: draw::Color, font: &Font, text: &str) {
+    let text_height = f32::min(14.0, 14.0 * (tile.width() as f32 - 8.0) / font.width(14.0, text).max(1.0));
+    draw::fill(tile, [0, top as i64, 4, CAPTION as i64], color, 1.0);
+    font.text(tile, [8.0, top as f32 + 2.0], text_height, WHITE, text);
 }
 
 /// The surroundings of the ball, magnified, with a border; `None` when the image is smaller than the inset's window.
@@ -122,17 +183,20 @@ mod tests {
             "game1",
             "Clip1",
             5,
-            "0000.jpg,1,16,9,0\n0001.jpg,0,,,\n0002.jpg,3,40,20,0\n0003.jpg,2,90,9,0\n0004.jpg,1,1,1,0\n",
+            "0000.jpg,1,16.25,9.25,0\n0001.jpg,0,,,\n0002.jpg,3,40,20,0\n0003.jpg,2,90,9,0\n0004.jpg,1,1,1,0\n",
         );
         let frames = tree.open(&["game1"]).unwrap().frames();
-        let sheet = contact_sheet(&frames, &PreviewOptions { columns: 2, tile_width: 128 }).unwrap();
+        let options = PreviewOptions { columns: 2, tile_width: 128, ..PreviewOptions::default() };
+        let sheet = contact_sheet(&frames, &options).unwrap();
+        assert!(sheet.problems.is_empty());
+        assert_eq!(sheet, contact_sheet(&frames, &options).unwrap());
+        let sheet = sheet.picture;
         assert_eq!(sheet.dimensions(), (2 * 132 + 4, 3 * 96 + 4));
-        // The first frame is 64×36 in a tile of 128×72: the ball at (16, 9) is at (32, 18), its circle 9 px around.
-        assert_eq!(sheet.get_pixel(4 + 32 + 9, 4 + 18).0, visibility_color(super::super::Visibility::Visible));
-        // The second frame has no ball: nothing green in its tile.
+        // The first frame is 64×36 in a tile of 128×72: the ball at (16.25, 9.25) is at (33, 19), its circle 9 px around.
         let green = visibility_color(super::super::Visibility::Visible);
+        assert_eq!(sheet.get_pixel(4 + 33 + 9, 4 + 19).0, green);
+        // The second frame has no ball: nothing green in its tile.
         assert!((136..264).all(|x| (4..76).all(|y| sheet.get_pixel(x, y).0 != green)));
-        assert_eq!(sheet, contact_sheet(&frames, &PreviewOptions { columns: 2, tile_width: 128 }).unwrap());
     }
 
     #[test]
@@ -146,11 +210,18 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_cannot_be_decoded_is_named() {
+    fn what_can_be_drawn_is_drawn_and_the_tiles_of_the_others_say_why() {
         let tree = Tree::new();
-        tree.clip("game1", "Clip1", 1, "0000.jpg,0,,,\n");
-        std::fs::write(tree.path("game1/Clip1/0000.jpg"), b"no").unwrap();
-        let error = contact_sheet(&tree.open(&["game1"]).unwrap().frames(), &PreviewOptions::default()).unwrap_err();
-        assert!(error.to_string().contains("0000.jpg: cannot decode"), "{error}");
+        tree.clip("game1", "Clip1", 3, "0000.jpg,0,,,\n0001.jpg,1,16,9,0\n0002.jpg,1,16,9,0\n");
+        std::fs::write(tree.path("game1/Clip1/0001.jpg"), b"RIFF....WEBPVP8 ").unwrap();
+        let frames = tree.open(&["game1"]).unwrap().frames();
+        let options = PreviewOptions { columns: 3, tile_width: 128, ..PreviewOptions::default() };
+        let sheet = contact_sheet(&frames, &options).unwrap();
+        assert_eq!(sheet.problems, ["game1/Clip1/0001.jpg: is a WebP picture, expected jpeg or png"]);
+        let has = |tile: u32, color: draw::Color| {
+            (4 + tile * 132..132 + tile * 132).any(|x| (4..76).any(|y| sheet.picture.get_pixel(x, y).0 == color))
+        };
+        assert!(has(1, PROBLEM_GROUND) && has(1, WHITE) && !has(0, PROBLEM_GROUND) && !has(2, PROBLEM_GROUND));
+        assert!(has(2, visibility_color(super::super::Visibility::Visible)));
     }
 }

@@ -312,7 +312,8 @@ impl Dataset {
     /// # Errors
     /// With `strict`, any such frame, and any doubt.
     pub fn check_coordinates(&mut self, strict: bool) -> Result<()> {
-        let found = examine(&self.games, |frame| super::image::dimensions(&frame.path));
+        let exif = self.exif_orientation;
+        let found = examine(&self.games, |frame| super::image::dimensions(&frame.path, exif));
         if strict && !(found.problems.is_empty() && found.doubts.is_empty()) {
             let mut problems = Box::new(found.doubts);
             problems.extend(found.problems);
@@ -325,9 +326,9 @@ impl Dataset {
     /// [`Dataset::check_coordinates`] by decoding every image, in parallel; what is found does not depend on the number of
     /// threads.
     pub fn check_images(&mut self) {
-        let decode = |frame: &Frame| {
-            super::image::decode(&frame.path).map(|image| [image.width() as usize, image.height() as usize])
-        };
+        let exif = self.exif_orientation;
+        let size = |image: image::RgbImage| [image.width() as usize, image.height() as usize];
+        let decode = |frame: &Frame| super::image::decode_then(&frame.path, exif, size);
         let found = examine(&self.games, decode);
         self.apply(found);
     }

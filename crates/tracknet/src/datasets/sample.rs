@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use image::RgbImage;
 
 use super::augment::{Plan, change_pixels};
+use super::bad::Met;
 use super::heatmap::{Geometry, render_target};
-use super::image::{Normalizer, decode, resize};
+use super::image::{Normalizer, decode_then, resize};
 use super::random::Stream;
 use super::{DatasetError, FrameRef, Label, Visibility};
-use crate::config::{AbsentBall, AugmentConfig};
+use crate::config::{AbsentBall, AugmentConfig, ExifOrientation};
 
 /// What a batch looks like.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +32,8 @@ pub struct BatchSpec {
     pub normalize: bool,
     /// What a frame without a ball teaches.
     pub absent_ball: AbsentBall,
+    /// Whether the labels are those of the upright pictures.
+    pub exif_orientation: ExifOrientation,
     /// Probability of a horizontal flip, when [`LoaderOptions::augment`](super::LoaderOptions::augment) is set.
     pub flip_prob: f32,
     /// Further augmentations, when [`LoaderOptions::augment`](super::LoaderOptions::augment) is set.
@@ -48,6 +51,7 @@ impl Default for BatchSpec {
             std: [0.229, 0.224, 0.225],
             normalize: true,
             absent_ball: AbsentBall::Mask,
+            exif_orientation: ExifOrientation::Apply,
             flip_prob: 0.0,
             augment: AugmentConfig::default(),
         }
@@ -124,6 +128,7 @@ pub(super) struct Source {
     pub(super) cache: Cache,
     pub(super) seed: u64,
     pub(super) augment: bool,
+    pub(super) bad: Met,
 }
 
 impl Source {
@@ -182,14 +187,16 @@ impl Source {
             return Ok((picture, native_size, None));
         }
         let path = &frame.frame.path;
-        let original = decode(path)?;
-        let native_size = [original.width() as usize, original.height() as usize];
-        let crop = plan.and_then(|plan| {
-            let whole = Geometry::whole(native_size, self.spec.input_size, self.spec.heatmap_size);
-            plan.window(native_size, frame.frame.label.xy.filter(|xy| whole.contains(*xy)))
-        });
-        let picture = resize(&original, crop, self.spec.input_size)
-            .map_err(|reason| DatasetError::Image { path: path.clone(), reason })?;
+        let (picture, native_size, crop) = decode_then(path, self.spec.exif_orientation, |original| {
+            let native_size = [original.width() as usize, original.height() as usize];
+            let crop = plan.and_then(|plan| {
+                let whole = Geometry::whole(native_size, self.spec.input_size, self.spec.heatmap_size);
+                plan.window(native_size, frame.frame.label.xy.filter(|xy| whole.contains(*xy)))
+            });
+            let picture = resize(&original, crop, self.spec.input_size)
+                .map_err(|reason| DatasetError::Image { path: path.clone(), reason })?;
+            Ok::<_, DatasetError>((picture, native_size, crop))
+        })??;
         if crop.is_none() {
             self.cache.put(index, &picture, native_size);
         }

@@ -1,7 +1,7 @@
 //! A heatmap → the ball's position and score.
 //!
 //! Heatmap pixel `x` is native `X = x · W / Wh`, the inverse of the target's `cx = X · Wh / W`; the frame's own size
-//! travels with it in a [`Geometry`].
+//! travels with it in a [`Geometry`], which knows about crops and flips, too.
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,15 @@ pub struct DecodeOptions {
     pub relative_support: f32,
     /// Which component is the ball.
     pub choice: ComponentChoice,
+}
+
+impl DecodeOptions {
+    /// The same without a threshold: every frame has a detection and its score, however low, unless its heatmap is nowhere
+    /// above zero. From a score of 0.02 it is the detection of the default threshold.
+    #[must_use]
+    pub fn without_threshold(self) -> Self {
+        Self { threshold: 0.0, ..self }
+    }
 }
 
 impl Default for DecodeOptions {
@@ -311,6 +320,71 @@ mod tests {
         assert_eq!(error.to_string(), "heatmap has 5 values, expected 2×2");
         let nan = DecodeOptions { threshold: f32::NAN, ..DecodeOptions::default() };
         assert!(decode(&[0.0; 4], [2, 2], &nan).unwrap_err().to_string().contains("expected numbers from 0 to 1"));
+    }
+
+    #[test]
+    fn without_a_threshold_every_frame_has_a_score() {
+        let mut heatmap = vec![1e-4; 31 * 17];
+        heatmap[5 * 31 + 7] = 4e-3;
+        for method in [DecodeMethod::Component, DecodeMethod::Argmax] {
+            assert_eq!(decode(&heatmap, [31, 17], &options(method)).unwrap(), None);
+            let found = decode(&heatmap, [31, 17], &options(method).without_threshold()).unwrap().unwrap();
+            assert_eq!(found, Detection { x: 7.0, y: 5.0, score: 4e-3 });
+            assert_eq!(decode(&[0.0; 6], [3, 2], &options(method).without_threshold()).unwrap(), None);
+        }
+        let mut heatmap = vec![0.0; 31 * 17];
+        for peak in [0.02f32, 0.5, 1.0] {
+            render_target(&mut heatmap, [31, 17], [12.3, 8.7], 2.0);
+            heatmap.iter_mut().for_each(|v| *v *= peak);
+            let default = DecodeOptions::default();
+            assert_eq!(
+                decode(&heatmap, [31, 17], &default.clone().without_threshold()).unwrap(),
+                decode(&heatmap, [31, 17], &default).unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn a_label_comes_back_in_native_pixels_without_bias() {
+        for (native, input, heatmap) in [
+            ([1280, 720], [512, 288], [256, 144]),
+            ([1920, 1080], [512, 288], [128, 72]),
+            ([640, 360], [512, 288], [256, 144]),
+            ([180, 320], [256, 256], [64, 64]),
+        ] {
+            let whole = Geometry::whole(native, input, heatmap);
+            let [width, height] = native.map(|n| n as f64);
+            let zoomed = Geometry { crop: [0.2 * width, 0.1 * height, 0.7 * width, 0.7 * height], ..whole };
+            for geometry in [whole, zoomed] {
+                for (flipped, method) in [(false, DecodeMethod::Component), (true, DecodeMethod::Component)]
+                    .into_iter()
+                    .chain([(false, DecodeMethod::Argmax), (true, DecodeMethod::Argmax)])
+                {
+                    let geometry = Geometry { flipped, ..geometry };
+                    let bias = mean_error(&geometry, method);
+                    assert!(bias.iter().all(|v| v.abs() < 0.05), "{geometry:?} {method:?}: {bias:?}");
+                }
+            }
+        }
+    }
+
+    /// Decoded less labelled place, in native pixels, on average over places that fall everywhere between heatmap pixels.
+    fn mean_error(geometry: &Geometry, method: DecodeMethod) -> [f64; 2] {
+        const STEPS: u32 = 300;
+        let pixel = [0, 1].map(|axis| geometry.crop[axis + 2] / geometry.heatmap_size[axis] as f64);
+        let middle = [0, 1].map(|axis| geometry.crop[axis] + geometry.crop[axis + 2] / 2.0);
+        let mut heatmap = vec![0.0; geometry.heatmap_size.iter().product()];
+        let mut error = [0.0; 2];
+        for step in 0..STEPS {
+            let part = f64::from(step) / f64::from(STEPS);
+            let label = [0, 1].map(|axis| (middle[axis] + part * pixel[axis]) as f32);
+            render_target(&mut heatmap, geometry.heatmap_size, geometry.to_heatmap(label), 2.0);
+            let found = decode(&heatmap, geometry.heatmap_size, &options(method)).unwrap().unwrap();
+            let found = found.to_native(geometry);
+            error[0] += f64::from(found.x - label[0]) / f64::from(STEPS);
+            error[1] += f64::from(found.y - label[1]) / f64::from(STEPS);
+        }
+        error
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::FrameOutcome;
 use super::metrics::{ClassRecall, MetricOptions, Metrics, PointMetrics};
+use crate::datasets::BadFrames;
 use crate::error::Result;
 use crate::files::write_atomic;
 
@@ -29,6 +30,9 @@ pub struct EvaluationReport {
     pub total: Metrics,
     /// By game, in the order in which the games first occur.
     pub games: Vec<GameMetrics>,
+    /// Frames that could not be read; they are in none of the numbers.
+    #[serde(skip_serializing_if = "BadFrames::is_empty")]
+    pub bad_frames: BadFrames,
 }
 
 impl EvaluationReport {
@@ -49,6 +53,7 @@ impl EvaluationReport {
             options: options.clone(),
             total: Metrics::from_outcomes(outcomes, options),
             games: games.into_iter().map(game).collect(),
+            bad_frames: BadFrames::default(),
         }
     }
 
@@ -100,7 +105,8 @@ impl fmt::Display for EvaluationReport {
             write_row(f, &game.game, &game.metrics, width)?;
         }
         write_row(f, "total", &self.total, width)?;
-        write_details(f, &self.total, &self.options)
+        write_details(f, &self.total, &self.options)?;
+        if self.bad_frames.is_empty() { Ok(()) } else { writeln!(f, "{}", self.bad_frames) }
     }
 }
 

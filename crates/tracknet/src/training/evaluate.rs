@@ -54,7 +54,7 @@ pub fn activation_of(config: &Config) -> Activation {
 /// left out; a note on standard error lists them, and labels that cannot be true as a whole.
 ///
 /// # Errors
-/// If a game is missing, a frame cannot be read, or the model gives values that are not finite.
+/// If a game is missing, no frame can be read (or one, with `data.on_bad_frame: error`), or the model gives values that are not finite.
 pub fn evaluate(
     model: &HeatmapModel,
     build: &BuildReport,
@@ -101,6 +101,9 @@ impl Run<'_> {
                 return Ok(None);
             }
             let batch = batch?;
+            if batch.size == 0 {
+                continue;
+            }
             let (heatmaps, loss_sum) = self.heatmaps(&batch, loader)?;
             loss += loss_sum;
             weight += mask_weight(&batch);
@@ -114,6 +117,7 @@ impl Run<'_> {
             }
         }
         let report = EvaluationReport::from_outcomes(&outcomes, &self.options.metrics);
+        let report = EvaluationReport { bad_frames: loader.bad_frames(), ..report };
         Ok(Some(Evaluation { loss: loss / weight.max(MIN_MASK_WEIGHT), report, outcomes }))
     }
 

@@ -232,6 +232,7 @@ impl<'a> Trainer<'a> {
     pub fn fit(mut self) -> Result<FitReport> {
         let outcome = self.train().map_err(|cause| self.rescue(cause))?;
         let (outcome, evaluation) = self.evaluate_best(outcome).map_err(|cause| self.saved(cause))?;
+        self.report_bad_frames();
         Ok(FitReport { outcome, paths: self.paths, state: self.state, model: self.model, evaluation })
     }
 
@@ -315,6 +316,7 @@ impl<'a> Trainer<'a> {
                 return Ok(true);
             }
             let mut batch = batch?;
+            self.note_bad_frames();
             let factor = self.schedule.factor(epoch, self.state.batch);
             let report = self.step(&mut batch, factor)?;
             frames += batch.size;
@@ -327,6 +329,10 @@ impl<'a> Trainer<'a> {
     /// One step; if the device has no memory for it, the same step with smaller micro-batches. A step changes nothing
     /// before its gradients are known to be there.
     fn step(&mut self, batch: &mut StagedBatch, factor: f64) -> Result<StepReport> {
+        if batch.size == 0 {
+            // None of its frames could be read: nothing to learn, and nothing to forget by.
+            return Ok(StepReport { loss_sum: 0.0, mask_sum: 0.0, grad_norm: None, skipped: None });
+        }
         let training = &self.config.training;
         let mut retries = training.oom_retries;
         loop {
@@ -467,6 +473,7 @@ impl<'a> Trainer<'a> {
         };
         let evaluation = self.run_over(loader, first_batch)?;
         self.tolerate("overlays of validation frames", drawn);
+        self.note_bad_frames();
         Ok(evaluation.map(|e| e.metrics("val/")))
     }
 
@@ -543,6 +550,26 @@ impl<'a> Trainer<'a> {
             false => format!(", which stands in for {watched}: it never had a value"),
         };
         Some(format!("best checkpoint: epoch {}, with {metric} {value:.5}{why}", epoch + 1))
+    }
+
+    /// Names the frames that could not be read, each once.
+    fn note_bad_frames(&mut self) {
+        for loader in [Some(&self.loaders.train), self.loaders.validation.as_ref()].into_iter().flatten() {
+            for frame in loader.new_bad_frames() {
+                self.reporter.note(&format!("{frame}; it is left out"));
+            }
+        }
+    }
+
+    /// Says at the end of a run how many frames were left out.
+    fn report_bad_frames(&mut self) {
+        let loaders = [("training", Some(&self.loaders.train)), ("validation", self.loaders.validation.as_ref())];
+        for (split, loader) in loaders {
+            let bad = loader.map(BatchLoader::bad_frames).unwrap_or_default();
+            if !bad.is_empty() {
+                self.reporter.report(&format!("{split}: {bad}"));
+            }
+        }
     }
 
     fn is_stopped(&self) -> bool {

@@ -1,8 +1,8 @@
 //! The batches of a run, from its configuration.
 
-use crate::config::Config;
+use crate::config::{Config, OnBadFrame};
 use crate::console::listing;
-use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, LoaderOptions};
+use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, LoaderOptions, ProblemKind};
 use crate::error::Result;
 use crate::models::BuildReport;
 
@@ -28,6 +28,7 @@ pub fn batch_spec(config: &Config, build: &BuildReport) -> BatchSpec {
         sigma: config.model.heatmap.sigma,
         normalize: config.data.preprocess.normalize,
         absent_ball: config.data.absent_ball,
+        exif_orientation: config.data.exif_orientation,
         flip_prob: config.data.preprocess.flip_prob,
         augment: config.data.augment.clone(),
         ..BatchSpec::default()
@@ -83,8 +84,13 @@ impl Loaders {
 /// labels that cannot be true as a whole. `key` is what asked for the games.
 pub(super) fn open_checked(config: &Config, key: &str, games: &[String]) -> Result<Dataset> {
     let root = &config.data.root;
-    let mut data = Dataset::open_split(key, root, config.data.format, games, false)?;
+    let data = Dataset::open_split(key, root, config.data.format, games, false)?;
+    let mut data = data.labelled_with(config.data.exif_orientation);
     data.check_coordinates(false)?;
+    let bad = data.report.problems.iter().find(|p| p.kind == ProblemKind::UndecodableImage);
+    if let (OnBadFrame::Error, Some(bad)) = (config.data.on_bad_frame, bad) {
+        return Err(DatasetError::Image { path: bad.file.clone(), reason: bad.detail.clone() }.into());
+    }
     if data.frames().is_empty() {
         let (key, root, games) = (key.to_owned(), root.clone(), listing(games, 20));
         let mut problems = Box::new(data.report.doubts);
@@ -114,7 +120,12 @@ fn cache_bytes(memory_limit: Option<u64>) -> usize {
 /// Workers and prefetch of the configuration; the rest as for evaluation.
 pub(crate) fn loader_options(config: &Config) -> LoaderOptions {
     let loader = &config.training.data_loader;
-    LoaderOptions { workers: loader.num_workers, prefetch: loader.prefetch_factor, ..LoaderOptions::default() }
+    LoaderOptions {
+        workers: loader.num_workers,
+        prefetch: loader.prefetch_factor,
+        on_bad_frame: config.data.on_bad_frame,
+        ..LoaderOptions::default()
+    }
 }
 
 /// Sizes of the tensors of a batch.

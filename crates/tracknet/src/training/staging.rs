@@ -44,7 +44,7 @@ impl BatchShape {
     /// If the batch does not hold the values of its frames.
     pub fn stage(self, batch: Batch, device: &Device) -> Result<StagedBatch> {
         let staged = self.on_host(batch, device)?;
-        let uploaded = (!is_cpu(device)).then(|| self.upload(&staged.batch, device));
+        let uploaded = (!is_cpu(device) && staged.size > 0).then(|| self.upload(&staged.batch, device));
         Ok(StagedBatch { uploaded, ..staged })
     }
 

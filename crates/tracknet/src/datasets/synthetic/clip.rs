@@ -1,5 +1,7 @@
 //! One clip: the plate is drawn once, each frame crops it and adds what moves.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rayon::prelude::*;
 
 use super::ball::{Streak, contrast, draw_shadow, draw_streak, unhidden};
@@ -72,31 +74,38 @@ struct Stage {
     shown: Vec<usize>,
 }
 
-/// Renders all frames of a clip, in order; `encode` turns a frame's 8-bit RGB into a file.
+/// Renders all frames of a clip, in order; `encode` turns a frame's 8-bit RGB into a file. `None` if `stop` was set before
+/// the last frame was begun.
 pub(super) fn render_clip<T: Send + Clone>(
     key: ClipKey,
     look: Look,
+    stop: &AtomicBool,
     encode: impl Fn(usize, &[u8]) -> T + Sync,
-) -> Vec<(T, Truth)> {
+) -> Option<Vec<(T, Truth)>> {
+    let is_stopped = || stop.load(Ordering::Relaxed);
+    if is_stopped() {
+        return None;
+    }
     let stage = Stage::new(key, look);
     let mut unique = stage.shown.clone();
     unique.dedup();
-    let rendered: Vec<(usize, T, Seen)> = unique
-        .par_iter()
-        .map(|&index| {
-            let (rgb, seen) = stage.frame(index);
-            (index, encode(index, &rgb), seen)
-        })
-        .collect();
+    let render = |&index: &usize| {
+        if is_stopped() {
+            return None;
+        }
+        let (rgb, seen) = stage.frame(index);
+        Some((index, encode(index, &rgb), seen))
+    };
+    let rendered: Vec<(usize, T, Seen)> = unique.par_iter().map(render).collect::<Option<_>>()?;
     let seen: Vec<Seen> = rendered.iter().map(|(_, _, seen)| *seen).collect();
     let truths: Vec<Truth> = (0..seen.len()).map(|i| judge(&seen, i)).collect();
     let place = |index: usize| rendered.iter().zip(&truths).find(|((at, _, _), _)| *at == index);
-    stage
+    let frames = stage
         .shown
         .iter()
         .filter_map(|&index| place(index))
-        .map(|((index, file, _), truth)| (file.clone(), Truth { status: stage.status(*index), ..*truth }))
-        .collect()
+        .map(|((index, file, _), truth)| (file.clone(), Truth { status: stage.status(*index), ..*truth }));
+    Some(frames.collect())
 }
 
 /// Visibility from what the frame measured; short gaps in hiding are "occluded", long ones "absent".

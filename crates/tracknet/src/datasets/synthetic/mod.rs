@@ -27,6 +27,7 @@ mod text;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 
 use image::ExtendedColorType;
@@ -110,6 +111,21 @@ pub fn generate(
     options: &GenerateOptions,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<GenerateReport> {
+    let report = generate_until(root, options, &AtomicBool::new(false), progress)?;
+    report.ok_or_else(|| DatasetError::Generate("the rendering was stopped".to_owned()).into())
+}
+
+/// [`generate`], until the flag `stop` is set: then frames in work are finished and the rest is left; clips that are
+/// complete stay, without a `generate.json`, and the result is `None`.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_until(
+    root: &Path,
+    options: &GenerateOptions,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Option<GenerateReport>> {
     check(options)?;
     let games: Vec<PathBuf> =
         (0..options.games).map(|i| root.join(format!("game{}", options.first_game + i))).collect();
@@ -125,14 +141,14 @@ pub fn generate(
         (0..options.games).flat_map(|g| (0..options.clips_per_game).map(move |c| (g, c))).collect();
     let total = jobs.len() * options.frames_per_clip;
     let (sender, receiver) = mpsc::channel::<()>();
-    let counts: Result<Vec<[usize; 4]>> = std::thread::scope(|scope| {
+    let counts: Result<Vec<Option<[usize; 4]>>> = std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             let sender = sender;
             pool.install(|| {
                 jobs.par_iter()
                     .map_with(sender, |sender, &(game, clip)| {
                         let directory = root.join(format!("game{}/Clip{}", options.first_game + game, clip + 1));
-                        write_clip(&directory, options, options.first_game + game, clip, sender)
+                        write_clip(&directory, options, [options.first_game + game, clip], stop, sender)
                     })
                     .collect()
             })
@@ -147,10 +163,11 @@ pub fn generate(
     });
     let mut report = GenerateReport { games, clips: jobs.len(), frames: total, ..GenerateReport::default() };
     for count in counts? {
+        let Some(count) = count else { return Ok(None) };
         report.visibility.iter_mut().zip(count).for_each(|(sum, n)| *sum += n);
     }
     write_provenance(root, options)?;
-    Ok(report)
+    Ok(Some(report))
 }
 
 fn check(options: &GenerateOptions) -> Result<()> {
@@ -186,28 +203,31 @@ fn refuse_existing(game: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Renders and writes one clip; returns the frames by visibility class.
+/// Renders and writes one clip; returns the frames by visibility class, or `None` if it was stopped before.
 fn write_clip(
     directory: &Path,
     options: &GenerateOptions,
-    game: usize,
-    clip: usize,
+    [game, clip]: [usize; 2],
+    stop: &AtomicBool,
     done: &mpsc::Sender<()>,
-) -> Result<[usize; 4]> {
+) -> Result<Option<[usize; 4]>> {
     let (game, clip) = (game as u64, clip as u64);
     let key = ClipKey { seed: options.seed, game, clip, frames: options.frames_per_clip, size: options.size };
     let [low, high] = options.jpeg_quality;
     let mut draw = Rng::keyed(options.seed, &[game, clip, 0x19e6]);
     let quality = low + draw.index(usize::from(high - low) + 1) as u8;
     let done = std::sync::Mutex::new(done.clone());
-    let frames = render_clip(key, Look::sample(options.look, options.seed, game), |_, rgb| {
+    let look = Look::sample(options.look, options.seed, game);
+    let Some(frames) = render_clip(key, look, stop, |_, rgb| {
         let file = encode(rgb, options.size, quality);
         if let Ok(done) = done.lock() {
             // The listener leaves only when all is over.
             let _ = done.send(());
         }
         file
-    });
+    }) else {
+        return Ok(None);
+    };
     let mut counts = [0; 4];
     Destination::new_directory(directory).write_plain(|temporary| {
         for (index, (file, truth)) in frames.iter().enumerate() {
@@ -222,7 +242,7 @@ fn write_clip(
         let path = temporary.join("Label.csv");
         fs::write(&path, labels(frames.iter().map(|(_, truth)| truth))).at(&path)
     })?;
-    Ok(counts)
+    Ok(Some(counts))
 }
 
 fn encode(rgb: &[u8], [width, height]: [usize; 2], quality: u8) -> Result<Vec<u8>, String> {
@@ -353,7 +373,8 @@ mod tests {
         let mut counts = [0; 4];
         for game in 1..=10 {
             let key = ClipKey { seed: 3, game, clip: 0, frames: 30, size: [160, 90] };
-            for (_, truth) in render_clip(key, Look::sample(LookSet::Broadcast, 3, game), |_, _| ()) {
+            let look = Look::sample(LookSet::Broadcast, 3, game);
+            for (_, truth) in render_clip(key, look, &AtomicBool::new(false), |_, _| ()).unwrap() {
                 assert_eq!(truth.xy.is_some(), truth.visibility > 0);
                 counts[usize::from(truth.visibility)] += 1;
             }
@@ -370,8 +391,8 @@ mod tests {
             let look = Look { noise: 0.0, duplicates: 0.0, ..Look::sample(LookSet::Broadcast, 9, game) };
             let dark = Look { ball: [0.0; 3], ..look.clone() };
             let key = ClipKey { seed: 9, game, clip: 0, frames: 3, size: [640, 360] };
-            let (bright, dark) =
-                (render_clip(key, look, |_, rgb| rgb.to_vec()), render_clip(key, dark, |_, rgb| rgb.to_vec()));
+            let [bright, dark] = [look, dark]
+                .map(|look| render_clip(key, look, &AtomicBool::new(false), |_, rgb| rgb.to_vec()).unwrap());
             for ((a, truth), (b, _)) in bright.iter().zip(&dark) {
                 let (Some([x, y]), 1) = (truth.xy, truth.visibility) else { continue };
                 let (mut sum, mut sx, mut sy) = (0.0, 0.0, 0.0);
@@ -389,6 +410,24 @@ mod tests {
             }
         }
         assert!(checked > 5, "only {checked} frames showed the ball");
+    }
+
+    #[test]
+    fn a_stopped_rendering_leaves_whole_clips_only() {
+        let root = tempfile::tempdir().unwrap();
+        let options = GenerateOptions { clips_per_game: 40, frames_per_clip: 3, threads: 1, ..small(6) };
+        let stop = AtomicBool::new(false);
+        let mut done = 0;
+        let report = generate_until(root.path(), &options, &stop, &mut |frames, _| {
+            done = frames;
+            // Within the second clip.
+            stop.store(frames >= 4, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(report.unwrap(), None);
+        assert!((4..120).contains(&done), "{done} frames of 120");
+        let files = files(root.path());
+        assert!(!files.is_empty() && files.len().is_multiple_of(4) && files.len() < 160, "{:?}", files.keys());
+        assert!(files.contains_key("game1/Clip1/Label.csv") && !files.contains_key("generate.json"));
     }
 
     #[test]

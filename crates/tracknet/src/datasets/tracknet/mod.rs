@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::frames::{directories_in, frames_in, name_of};
 use super::report::{DataReport, ProblemKind, Problems};
 use super::{Clip, Dataset, DatasetError, Frame, Game, count};
+use crate::config::ExifOrientation;
 use crate::console::{excerpt, listing};
 use crate::error::{IoContext, Result};
 use crate::files;
@@ -47,7 +48,7 @@ pub(crate) fn open(key: &str, root: &Path, games: &[String], strict: bool) -> Re
         return Err(DatasetError::NoFrames { key, root, games, problems: Box::new(problems) }.into());
     }
     let report = DataReport::new(&read, problems);
-    Ok(Dataset { root: root.to_path_buf(), games: read, report })
+    Ok(Dataset { root: root.to_path_buf(), games: read, report, exif_orientation: ExifOrientation::Apply })
 }
 
 /// Reads the labels of every game under `root`; see [`Dataset::open_all`].
