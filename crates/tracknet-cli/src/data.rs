@@ -1,6 +1,6 @@
 //! `tracknet data generate | check | preview`: make a dataset, look it through, look at it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -10,9 +10,10 @@ use tracknet::config::DataFormat;
 use tracknet::datasets::synthetic::{GenerateOptions, LookSet, generate};
 use tracknet::datasets::tracknet::available_games;
 use tracknet::datasets::{Dataset, preview, report};
+use tracknet::files::destination::check_file;
 use tracknet::inference::overlay;
 
-use crate::args::parse_count;
+use crate::args::{OverwriteFlag, parse_count};
 use crate::out::{out, outln};
 
 /// Make, check and look at datasets.
@@ -121,6 +122,8 @@ struct PreviewArgs {
     /// Frames on the sheet, evenly spread over the dataset.
     #[arg(long, default_value_t = 12, value_parser = parse_count)]
     count: usize,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
 }
 
 pub(crate) fn run(args: &DataArgs) -> Result<ExitCode> {
@@ -158,7 +161,7 @@ fn run_generate(args: &GenerateArgs) -> Result<ExitCode> {
 
 /// Renders with a progress bar on standard error.
 pub(crate) fn generate_with_bar(
-    root: &std::path::Path,
+    root: &Path,
     options: &GenerateOptions,
 ) -> Result<tracknet::datasets::synthetic::GenerateReport> {
     let style = ProgressStyle::with_template("rendering {wide_bar} {pos}/{len} frames, {eta} left")
@@ -190,13 +193,15 @@ fn run_check(args: &CheckArgs) -> Result<ExitCode> {
 fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
     let dataset = open(&args.root, &args.games)?;
     let frames = preview::spread(&dataset.frames(), args.count);
+    let inputs: Vec<&Path> = frames.iter().map(|frame| frame.frame.path.as_path()).collect();
+    check_file(&args.output, args.overwrite.overwrite, overlay::is_ours, &inputs)?;
     let sheet = preview::contact_sheet(&frames, &preview::PreviewOptions::default()).map_err(tracknet::Error::from)?;
     overlay::write_png(&args.output, &sheet)?;
     outln!("wrote {} ({}x{})", args.output.display(), sheet.width(), sheet.height())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(root: &std::path::Path, games: &[String]) -> Result<Dataset> {
+fn open(root: &Path, games: &[String]) -> Result<Dataset> {
     let games = if games.is_empty() { available_games(root)? } else { games.to_vec() };
     Ok(Dataset::open(root, DataFormat::Auto, &games, false)?)
 }
