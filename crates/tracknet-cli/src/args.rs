@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tracknet::config::ConfigSources;
-use tracknet::files::{Destination, Existing};
+use tracknet::files::destination::check_file;
+use tracknet::files::{self, Destination, Existing, read_text};
 use tracknet::training::{AdapterChoice, find_adapter};
 
 /// Where the configuration comes from: three groups, then overrides.
@@ -63,6 +64,18 @@ impl OverwriteFlag {
         let existing = if self.overwrite { Existing::Anything } else { Existing::Written };
         Destination::directory(path, existing, inputs)
     }
+
+    /// Checks a report that a verb is told to write, before it does any work: one of this verb's reports, which have
+    /// exactly these keys, may stand there.
+    pub(crate) fn json(&self, path: &Path, keys: &[&str], inputs: &[PathBuf]) -> tracknet::Result<()> {
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let is_ours = |path: &Path| {
+            let json = read_text(path, files::read::JSON).ok().and_then(|text| serde_json::from_str(&text).ok());
+            let object = json.as_ref().and_then(serde_json::Value::as_object);
+            object.is_some_and(|object| object.len() == keys.len() && keys.iter().all(|key| object.contains_key(*key)))
+        };
+        check_file(path, self.overwrite, is_ours, &inputs)
+    }
 }
 
 /// Which processor computes.
@@ -101,6 +114,22 @@ impl AdapterFlags {
             None => AdapterChoice::Own,
         })
     }
+}
+
+/// The files that are read of a run or checkpoint directory, as far as they stand in it: never a destination.
+pub(crate) fn files_of_run(run: &Path) -> Vec<PathBuf> {
+    let mut files = vec![run.join("config.yaml")];
+    // A run has checkpoints; a checkpoint stands for itself; anything else is refused later.
+    let places = [run.join("checkpoints"), run.to_path_buf()];
+    let holds = |dir: &&PathBuf| dir.ends_with("checkpoints") && dir.is_dir() || dir.join("state.json").is_file();
+    let mut open: Vec<PathBuf> = places.iter().find(holds).cloned().into_iter().collect();
+    while let Some(dir) = open.pop() {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        for (path, kind) in entries.filter_map(|entry| Some((entry.path(), entry.file_type().ok()?))) {
+            if kind.is_dir() { open.push(path) } else { files.push(path) }
+        }
+    }
+    files
 }
 
 /// A score: from 0 to 1.

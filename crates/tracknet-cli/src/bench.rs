@@ -11,7 +11,7 @@ use tracknet::bench::{Machine, Measurement, Options, Repeat, Report, Workload, m
 use tracknet::console;
 use tracknet::files::write_atomic;
 
-use crate::args::{DeviceArgs, parse_count};
+use crate::args::{DeviceArgs, OverwriteFlag, parse_count};
 use crate::device;
 use crate::out::outln;
 
@@ -39,6 +39,8 @@ pub(crate) struct BenchArgs {
     /// Also write everything as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
     /// Threads; by default one for each core.
     #[arg(long, value_name = "N", value_parser = parse_count)]
     threads: Option<usize>,
@@ -67,6 +69,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     if args.list {
         workloads.iter().try_for_each(|workload| outln!("{workload}"))?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(path) = &args.json {
+        args.overwrite.json(path, &["version", "machine", "device", "workloads"], &[])?;
     }
     // Without a choice it is the processor.
     let device = if args.device.device == "auto" { "cpu" } else { args.device.device.as_str() };

@@ -235,7 +235,7 @@ fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
     let frames = dataset.frames();
     let files = frames.iter().flat_map(|frame| [frame.frame.path.as_path(), &frame.label_file]);
     let inputs: Vec<&Path> = files.chain([args.root.as_path()]).collect();
-    check_file(&args.output, args.overwrite.overwrite, |_| false, &inputs)?;
+    check_file(&args.output, args.overwrite.overwrite, overlay::is_ours, &inputs)?;
     let options =
         preview::PreviewOptions { exif_orientation: (&args.orientation).into(), ..preview::PreviewOptions::default() };
     let chosen = preview::spread(&frames, args.count);

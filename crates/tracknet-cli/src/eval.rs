@@ -9,7 +9,9 @@ use tracknet::config::Config;
 use tracknet::evaluation::{MetricOptions, Tolerance, VisibleSet};
 use tracknet::training::{EvaluateOptions, evaluate, load_model_with_adapter};
 
-use crate::args::{AdapterFlags, BaseArgs, ConfigArgs, DeviceArgs, parse_distance, parse_score};
+use crate::args::{
+    AdapterFlags, BaseArgs, ConfigArgs, DeviceArgs, OverwriteFlag, files_of_run, parse_distance, parse_score,
+};
 use crate::device;
 use crate::out::outln;
 
@@ -40,6 +42,8 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
+    overwrite: OverwriteFlag,
+    #[command(flatten)]
     base: BaseArgs,
     #[command(flatten)]
     adapter: AdapterFlags,
@@ -51,6 +55,9 @@ pub(crate) struct EvalArgs {
 
 pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
     refuse_another_model(&args.config)?;
+    if let Some(path) = &args.json {
+        args.overwrite.json(path, &["options", "total", "games"], &files_of_run(&args.run))?;
+    }
     let device = device::resolve(&args.device.device)?;
     let adapter = args.adapter.choice(&args.run)?;
     let loaded = load_model_with_adapter(&args.run, args.base.base.as_deref(), &adapter, &device)?;

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP: the run finishes its step, writes a checkpoint and leaves with 130, 143 or 129.
+//! SIGINT, SIGTERM and SIGHUP: the work at hand is finished and saved, and the program leaves with 130, 143 or 129.
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -1,22 +1,29 @@
 //! `tracknet predict`: a picture, a folder of frames or a video → CSV, and pictures with the ball marked.
 
-use std::path::{Path, PathBuf};
+mod places;
+mod sinks;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use tracknet::inference::predictions::{write_csv, write_jsonl};
-use tracknet::inference::{FrameResult, Prediction, Predictor, VideoTools, VideoWriter, overlay};
+use tracknet::console;
+use tracknet::inference::{Predicted, Predictor, Source};
 use tracknet::training::load_model_with_adapter;
 
-use crate::args::{AdapterFlags, BaseArgs, DeviceArgs, parse_score};
+use crate::args::{AdapterFlags, BaseArgs, DeviceArgs, OverwriteFlag, files_of_run, parse_score};
 use crate::device;
+use crate::interrupt::Interrupt;
 use crate::out::outln;
+
+use places::Places;
+use sinks::Sinks;
 
 /// Find the ball on a picture, a folder of frames or a video, with a trained run.
 ///
-/// Writes a CSV `Frame,Visibility,X,Y,Score` in the pixels of the source (0,0 when the ball is absent). Videos are
-/// read through the ffmpeg program.
+/// Writes a CSV `Frame,Visibility,X,Y,Score` in the pixels of the source (0,0 when the ball is absent), row by row as
+/// frames are found: Ctrl-C ends it, and the rows until then stay. Videos are read through the ffmpeg program.
 #[derive(Args)]
 #[command(after_help = "Examples:
   tracknet predict outputs/run-20260101-120000-s42 rally.mp4 --video
@@ -44,6 +51,11 @@ pub(crate) struct PredictArgs {
     /// Also write the predictions as JSON lines.
     #[arg(long)]
     jsonl: bool,
+    /// Fail when a frame cannot be read; by default it counts as one without a ball.
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    overwrite: OverwriteFlag,
     #[command(flatten)]
     base: BaseArgs,
     #[command(flatten)]
@@ -56,77 +68,87 @@ pub(crate) fn run(args: &PredictArgs) -> Result<ExitCode> {
     if !args.source.exists() {
         bail!("{}: no such file or directory", args.source.display());
     }
-    let name = args.source.file_stem().map_or_else(|| "frames".into(), |stem| stem.to_string_lossy().into_owned());
-    let output = args.output.clone().unwrap_or_else(|| Path::new("predictions").join(&name));
+    let source = Source::find(&args.source)?;
+    let places = Places::new(args, &source);
+    places.check(args.overwrite.overwrite, &inputs(args, &source))?;
+    let interrupt = Interrupt::listen()?;
+    let predictor = open(args)?.stopping_at(interrupt.stop.clone());
+    let (mut tally, csv) = (Tally::default(), places.csv.clone());
+    let mut sinks = Sinks::new(args, places);
+    let ended = predictor.source(&source, &mut |predicted| {
+        tally.count(&predicted, args.threshold);
+        sinks.push(&predicted)
+    });
+    let finished = sinks.finish();
+    // The failure is told even when nobody reads standard output.
+    let told = if tally.frames > 0 { outln!("{tally}\n{}", csv.display()) } else { Ok(()) };
+    ended?;
+    if !finished? {
+        bail!("not everything was written; the rows are whole");
+    }
+    if let Some(code) = interrupt.exit_code_if_any() {
+        console::say(format_args!("interrupted after {} frames", tally.frames));
+        return Ok(code);
+    }
+    if tally.damaged > 0 && (args.strict || tally.damaged == tally.frames) {
+        bail!("{} of {} frames could not be read", tally.damaged, tally.frames);
+    }
+    told.map(|()| ExitCode::SUCCESS)
+}
+
+fn open(args: &PredictArgs) -> Result<Predictor> {
     let device = device::resolve(&args.device.device)?;
     let adapter = args.adapter.choice(&args.run)?;
     let loaded = load_model_with_adapter(&args.run, args.base.base.as_deref(), &adapter, &device)?;
-    let predictor = Predictor::new(&loaded.model, &loaded.build, &loaded.config, &device);
-    let mut writer = Writer { args, output: &output, name: &name, video: None };
-    let mut predictions = Vec::new();
-    let frames = predictor.path(&args.source, &mut |result| {
-        writer.pictures(&result)?;
-        predictions.push(result.prediction);
-        Ok(())
-    })?;
-    writer.finish()?;
-    let csv = output.join(format!("{name}.csv"));
-    write_csv(&csv, &predictions, args.threshold)?;
-    if args.jsonl {
-        write_jsonl(&output.join(format!("{name}.jsonl")), &predictions, args.threshold)?;
-    }
-    let found = predictions.iter().filter(|p: &&Prediction| p.visible(args.threshold).is_some()).count();
-    outln!("ball found on {found} of {frames} frames\n{}", csv.display())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Predictor::new(&loaded.model, &loaded.build, &loaded.config, &device))
 }
 
-/// Writes the pictures that were asked for, frame by frame.
-struct Writer<'a> {
-    args: &'a PredictArgs,
-    output: &'a Path,
-    name: &'a str,
-    video: Option<VideoWriter>,
+/// What is read, and never written over.
+fn inputs(args: &PredictArgs, source: &Source) -> Vec<PathBuf> {
+    let mut inputs = vec![args.source.clone()];
+    if let Source::Pictures(files) = source {
+        inputs.extend(files.iter().filter(|file| **file != args.source).cloned());
+    }
+    inputs.extend(files_of_run(&args.run));
+    inputs
 }
 
-impl Writer<'_> {
-    fn pictures(&mut self, result: &FrameResult) -> tracknet::Result<()> {
-        let number = result.prediction.frame;
-        let stem = match &result.prediction.file {
-            Some(file) => Path::new(file).file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned()),
-            None => format!("{number:06}"),
-        };
-        if self.args.heatmaps {
-            let path = self.output.join(format!("heatmaps/{stem}.png"));
-            overlay::write_png(&path, &result.heatmap_picture()?)?;
-        }
-        if !self.args.overlays && !self.args.video {
-            return Ok(());
-        }
-        let picture = result.overlay(self.args.threshold)?;
-        if self.args.overlays {
-            overlay::write_png(&self.output.join(format!("overlays/{stem}.png")), &picture)?;
-        }
-        if self.args.video {
-            let mut writer = match self.video.take() {
-                Some(writer) => writer,
-                None => self.open_video(picture.dimensions())?,
-            };
-            writer.write(&picture)?;
-            self.video = Some(writer);
-        }
-        Ok(())
-    }
+/// How many frames there were, and of what kind.
+#[derive(Default)]
+struct Tally {
+    frames: u64,
+    found: u64,
+    damaged: u64,
+}
 
-    fn open_video(&self, (width, height): (u32, u32)) -> tracknet::Result<VideoWriter> {
-        let tools = VideoTools::default();
-        // Frames in a folder have no rate of their own; broadcast footage has 25 to 30.
-        let fps =
-            if self.args.source.is_dir() { None } else { tools.probe(&self.args.source).ok().and_then(|i| i.fps) };
-        let path = self.output.join(format!("{}.mp4", self.name));
-        VideoWriter::create(&tools, &path, [width, height], fps.unwrap_or(25.0))
-    }
+impl Tally {
+    /// Damaged frames that are named one by one.
+    const NAMED: u64 = 10;
 
-    fn finish(self) -> tracknet::Result<()> {
-        self.video.map_or(Ok(()), VideoWriter::finish)
+    fn count(&mut self, predicted: &Predicted, threshold: f32) {
+        self.frames += 1;
+        let prediction = predicted.prediction();
+        self.found += u64::from(prediction.visible(threshold).is_some());
+        let Some(reason) = &prediction.damage else { return };
+        self.damaged += 1;
+        match self.damaged {
+            1..=Self::NAMED => console::say(format_args!("frame {} is damaged: {reason}", prediction.frame)),
+            n if n == Self::NAMED + 1 => {
+                console::say("more frames are damaged; they are counted, and named with --jsonl")
+            }
+            _ => {}
+        }
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { frames, found, damaged } = self;
+        write!(f, "ball found on {found} of {frames} frames")?;
+        match damaged {
+            0 => Ok(()),
+            1 => write!(f, "; 1 frame is damaged, and its row says that the ball is absent"),
+            n => write!(f, "; {n} frames are damaged, and their rows say that the ball is absent"),
+        }
     }
 }

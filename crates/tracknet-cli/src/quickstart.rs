@@ -18,7 +18,7 @@ use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
 use tracknet::evaluation::FrameOutcome;
 use tracknet::evaluation::metrics::DetectionMetrics;
 use tracknet::inference::predictions::{Prediction, write_csv};
-use tracknet::inference::{Predictor, overlay};
+use tracknet::inference::{Predicted, Predictor, overlay};
 use tracknet::models::memory::bytes;
 use tracknet::models::{BuildReport, HeatmapModel, build_model};
 use tracknet::training::{
@@ -224,6 +224,8 @@ fn predictions(evaluation: &Evaluation) -> Vec<Prediction> {
         frame: index as u64,
         file: Some(format!("{}/{}/{}", outcome.game, outcome.clip, outcome.file_name)),
         detection: outcome.detection,
+        peak: 0.0,
+        damage: None,
     };
     evaluation.outcomes.iter().enumerate().map(prediction).collect()
 }
@@ -237,8 +239,8 @@ fn draw(model: &HeatmapModel, build: &BuildReport, config: &Config, places: &Pla
     let shown: Vec<_> = frames.iter().skip(every / 2).step_by(every).collect();
     let files: Vec<PathBuf> = shown.iter().map(|f| f.frame.path.clone()).collect();
     let mut names = shown.iter();
-    predictor.files(&files, &mut |result| {
-        let Some(frame) = names.next() else { return Ok(()) };
+    predictor.files(&files, &mut |predicted| {
+        let (Some(frame), Predicted::Frame(result)) = (names.next(), predicted) else { return Ok(()) };
         let name = frame.to_string().replace(['/', '.'], "_");
         let marked = overlay::overlay(&result.frame, result.prediction.visible(THRESHOLD), frame.frame.label.xy)?;
         overlay::write_png(&places.pictures.join(format!("{name}.png")), &marked)?;

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 use super::temporary::file_beside;
 use super::{FileError, parent_of};
 use crate::error::{Error, IoContext, Result};
@@ -40,6 +42,15 @@ fn replace_file(path: &Path, write: impl FnOnce(&File, &Path) -> Result<()>) -> 
     let path = &followed(path)?;
     let temporary = file_beside(path, "")?;
     write(temporary.as_file(), temporary.path())?;
+    replace_with(temporary, path)
+}
+
+/// Gives a temporary file that is written its name.
+///
+/// # Errors
+/// A name that cannot be given.
+pub(crate) fn replace_with(temporary: NamedTempFile, path: &Path) -> Result<()> {
+    let path = &followed(path)?;
     temporary.as_file().sync_all().at(path)?;
     temporary.persist(path).map_err(|e| Error::Io { path: path.clone(), cause: e.error })?;
     sync_directory(parent_of(path))

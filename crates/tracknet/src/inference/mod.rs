@@ -3,21 +3,25 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`video`], [`video_writer`] | frames out of and into video files, through the `ffmpeg` program |
+//! | [`probe`] | what a video file says about itself, and whether it keeps it |
 //! | [`overlay`] | pictures of predictions and heatmaps |
 //! | [`predictor`] | a trained model on images, folders and videos |
 //! | [`predictions`] | CSV and JSON lines |
 
 use std::path::PathBuf;
 
+mod ffmpeg;
 pub mod overlay;
 pub mod predictions;
 pub mod predictor;
+pub mod probe;
 pub mod video;
 pub mod video_writer;
 
-pub use predictions::Prediction;
-pub use predictor::{FrameResult, Predictor};
-pub use video::{VideoFrames, VideoInfo, VideoTools};
+pub use predictions::{Prediction, RowFormat, RowWriter};
+pub use predictor::{FrameResult, Predicted, Predictor, Source};
+pub use probe::VideoInfo;
+pub use video::{VideoFrames, VideoTools};
 pub use video_writer::VideoWriter;
 
 /// Why a prediction, a video or an external program failed.
@@ -60,7 +64,30 @@ pub enum InferenceError {
         /// What went wrong.
         reason: String,
     },
+    /// A video is cut off or damaged; the frames before this were read.
+    #[error(
+        "video {} is cut off or damaged: {read} frames were read, {}: {reason}",
+        path.display(), missing_frames(*missing)
+    )]
+    VideoDamaged {
+        /// The file.
+        path: PathBuf,
+        /// Frames that were read.
+        read: u64,
+        /// Frames that are missing, as far as the file tells.
+        missing: u64,
+        /// Where it ends, and what `ffmpeg` said.
+        reason: String,
+    },
     /// A heatmap cannot be decoded.
     #[error(transparent)]
     Evaluation(#[from] crate::evaluation::EvaluationError),
+}
+
+fn missing_frames(missing: u64) -> String {
+    match missing {
+        0 => "some of them with errors".to_owned(),
+        1 => "about 1 is missing".to_owned(),
+        more => format!("about {more} are missing"),
+    }
 }

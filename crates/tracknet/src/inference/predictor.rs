@@ -1,19 +1,22 @@
 //! A trained model at work: image, folder or video → the ball of each frame, in its own pixels.
 //!
 //! Frames go through the model in small batches, so that a folder or video of any length needs the memory of one batch.
-//! What becomes of a frame (a row, an overlay, a heatmap, a frame of a video) is the caller's business: it sees each
-//! [`FrameResult`] in order.
+//! What becomes of a frame (a row, an overlay, a heatmap, a frame of a video) is the caller's business: it sees what was
+//! found on each frame, or that the frame is damaged, in order.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 
 use crate::config::Config;
+use crate::console::excerpt;
 use crate::datasets::image::{Normalizer, decode as decode_image, is_picture, pictures_in, resize};
-use crate::datasets::{BatchSpec, DatasetError, Geometry};
-use crate::error::{Error, Result};
+use crate::datasets::{BatchSpec, Geometry};
+use crate::error::Result;
 use crate::evaluation::decode::{Activation, DecodeOptions, decode};
 use crate::models::{BuildReport, HeatmapModel};
 use crate::training::{TrainingError, activation_of, batch_spec, load_model_for_inference};
@@ -25,6 +28,34 @@ use super::{InferenceError, Prediction};
 /// Frames in one forward pass of a folder or video.
 const FRAMES_AT_ONCE: usize = 4;
 
+/// The longest reason that is kept of a damaged frame, in bytes.
+const REASON_BYTES: usize = 500;
+
+/// What a prediction reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Image files, in the order of their numbers.
+    Pictures(Vec<PathBuf>),
+    /// A video.
+    Video(PathBuf),
+}
+
+impl Source {
+    /// The image files of a folder (in natural order of their names), an image file, or else a video; no file is opened.
+    ///
+    /// # Errors
+    /// A folder that cannot be read, or without pictures.
+    pub fn find(path: &Path) -> Result<Self> {
+        Ok(if path.is_dir() {
+            Self::Pictures(pictures_in(path)?)
+        } else if is_picture(path) {
+            Self::Pictures(vec![path.to_path_buf()])
+        } else {
+            Self::Video(path.to_path_buf())
+        })
+    }
+}
+
 /// A model with everything around it that turns pictures into positions.
 #[derive(Debug)]
 pub struct Predictor {
@@ -34,6 +65,38 @@ pub struct Predictor {
     activation: Activation,
     decode: DecodeOptions,
     device: Device,
+    stop: Arc<AtomicBool>,
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone)]
+pub enum Predicted {
+    /// It was read and searched.
+    Frame(FrameResult),
+    /// It cannot be read: an absent ball, and why.
+    Damaged(Prediction),
+}
+
+impl Predicted {
+    /// Its row.
+    pub fn prediction(&self) -> &Prediction {
+        match self {
+            Self::Frame(result) => &result.prediction,
+            Self::Damaged(prediction) => prediction,
+        }
+    }
+}
+
+/// Takes each frame in order.
+type Each<'a> = dyn FnMut(Predicted) -> Result<()> + 'a;
+
+/// A frame on its way to the model: its number, the name of its file, its pixels.
+struct Read {
+    number: u64,
+    file: Option<String>,
+    frame: RgbImage,
+    /// Normalized planes `[3, H, W]` in the model's input size.
+    planes: Vec<f32>,
 }
 
 /// What was found on one frame, and from what.
@@ -78,6 +141,7 @@ impl Predictor {
             activation: activation_of(config),
             decode: DecodeOptions::default(),
             device: device.clone(),
+            stop: Arc::default(),
         }
     }
 
@@ -97,12 +161,19 @@ impl Predictor {
         Self { decode, ..self }
     }
 
+    /// The same predictor, which stops after the frames at hand when `stop` is set.
+    #[must_use]
+    pub fn stopping_at(self, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, ..self }
+    }
+
     /// Finds the ball on one picture.
     ///
     /// # Errors
     /// If the picture cannot be resized or the model gives values that are not finite.
     pub fn image(&self, frame: RgbImage) -> Result<FrameResult> {
-        let found = self.batch(vec![(0, None, frame)])?.pop();
+        let read = self.prepare(0, None, frame).map_err(TrainingError::Mismatch)?;
+        let found = self.batch(vec![read])?.pop();
         found.ok_or_else(|| TrainingError::Mismatch("the model gave no heatmap".to_owned()).into())
     }
 
@@ -110,25 +181,30 @@ impl Predictor {
     /// names), or of a video. Returns the number of frames.
     ///
     /// # Errors
-    /// A file that cannot be read, named; whatever `each` returns.
-    pub fn path(&self, path: &Path, each: &mut dyn FnMut(FrameResult) -> Result<()>) -> Result<u64> {
-        if path.is_dir() {
-            self.files(&pictures_in(path)?, each)
-        } else if is_picture(path) {
-            self.files(&[path.to_path_buf()], each)
-        } else {
-            self.video(path, &VideoTools::default(), each)
+    /// As [`Predictor::files`] and [`Predictor::video`].
+    pub fn path(&self, path: &Path, each: &mut Each<'_>) -> Result<u64> {
+        self.source(&Source::find(path)?, each)
+    }
+
+    /// [`Predictor::path`] of a source that is known already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn source(&self, source: &Source, each: &mut Each<'_>) -> Result<u64> {
+        match source {
+            Source::Pictures(files) => self.files(files, each),
+            Source::Video(path) => self.video(path, &VideoTools::default(), each),
         }
     }
 
-    /// Finds the ball on image files, in the given order.
+    /// Finds the ball on image files, in the given order; a file that cannot be read is a damaged frame.
     ///
     /// # Errors
-    /// As [`Predictor::path`].
-    pub fn files(&self, files: &[PathBuf], each: &mut dyn FnMut(FrameResult) -> Result<()>) -> Result<u64> {
+    /// A model that gives values that are not finite; whatever `each` returns.
+    pub fn files(&self, files: &[PathBuf], each: &mut Each<'_>) -> Result<u64> {
         let read = |path: &PathBuf| {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            Ok((name, decode_image(path)?))
+            Ok((name, decode_image(path).map_err(|e| e.to_string())))
         };
         self.stream(&mut files.iter().map(read), each)
     }
@@ -136,59 +212,91 @@ impl Predictor {
     /// Finds the ball on every frame of a video.
     ///
     /// # Errors
-    /// As [`Predictor::path`], and a missing `ffmpeg`.
-    pub fn video(
-        &self,
-        path: &Path,
-        tools: &VideoTools,
-        each: &mut dyn FnMut(FrameResult) -> Result<()>,
-    ) -> Result<u64> {
-        self.stream(&mut tools.open(path)?.map(|frame| Ok((None, frame?.1))), each)
+    /// As [`Predictor::files`], a missing `ffmpeg`, and a video that is cut off or damaged, after every frame of it that
+    /// can be read.
+    pub fn video(&self, path: &Path, tools: &VideoTools, each: &mut Each<'_>) -> Result<u64> {
+        self.stream(&mut tools.open(path)?.map(|frame| Ok((None, Ok(frame?.1)))), each)
     }
 
+    /// Frames that cannot be read have a reason in place of a picture; an error ends the source.
     fn stream(
         &self,
-        frames: &mut impl Iterator<Item = Result<(Option<String>, RgbImage)>>,
-        each: &mut dyn FnMut(FrameResult) -> Result<()>,
+        frames: &mut impl Iterator<Item = Result<(Option<String>, Result<RgbImage, String>)>>,
+        each: &mut Each<'_>,
     ) -> Result<u64> {
         let mut number = 0;
-        loop {
+        let mut end = Ok(());
+        while !self.stop.load(Ordering::Relaxed) {
             let mut batch = Vec::with_capacity(FRAMES_AT_ONCE);
             for frame in frames.by_ref().take(FRAMES_AT_ONCE) {
-                let (file, frame) = frame?;
-                batch.push((number, file, frame));
-                number += 1;
+                match frame {
+                    Ok((file, frame)) => {
+                        let read = frame.and_then(|frame| self.prepare(number, file.clone(), frame));
+                        batch.push(read.map_err(|reason| {
+                            let reason = excerpt(&reason, REASON_BYTES).into_owned();
+                            Prediction::damaged(number, file, reason)
+                        }));
+                        number += 1;
+                    }
+                    // What was read before it counts.
+                    Err(error) => end = Err(error),
+                }
+                if end.is_err() || self.stop.load(Ordering::Relaxed) {
+                    break;
+                }
             }
-            if batch.is_empty() {
-                return Ok(number);
+            let last = batch.len() < FRAMES_AT_ONCE;
+            self.search(batch)?.into_iter().try_for_each(&mut *each)?;
+            if last {
+                break;
             }
-            self.batch(batch)?.into_iter().try_for_each(&mut *each)?;
         }
+        end.map(|()| number)
     }
 
-    fn batch(&self, frames: Vec<(u64, Option<String>, RgbImage)>) -> Result<Vec<FrameResult>> {
+    /// Searches the frames that could be read, and keeps the order of all.
+    fn search(&self, frames: Vec<Result<Read, Prediction>>) -> Result<Vec<Predicted>> {
+        let mut damaged = Vec::new();
+        let mut whole = Vec::with_capacity(frames.len());
+        for frame in frames {
+            match frame {
+                Ok(read) => whole.push(read),
+                Err(prediction) => damaged.push(Predicted::Damaged(prediction)),
+            }
+        }
+        let found = if whole.is_empty() { Vec::new() } else { self.batch(whole)? };
+        let mut all: Vec<_> = found.into_iter().map(Predicted::Frame).chain(damaged).collect();
+        all.sort_by_key(|predicted| predicted.prediction().frame);
+        Ok(all)
+    }
+
+    fn prepare(&self, number: u64, file: Option<String>, frame: RgbImage) -> Result<Read, String> {
+        let planes = self.normalizer.apply(&resize(&frame, None, self.spec.input_size)?);
+        Ok(Read { number, file, frame, planes })
+    }
+
+    fn batch(&self, frames: Vec<Read>) -> Result<Vec<FrameResult>> {
         let [width, height] = self.spec.input_size;
         let mut values = Vec::with_capacity(frames.len() * 3 * width * height);
-        for (number, file, frame) in &frames {
-            let name = file.clone().unwrap_or_else(|| format!("frame {number}"));
-            let failure = |reason| Error::Dataset(DatasetError::Image { path: PathBuf::from(&name), reason });
-            values.extend(self.normalizer.apply(&resize(frame, None, [width, height]).map_err(failure)?));
+        for read in &frames {
+            values.extend_from_slice(&read.planes);
         }
         let images = Tensor::from_data(TensorData::new(values, [frames.len(), 3, height, width]), &self.device);
         let logits = self.model.predict(images).try_into_vec_as::<f32>();
         let mut heatmaps = logits.map_err(|e| TrainingError::device("heatmap", e))?;
         self.activation.apply(&mut heatmaps);
         let pixels = self.spec.heatmap_size.iter().product::<usize>().max(1);
-        frames.into_iter().zip(heatmaps.chunks(pixels)).map(|(frame, heatmap)| self.result(frame, heatmap)).collect()
+        frames.into_iter().zip(heatmaps.chunks(pixels)).map(|(read, heatmap)| self.result(read, heatmap)).collect()
     }
 
-    fn result(&self, (number, file, frame): (u64, Option<String>, RgbImage), heatmap: &[f32]) -> Result<FrameResult> {
+    fn result(&self, Read { number, file, frame, .. }: Read, heatmap: &[f32]) -> Result<FrameResult> {
         let size = self.spec.heatmap_size;
         let native = [frame.width() as usize, frame.height() as usize];
         let geometry = Geometry::whole(native, self.spec.input_size, size);
         let detection = decode(heatmap, size, &self.decode).map_err(InferenceError::from)?;
         let detection = detection.map(|found| found.to_native(&geometry));
-        let prediction = Prediction { frame: number, file, detection };
+        let peak = heatmap.iter().copied().fold(0.0, f32::max);
+        let prediction = Prediction { frame: number, file, detection, peak, damage: None };
         Ok(FrameResult { prediction, frame, heatmap: heatmap.to_vec(), heatmap_size: size })
     }
 }

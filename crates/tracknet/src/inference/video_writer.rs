@@ -2,23 +2,30 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread::JoinHandle;
 
 use image::RgbImage;
+use tempfile::NamedTempFile;
 
 use super::InferenceError;
-use super::video::{VideoTools, file_argument, start_failure, tail};
+use super::ffmpeg::{self, Complaints, file_argument, start_failure};
+use super::video::VideoTools;
 use crate::error::{Error, IoContext, Result};
+use crate::files::atomic::replace_with;
+use crate::files::temporary::file_beside;
+
+/// The comment in a file's metadata by which it is known again.
+pub(super) const MARK: &str = "made by tracknet";
 
 /// Writes frames to a video file; it appears under its name only when [`VideoWriter::finish`] succeeds.
 #[derive(Debug)]
 pub struct VideoWriter {
     path: PathBuf,
     /// Where the file grows; removed when it is not finished.
-    temporary: tempfile::TempPath,
+    temporary: Option<NamedTempFile>,
     child: Child,
-    stderr: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<Complaints>>,
     size: [u32; 2],
     frames: u64,
 }
@@ -29,28 +36,22 @@ impl VideoWriter {
     /// # Errors
     /// A missing program, or a directory that cannot be written.
     pub fn create(tools: &VideoTools, path: &Path, size: [u32; 2], fps: f64) -> Result<Self> {
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent).at(parent)?;
         let extension = path.extension().map_or("mp4".into(), |e| e.to_string_lossy());
-        let temporary = tempfile::Builder::new()
-            .prefix(".tracknet-")
-            .suffix(&format!(".{extension}"))
-            .tempfile_in(parent)
-            .at(parent)?
-            .into_temp_path();
-        let mut child = Command::new(&tools.ffmpeg)
-            .args(["-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"])
+        let temporary = file_beside(path, &format!(".{extension}"))?;
+        let mut child = ffmpeg::command(&tools.ffmpeg)
+            .args(["-v", ffmpeg::LEVEL, "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"])
             .args(["-video_size", &format!("{}x{}", size[0], size[1]), "-framerate", &fps.to_string(), "-i", "-"])
             // Players want 4:2:0, which wants even sizes.
             .args(["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"])
-            .arg(file_argument(&temporary))
+            .args(["-metadata", &format!("comment={MARK}")])
+            .arg(file_argument(temporary.path()))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|source| start_failure(&tools.ffmpeg, source))?;
-        let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || tail(stderr)));
-        Ok(Self { path: path.to_path_buf(), temporary, child, stderr, size, frames: 0 })
+        let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || Complaints::read(stderr)));
+        Ok(Self { path: path.to_path_buf(), temporary: Some(temporary), child, stderr, size, frames: 0 })
     }
 
     /// Appends a frame.
@@ -66,27 +67,38 @@ impl VideoWriter {
         let written = self.child.stdin.as_mut().map(|stdin| stdin.write_all(frame.as_raw()));
         if !matches!(written, Some(Ok(()))) {
             let said = self.wait().1;
-            return Err(self.failure(format!("ffmpeg stopped ({})", said.trim())));
+            return Err(self.failure(format!("ffmpeg stopped ({})", said.reason("it gave no reason"))));
         }
         self.frames += 1;
         Ok(())
     }
 
+    /// Appends a black frame, in place of one that could not be read.
+    ///
+    /// # Errors
+    /// As [`VideoWriter::write`].
+    pub fn write_black(&mut self) -> Result<()> {
+        let [width, height] = self.size;
+        self.write(&RgbImage::new(width, height))
+    }
+
     /// Ends the video and gives the file its name.
     ///
     /// # Errors
-    /// A program that failed, with what it said, or a name that cannot be given.
+    /// A program that failed, or that complained and said it did not; or a name that cannot be given.
     pub fn finish(mut self) -> Result<()> {
         let (success, said) = self.wait();
-        if !success {
-            return Err(self.failure(format!("ffmpeg failed ({})", said.trim())));
+        if !success || said.serious {
+            return Err(self.failure(format!("ffmpeg failed ({})", said.reason("it gave no reason"))));
         }
-        make_readable(&self.temporary).at(&self.path)?;
-        // `persist` would take the guard, which a type with `Drop` cannot give away; it will find nothing to remove.
-        std::fs::rename(&self.temporary, &self.path).at(&self.path)
+        let Some(temporary) = self.temporary.take() else { return Ok(()) };
+        if std::fs::metadata(temporary.path()).at(&self.path)?.len() == 0 {
+            return Err(self.failure("ffmpeg wrote nothing".to_owned()));
+        }
+        replace_with(temporary, &self.path)
     }
 
-    fn wait(&mut self) -> (bool, String) {
+    fn wait(&mut self) -> (bool, Complaints) {
         drop(self.child.stdin.take());
         let success = self.child.wait().is_ok_and(|status| status.success());
         (success, self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default())
@@ -103,15 +115,4 @@ impl Drop for VideoWriter {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Temporary files are created private (0600); what is kept gets the permissions of an ordinary new file.
-fn make_readable(path: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))?;
-    }
-    let _ = path;
-    Ok(())
 }

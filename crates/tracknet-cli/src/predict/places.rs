@@ -1,0 +1,161 @@
+//! Where the results of a prediction go, and whether they may: checked before any work is done.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use tracknet::files::destination::{check_file, refuse_inputs};
+use tracknet::inference::{RowFormat, Source, VideoTools, overlay};
+
+use super::PredictArgs;
+
+/// The files and folders that a prediction writes.
+pub(super) struct Places {
+    pub(super) csv: PathBuf,
+    pub(super) jsonl: Option<PathBuf>,
+    pub(super) video: Option<PathBuf>,
+    pub(super) overlays: Option<PathBuf>,
+    pub(super) heatmaps: Option<PathBuf>,
+    /// Names of pictures by frame; `None` for a video, whose frames have numbers only.
+    names: Option<Vec<String>>,
+}
+
+impl Places {
+    pub(super) fn new(args: &PredictArgs, source: &Source) -> Self {
+        let name = args.source.file_stem().map_or_else(|| "frames".into(), OsString::from);
+        let output = args.output.clone().unwrap_or_else(|| Path::new("predictions").join(&name));
+        let file = |extension: &str| {
+            let mut name = name.clone();
+            name.push(extension);
+            output.join(name)
+        };
+        let names = match source {
+            Source::Pictures(files) => Some(picture_names(files)),
+            Source::Video(_) => None,
+        };
+        Self {
+            csv: file(".csv"),
+            jsonl: args.jsonl.then(|| file(".jsonl")),
+            video: args.video.then(|| file(".mp4")),
+            overlays: args.overlays.then(|| output.join("overlays")),
+            heatmaps: args.heatmaps.then(|| output.join("heatmaps")),
+            names,
+        }
+    }
+
+    /// The name of a frame's picture.
+    pub(super) fn picture(&self, frame: u64) -> String {
+        let known = self.names.as_ref().and_then(|names| names.get(usize::try_from(frame).ok()?));
+        known.cloned().unwrap_or_else(|| format!("{frame:06}.png"))
+    }
+
+    /// Refuses inputs, and with `overwrite` unset also what this program did not write.
+    ///
+    /// # Errors
+    /// Names the first that is in the way.
+    pub(super) fn check(&self, overwrite: bool, inputs: &[PathBuf]) -> tracknet::Result<()> {
+        let paths: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        check_file(&self.csv, overwrite, |path| RowFormat::Csv.recognizes(path), &paths)?;
+        if let Some(jsonl) = &self.jsonl {
+            check_file(jsonl, overwrite, |path| RowFormat::JsonLines.recognizes(path), &paths)?;
+        }
+        if let Some(video) = &self.video {
+            check_file(video, overwrite, |path| VideoTools::default().is_ours(path), &paths)?;
+        }
+        let inputs: HashSet<FileId> = inputs.iter().filter_map(|path| file_id(path)).collect();
+        for folder in self.overlays.iter().chain(&self.heatmaps) {
+            self.check_pictures(folder, overwrite, &inputs, &paths)?;
+        }
+        Ok(())
+    }
+
+    fn check_pictures(
+        &self,
+        folder: &Path,
+        overwrite: bool,
+        inputs: &HashSet<FileId>,
+        paths: &[&Path],
+    ) -> tracknet::Result<()> {
+        let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+        let names: Option<HashSet<&str>> = self.names.as_ref().map(|n| n.iter().map(String::as_str).collect());
+        for entry in entries.flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            let written = name.to_str().is_some_and(|name| match &names {
+                Some(names) => names.contains(name),
+                None => is_numbered(name),
+            });
+            if !written {
+                continue;
+            }
+            // Most files are no input; only one that is has to be named.
+            if file_id(&path).is_some_and(|id| inputs.contains(&id)) {
+                refuse_inputs(&path, paths)?;
+            }
+            if !overwrite && !overlay::is_ours(&path) {
+                check_file(&path, false, |_| false, &[])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a name is that of a video's frame: six digits or more.
+fn is_numbered(name: &str) -> bool {
+    let digits = name.strip_suffix(".png").unwrap_or_default();
+    digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// `0001.png` for `0001.jpg`; where two frames of a folder would share a name (`a.jpg`, `a.png`), all keep their
+/// extension: `a.jpg.png`.
+fn picture_names(files: &[PathBuf]) -> Vec<String> {
+    let text = |part: Option<&std::ffi::OsStr>| part.map_or_else(String::new, |p| p.to_string_lossy().into_owned());
+    // Some file systems take upper and lower case for the same.
+    let differ =
+        |names: &[String]| names.iter().map(|name| name.to_lowercase()).collect::<HashSet<_>>().len() == names.len();
+    let stems: Vec<String> = files.iter().map(|file| text(file.file_stem()) + ".png").collect();
+    if differ(&stems) {
+        return stems;
+    }
+    let names: Vec<String> = files.iter().map(|file| text(file.file_name()) + ".png").collect();
+    // Names that are no text, or that only case tells apart.
+    if differ(&names) { names } else { (0..files.len()).map(|index| format!("{index:06}.png")).collect() }
+}
+
+/// What a file is, whatever its names.
+#[derive(PartialEq, Eq, Hash)]
+enum FileId {
+    #[cfg(unix)]
+    Node(u64, u64),
+    #[cfg(not(unix))]
+    Path(PathBuf),
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(path).ok().map(|file| FileId::Node(file.dev(), file.ino()))
+    }
+    #[cfg(not(unix))]
+    std::fs::canonicalize(path).ok().map(FileId::Path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_frames_share_a_picture() {
+        let names = |files: &[&str]| picture_names(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(names(&["f/0001.jpg", "f/0002.png"]), ["0001.png", "0002.png"]);
+        assert_eq!(names(&["f/a.jpg", "f/a.png", "f/a.jpg.png"]), ["a.jpg.png", "a.png.png", "a.jpg.png.png"]);
+        assert_eq!(names(&["f/A.jpg", "f/a.png"]), ["A.jpg.png", "a.png.png"]);
+        assert_eq!(names(&["f/A.jpg", "f/a.jpg"]), ["000000.png", "000001.png"]);
+    }
+
+    #[test]
+    fn only_numbered_pictures_are_those_of_a_video() {
+        assert!(is_numbered("000012.png") && is_numbered("1000000.png"));
+        assert!(!is_numbered("0012.png") && !is_numbered("holiday.png") && !is_numbered("000012.jpg"));
+    }
+}

@@ -1,0 +1,202 @@
+//! The `ffmpeg` and `ffprobe` programs: how they are started, what they may open, and what they complain about.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::InferenceError;
+use crate::console::{excerpt, printable};
+use crate::error::Error;
+
+/// Formats that hold a video themselves. Not among them: playlists and lists of other files (hls, dash, concat, sdp,
+/// imf, image2, …), which a file of any name can be.
+const CONTAINERS: &str = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,gxf,dv,nut,rm,wtv,ivf,obu,av1,\
+                          h264,hevc,m4v,mjpeg,yuv4mpegpipe,gif,apng";
+
+/// What is said with each message: its level, so that errors and warnings can be told apart.
+pub(super) const LEVEL: &str = "level+warning";
+
+/// The program without standard input. Ctrl-C of a terminal does not reach it: it ends when its pipes do.
+pub(super) fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command
+}
+
+/// Opens `path` as a file that holds a video itself, and nothing that it may name.
+pub(super) fn input(command: &mut Command, path: &Path) {
+    command.args(["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-i"]).arg(file_argument(path));
+}
+
+/// `file:` keeps names like `http:…` or `-x.mp4` what they are: names of files.
+pub(super) fn file_argument(path: &Path) -> OsString {
+    let mut argument = OsString::from("file:");
+    argument.push(path);
+    argument
+}
+
+/// Why a program did not start.
+pub(super) fn start_failure(program: &Path, cause: std::io::Error) -> Error {
+    let program = program.to_path_buf();
+    match cause.kind() {
+        ErrorKind::NotFound => InferenceError::ProgramMissing { program }.into(),
+        _ => InferenceError::ProgramFailed { program, cause }.into(),
+    }
+}
+
+/// Messages that decoders also have for whole files: those that start within a group of pictures, or bend the standard.
+const MINOR: [&str; 17] = [
+    "co located POCs unavailable",
+    "mmco: unref short failure",
+    "reference picture missing during reorder",
+    "Missing reference picture",
+    "Could not find ref with POC",
+    "number of reference frames",
+    "illegal short term buffer state",
+    "monotonically increasing dts",
+    "SEI type",
+    "Referenced QT chapter track not found",
+    "timescale not set",
+    "Missing key frame while searching",
+    "non-existing PPS",
+    "PPS id out of range",
+    "decode_slice_header error",
+    "no frame!",
+    "Warning MVs not available",
+];
+
+/// Warnings that speak of pictures which are not what was recorded.
+const CORRUPT: [&str; 2] = ["corrupt input packet", "corrupt decoded frame"];
+
+/// What tells more than what follows from it.
+const TELLING: [&str; 8] = [
+    "moov atom not found",
+    "partial file",
+    "ended prematurely",
+    "EBML number",
+    "Packet mismatch",
+    "No space left",
+    "not on whitelist",
+    "whitelist",
+];
+
+/// What a program wrote to standard error, reduced to what a person needs.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
+    /// The first different messages.
+    messages: Vec<String>,
+    /// Whether it said anything at the level of an error.
+    pub(super) errors: bool,
+    /// Whether a message speaks of damage.
+    pub(super) serious: bool,
+}
+
+impl Complaints {
+    const KEPT: usize = 12;
+    const BYTES: usize = 200;
+
+    /// Reads everything, so that the program never waits for a full pipe.
+    pub(super) fn read(stream: impl Read) -> Self {
+        let mut complaints = Self::default();
+        let mut stream = BufReader::new(stream);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match stream.by_ref().take(4096).read_until(b'\n', &mut line) {
+                Ok(0) => return complaints,
+                Ok(_) => complaints.line(&String::from_utf8_lossy(&line)),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return complaints,
+            }
+        }
+    }
+
+    /// Takes in a line `[decoder @ 0x5581] [error] text`; what has no level counts as an error.
+    fn line(&mut self, line: &str) {
+        let mut text = line.trim_end();
+        let (mut level, mut source) = (None, None);
+        while let Some((tag, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            match tag {
+                "panic" | "fatal" | "error" | "warning" | "info" => level = Some(tag),
+                _ => source = source.or(tag.split(" @ ").next()),
+            }
+            text = rest.trim_start();
+        }
+        let corrupt = CORRUPT.iter().any(|known| text.contains(known));
+        let error = !matches!(level, Some("warning" | "info"));
+        if text.is_empty() || text.starts_with("Last message repeated") || !error && !corrupt {
+            return;
+        }
+        self.errors |= error;
+        self.serious |= corrupt || !MINOR.iter().any(|known| text.contains(known));
+        let text = match (text.contains("not on whitelist"), source) {
+            (true, Some(format)) => format!(
+                "it is read as `{format}`, a format that is not on the whitelist of video containers; playlists and lists of files are not followed"
+            ),
+            _ => text
+                .strip_prefix("file:")
+                .map_or(text, |rest| rest.rsplit_once(": ").map_or(rest, |(_, said)| said))
+                .to_owned(),
+        };
+        let text = printable(&excerpt(&text, Self::BYTES)).replace(['\n', '\t'], " ").trim().to_owned();
+        if self.messages.len() < Self::KEPT && !self.messages.contains(&text) {
+            self.messages.push(text);
+        }
+    }
+
+    /// The most telling messages, or `otherwise`.
+    pub(super) fn reason(&self, otherwise: &str) -> String {
+        let tells = |message: &&String| TELLING.iter().any(|known| message.contains(known));
+        let minor = |message: &&String| MINOR.iter().any(|known| message.contains(known));
+        let telling = self.messages.iter().filter(tells);
+        let serious = self.messages.iter().filter(|message| !tells(message) && !minor(message));
+        let chosen: Vec<&str> =
+            telling.chain(serious).chain(self.messages.iter().filter(minor)).map(String::as_str).take(2).collect();
+        if chosen.is_empty() { otherwise.to_owned() } else { chosen.join("; ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_telling_message_comes_first_without_addresses_and_names() {
+        let said = "[mov,mp4,m4a,3gp,3g2,mj2 @ 0x5591544d7880] [error] moov atom not found\n\
+                    [error] file:/a: b/no_moov.mp4: Invalid data found when processing input\n";
+        let complaints = Complaints::read(said.as_bytes());
+        assert!(complaints.errors && complaints.serious);
+        assert_eq!(complaints.reason("-"), "moov atom not found; Invalid data found when processing input");
+        let said = "[NULL @ 0x1] [error] Invalid NAL unit size (179068 > 51569).\n[h264 @ 0x2] [error] Error splitting the input\n\
+                    [vist#0:0/h264 @ 0x3] [dec:h264 @ 0x4] [error] Error submitting packet\n    Last message repeated 3 times\n\
+                    [mov @ 0x5] [error] stream 0, offset 0x82071: partial file\n";
+        let reason = Complaints::read(said.as_bytes()).reason("-");
+        assert_eq!(reason, "stream 0, offset 0x82071: partial file; Invalid NAL unit size (179068 > 51569).");
+    }
+
+    #[test]
+    fn warnings_and_what_whole_files_cause_are_not_damage() {
+        let read = |said: &str| Complaints::read(said.as_bytes());
+        let warning = read("[swscaler @ 0x1] [warning] deprecated pixel format used\n");
+        assert!(!warning.errors && !warning.serious);
+        assert_eq!(warning.reason("nothing"), "nothing");
+        let minor =
+            read("[h264 @ 0x1] [error] co located POCs unavailable\n[h264 @ 0x1] [error] mmco: unref short failure\n");
+        assert!(minor.errors && !minor.serious);
+        let corrupt = read("[warning] file:a.ts: corrupt input packet in stream 0\n");
+        assert!(corrupt.serious && !corrupt.errors);
+        assert_eq!(corrupt.reason("-"), "corrupt input packet in stream 0");
+        assert!(read("a program that is no ffmpeg\n").serious);
+    }
+
+    #[test]
+    fn what_it_says_is_bounded_and_cannot_steer_a_terminal() {
+        let mut said = format!("[x @ 0x1] [error] \u{1b}[2J{}\n", "a".repeat(100_000));
+        (0..10_000).for_each(|n| said.push_str(&format!("[x @ 0x1] [error] damage {n}\n")));
+        let reason = Complaints::read(said.as_bytes()).reason("-");
+        assert!(reason.starts_with("\\u{1b}[2Jaaa") && reason.len() < 500, "{reason}");
+    }
+}
