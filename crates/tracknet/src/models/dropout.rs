@@ -70,7 +70,8 @@ impl Dropout {
         x * factors
     }
 
-    fn is_active<const D: usize>(&self, x: &Tensor<D>) -> bool {
+    /// Whether the next call drops elements of `x`.
+    pub fn is_active<const D: usize>(&self, x: &Tensor<D>) -> bool {
         self.probability > 0.0 && self.training.is_enabled() && x.device().is_autodiff()
     }
 
@@ -121,5 +122,19 @@ mod tests {
         let device = Device::default().autodiff();
         let y = Dropout::new(1.0, "a").forward(Tensor::<1>::ones([8], &device));
         assert_eq!(y.sum().into_scalar::<f32>(), 0.0);
+    }
+}
+#[cfg(test)]
+mod print_masks {
+    use super::*;
+    #[test]
+    fn print_them() {
+        let device = Device::default().autodiff();
+        let d = Dropout::new(0.5, "linear");
+        d.seed(7);
+        println!("LINEAR {:?}", d.forward(Tensor::<2>::ones([6, 9], &device)).into_data().try_to_vec::<f32>().unwrap());
+        let d = Dropout::new(0.5, "convolution");
+        d.seed(7);
+        println!("CONV {:?}", d.forward(Tensor::<4>::ones([2, 3, 5, 4], &device)).into_data().try_to_vec::<f32>().unwrap());
     }
 }

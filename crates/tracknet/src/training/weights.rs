@@ -12,7 +12,6 @@ use burn::tensor::{Device, TensorData};
 use crate::config::{Config, LoraConfig, ModelConfig};
 use crate::console::listing;
 use crate::error::{IoContext, Result};
-use crate::models::backbones::ModulePaths;
 use crate::models::lora::peft_config::CONFIG_FILE;
 use crate::models::lora::{PeftConfig, peft, write_adapter};
 use crate::models::pretrained::save::read_all;
@@ -71,8 +70,8 @@ pub(super) fn load(
     match (checkpoint.adapter_dir(), adapter) {
         (Some(dir), Some(config)) => {
             let path = dir.join(peft::WEIGHTS_FILE);
-            let state = adapter_state(read_finite(&path)?, model.module_paths());
-            let expected = adapter_state(peft::adapter_tensors(&model, config), model.module_paths());
+            let state = adapter_state(read_finite(&path)?, &model);
+            let expected = adapter_state(peft::adapter_tensors(&model, config), &model);
             require(&path, &expected, &state)?;
             model = fits(&path, load_state(model, state, Require::Nothing))?;
         }
@@ -114,11 +113,11 @@ fn require(path: &Path, expected: &BTreeMap<String, TensorData>, found: &BTreeMa
 }
 
 /// PEFT's names → the model's, without what is only carried along.
-fn adapter_state(tensors: BTreeMap<String, TensorData>, paths: ModulePaths) -> BTreeMap<String, TensorData> {
+fn adapter_state(tensors: BTreeMap<String, TensorData>, model: &HeatmapModel) -> BTreeMap<String, TensorData> {
+    let (paths, beside) = (model.module_paths(), peft::Beside::of(model));
     let rename = |(name, data): (String, TensorData)| {
         let path = paths.from_any(name.strip_prefix("base_model.model.").unwrap_or(&name)).replace(".base_layer.", ".");
-        let carried = paths.names().is_some_and(|names| names.is_carried(&path));
-        (!carried).then(|| (format!("backbone.{path}"), data))
+        (!beside.holds(&path)).then(|| (format!("backbone.{path}"), peft::as_rows(&name, data)))
     };
     tensors.into_iter().filter_map(rename).collect()
 }
