@@ -16,6 +16,7 @@ mod lora;
 mod model;
 mod reference;
 mod runtime;
+mod scalars;
 mod schema;
 mod sources;
 #[cfg(test)]
