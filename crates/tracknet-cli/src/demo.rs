@@ -13,16 +13,19 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tracknet::bench::peak_bytes;
+use tracknet::config::Precision;
 use tracknet::console::say;
 use tracknet::datasets::image::pictures_in;
 use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
 use tracknet::error::IoContext;
-use tracknet::files::{Destination, write_atomic};
+use tracknet::files::destination::check_file;
+use tracknet::files::read::JSON;
+use tracknet::files::{Destination, read_text, write_atomic};
 use tracknet::models::lora::PeftConfig;
 use tracknet::models::lora::peft::WEIGHTS_FILE;
 use tracknet::training::Console;
 use tracknet::training::distill::{
-    Crops, DistillLoss, DistillOptions, DistillReport, FeatureKind, StudentKind, StudentReport, Targets, teach,
+    Crops, DistillLoss, DistillOptions, DistillReport, FeatureKind, StudentKind, StudentReport, Targets, Views, teach,
     train_student,
 };
 
@@ -65,6 +68,7 @@ enum Action {
   tracknet demo distill
   tracknet demo distill --model facebook/dinov3-vits16-pretrain-lvd1689m --image court.jpg --out distilled
   tracknet demo distill --model google/vit-base-patch16-224 --feature pooler --loss mse --steps 300
+  tracknet demo distill --views same --epochs 1 --amp bf16 --quant-mode hf --csv results.csv
 
 With --out, DIR/lora and DIR/qlora are adapters in the layout of PEFT; see them with: tracknet adapter status DIR/qlora")]
 struct DistillArgs {
@@ -75,17 +79,27 @@ struct DistillArgs {
     /// A picture, or a folder of jpg and png pictures, to cut the crops from. By default rendered tennis frames.
     #[arg(long, value_name = "FILE|DIR")]
     image: Option<PathBuf>,
+    /// What the students see in place of a crop.
+    #[arg(long, value_enum, default_value_t = View::Different)]
+    views: View,
     /// Optimizer steps of each student.
     #[arg(long, value_name = "N", default_value_t = defaults().steps, value_parser = parse_count)]
     steps: usize,
+    /// Passes over the crops to learn from, in place of --steps; a pass is not cut to whole batches.
+    #[arg(long, value_name = "N", value_parser = parse_count, conflicts_with = "steps")]
+    epochs: Option<usize>,
     /// Crops in a step.
     #[arg(long, value_name = "N", default_value_t = defaults().batch_size, value_parser = parse_count)]
     batch_size: usize,
     /// Learning rate at the first step; it falls to zero along half a cosine.
     #[arg(long, value_name = "X", default_value_t = defaults().lr)]
     lr: f64,
+    /// What the students compute in, where the device has it; else fp32, with a note. On the CPU bf16 rounds the factors of
+    /// products with frozen weights. The teacher and all losses are in fp32.
+    #[arg(long, value_enum, default_value_t = Amp::Fp32)]
+    amp: Amp,
     /// Rank of the adapters.
-    #[arg(long, value_name = "N", default_value_t = defaults().rank, value_parser = parse_count)]
+    #[arg(long, alias = "r", value_name = "N", default_value_t = defaults().rank, value_parser = parse_count)]
     rank: usize,
     /// Numerator of the adapters' scale, lora_alpha / rank.
     #[arg(long, value_name = "X", default_value_t = defaults().lora_alpha)]
@@ -93,8 +107,14 @@ struct DistillArgs {
     /// How the backbone of (B) is stored.
     #[arg(long, value_enum, default_value_t = Code::Nf4)]
     quant_type: Code,
+    /// How --skip-list is read.
+    #[arg(long, value_enum, default_value_t = QuantMode::Manual)]
+    quant_mode: QuantMode,
+    /// Linear layers that stay floats in (B), separated by commas. A pooler always does.
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    skip_list: Vec<String>,
     /// What is distilled.
-    #[arg(long, value_enum, default_value_t = Feature::Cls)]
+    #[arg(long, alias = "target", value_enum, default_value_t = Feature::Cls)]
     feature: Feature,
     /// Distance of a student's feature from the teacher's.
     #[arg(long, value_enum, default_value_t = Loss::Cosine)]
@@ -113,6 +133,10 @@ struct DistillArgs {
     seed: u64,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Write a row for each student to this file, with the columns of the original demonstration first; only a file that
+    /// this verb wrote is replaced.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
     /// Write report.json and both adapters to this directory; only what tracknet wrote is replaced.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -145,8 +169,38 @@ fn defaults() -> DistillOptions {
 enum Feature {
     /// The class token after the final norm.
     Cls,
-    /// The pooler's output, of checkpoints that have one.
+    /// What transformers calls pooler_output: the class token through the pooler of a plain ViT; the same as cls of
+    /// DINOv2 and DINOv3.
     Pooler,
+}
+
+/// `--views`.
+#[derive(Clone, Copy, ValueEnum)]
+enum View {
+    /// Another view in every pass: colour jitter, blur, noise, JPEG artefacts.
+    Different,
+    /// The crop as the teacher sees it.
+    Same,
+}
+
+/// `--amp`.
+#[derive(Clone, Copy, ValueEnum)]
+enum Amp {
+    /// 32-bit floats.
+    Fp32,
+    /// Mixed precision in bfloat16.
+    Bf16,
+    /// Mixed precision in float16, with a loss scale.
+    Fp16,
+}
+
+/// `--quant-mode`.
+#[derive(Clone, Copy, ValueEnum)]
+enum QuantMode {
+    /// An entry is a part of a layer's path.
+    Manual,
+    /// An entry is what transformers matches: the end of a path, or a pattern from the start of it.
+    Hf,
 }
 
 /// `--loss`.
@@ -183,7 +237,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
 }
 
 fn distill(args: &DistillArgs) -> Result<ExitCode> {
-    let out = args.out.as_ref().map(|out| args.overwrite.directory(out, &args.inputs())).transpose()?;
+    let given = args.given_pictures()?;
+    let out = args.check_destinations(given.as_deref().unwrap_or_default())?;
     let device = device::resolve(&args.device.device)?;
     let interrupt = Interrupt::listen()?;
     let place = tempfile::tempdir().context("cannot make a temporary directory")?;
@@ -202,7 +257,13 @@ fn distill(args: &DistillArgs) -> Result<ExitCode> {
     };
     let options = args.options(model);
     options.check().map_err(tracknet::Error::from)?;
-    let Some(pictures) = pictures(args, place, &interrupt)? else { return Ok(interrupt.exit_code()) };
+    let pictures = match given {
+        Some(pictures) => pictures,
+        None => match render(args.seed, place, &interrupt)? {
+            Some(pictures) => pictures,
+            None => return Ok(interrupt.exit_code()),
+        },
+    };
     let job = Job { options, pictures };
     let crops = Crops::cut(&job.pictures, &job.options)?;
     let (targets, teacher) = teach(&job.options, &crops, &device)?;
@@ -231,14 +292,52 @@ fn distill(args: &DistillArgs) -> Result<ExitCode> {
     if let Some(out) = &out {
         write_results(out, place, &report, args.model.is_none())?;
     }
+    if let Some(path) = &args.csv {
+        write_atomic(path, |w| report.write_csv(w))?;
+    }
     args.print(&report)?;
     Ok(ExitCode::SUCCESS)
 }
 
 impl DistillArgs {
-    /// What is read and must not be written over.
-    fn inputs(&self) -> Vec<&Path> {
-        [self.image.as_deref(), self.model.as_deref().map(Path::new)].into_iter().flatten().collect()
+    /// The pictures of `--image`.
+    fn given_pictures(&self) -> Result<Option<Vec<PathBuf>>> {
+        Ok(match &self.image {
+            Some(dir) if dir.is_dir() => Some(pictures_in(dir).map_err(tracknet::Error::from)?),
+            Some(file) => Some(vec![file.clone()]),
+            None => None,
+        })
+    }
+
+    /// Checks where the results go, before any work is done: nothing that is read may be written over.
+    fn check_destinations(&self, pictures: &[PathBuf]) -> Result<Option<Destination>> {
+        let mut inputs = self.model_files()?;
+        inputs.extend(self.image.iter().chain(pictures).cloned());
+        let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+        let out = self.out.as_ref().map(|out| self.overwrite.directory(out, &inputs)).transpose()?;
+        if let Some(csv) = &self.csv {
+            if let Some(out) = &self.out
+                && absolute(csv)?.starts_with(absolute(out)?)
+            {
+                bail!(
+                    "--csv {} lies in the directory of --out, which holds report.json; choose another place",
+                    csv.display()
+                );
+            }
+            check_file(csv, self.overwrite.overwrite, DistillReport::is_csv, &inputs)?;
+        }
+        Ok(out)
+    }
+
+    /// The directory of `--model` and what lies in it; nothing for the model that this program carries, and for one that
+    /// is not found, which is reported where it is read.
+    fn model_files(&self) -> Result<Vec<PathBuf>> {
+        let Some(dir) = self.model.as_ref().and_then(|model| resolve(model).ok()) else { return Ok(Vec::new()) };
+        let mut files = vec![dir.clone()];
+        for entry in fs::read_dir(&dir).at(&dir)? {
+            files.push(entry.at(&dir)?.path());
+        }
+        Ok(files)
     }
 
     fn options(&self, model: String) -> DistillOptions {
@@ -252,12 +351,35 @@ impl DistillArgs {
                 Loss::Cosine => DistillLoss::Cosine,
                 Loss::Mse => DistillLoss::Mse,
             },
+            views: match self.views {
+                View::Different => Views::Different,
+                View::Same => Views::Same,
+            },
             steps: self.steps,
+            epochs: self.epochs,
             batch_size: self.batch_size,
             lr: self.lr,
             rank: self.rank,
             lora_alpha: self.lora_alpha,
+            precision: match self.amp {
+                Amp::Fp32 => Precision::Fp32,
+                Amp::Bf16 => Precision::Bf16,
+                Amp::Fp16 => Precision::Fp16,
+            },
             quant_type: self.quant_type.quant_type().name().to_owned(),
+            quant_mode: match self.quant_mode {
+                QuantMode::Manual => "manual",
+                QuantMode::Hf => "hf",
+            }
+            .to_owned(),
+            // An empty entry would be a part of every path.
+            skip_modules: self
+                .skip_list
+                .iter()
+                .map(|s| s.trim())
+                .filter(|s| !s.is_empty())
+                .map(str::to_owned)
+                .collect(),
             size: self.size,
             crops: self.crops,
             validation_crops: self.validation_crops,
@@ -277,35 +399,29 @@ impl DistillArgs {
             return outln!("{}", serde_json::to_string_pretty(report).context("cannot write as JSON")?);
         }
         outln!("{report}")?;
-        match &self.out {
-            Some(out) => outln!("\nwrote {}", out.display()),
-            None => Ok(()),
-        }
+        let written: Vec<_> = self.out.iter().chain(&self.csv).map(|path| path.display().to_string()).collect();
+        if written.is_empty() { Ok(()) } else { outln!("\nwrote {}", written.join(" and ")) }
     }
 }
 
-/// The pictures that were given, or freshly rendered ones; `None` when the user has interrupted the rendering.
-fn pictures(args: &DistillArgs, place: &Path, interrupt: &Interrupt) -> Result<Option<Vec<PathBuf>>> {
-    match &args.image {
-        Some(dir) if dir.is_dir() => Ok(Some(pictures_in(dir).map_err(tracknet::Error::from)?)),
-        Some(file) => Ok(Some(vec![file.clone()])),
-        None => {
-            let options = GenerateOptions {
-                seed: args.seed,
-                games: GAMES,
-                clips_per_game: 1,
-                frames_per_clip: FRAMES,
-                size: FRAME_SIZE,
-                look: LookSet::Mixed,
-                ..GenerateOptions::default()
-            };
-            let Some(report) = generate_with_bar(&place.join("rallies"), &options, &interrupt.stop)? else {
-                return Ok(None);
-            };
-            let clips = report.games.iter().map(|game| pictures_in(&game.join("Clip1")));
-            Ok(Some(clips.collect::<Result<Vec<_>, _>>().map_err(tracknet::Error::from)?.concat()))
-        }
-    }
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot resolve {}", path.display()))
+}
+
+/// Rendered tennis frames; `None` when the user has interrupted the rendering.
+fn render(seed: u64, place: &Path, interrupt: &Interrupt) -> Result<Option<Vec<PathBuf>>> {
+    let options = GenerateOptions {
+        seed,
+        games: GAMES,
+        clips_per_game: 1,
+        frames_per_clip: FRAMES,
+        size: FRAME_SIZE,
+        look: LookSet::Mixed,
+        ..GenerateOptions::default()
+    };
+    let Some(report) = generate_with_bar(&place.join("rallies"), &options, &interrupt.stop)? else { return Ok(None) };
+    let clips = report.games.iter().map(|game| pictures_in(&game.join("Clip1")));
+    Ok(Some(clips.collect::<Result<Vec<_>, _>>().map_err(tracknet::Error::from)?.concat()))
 }
 
 /// Lets a process train a student; `None` when the user has interrupted it.
@@ -389,6 +505,6 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 }
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = read_text(path, JSON)?;
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
 }

@@ -152,6 +152,76 @@ fn rendered_frames_do_where_no_picture_is_given_and_a_pooler_can_be_distilled() 
     assert_nothing_is_left(dir);
 }
 
+/// The options of the original demonstration together, on the task of the original.
+#[test]
+fn the_task_of_the_original_runs_with_its_options_and_fills_its_csv() {
+    let place = place();
+    let dir = place.path();
+    render(dir);
+    let without_steps = &TINY[..TINY.len() - 1];
+    let flags = [
+        "--image",
+        "pictures",
+        "--views",
+        "same",
+        "--epochs",
+        "2",
+        "--amp",
+        "fp16",
+        "--quant-mode",
+        "hf",
+        "--skip-list",
+        "q_proj, k_proj,",
+        "--target",
+        "pooler",
+        "--csv",
+        "results.csv",
+    ];
+    let [table, notes] = ends(0, dir, without_steps.iter().chain(&flags));
+    let words = [
+        "pooler output, 256 features",
+        "the students see them as the teacher does",
+        "of them in 4 bits                       0 of 24       16 of 24",
+        "(A) LoRA: trainable params: ",
+        "(B) QLoRA: trainable params: ",
+        " || all params: ",
+        "wrote results.csv",
+    ];
+    for word in words {
+        assert!(table.contains(word), "no `{word}` in:\n{table}");
+    }
+    // Two passes over eight crops in batches of four.
+    assert!(notes.contains("batch 4/4"), "{notes}");
+    // On a processor; both students say so.
+    assert_eq!(notes.matches("note: precision fp16: not mixed on this device, using fp32").count(), 2, "{notes}");
+    let csv = fs::read_to_string(dir.join("results.csv")).unwrap();
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines.len(), 3, "{csv}");
+    assert!(lines[0].starts_with("name,lat_ms,samples_per_s,max_mem_gb,final_train_loss,final_val_loss"), "{csv}");
+    assert!(lines[1].starts_with("LoRA_fp32_pooler_cosine,"), "{csv}");
+    assert!(lines[2].starts_with("\"INT4+LoRA(nf4,fp32,pooler,cosine)\","), "{csv}");
+    assert_nothing_is_left(dir);
+
+    // Its own file is replaced, another's is not, and an input never is.
+    let csv = |path: &str, more: &[&str], code| {
+        let flags = ["1", "--image", "pictures", "--csv", path];
+        ends(code, dir, TINY.iter().chain(&flags).chain(more))[usize::from(code != 0)].clone()
+    };
+    csv("results.csv", &[], 0);
+    fs::write(dir.join("notes.csv"), "mine").unwrap();
+    assert!(csv("notes.csv", &[], 1).contains("tracknet did not write it"));
+    let picture = fs::read_dir(dir.join("pictures")).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_file()).unwrap();
+    let before = fs::read(&picture).unwrap();
+    assert!(csv(&picture.display().to_string(), &["--overwrite"], 1).contains("never written over"));
+    assert_eq!(fs::read(&picture).unwrap(), before);
+    let model = fixture("vit_tiny");
+    let config = format!("{model}/config.json");
+    assert!(csv(&config, &["--overwrite", "--model", &model], 1).contains("never written over"));
+    assert!(csv("out/a.csv", &["--out", "out"], 1).contains("choose another place"));
+    assert!(csv("missing/../pictures", &[], 1).contains("pictures"));
+    assert_eq!(fs::read_to_string(dir.join("notes.csv")).unwrap(), "mine");
+}
+
 #[test]
 fn what_cannot_work_is_named() {
     let place = place();
@@ -167,12 +237,15 @@ fn what_cannot_work_is_named() {
             assert!(text.contains(part), "no `{part}` in:\n{text}");
         }
     };
-    contains(refused(&["--feature", "pooler"]), &["vit-tiny-tennis", "no pooler"]);
     contains(refused(&["--model", &fixture("bnb_checkpoint")]), &["bnb_checkpoint", "in 4 bits"]);
     contains(refused(&["--model", "nowhere/at/all"]), &["nowhere/at/all", "neither a directory"]);
     let [_, error] = ends(1, dir, ["demo", "distill", "--image", "pictures", "--size", "72"]);
     contains(error, &["size: ", "64 or 80"]);
     contains(refused(&["--lr", "0"]), &["lr: is 0"]);
+    let [_, error] = ends(1, dir, ["demo", "distill", "--image", "pictures", "--steps", "18446744073709551615"]);
+    contains(error, &["steps: make 18446744073709551615 optimizer steps"]);
+    let [_, error] = ends(2, dir, TINY.iter().chain(&["2", "--epochs", "1"]));
+    contains(error, &["--epochs", "cannot be used with", "--steps"]);
 
     fs::create_dir(dir.join("convnext")).unwrap();
     fs::write(dir.join("convnext/config.json"), r#"{"model_type": "dinov3_convnext"}"#).unwrap();

@@ -134,6 +134,7 @@ impl Convert {
         let hint = match (kind, &node.value) {
             (Kind::Text, Value::Bool(_) | Value::Int(_) | Value::Float(_)) => "; put it in quotes",
             (Kind::Whole(_, high), Value::Int(n)) if *n > i128::from(*high) => &format!("; the largest is {high}"),
+            (Kind::Whole(_, high), Value::Float(x)) if *x > *high as f64 => &format!("; the largest is {high}"),
             (Kind::Real(_), Value::Float(x)) if x.abs() > f64::from(f32::MAX) => "; the largest is 3.4e38",
             _ => "",
         };

@@ -2,6 +2,14 @@
 
 use std::fmt;
 
+use crate::console::excerpt;
+
+/// The most problems that a message lists.
+const MOST_PROBLEMS: usize = 50;
+/// The most bytes of a source and of a message that are shown: both may quote a file.
+const LONGEST_SOURCE: usize = 1024;
+const LONGEST_MESSAGE: usize = 2048;
+
 /// Why a configuration was refused: every problem that was found, in the order of the files and keys.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
@@ -19,13 +27,17 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.problems.iter().enumerate() {
+        for (i, problem) in self.problems.iter().take(MOST_PROBLEMS).enumerate() {
             if i > 0 {
                 f.write_str("\n")?;
             }
             write!(f, "{problem}")?;
         }
-        Ok(())
+        match self.problems.len().saturating_sub(MOST_PROBLEMS) {
+            0 => Ok(()),
+            1 => f.write_str("\n… and 1 more problem"),
+            more => write!(f, "\n… and {more} more problems"),
+        }
     }
 }
 
@@ -44,9 +56,10 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (source, message) = (excerpt(&self.source, LONGEST_SOURCE), excerpt(&self.message, LONGEST_MESSAGE));
         match self.line {
-            Some(line) => write!(f, "{}:{line}: {}", self.source, self.message),
-            None => write!(f, "{}: {}", self.source, self.message),
+            Some(line) => write!(f, "{source}:{line}: {message}"),
+            None => write!(f, "{source}: {message}"),
         }
     }
 }
@@ -62,5 +75,21 @@ mod tests {
         let mut error = ConfigError::new("flag --seed", "", "too large");
         error.problems.insert(0, at_line);
         assert_eq!(error.to_string(), "a.yaml:12: unknown key\nflag --seed: too large");
+    }
+
+    #[test]
+    fn long_lists_and_messages_are_cut_and_say_so() {
+        let mut error = ConfigError::new("a.yaml", "", "x".repeat(1 << 20));
+        for i in 0..1000 {
+            error.problems.push(Problem {
+                source: "a.yaml".into(),
+                line: Some(i),
+                key: String::new(),
+                message: "y".into(),
+            });
+        }
+        let text = error.to_string();
+        assert!(text.ends_with("a.yaml:48: y\n… and 951 more problems"), "{text}");
+        assert!(text.len() < 4096 && text.contains("xxx…\n"), "{}", text.len());
     }
 }

@@ -13,6 +13,7 @@ const MAX_DEPTH: usize = 32;
 /// Bounds the work and the memory that references to references can ask for.
 const MAX_STEPS: usize = 10_000;
 const MAX_TEXT: usize = 1 << 20;
+const MAX_PASTED: usize = 16 << 20;
 
 /// Resolves every `${…}` of the tree. A value that cannot be resolved is reported and taken out.
 pub(crate) fn resolve(layers: &mut Layers, defaults: &Node, env: &dyn Fn(&str) -> Option<String>) {
@@ -71,11 +72,13 @@ struct Resolver<'a> {
     /// Keys of a cycle that is reported already.
     cycled: Vec<String>,
     steps: usize,
+    /// Bytes of the texts that were pasted or read so far.
+    pasted: usize,
 }
 
 impl<'a> Resolver<'a> {
     fn new(root: &'a Node, defaults: &'a Node, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { root, defaults, env, stack: Vec::new(), cycled: Vec::new(), steps: 0 }
+        Self { root, defaults, env, stack: Vec::new(), cycled: Vec::new(), steps: 0, pasted: 0 }
     }
 
     fn tree(&mut self, node: &Node, path: &str, report: &mut dyn FnMut(&Node, &str, String)) -> Option<Node> {
@@ -109,6 +112,15 @@ impl<'a> Resolver<'a> {
         Some(Node { value, at: node.at })
     }
 
+    fn paste(&mut self, text: &str) -> Result<(), Failure> {
+        self.pasted = self.pasted.saturating_add(text.len());
+        if self.pasted > MAX_PASTED {
+            let most = MAX_PASTED >> 20;
+            return Err(Failure::Throughout(format!("the references of a configuration paste more than {most} MiB")));
+        }
+        Ok(())
+    }
+
     /// Expands a text: one `${…}` alone keeps its type.
     fn text(&mut self, text: &str, path: &str, depth: usize) -> Result<Value, Failure> {
         self.steps += 1;
@@ -138,6 +150,7 @@ impl<'a> Resolver<'a> {
                 return Err(Failure::Because("interpolation makes a text that is too long".to_owned()));
             }
         }
+        self.paste(&out)?;
         Ok(Value::Text(out))
     }
 
@@ -175,6 +188,7 @@ impl<'a> Resolver<'a> {
             }
             "oc.decode" => {
                 let text = self.text_argument(arguments, path, depth)?;
+                self.paste(&text)?;
                 Ok(yaml::parse(&text, 0, &mut Vec::new()).map_or(Value::Text(text), |node| node.value))
             }
             other => Err(Failure::Because(format!(
@@ -244,7 +258,12 @@ impl<'a> Resolver<'a> {
                 }
                 Ok(Value::Map(resolved))
             }
-            plain => Ok(plain.clone()),
+            plain => {
+                if let Value::Text(text) = plain {
+                    self.paste(text)?;
+                }
+                Ok(plain.clone())
+            }
         }
     }
 
@@ -472,6 +491,10 @@ mod tests {
             yaml.push_str(&format!("k{i}: {}\n", format!("${{.k{}}}", i - 1).repeat(8)));
         }
         assert!(!run(&yaml).problems.is_empty());
+        let long = "x".repeat(1 << 20);
+        let copies: String = (0..400).map(|i| format!("k{i}: ${{.long}}\n")).collect();
+        let problems = run(&format!("long: {long}\n{copies}")).problems;
+        assert!(problems.iter().any(|p| p.message.contains("more than 16 MiB")), "{}", problems.len());
         run(&format!("model_name: {}", "${".repeat(50_000)));
         run(&format!("model_name: {}{}", "${".repeat(5_000), "}".repeat(5_000)));
     }

@@ -3,6 +3,12 @@
 use super::error::Problem;
 use super::schema;
 use super::yaml::{self, Entry, Node, Origin, Value, YamlProblem, join};
+use crate::console::excerpt;
+
+/// The most bytes of an override that its messages repeat.
+const LONGEST_LABEL: usize = 200;
+/// The most parts of the path of an override.
+const DEEPEST_PATH: usize = 32;
 
 /// The three groups, in the order of the merged file.
 pub(crate) const GROUPS: [&str; 3] = ["data", "model", "training"];
@@ -130,7 +136,7 @@ impl Layers {
 
     /// Adds `section.key=value`.
     pub(crate) fn add_override(&mut self, text: &str) {
-        let layer = self.push_layer(&format!("override {text}"), true);
+        let layer = self.push_layer(&format!("override {}", excerpt(text, LONGEST_LABEL)), true);
         let at = Origin { layer, line: None };
         let Some((path, value)) = text.split_once('=').map(|(path, value)| (path.trim(), value)) else {
             let message = "an override is written section.key=value, such as training.epochs=5".to_owned();
@@ -182,6 +188,10 @@ impl Layers {
 
     /// Where an override leaves the known keys. Below a free mapping (`architecture`) every name is allowed.
     fn unknown_path(&self, path: &str, at: Origin) -> Option<Problem> {
+        if path.split('.').count() > DEEPEST_PATH {
+            let message = format!("a key has at most {DEEPEST_PATH} parts");
+            return Some(self.problem(at, path, message));
+        }
         let mut section = String::new();
         for part in path.split('.') {
             let full = join(&section, part);
@@ -244,6 +254,7 @@ fn merge(lower: &mut Node, upper: Node, path: &str) {
     let free = schema::key(path).is_some();
     match (&mut lower.value, upper.value) {
         (Value::Map(_), Value::Null) if !free => {}
+        (Value::Map(below), Value::Map(above)) if !free && below.is_empty() => *below = above,
         (Value::Map(below), Value::Map(above)) if !free => {
             for entry in above {
                 let full = join(path, &entry.key);

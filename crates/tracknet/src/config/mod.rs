@@ -17,6 +17,7 @@ mod model;
 mod path_pattern;
 mod reference;
 mod runtime;
+mod scalars;
 mod schema;
 mod sources;
 #[cfg(test)]

@@ -64,8 +64,8 @@ pub enum Range {
     Positive,
     /// x ≥ 0.
     NotNegative,
-    /// x ≥ 1.
-    AtLeastOne,
+    /// From one bound to the other, both allowed.
+    Within(f64, f64),
 }
 
 /// A word of a [`Kind::Choice`].
@@ -140,18 +140,18 @@ impl Range {
                 Self::UnitBelowOne => (0.0..1.0).contains(&x),
                 Self::Positive => x > 0.0,
                 Self::NotNegative => x >= 0.0,
-                Self::AtLeastOne => x >= 1.0,
+                Self::Within(low, high) => (*low..=*high).contains(&x),
             }
     }
 
-    fn describe(&self) -> &'static str {
+    fn describe(&self) -> String {
         match self {
-            Self::Unit => "a number from 0 to 1",
-            Self::UnitAboveZero => "a number above 0, up to 1",
-            Self::UnitBelowOne => "a number from 0 to below 1",
-            Self::Positive => "a number above 0",
-            Self::NotNegative => "a number of at least 0",
-            Self::AtLeastOne => "a number of at least 1",
+            Self::Unit => "a number from 0 to 1".to_owned(),
+            Self::UnitAboveZero => "a number above 0, up to 1".to_owned(),
+            Self::UnitBelowOne => "a number from 0 to below 1".to_owned(),
+            Self::Positive => "a number above 0".to_owned(),
+            Self::NotNegative => "a number of at least 0".to_owned(),
+            Self::Within(low, high) => format!("a number from {low} to {high}"),
         }
     }
 }
@@ -167,7 +167,7 @@ impl Kind {
             Self::WholeOf(allowed) => {
                 format!("one of {}", allowed.iter().map(u64::to_string).collect::<Vec<_>>().join(", "))
             }
-            Self::Real(range) => range.describe().to_owned(),
+            Self::Real(range) => range.describe(),
             Self::Text => "text".to_owned(),
             Self::Choice(words) => format!("one of {}", available(words).join(", ")),
             Self::List(inner, 0) => format!("a list, each {}", inner.describe()),
@@ -223,11 +223,15 @@ fn below(path: &'static str, section: &str) -> Option<&'static str> {
     path.strip_prefix(section)?.strip_prefix('.')
 }
 
+/// Names beyond this are no typing errors of a key or a word, and too long to be compared with all of them.
+pub(crate) const LONGEST_TYPO: usize = 64;
+
 /// "did you mean lora_alpha?" for an unknown `name` in `section`; always names the nearest known key.
 pub(crate) fn suggestion(section: &str, name: &str) -> String {
     let here = names_in(section);
     let distance = |known: &str| strsim::damerau_levenshtein(&name.to_lowercase(), known);
-    let nearest = here.iter().copied().min_by_key(|known| distance(known));
+    let comparable = name.len() <= LONGEST_TYPO;
+    let nearest = here.iter().copied().filter(|_| comparable).min_by_key(|known| distance(known));
     if let Some(known) = nearest
         && distance(known) <= (known.len().max(name.len()) / 3).max(1)
     {
@@ -243,12 +247,16 @@ pub(crate) fn suggestion(section: &str, name: &str) -> String {
     }
     match nearest {
         Some(known) => format!("the nearest known key is {known}; known here: {}", here.join(", ")),
-        None => "no key is known here".to_owned(),
+        None if here.is_empty() => "no key is known here".to_owned(),
+        None => format!("known here: {}", here.join(", ")),
     }
 }
 
 /// The word of `words` nearest to `text`, when it is near enough to be a typo.
 pub(crate) fn nearest_word(words: &'static [Word], text: &str) -> Option<&'static str> {
+    if text.len() > LONGEST_TYPO {
+        return None;
+    }
     let text = text.to_lowercase();
     let near = available(words).into_iter().map(|w| (strsim::damerau_levenshtein(&text, w), w)).min()?;
     (near.0 <= (near.1.len() / 3).max(1)).then_some(near.1)

@@ -1,8 +1,18 @@
 //! Where the file of a group comes from: a path, a configs folder, or the configs built into the binary.
 
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::error::Problem;
+use super::schema::LONGEST_TYPO;
+use crate::Error;
+use crate::console::listing;
+use crate::files::read::YAML;
+use crate::files::{FileError, read_bytes};
+
+/// The most names that an error lists.
+const MOST_NAMES: usize = 20;
 
 /// The folder of configs that is looked in when neither `--config-dir` nor this variable names one.
 pub const CONFIG_DIR_VARIABLE: &str = "TRACKNET_CONFIG_DIR";
@@ -68,25 +78,23 @@ pub(crate) fn config_dirs(flag: Option<&Path>, variable: Option<String>, working
 
 /// Finds the file of `group` by name or path.
 pub(crate) fn find(group: &str, name_or_path: &str, dirs: &[PathBuf]) -> Result<Found, Problem> {
+    let problem = |path: &Path, message| Problem {
+        source: shown(path).display().to_string(),
+        line: None,
+        key: group.to_owned(),
+        message,
+    };
     if is_path(name_or_path) {
-        return read(Path::new(name_or_path)).map_err(|message| Problem {
-            source: name_or_path.to_owned(),
-            line: None,
-            key: group.to_owned(),
-            message,
-        });
+        let path = Path::new(name_or_path);
+        return read(path).map_err(|message| problem(path, message + hint_for_directory(group, path)));
     }
     for dir in dirs {
         for extension in ["yaml", "yml"] {
             let path = dir.join(group).join(format!("{name_or_path}.{extension}"));
-            if path.is_file() {
-                let label = path.strip_prefix(".").unwrap_or(&path).display().to_string();
-                return read(&path).map_err(|message| Problem {
-                    source: label,
-                    line: None,
-                    key: group.into(),
-                    message,
-                });
+            match fs::symlink_metadata(&path) {
+                Ok(_) => return read(&path).map_err(|message| problem(&path, message)),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(problem(&path, unreadable(&error))),
             }
         }
     }
@@ -99,17 +107,24 @@ pub(crate) fn find(group: &str, name_or_path: &str, dirs: &[PathBuf]) -> Result<
     }
 }
 
+/// `--data` is often given the data set itself.
+fn hint_for_directory(group: &str, path: &Path) -> &'static str {
+    if group == "data" && path.is_dir() { "; the directory of a data set is given as data.root=DIR" } else { "" }
+}
+
 fn not_found(group: &str, name: &str, dirs: &[PathBuf]) -> String {
-    let known = known_names(group, dirs);
-    let near = known.iter().map(|k| (strsim::damerau_levenshtein(name, k), k)).min();
+    let (known, closed) = known_names(group, dirs);
+    let comparable = known.iter().filter(|_| name.len() <= LONGEST_TYPO);
+    let near = comparable.map(|k| (strsim::damerau_levenshtein(name, k), k)).min();
     let hint = match near {
         Some((distance, near)) if distance <= (near.len() / 3).max(1) => format!("; did you mean {near}?"),
         _ => ".".to_owned(),
     };
     let looked: Vec<_> = dirs.iter().map(|d| shown(d).join(group).display().to_string()).collect();
     format!(
-        "no {group} config is named {name}{hint} Known: {}. Looked in {}, and in the binary. A path to a file works, too",
-        known.join(", "),
+        "no {group} config is named {name}{hint} Known: {}. Looked in {}, and in the binary{closed}. A path to a file works, \
+         too",
+        listing(&known, MOST_NAMES),
         looked.join(", ")
     )
 }
@@ -119,21 +134,37 @@ fn shown(path: &Path) -> &Path {
     path.strip_prefix(".").unwrap_or(path)
 }
 
-/// Every name that `--data`, `--model` or `--training` would find, sorted.
-pub(crate) fn known_names(group: &str, dirs: &[PathBuf]) -> Vec<String> {
+/// Every name that `--data`, `--model` or `--training` would find, sorted; and what is to be said of folders that cannot
+/// be looked into.
+fn known_names(group: &str, dirs: &[PathBuf]) -> (Vec<String>, String) {
     let mut names: Vec<String> = EMBEDDED.iter().filter(|e| e.group == group).map(|e| e.name.to_owned()).collect();
-    for dir in dirs {
-        let Ok(files) = std::fs::read_dir(dir.join(group)) else { continue };
-        for path in files.flatten().map(|f| f.path()) {
-            let yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
-            if let (true, Some(stem)) = (yaml, path.file_stem()) {
-                names.push(stem.to_string_lossy().into_owned());
-            }
+    let mut closed = String::new();
+    for dir in dirs.iter().map(|dir| dir.join(group)) {
+        match fs::read_dir(&dir) {
+            Ok(files) => names.extend(files.flatten().filter_map(|file| config_name(&file.path()))),
+            Err(error) if is_absent(&error) => {}
+            Err(error) => closed += &format!(", but {} cannot be read: {error}", shown(&dir).display()),
         }
     }
     names.sort();
     names.dedup();
-    names
+    (names, closed)
+}
+
+/// The name of a config that lies in a folder; `None` of hidden files, and of what is no regular file.
+fn config_name(path: &Path) -> Option<String> {
+    let yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+    let name = path.file_stem()?.to_str().filter(|name| yaml && !name.starts_with('.'))?;
+    path.is_file().then(|| name.to_owned())
+}
+
+/// Whether there is nothing of this name: other failures are of a file that is there.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("cannot be read: {error}")
 }
 
 fn is_path(text: &str) -> bool {
@@ -141,14 +172,32 @@ fn is_path(text: &str) -> bool {
     text.contains(['/', std::path::MAIN_SEPARATOR]) || lower.ends_with(".yaml") || lower.ends_with(".yml")
 }
 
+/// Reads a regular file of a size that a configuration can have. The error does not name the path.
 pub(crate) fn read(path: &Path) -> Result<Found, String> {
-    let bytes = std::fs::read(path).map_err(|e| format!("cannot be read: {e}"))?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let valid = e.utf8_error().valid_up_to();
-        let line = 1 + e.as_bytes().iter().take(valid).filter(|b| **b == b'\n').count();
-        format!("line {line} is not UTF-8 text; save the file as UTF-8")
+    let bytes = read_bytes(path, YAML).map_err(|error| match error {
+        Error::Io { cause, .. } => unreadable(&cause),
+        Error::File(FileError::NotRegular { found, .. }) => format!("is {found}, expected a YAML file"),
+        Error::File(FileError::TooLarge { size, kind, limit, .. }) => {
+            format!("{size} bytes are too many for {kind} (at most {limit})")
+        }
+        other => other.to_string(),
     })?;
-    Ok(Found { label: shown(path).display().to_string(), text })
+    Ok(Found { label: shown(path).display().to_string(), text: decode(bytes)? })
+}
+
+fn decode(bytes: Vec<u8>) -> Result<String, String> {
+    let line_of = |bytes: &[u8], at: usize| 1 + bytes.iter().take(at).filter(|b| **b == b'\n').count();
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err("is UTF-16 text; save the file as UTF-8".to_owned());
+    }
+    if let Some(at) = bytes.iter().position(|b| *b == 0) {
+        let line = line_of(&bytes, at);
+        return Err(format!("line {line} holds a zero byte: this is UTF-16 or no text; save the file as UTF-8"));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let line = line_of(e.as_bytes(), e.utf8_error().valid_up_to());
+        format!("line {line} is not UTF-8 text; save the file as UTF-8")
+    })
 }
 
 #[cfg(test)]
@@ -189,6 +238,99 @@ mod tests {
         std::fs::write(&path, b"a: 1\nb: \xff\n").unwrap();
         let problem = find("data", &path.display().to_string(), &[]).unwrap_err();
         assert!(problem.message.starts_with("line 2 is not UTF-8"), "{problem}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_called_what_it_is_by_name_and_by_path() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let group = dir.path().join("data");
+        std::fs::create_dir_all(group.join("folder.yaml")).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(group.join("pipe.yaml")).status().unwrap().success());
+        symlink("/dev/zero", group.join("zero.yaml")).unwrap();
+        symlink("nothing", group.join("dangling.yaml")).unwrap();
+        symlink("loop.yaml", group.join("loop.yaml")).unwrap();
+        let large = std::fs::File::create(group.join("large.yaml")).unwrap();
+        large.set_len(1 << 40).unwrap();
+        std::fs::write(group.join("._mac.yaml"), "").unwrap();
+        let dirs = [dir.path().to_path_buf()];
+        let cases = [
+            ("folder", "is a directory, expected a YAML file"),
+            ("pipe", "is a named pipe, expected a YAML file"),
+            ("zero", "is a device, expected a YAML file"),
+            ("dangling", "cannot be read: No such file"),
+            ("loop", "cannot be read: Too many levels of symbolic links"),
+            ("large", "1099511627776 bytes are too many for a YAML configuration (at most 4194304)"),
+        ];
+        for (name, expected) in cases {
+            let path = group.join(format!("{name}.yaml")).display().to_string();
+            for given in [name, path.as_str()] {
+                let problem = find("data", given, &dirs).unwrap_err().to_string();
+                assert!(problem.starts_with(&format!("{path}: {expected}")), "{problem}");
+            }
+        }
+        let problem = find("data", &format!("{}/", dir.path().display()), &dirs).unwrap_err();
+        assert!(problem.message.ends_with("the directory of a data set is given as data.root=DIR"), "{problem}");
+        let problem = find("data", "nothing-of-these", &dirs).unwrap_err().to_string();
+        assert!(problem.contains("Known: large, pretrain, quickstart, tracknet."), "{problem}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_cannot_be_looked_into_is_not_taken_for_an_empty_one() {
+        // A loop of links fails like a folder without permission, also for a user who may read everything.
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("data", dir.path().join("data")).unwrap();
+        let dirs = [dir.path().to_path_buf()];
+        let problem = find("data", "mine", &dirs).unwrap_err().to_string();
+        assert!(problem.contains("data/mine.yaml: cannot be read: Too many levels"), "{problem}");
+        let message = not_found("data", "mine", &dirs);
+        assert!(message.contains("data cannot be read: Too many levels"), "{message}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_without_permission_is_not_called_missing() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        let path = dir.path().join("data/mine.yaml");
+        std::fs::write(&path, "root: x").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+        let found = find("data", "mine", &[dir.path().to_path_buf()]);
+        match std::fs::read(&path) {
+            // Root may read everything.
+            Ok(_) => assert_eq!(found.unwrap().text, "root: x"),
+            Err(_) => assert!(found.unwrap_err().message.contains("Permission denied")),
+        }
+        assert_eq!(unreadable(&ErrorKind::PermissionDenied.into()), "cannot be read: permission denied");
+    }
+
+    #[test]
+    fn other_encodings_are_named() {
+        let utf16: Vec<u8> = "\u{feff}root: x\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(decode(utf16.clone()).unwrap_err(), "is UTF-16 text; save the file as UTF-8");
+        let big: Vec<u8> = "\u{feff}root: x\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        assert_eq!(decode(big).unwrap_err(), "is UTF-16 text; save the file as UTF-8");
+        assert!(decode(utf16[2..].to_vec()).unwrap_err().starts_with("line 1 holds a zero byte: this is UTF-16"));
+        assert_eq!(
+            decode(b"a: 1\nb: caf\xe9\n".to_vec()).unwrap_err(),
+            "line 2 is not UTF-8 text; save the file as UTF-8"
+        );
+        assert_eq!(decode("\u{feff}a: 1".into()).unwrap(), "\u{feff}a: 1");
+    }
+
+    #[test]
+    fn a_long_name_is_not_compared_and_a_long_list_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("data")).unwrap();
+        for i in 0..40 {
+            std::fs::write(dir.path().join(format!("data/a{i:02}.yaml")), "").unwrap();
+        }
+        let problem = find("data", "nothing", &[dir.path().to_path_buf()]).unwrap_err().to_string();
+        assert!(problem.contains("a19, … and 23 more."), "{problem}");
+        assert!(not_found("data", &"k".repeat(1 << 20), &[]).contains("kk. Known: pretrain"));
     }
 
     #[test]

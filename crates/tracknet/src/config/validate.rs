@@ -1,9 +1,19 @@
 //! Values that are right alone and wrong together, found before any data is read.
 
+use std::collections::BTreeSet;
+
 use super::check::Checked;
 use super::layers::Layers;
 use super::model::ModelConfig;
 use super::{Config, DataConfig, InitMethod, Norm, TrainingConfig};
+use crate::console::listing;
+
+/// The most weights of a decoder.
+const MOST_DECODER_WEIGHTS: u128 = 1 << 30;
+/// The most bytes of the name of a run's directory.
+const LONGEST_RUN_ID: usize = 200;
+/// The most games that a note names.
+const MOST_GAMES: usize = 8;
 
 /// Reports combinations that cannot work as problems, and ones that are probably not meant as notes.
 pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) {
@@ -14,6 +24,8 @@ pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) 
     rules.jpeg_range(&config.data);
     rules.quantized_backbone_is_frozen(&config.model);
     rules.batch_norm_sees_the_batch(config);
+    rules.decoder_size(&config.model);
+    rules.run_id(&config.runtime.run_id);
     rules.lora(&config.model);
     rules.notes(config);
     rules.training_notes(&config.training);
@@ -110,6 +122,35 @@ impl Rules<'_> {
         }
     }
 
+    /// What a typing error in a list of channels would ask for takes more memory than there is.
+    fn decoder_size(&mut self, model: &ModelConfig) {
+        let decoder = &model.decoder;
+        let stages = decoder.channels.iter().zip(decoder.channels.iter().skip(1)).map(|(&from, &to)| {
+            let [from, to, blocks] = [from, to, decoder.blocks_per_stage].map(|count| count as u128);
+            9 * to * (from + 2 * to * blocks)
+        });
+        let weights: u128 = stages.sum();
+        if weights > MOST_DECODER_WEIGHTS {
+            let message = format!(
+                "model.decoder would have up to {weights} weights, at most {MOST_DECODER_WEIGHTS} are built: lower \
+                 model.decoder.channels or blocks_per_stage"
+            );
+            self.problem(&["model.decoder.channels", "model.decoder.blocks_per_stage"], message);
+        }
+    }
+
+    /// A run's id is the name of its directory, and nothing that leads elsewhere.
+    fn run_id(&mut self, id: &str) {
+        let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if id.is_empty() || id.starts_with('.') || id.len() > LONGEST_RUN_ID || !id.chars().all(harmless) {
+            let message = format!(
+                "runtime.run_id: expected a name of letters, digits, `-`, `_` and `.`, found {}",
+                super::yaml::Value::Text(id.to_owned()).found()
+            );
+            self.problem(&["runtime.run_id"], message);
+        }
+    }
+
     fn jpeg_range(&mut self, data: &DataConfig) {
         let [low, high] = data.augment.jpeg_quality;
         if low > high {
@@ -189,11 +230,18 @@ impl Rules<'_> {
     fn notes(&mut self, config: &Config) {
         let split = &config.data.split;
         let said = self.was_given("data.split.");
-        for game in split.train_games.iter().filter(|_| said) {
-            let other = [("validation", &split.val_games), ("test", &split.test_games)];
-            for (name, _) in other.into_iter().filter(|(_, games)| games.contains(game)) {
-                self.layers.notes.push(format!("{game} is a training game and a {name} game: scores will flatter"));
-            }
+        for (name, games) in [("validation", &split.val_games), ("test", &split.test_games)] {
+            let games: BTreeSet<&String> = games.iter().filter(|_| said).collect();
+            let both: Vec<&String> = split.train_games.iter().filter(|game| games.contains(game)).collect();
+            let text = match both.as_slice() {
+                [] => continue,
+                [game] => format!("{game} is a training game and a {name} game: scores will flatter"),
+                games => {
+                    let games = listing(games, MOST_GAMES);
+                    format!("training games that are {name} games as well: {games}: scores will flatter")
+                }
+            };
+            self.layers.notes.push(text);
         }
         let quantization = &config.model.quantization;
         if quantization.mode != "hf" && quantization.use_double_quant.is_some() {

@@ -3,11 +3,24 @@
 //! The tree stands between the text and the structs because a plain deserializer stops at the first problem, and
 //! because interpolation and overrides need the values before they have types.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
+use serde_saphyr::{Error, Location, Options, Spanned};
+
+use super::scalars;
+
+/// The most values of one document; what an alias stands for counts wherever it stands.
+const MOST_VALUES: usize = 20_000;
+/// The most bytes of their texts together.
+const MOST_TEXT: usize = 8 << 20;
+/// The most levels that they are nested.
+const DEEPEST: usize = 64;
+/// The most bytes of a key.
+const LONGEST_KEY: usize = 1024;
 
 /// Where a node was written: the index of a layer (a file, an override, a flag) and a line of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,18 +65,33 @@ pub(crate) struct YamlProblem {
     pub(crate) message: String,
 }
 
-/// Reads one YAML document. An empty document is null. Repeated keys are reported, and the first one is kept.
+/// Reads one YAML document. An empty document is null. Repeated keys are reported, and the first one is kept; a value that
+/// cannot be read is reported and left out.
 pub(crate) fn parse(text: &str, layer: usize, problems: &mut Vec<YamlProblem>) -> Option<Node> {
-    let options = serde_saphyr::options! {
-        duplicate_keys: DuplicateKeyPolicy::PassThrough,
-        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
-    };
-    match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options) {
-        Ok(raw) => Some(locate(raw, layer, "", problems)),
+    match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options()) {
+        Ok(raw) => Reader { text, layer, problems }.node(raw, ""),
         Err(error) => {
             problems.push(syntax_problem(&error));
             None
         }
+    }
+}
+
+fn options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_nodes: MOST_VALUES,
+            max_events: 4 * MOST_VALUES,
+            max_aliases: MOST_VALUES,
+            max_anchors: MOST_VALUES,
+            max_recorded_anchor_events: 4 * MOST_VALUES,
+            max_total_scalar_bytes: MOST_TEXT,
+            max_depth: DEEPEST,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 4 * MOST_VALUES },
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+        reject_unsupported_tags: true,
     }
 }
 
@@ -75,9 +103,34 @@ pub(crate) fn parse_scalar(text: &str) -> Value {
     }
 }
 
-fn syntax_problem(error: &serde_saphyr::Error) -> YamlProblem {
-    let mut message = error.without_snippet().to_string();
+fn syntax_problem(error: &Error) -> YamlProblem {
     let place = error.location();
+    let message = match too_much(error.without_snippet()) {
+        Some(message) => message,
+        None => format!("not valid YAML: {}", syntax_message(error, place)),
+    };
+    YamlProblem { line: place.map(|p| p.line()).filter(|&line| line > 0), key: String::new(), message }
+}
+
+/// What a document has too much of.
+fn too_much(error: &Error) -> Option<String> {
+    Some(match error {
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            format!("values are nested deeper than {DEEPEST} levels")
+        }
+        Error::Budget { breach: BudgetBreach::ScalarBytes { .. }, .. } => {
+            let most = MOST_TEXT >> 20;
+            format!("holds more than {most} MiB of text; what an alias stands for counts wherever it stands")
+        }
+        Error::Budget { .. } | Error::AliasReplayLimitExceeded { .. } | Error::AliasReplayStackDepthExceeded { .. } => {
+            format!("holds more than {MOST_VALUES} values; what an alias stands for counts wherever it stands")
+        }
+        _ => return None,
+    })
+}
+
+fn syntax_message(error: &Error, place: Option<Location>) -> String {
+    let mut message = error.without_snippet().to_string();
     if let Some(place) = place {
         let suffix = format!(" at line {}, column {}", place.line(), place.column());
         message = message.replace(&suffix, "");
@@ -88,47 +141,91 @@ fn syntax_problem(error: &serde_saphyr::Error) -> YamlProblem {
     if message.contains("into string") || message.contains("expected string scalar") {
         message = "a key must be plain text".to_owned();
     }
+    if message.contains("tabs disallowed") {
+        message = "a line is indented by a tab; use spaces".to_owned();
+    }
     let column = place.map(|p| format!(" (column {})", p.column())).unwrap_or_default();
-    YamlProblem {
-        line: place.map(|p| p.line()).filter(|&line| line > 0),
-        key: String::new(),
-        message: format!("not valid YAML: {message}{column}"),
-    }
+    message + &column
 }
 
-fn locate(raw: Spanned<Raw>, layer: usize, path: &str, problems: &mut Vec<YamlProblem>) -> Node {
-    let at = Origin { layer, line: Some(raw.defined.line()).filter(|&line| line > 0) };
-    let value = match raw.value {
-        Raw::Scalar(value) => value,
-        Raw::List(items) => {
-            let located = items.into_iter().enumerate();
-            Value::List(located.map(|(i, item)| locate(item, layer, &format!("{path}[{i}]"), problems)).collect())
-        }
-        Raw::Map(pairs) => Value::Map(locate_entries(pairs, layer, path, problems)),
-    };
-    Node { value, at }
-}
-
-fn locate_entries(
-    pairs: Vec<(Spanned<String>, Spanned<Raw>)>,
+/// Gives the values of a document their places and the meaning that they have in Python.
+struct Reader<'a> {
+    text: &'a str,
     layer: usize,
-    path: &str,
-    problems: &mut Vec<YamlProblem>,
-) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = Vec::with_capacity(pairs.len());
-    for (key, raw) in pairs {
-        let at = Origin { layer, line: Some(key.defined.line()).filter(|&line| line > 0) };
-        let key_path = join(path, &key.value);
-        let node = locate(raw, layer, &key_path, problems);
-        if let Some(first) = entries.iter().find(|e| e.key == key.value) {
-            let earlier = first.at.line.map(|line| format!(" on line {line}")).unwrap_or_default();
-            let message = format!("key {key_path} is already given{earlier}; keep one of the two");
-            problems.push(YamlProblem { line: at.line, key: key_path, message });
-        } else {
-            entries.push(Entry { key: key.value, at, node });
+    problems: &'a mut Vec<YamlProblem>,
+}
+
+impl Reader<'_> {
+    fn origin(&self, place: Location) -> Origin {
+        Origin { layer: self.layer, line: Some(place.line()).filter(|&line| line > 0) }
+    }
+
+    /// `None` where something was reported that leaves no value.
+    fn node(&mut self, raw: Spanned<Raw>, path: &str) -> Option<Node> {
+        let at = self.origin(raw.defined);
+        let value = match raw.value {
+            Raw::Scalar(value) => self.scalar(value, raw.defined, path)?,
+            Raw::List(items) => {
+                let items = items.into_iter().enumerate();
+                // Collected first, so that every element is read.
+                let items: Vec<_> = items.map(|(i, item)| self.node(item, &format!("{path}[{i}]"))).collect();
+                Value::List(items.into_iter().collect::<Option<_>>()?)
+            }
+            Raw::Map(pairs) => Value::Map(self.entries(pairs, path)),
+        };
+        Some(Node { value, at })
+    }
+
+    fn scalar(&mut self, value: Value, place: Location, path: &str) -> Option<Value> {
+        let Some(written) = plain(self.text, place) else { return Some(value) };
+        match scalars::in_python(written, value) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                let subject = if path.is_empty() { String::new() } else { format!("key {path} is ") };
+                let message = format!("{subject}`{}`: {why}", shorten(written));
+                let line = self.origin(place).line;
+                self.problems.push(YamlProblem { line, key: path.to_owned(), message });
+                None
+            }
         }
     }
-    entries
+
+    fn entries(&mut self, pairs: Vec<(Spanned<String>, Spanned<Raw>)>, path: &str) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = Vec::with_capacity(pairs.len());
+        let mut lines: HashMap<String, Option<u64>> = HashMap::with_capacity(pairs.len());
+        for (key, raw) in pairs {
+            let at = self.origin(key.defined);
+            let key = key.value;
+            if key.len() > LONGEST_KEY {
+                let message = format!("`{}` is no key: it has {} bytes", shorten(&key), key.len());
+                self.problems.push(YamlProblem { line: at.line, key: String::new(), message });
+                continue;
+            }
+            let key_path = join(path, &key);
+            let node = self.node(raw, &key_path);
+            if let Some(first) = lines.get(&key) {
+                let earlier = first.map(|line| format!(" on line {line}")).unwrap_or_default();
+                let message = format!("key {key_path} is already given{earlier}; keep one of the two");
+                self.problems.push(YamlProblem { line: at.line, key: key_path, message });
+                continue;
+            }
+            lines.insert(key.clone(), at.line);
+            if let Some(node) = node {
+                entries.push(Entry { key, at, node });
+            }
+        }
+        entries
+    }
+}
+
+/// What stands at a place, if it is a scalar without quotes, tag and block indicator.
+fn plain(text: &str, place: Location) -> Option<&str> {
+    let (start, length) = (place.span().byte_offset()?, place.span().byte_len()?);
+    let (start, length) = (usize::try_from(start).ok()?, usize::try_from(length).ok()?);
+    let written = text.get(start..start.checked_add(length)?)?;
+    let mut before = text.get(..start)?.split_ascii_whitespace().rev().skip_while(|word| word.starts_with('&'));
+    let marked = before.next().is_some_and(|word| word.starts_with(['!', '|', '>']));
+    (!marked && !written.starts_with(['"', '\''])).then_some(written)
 }
 
 /// `a.b` from `a` and `b`; `b` from the root.
@@ -332,6 +429,95 @@ mod tests {
     fn an_empty_text_or_one_of_comments_is_null() {
         assert_eq!(read("").value, Value::Null);
         assert_eq!(read("# only a comment\n").value, Value::Null);
+    }
+
+    #[test]
+    fn bombs_are_refused_at_once_with_what_they_have_too_much_of() {
+        let mut aliases = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..12 {
+            let inner = format!("*a{}, ", i - 1).repeat(9);
+            aliases += &format!("a{i}: &a{i} [{inner}]\n");
+        }
+        let texts = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a, ".repeat(1000));
+        let merges: String = (0..2000).map(|i| format!("b{i}: {{<<: *a}}\n")).collect();
+        let wide: String = (0..1000).map(|i| format!("k{i}: 1, ")).collect();
+        let values = "holds more than 20000 values";
+        let cases = [
+            (aliases, values),
+            (texts, "holds more than 8 MiB of text"),
+            (format!("a: &a {{{wide}}}\n{merges}"), values),
+            ((0..30_000).map(|i| format!("k{i}: 1\n")).collect(), values),
+            (format!("a: [{}]", "1, ".repeat(30_000)), values),
+            ((0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect(), "nested deeper than 64 levels"),
+            (format!("a: {}", "[".repeat(100_000)), "nested deeper than 64 levels"),
+        ];
+        for (text, expected) in cases {
+            let mut problems = Vec::new();
+            let start = std::time::Instant::now();
+            assert_eq!(parse(&text, 0, &mut problems), None);
+            assert_eq!(problems.len(), 1);
+            assert!(problems[0].message.contains(expected), "{:?}", problems[0]);
+            // Some 100 ms without optimization on a slow machine; an expanded bomb would take hours.
+            assert!(start.elapsed().as_secs() < 30, "{expected}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_far_too_long_is_cut_where_it_is_reported() {
+        let mut problems = Vec::new();
+        let node = parse(&format!("? {}\n: 1\nb: 2\n", "k".repeat(1 << 20)), 0, &mut problems).unwrap();
+        assert_eq!(node.get("b").unwrap().value, Value::Int(2));
+        assert!(problems[0].message.len() < 200 && problems[0].message.contains("1048576 bytes"), "{problems:?}");
+    }
+
+    #[test]
+    fn quoted_tagged_and_block_texts_are_text_whatever_they_look_like() {
+        let node = read("a: \"010\"\nb: '1:30'\nc: !!str 010\nd: &x !!str 08\ne: |-\n  010\nf: >\n  0o10\ng: *x\n");
+        for (key, text) in
+            [("a", "010"), ("b", "1:30"), ("c", "010"), ("d", "08"), ("e", "010"), ("f", "0o10\n"), ("g", "08")]
+        {
+            assert_eq!(node.get(key).unwrap().value, Value::Text(text.into()), "{key}");
+        }
+        assert_eq!(read("!!int \"5\"").value, Value::Int(5));
+    }
+
+    #[test]
+    fn a_value_that_python_reads_otherwise_is_named_with_its_key_and_line() {
+        let mut problems = Vec::new();
+        let node = parse("a: 1\nb:\n  c: [1, 010]\n  d: 2\n", 0, &mut problems).unwrap();
+        assert_eq!(node.get("b.c"), None);
+        assert_eq!(node.get("b.d").unwrap().value, Value::Int(2));
+        assert_eq!((problems.len(), problems[0].line), (1, Some(3)));
+        assert!(problems[0].message.starts_with("key b.c[1] is `010`: 8 to PyYAML"), "{problems:?}");
+        assert_eq!(parse_scalar("010"), Value::Text("010".into()));
+    }
+
+    #[test]
+    fn tags_of_programs_are_refused() {
+        for text in ["a: !foo 1", "a: !!python/tuple [1]", "a: !!python/object/apply:os.system [ls]"] {
+            let mut problems = Vec::new();
+            assert_eq!(parse(text, 0, &mut problems), None, "{text}");
+            assert!(problems[0].message.contains("unsupported tag"), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_windows_line_ends_change_nothing() {
+        let node = read("\u{feff}a: 1\r\nb: [2,\r\n  3]\r\nc: text\r\n");
+        assert_eq!(node.get("a").unwrap().value, Value::Int(1));
+        assert_eq!(
+            (node.get("b.1").unwrap().value.clone(), node.get("b.1").unwrap().at.line),
+            (Value::Int(3), Some(3))
+        );
+        assert_eq!(node.get("c").unwrap().value, Value::Text("text".into()));
+    }
+
+    #[test]
+    fn a_tab_in_the_indentation_is_called_a_tab() {
+        let mut problems = Vec::new();
+        parse("a:\n\tb: 1\n", 0, &mut problems);
+        assert!(problems[0].message.contains("indented by a tab; use spaces"), "{problems:?}");
+        assert_eq!(problems[0].line, Some(2));
     }
 
     #[test]

@@ -57,15 +57,16 @@ impl ParameterVisitor for MemoryReport {
     }
 }
 
+/// What trains of a model, in the words of PEFT's `print_trainable_parameters`.
+pub fn trainable_line(trainable: usize, parameters: usize) -> String {
+    let percent = 100.0 * trainable as f64 / parameters.max(1) as f64;
+    let (trainable, parameters) = (grouped(trainable), grouped(parameters));
+    format!("trainable params: {trainable} || all params: {parameters} || trainable%: {percent:.4}")
+}
+
 impl fmt::Display for MemoryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = 100.0 * self.trainable as f64 / self.parameters.max(1) as f64;
-        writeln!(
-            f,
-            "trainable params: {} || all params: {} || trainable%: {percent:.4}",
-            grouped(self.trainable),
-            grouped(self.parameters)
-        )?;
+        writeln!(f, "{}", trainable_line(self.trainable, self.parameters))?;
         let ratio = self.backbone_f32 as f64 / self.backbone_stored.max(1) as f64;
         write!(
             f,

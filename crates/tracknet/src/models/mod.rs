@@ -45,8 +45,6 @@ pub use lora::{apply_lora_to_model, apply_quantization};
 pub use memory::MemoryReport;
 use pretrained::carried::Carried;
 pub use projection::{Projection, VisitProjections};
-#[cfg(feature = "flex")]
-use tracknet_kernels::ComputeDtype;
 
 /// Whether this is Burn's CPU backend, with or without autodiff.
 pub(crate) fn is_cpu(device: &Device) -> bool {
@@ -102,15 +100,7 @@ impl HeatmapModel {
     /// those with 4-bit weights do, if the processor multiplies it fast. `false` if it does not, or the model has nothing
     /// to gain: no block without trained base weights.
     pub fn use_bfloat16(&mut self) -> bool {
-        #[cfg(feature = "flex")]
-        {
-            let fast = tracknet_kernels::block::has_bfloat16();
-            let dtype = if fast { ComputeDtype::Bf16 } else { ComputeDtype::F32 };
-            self.visit_projections_mut(&mut |_, projection| projection.set_dense_dtype(dtype));
-            fast && self.backbone.has_frozen_blocks()
-        }
-        #[cfg(not(feature = "flex"))]
-        false
+        self.backbone.use_bfloat16()
     }
 
     /// Makes the dropout masks of the next forward passes a function of `seed`. Called with a seed of the step before

@@ -91,6 +91,19 @@ impl Vit {
         false
     }
 
+    /// Mixed precision on the CPU, as [`HeatmapModel::use_bfloat16`](crate::models::HeatmapModel::use_bfloat16) says.
+    pub fn use_bfloat16(&mut self) -> bool {
+        #[cfg(feature = "flex")]
+        {
+            let fast = tracknet_kernels::block::has_bfloat16();
+            let dtype = if fast { ComputeDtype::Bf16 } else { ComputeDtype::F32 };
+            self.visit_projections_mut(&mut |_, projection| projection.set_dense_dtype(dtype));
+            fast && self.has_frozen_blocks()
+        }
+        #[cfg(not(feature = "flex"))]
+        false
+    }
+
     /// Keeps only the input of each frozen block for the backward pass, and computes the rest again. `false` if there are
     /// no such blocks.
     pub fn use_gradient_checkpointing(&mut self) -> bool {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use image::RgbImage;
 use image::imageops::crop_imm;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::config::AugmentConfig;
 use crate::datasets::DatasetError;
@@ -29,7 +30,17 @@ const HELD_OUT: usize = 5;
 /// Of a single picture, the last of so many equal columns is held out.
 const COLUMNS: u32 = 4;
 
-/// What the students see in place of a crop: the colours of another camera, blur, noise and compression.
+/// What the students see in place of a crop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Views {
+    /// Another augmented view of it in every pass.
+    Different,
+    /// The crop itself, as the teacher.
+    Same,
+}
+
+/// What makes a view of a crop: the colours of another camera, blur, noise and compression.
 fn augmentation() -> AugmentConfig {
     AugmentConfig {
         color_jitter_prob: 0.8,
@@ -50,6 +61,7 @@ pub struct Crops {
     pub train: Vec<RgbImage>,
     /// Held out: no pixel of them is in a crop to learn from.
     pub validation: Vec<RgbImage>,
+    views: Views,
     seed: u64,
 }
 
@@ -87,6 +99,7 @@ impl Crops {
         Ok(Self {
             train: cut(&train, Split::Train, options.crops, options)?,
             validation: cut(&validation, Split::Validation, options.validation_crops, options)?,
+            views: options.views,
             seed: options.seed,
         })
     }
@@ -96,16 +109,18 @@ impl Crops {
         if pictures < 2 { 0 } else { (pictures / HELD_OUT).max(1) }
     }
 
-    /// The crops of a batch: every pass over the crops is in an order of its own. Each comes with the number of its pass.
-    pub(super) fn batch(&self, step: usize, batch_size: usize) -> Vec<(usize, u64)> {
+    /// The crops of a batch: every pass over the crops is in an order of its own. Each comes with the number of its pass; a
+    /// batch ends with the last of `passes`.
+    pub(super) fn batch(&self, step: usize, batch_size: usize, passes: Option<usize>) -> Vec<(usize, u64)> {
         let count = self.train.len();
         let (first, after) = (step * batch_size, (step + 1) * batch_size);
-        let passes = first / count..=(after - 1) / count;
+        let after = passes.map_or(after, |passes| after.min(passes * count));
+        let passes = first / count..after.div_ceil(count);
         let crops = passes.flat_map(|pass| {
             let order = permutation(count, &[ORDER_STREAM, self.seed, pass as u64]);
             order.into_iter().map(move |crop| (crop, pass as u64))
         });
-        crops.skip(first % count).take(batch_size).collect()
+        crops.skip(first % count).take(after.saturating_sub(first)).collect()
     }
 
     /// The views of crops to learn from, another one in every pass.
@@ -126,6 +141,9 @@ impl Crops {
     }
 
     fn view(&self, crops: &[RgbImage], split: Split, crop: usize, pass: u64) -> Result<RgbImage> {
+        if self.views == Views::Same {
+            return Ok(crops[crop].clone());
+        }
         let mut stream = Stream::new(&[VIEW_STREAM, self.seed, split as u64, crop as u64, pass]);
         let failure = |reason| DatasetError::Image { path: format!("crop {crop}").into(), reason };
         Ok(change_pixels(crops[crop].clone(), &mut stream, &augmentation()).map_err(failure)?)
@@ -251,7 +269,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let crops = Crops::cut(&[save(dir.path(), "a.png", [160, 40], 1)], &options(7, 5)).unwrap();
         let in_batches = |size: usize, steps: usize| -> Vec<(usize, u64)> {
-            (0..steps).flat_map(|step| crops.batch(step, size)).collect()
+            (0..steps).flat_map(|step| crops.batch(step, size, None)).collect()
         };
         let all = in_batches(7, 3);
         assert_eq!(all, in_batches(3, 7));
@@ -262,6 +280,22 @@ mod tests {
         }
         let order = |pass: usize| all[7 * pass..7 * (pass + 1)].iter().map(|(crop, _)| *crop).collect::<Vec<_>>();
         assert_ne!(order(0), order(1));
+        // Two passes of seven in batches of four: the last one is shorter.
+        let lengths: Vec<usize> = (0..4).map(|step| crops.batch(step, 4, Some(2)).len()).collect();
+        assert_eq!(lengths, [4, 4, 4, 2]);
+        let two: Vec<_> = (0..4).flat_map(|step| crops.batch(step, 4, Some(2))).collect();
+        assert_eq!(two, all[..14]);
+    }
+
+    #[test]
+    fn the_same_views_are_the_crops_themselves() {
+        let dir = tempfile::tempdir().unwrap();
+        let pictures = [save(dir.path(), "a.png", [160, 40], 1)];
+        let crops = Crops::cut(&pictures, &DistillOptions { views: Views::Same, ..options(3, 6) }).unwrap();
+        assert_eq!(crops.views(&[(0, 0), (2, 1)]).unwrap(), [crops.train[0].clone(), crops.train[2].clone()]);
+        assert_eq!(crops.validation_views().unwrap(), crops.validation);
+        // They are cut from the same places as those that are seen in other views.
+        assert_eq!(crops.train, Crops::cut(&pictures, &options(3, 6)).unwrap().train);
     }
 
     #[test]

@@ -4,20 +4,21 @@ use std::ops::Range;
 use std::path::Path;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{LoraConfig, QuantizationConfig};
+use crate::config::{LoraConfig, Precision, QuantizationConfig};
 use crate::datasets::BatchSpec;
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::models::layers::Activation;
 use crate::models::lora::{LoraPlan, LoraReport};
 use crate::models::pretrained::{Checkpoint, hub};
-use crate::models::{BuildReport, ModelError, VisitProjections, Vit, build_backbone};
+use crate::models::{BuildReport, ModelError, VisitProjections, Vit, build_backbone, is_cpu};
 use crate::parallel::Pieces;
+use crate::training::precision::compute_dtype;
 
 use super::DistillOptions;
 
@@ -27,7 +28,8 @@ use super::DistillOptions;
 pub enum FeatureKind {
     /// The class token after the final norm.
     Cls,
-    /// The class token through the checkpoint's pooler, a linear layer and an activation, which the plain ViT has.
+    /// What `transformers` calls `pooler_output`: of the plain ViT the class token through the checkpoint's pooler, a linear
+    /// layer and an activation; of DINOv2 and DINOv3, which have none, the class token after the final norm.
     Pooler,
 }
 
@@ -37,7 +39,13 @@ pub struct FeatureModel {
     /// The transformer, with or without adapters.
     pub backbone: Vit,
     pooler: Option<Pooler>,
+    /// What frames are given to the backbone in.
+    #[module(skip)]
+    dtype: DType,
 }
+
+/// The family whose checkpoints have weights for `pooler_output`.
+const WITH_POOLER: &str = "vit";
 
 impl FeatureModel {
     /// Builds the model of the options, stored as `quantization` says, without adapters.
@@ -45,7 +53,7 @@ impl FeatureModel {
     /// # Errors
     /// A model that cannot be found or built, is in 4 bits already, has no pooler where one is asked for, or whose patches
     /// do not fit the size of the crops.
-    pub(super) fn build(
+    pub fn build(
         options: &DistillOptions,
         quantization: &QuantizationConfig,
         device: &Device,
@@ -63,10 +71,12 @@ impl FeatureModel {
             other => other,
         })?;
         let pooler = match options.feature {
-            FeatureKind::Cls => None,
-            FeatureKind::Pooler => Some(Pooler::load(&checkpoint, &backbone, &dir, device)?),
+            FeatureKind::Pooler if backbone.spec().names.model_type == WITH_POOLER => {
+                Some(Pooler::load(&checkpoint, &backbone, &dir, device)?)
+            }
+            FeatureKind::Cls | FeatureKind::Pooler => None,
         };
-        Ok((Self { backbone, pooler }, report))
+        Ok((Self { backbone, pooler, dtype: DType::F32 }, report))
     }
 
     /// Adds trainable adapters to every projection; everything else is frozen. `seed` decides their first values.
@@ -78,14 +88,30 @@ impl FeatureModel {
         let mut backbone = self.backbone;
         let first = plan.read_weights(&mut backbone, None)?;
         let (backbone, report) = plan.apply(backbone, first)?;
-        Ok((Self { backbone, pooler: self.pooler }, report))
+        Ok((Self { backbone, ..self }, report))
     }
 
-    /// The features `[batch, features]` of normalized pictures `[batch, 3, height, width]`.
+    /// Switches mixed precision on where the device has it for this model; whether it has.
+    pub(super) fn use_precision(&mut self, precision: Precision, device: &Device) -> bool {
+        self.dtype = compute_dtype(precision, device);
+        match is_cpu(device) {
+            true => precision == Precision::Bf16 && self.backbone.use_bfloat16(),
+            false => self.dtype != DType::F32,
+        }
+    }
+
+    /// Whether small gradients would vanish without a factor on the loss.
+    pub(super) fn needs_loss_scale(&self) -> bool {
+        self.dtype == DType::F16
+    }
+
+    /// The features `[batch, features]`, in float32, of normalized pictures `[batch, 3, height, width]`.
     pub fn features(&self, images: Tensor<4>) -> Tensor<2> {
+        let images = if images.dtype() == self.dtype { images } else { images.cast(self.dtype) };
         let tokens = self.backbone.tokens(images);
         let [batch, _, hidden] = tokens.dims();
         let class = tokens.slice([0..batch, 0..1, 0..hidden]).reshape([batch, hidden]);
+        let class = if class.dtype() == DType::F32 { class } else { class.cast(DType::F32) };
         match &self.pooler {
             Some(pooler) => pooler.forward(class),
             None => class,
@@ -95,6 +121,11 @@ impl FeatureModel {
     /// Length of a feature.
     pub fn feature_count(&self) -> usize {
         self.pooler.as_ref().map_or(self.backbone.spec().hidden, Pooler::outputs)
+    }
+
+    /// Parameters of the pooler, which never train.
+    pub(super) fn pooler_parameters(&self) -> usize {
+        self.pooler.as_ref().map_or(0, |pooler| pooler.weight.lazy_shape().num_elements() + pooler.outputs())
     }
 
     /// `each(pictures, features)` of the pictures in small pieces, side by side on the CPU; results in order. For a model

@@ -5,7 +5,8 @@
 //! are the same backbone, stored as floats or in 4 bits, with adapters. They see *augmented* views of the crops and learn to
 //! give the teacher's features of the clean ones, in the manner of Hinton et al. 2015, <https://arxiv.org/abs/1503.02531>. A
 //! student that starts equal to its teacher therefore still has something to learn: that jitter, blur, noise and JPEG
-//! artefacts do not matter; and one in 4 bits also makes up for what its storage lost.
+//! artefacts do not matter; and one in 4 bits also makes up for what its storage lost. With [`Views::Same`] the students see
+//! the teacher's own crops, as in the original's demonstration: then only the 4-bit student has something to make up for.
 //!
 //! | module | what lives there |
 //! |---|---|
@@ -27,12 +28,13 @@ mod teacher;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{LoraConfig, QuantizationConfig};
+use crate::config::{LoraConfig, Precision, QuantizationConfig};
 use crate::models::ModelError;
 use crate::models::lora::peft_config::MAX_RANK;
+use crate::models::lora::quantization::Format;
 use crate::models::lora::wrapper;
 
-pub use crops::Crops;
+pub use crops::{Crops, Views};
 pub use feature::{FeatureKind, FeatureModel};
 pub use loss::DistillLoss;
 pub use report::{BeforeAfter, DistillReport, StudentReport, TeacherReport};
@@ -48,8 +50,12 @@ pub struct DistillOptions {
     pub feature: FeatureKind,
     /// Distance of a student's feature from the teacher's.
     pub loss: DistillLoss,
-    /// Optimizer steps.
+    /// What the students see in place of a crop.
+    pub views: Views,
+    /// Optimizer steps, unless `epochs` says how many.
     pub steps: usize,
+    /// Passes over the crops to learn from, in place of `steps`.
+    pub epochs: Option<usize>,
     /// Crops in a step.
     pub batch_size: usize,
     /// Learning rate of the adapters at the first step; it falls to zero along half a cosine.
@@ -58,8 +64,14 @@ pub struct DistillOptions {
     pub rank: usize,
     /// Numerator of their scale.
     pub lora_alpha: f32,
+    /// What the students compute in, where the device has it.
+    pub precision: Precision,
     /// How the 4-bit student is stored: `nf4` or `fp4`.
     pub quant_type: String,
+    /// How `skip_modules` is read: `manual` or `hf`.
+    pub quant_mode: String,
+    /// Linear layers that stay floats in the 4-bit student.
+    pub skip_modules: Vec<String>,
     /// Edge of a crop, pixels; a multiple of the patch size.
     pub size: usize,
     /// Crops to learn from.
@@ -72,21 +84,28 @@ pub struct DistillOptions {
 
 /// More crops than this would not fit into the memory of the machines that this is for.
 const MAX_PIXEL_BYTES: usize = 2 << 30;
+/// More steps than this are a typing error: days of the fastest student.
+const MAX_STEPS: usize = 100_000_000;
 
 impl DistillOptions {
     /// The options of the demonstration for this model.
     pub fn new(model: impl Into<String>) -> Self {
-        let lora = LoraConfig::default();
+        let (lora, quantization) = (LoraConfig::default(), QuantizationConfig::default());
         Self {
             model: model.into(),
             feature: FeatureKind::Cls,
             loss: DistillLoss::Cosine,
+            views: Views::Different,
             steps: 150,
+            epochs: None,
             batch_size: 8,
             lr: 3e-4,
             rank: lora.r,
             lora_alpha: lora.lora_alpha,
-            quant_type: QuantizationConfig::default().quant_type,
+            precision: Precision::Fp32,
+            quant_type: quantization.quant_type,
+            quant_mode: quantization.mode,
+            skip_modules: Vec::new(),
             size: 224,
             crops: 128,
             validation_crops: 32,
@@ -102,6 +121,7 @@ impl DistillOptions {
         let refuse = |key: &str, message: String| Err(ModelError::key(key, message));
         let counts = [
             ("steps", self.steps),
+            ("epochs", self.epochs.unwrap_or(1)),
             ("batch_size", self.batch_size),
             ("size", self.size),
             ("crops", self.crops),
@@ -123,7 +143,20 @@ impl DistillOptions {
             let count = self.crops.saturating_add(self.validation_crops).max(self.batch_size);
             return refuse("size", format!("{count} crops of {size}×{size} pixels take more than {most} MiB"));
         }
+        let key = if self.epochs.is_some() { "epochs" } else { "steps" };
+        if self.total_steps() > MAX_STEPS {
+            return refuse(key, format!("make {} optimizer steps, expected at most {MAX_STEPS}", self.total_steps()));
+        }
+        Format::new(&self.quantization())?;
         wrapper::validate(&self.lora())
+    }
+
+    /// Optimizer steps of each student.
+    pub fn total_steps(&self) -> usize {
+        match self.epochs {
+            Some(epochs) => epochs.saturating_mul(self.crops).div_ceil(self.batch_size.max(1)),
+            None => self.steps,
+        }
     }
 
     /// The adapters of both students.
@@ -131,14 +164,21 @@ impl DistillOptions {
         LoraConfig { enabled: true, r: self.rank, lora_alpha: self.lora_alpha, ..LoraConfig::default() }
     }
 
-    /// The storage of the 4-bit student. The weights are packed while they are read, so that the float backbone is never
-    /// part of its memory.
+    /// The storage of the 4-bit student. Each weight is packed while it is read, so that the float backbone is never part of
+    /// its memory; weights are unpacked to the half precision that the students compute in.
     fn quantization(&self) -> QuantizationConfig {
+        let defaults = QuantizationConfig::default();
         QuantizationConfig {
             enabled: true,
             quant_type: self.quant_type.clone(),
-            mode: "hf".to_owned(),
-            ..QuantizationConfig::default()
+            compute_dtype: if self.precision == Precision::Fp16 {
+                "float16".to_owned()
+            } else {
+                defaults.compute_dtype
+            },
+            mode: self.quant_mode.clone(),
+            skip_modules: (!self.skip_modules.is_empty()).then(|| self.skip_modules.clone()),
+            ..defaults
         }
     }
 }

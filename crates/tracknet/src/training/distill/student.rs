@@ -10,7 +10,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::bench::Timing;
-use crate::config::{Interval, OptimizerConfig, QuantizationConfig, SchedulerConfig, SchedulerName};
+use crate::config::{Interval, OptimizerConfig, Precision, QuantizationConfig, SchedulerConfig, SchedulerName};
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::models::lora::{AdaptedModule, PeftConfig, write_adapter};
@@ -20,6 +20,7 @@ use crate::training::TrainingError;
 use crate::training::gradients::{GradientGuard, NamedGradients};
 use crate::training::optimizer::{NamedOptimizer, StepFactors};
 use crate::training::parameters::ParameterTable;
+use crate::training::precision::LossScale;
 use crate::training::reporter::{Reporter, StepProgress};
 use crate::training::schedule::Schedule;
 use crate::training::step::seed_of;
@@ -109,12 +110,19 @@ pub fn train_student(
     };
     let (model, build) = FeatureModel::build(options, &quantization, &training_device)?;
     let stored = MemoryReport::of(&model.backbone);
-    let (model, lora) = model.adapt(&options.lora(), options.seed)?;
-    for note in build.notes.iter().chain(&lora.notes) {
+    let (mut model, lora) = model.adapt(&options.lora(), options.seed)?;
+    let quantized = build.quantization.iter().flat_map(|report| &report.notes);
+    for note in build.notes.iter().chain(quantized).chain(&lora.notes) {
         reporter.note(note);
     }
+    let mixed = model.use_precision(options.precision, device);
+    if !mixed && options.precision != Precision::Fp32 {
+        reporter.note(&format!("precision {}: not mixed on this device, using fp32", options.precision.name()));
+    }
+    let parameters = MemoryReport::of(&model.backbone);
     let table = ParameterTable::of(&model.backbone);
     let lesson = Lesson { options, crops, targets, normalizer: normalizer(&build), device, training_device, table };
+    let (linear_layers, packed_layers) = layers(&model);
     let views = crops.validation_views()?;
     let [before_views, before_clean] = lesson.validate(&model, &views)?;
     let trained = lesson.train(model, reporter)?;
@@ -123,9 +131,15 @@ pub fn train_student(
     let report = StudentReport {
         student: kind,
         storage: if kind == StudentKind::Lora { "float32" } else { &options.quant_type }.to_owned(),
+        linear_layers,
+        packed_layers,
+        precision: if mixed { options.precision } else { Precision::Fp32 },
         backbone_bytes: stored.backbone_stored,
         adapter_parameters: lora.adapted.iter().map(AdaptedModule::parameters).sum(),
+        trainable_parameters: parameters.trainable,
+        parameters: parameters.parameters + trained.model.pooler_parameters(),
         latency_ms,
+        batch_ms,
         samples_per_s: 1e3 * options.batch_size as f64 / batch_ms,
         train_step_ms: median(trained.step_ms),
         peak_memory: None,
@@ -136,6 +150,16 @@ pub fn train_student(
         losses: trained.losses,
     };
     Ok(Student { model: trained.model, adapter: lora.peft.with_base(Some(&options.model)), report })
+}
+
+/// How many linear layers the backbone has, and how many of them are in 4 bits.
+fn layers(model: &FeatureModel) -> (usize, usize) {
+    let (mut all, mut packed) = (0, 0);
+    model.backbone.visit_projections(&mut |_, projection| {
+        all += 1;
+        packed += usize::from(projection.is_quantized());
+    });
+    (all, packed)
 }
 
 /// Everything that stays the same from step to step.
@@ -155,6 +179,8 @@ struct Apprentice {
     model: FeatureModel,
     optimizer: NamedOptimizer,
     guard: GradientGuard,
+    /// In float16, what the loss is multiplied by before the backward pass.
+    loss_scale: Option<LossScale>,
     /// Mean loss of each step's batch, before its update; without those that were skipped.
     losses: Vec<f64>,
     /// Milliseconds of each step, without making the views.
@@ -166,11 +192,12 @@ impl Apprentice {
     fn new(model: FeatureModel, options: &DistillOptions) -> Self {
         let config = OptimizerConfig { lr: options.lr, weight_decay: 0.0, ..OptimizerConfig::default() };
         Self {
+            loss_scale: model.needs_loss_scale().then(LossScale::start),
             model,
             optimizer: NamedOptimizer::new(&config),
             guard: GradientGuard::new(Some(GRADIENT_NORM)),
-            losses: Vec::with_capacity(options.steps),
-            step_ms: Vec::with_capacity(options.steps),
+            losses: Vec::new(),
+            step_ms: Vec::new(),
             skipped: 0,
         }
     }
@@ -178,17 +205,17 @@ impl Apprentice {
 
 impl Lesson<'_> {
     fn train(&self, model: FeatureModel, reporter: &mut dyn Reporter) -> Result<Apprentice> {
-        let options = self.options;
+        let (options, steps) = (self.options, self.options.total_steps());
         let schedule = SchedulerConfig {
             name: SchedulerName::Cosine,
             warmup_epochs: 0,
             interval: Interval::Step,
             ..SchedulerConfig::default()
         };
-        let schedule = Schedule::new(&schedule, 1, options.steps);
+        let schedule = Schedule::new(&schedule, 1, steps);
         let mut student = Apprentice::new(model, options);
         let clock = Instant::now();
-        for step in 0..options.steps {
+        for step in 0..steps {
             let factor = schedule.factor(0, step);
             if let Some(what) = self.step(&mut student, step, factor)? {
                 reporter.note(&format!("step {}: the {what} was not finite; nothing was updated", step + 1));
@@ -198,16 +225,16 @@ impl Lesson<'_> {
                 epoch: 0,
                 epochs: 1,
                 batch: done,
-                batches: options.steps,
+                batches: steps,
                 loss: student.losses.last().copied().unwrap_or(f64::NAN),
                 lr: options.lr * factor,
                 frames_per_s: (done * options.batch_size) as f64 / seconds,
-                eta_s: seconds / done as f64 * (options.steps - done) as f64,
+                eta_s: seconds / done as f64 * (steps - done) as f64,
                 device_memory: None,
             });
         }
         if student.losses.is_empty() {
-            let (what, step) = ("loss or gradient".to_owned(), options.steps as u64);
+            let (what, step) = ("loss or gradient".to_owned(), steps as u64);
             return Err(TrainingError::NonFinite { what, count: student.skipped, step }.into());
         }
         Ok(student)
@@ -215,11 +242,15 @@ impl Lesson<'_> {
 
     /// One optimizer step; returns what was not finite, when that kept it from changing anything.
     fn step(&self, student: &mut Apprentice, step: usize, factor: f64) -> Result<Option<String>> {
-        let batch = self.crops.batch(step, self.options.batch_size);
+        let batch = self.crops.batch(step, self.options.batch_size, self.options.epochs);
         let views = self.crops.views(&batch)?;
         let clock = Instant::now();
-        let (gradients, loss) = self.gradients(&student.model, &batch, &views, step as u64)?;
-        let refused = match student.guard.admit(&gradients, loss, step as u64, false)? {
+        let scale = student.loss_scale.map_or(1.0, |scale| scale.scale);
+        let (gradients, loss) = self.gradients(&student.model, &batch, &views, step as u64, scale)?;
+        let can_fall = student.loss_scale.is_some_and(LossScale::can_fall);
+        let admitted = student.guard.admit(&gradients, loss, step as u64, can_fall)?;
+        student.loss_scale = student.loss_scale.map(|scale| scale.after(admitted.is_ok()));
+        let refused = match admitted {
             Err(what) => {
                 student.skipped += 1;
                 Some(what)
@@ -238,25 +269,31 @@ impl Lesson<'_> {
         Ok(refused)
     }
 
-    /// Gradients of the mean loss of a batch, and the sum of its losses.
+    /// Gradients of the mean loss of a batch, and the sum of its losses. `scale` multiplies the loss on the way only.
     fn gradients(
         &self,
         model: &FeatureModel,
         batch: &[(usize, u64)],
         views: &[RgbImage],
         step: u64,
+        scale: f64,
     ) -> Result<(NamedGradients, f64)> {
         let pieces = Pieces::to_train(batch.len(), None, is_cpu(self.device));
         let seed = seed_of(self.options.seed, step);
-        pieces.add_up(|index, range| {
+        let (mut sum, loss) = pieces.add_up(|index, range| {
             let model = if pieces.forks() { model.fork_for_piece(&self.training_device) } else { model.clone() };
             model.backbone.seed_adapter_dropout(seed_of(seed, index as u64));
             let crops = batch[range.clone()].iter().map(|&(crop, _)| crop);
             let teacher = rows(&self.targets.train, self.targets.features, crops, &self.training_device);
             let images = tensor(&views[range], &self.normalizer, &self.training_device);
             let loss = self.options.loss.sum(model.features(images), teacher, batch.len() as f64)?;
-            Ok((self.table.gradients(&model, &mut loss.scaled.backward()), loss.sum))
-        })
+            let scaled = if scale == 1.0 { loss.scaled } else { loss.scaled.mul_scalar(scale) };
+            Ok((self.table.gradients(&model, &mut scaled.backward()), loss.sum))
+        })?;
+        if scale != 1.0 {
+            sum.multiply(1.0 / scale);
+        }
+        Ok((sum, loss))
     }
 
     /// The mean losses on the held-out crops: on their views, and on the clean crops that the teacher saw.
