@@ -122,6 +122,14 @@ fn product_by(strategy: Strategy, lhs: &CubeTensor, rhs: &CubeTensor, y: &CubeTe
     launch_ref(&strategy.into(), &y.client, lhs, rhs, y.clone().binding(), &mut types)
 }
 
+/// Refuses tensors with another number of values, or of another type, than a kernel is told: it reaches for them unchecked.
+pub(crate) fn expect<const N: usize>(tensors: [(&CubeTensor, usize, DType); N]) {
+    for (tensor, values, dtype) in tensors {
+        let fits = count(tensor) == values && tensor.dtype == dtype;
+        assert!(fits, "{:?} of {:?} for {values} values of {dtype:?}", tensor.shape(), tensor.dtype);
+    }
+}
+
 /// Number of values.
 pub(crate) fn count(tensor: &CubeTensor) -> usize {
     tensor.shape().num_elements()

@@ -18,6 +18,8 @@ pub mod attention;
 #[cfg(feature = "flex")]
 pub mod block;
 #[cfg(feature = "flex")]
+mod bounds;
+#[cfg(feature = "flex")]
 mod chunks;
 #[cfg(feature = "cube")]
 mod cube;
@@ -25,6 +27,8 @@ mod cube;
 pub mod cuda;
 pub mod depthwise;
 pub mod dropout;
+#[cfg(all(test, feature = "flex"))]
+mod entered;
 pub mod fourbit;
 pub mod gelu;
 #[cfg(feature = "flex")]

@@ -238,6 +238,24 @@ mod x86 {
 mod tests {
     use super::*;
 
+    /// A loop that is missing would make every kernel look better than it is.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64", feature = "flex"))]
+    #[test]
+    fn there_is_a_loop_for_all_that_the_processor_has() {
+        let features = crate::entered::tests::features().unwrap();
+        let loops: Vec<_> = f32_loops().into_iter().chain(bf16_loops()).map(|l| l.instructions).collect();
+        let all = [
+            ("AVX2 FMA", ["avx2", "fma"]),
+            ("AVX-512 FMA", ["avx512f", "avx512f"]),
+            ("AVX512-BF16 dot products", ["avx512f", "avx512_bf16"]),
+            ("AMX-BF16 tiles", ["amx_tile", "amx_bf16"]),
+        ];
+        for (name, needed) in all {
+            let has = needed.iter().all(|needed| features.iter().any(|feature| feature == needed));
+            assert_eq!(loops.contains(&name), has, "{name}: {loops:?}");
+        }
+    }
+
     #[test]
     fn every_loop_computes_what_its_rounds_say() {
         for l in f32_loops() {

@@ -12,9 +12,13 @@ use std::sync::OnceLock;
 /// Values of a block. One AVX-512 register, two AVX2 registers.
 pub(crate) const LANES: usize = 16;
 
-/// An instruction set that kernels are compiled for.
+/// An instruction set that kernels are compiled for and that this machine has: only [`Isa::available`] makes those that
+/// not every machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isa {
+pub(crate) struct Isa(Set);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Set {
     /// What every processor of the target has.
     Portable,
     /// AVX2 and FMA.
@@ -26,20 +30,23 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
+    /// What every machine has.
+    pub(crate) const PORTABLE: Self = Self(Set::Portable);
+
     /// The best that this machine has.
     pub(crate) fn detect() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(|| Self::available().last().copied().unwrap_or(Self::Portable))
+        *BEST.get_or_init(|| Self::available().last().copied().unwrap_or(Self::PORTABLE))
     }
 
     /// All that this machine has, the best last; tests force each.
     pub(crate) fn available() -> Vec<Self> {
-        let mut available = vec![Self::Portable];
+        let mut available = vec![Self::PORTABLE];
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             if avx2 {
-                available.push(Self::Avx2);
+                available.push(Self(Set::Avx2));
             }
             if avx2
                 && is_x86_feature_detected!("avx512f")
@@ -47,7 +54,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
             {
-                available.push(Self::Avx512);
+                available.push(Self(Set::Avx512));
             }
         }
         available
@@ -56,27 +63,38 @@ impl Isa {
     /// Runs the copy of a kernel for this instruction set.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        match self {
-            Self::Portable => kernel.run::<WithoutFma>(),
+        match self.0 {
+            Set::Portable => run_portable(kernel),
             // SAFETY: the value exists only if `available` found the features on this machine.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { run_avx2(kernel) },
+            Set::Avx2 => unsafe { run_avx2(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { run_avx512(kernel) },
+            Set::Avx512 => unsafe { run_avx512(kernel) },
         }
     }
+}
+
+#[inline]
+fn run_portable<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(test)]
+    crate::entered::count(("simd", "portable"));
+    kernel.run::<WithoutFma>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(test)]
+    crate::entered::count(("simd", "AVX2"));
     kernel.run::<WithFma>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
 fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(test)]
+    crate::entered::count(("simd", "AVX-512"));
     kernel.run::<WithFma>()
 }
 

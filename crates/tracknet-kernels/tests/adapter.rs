@@ -8,7 +8,7 @@ use tracknet_kernels::adapter::{add_adapter, dropout};
 use tracknet_kernels::dropout::KeepMask;
 
 mod common;
-use common::{device, has, on_host};
+use common::{device, has};
 
 /// Values that look random and are the same everywhere.
 fn tensor<const D: usize>(shape: [usize; D], seed: u32, device: &Device) -> Tensor<D> {
@@ -86,9 +86,6 @@ fn sums_and_gradients_equal_those_of_plain_operations() {
 
 #[test]
 fn half_precision_gives_what_full_precision_gives_within_its_rounding() {
-    if on_host() {
-        return;
-    }
     for dtype in [DType::BF16, DType::F16].into_iter().filter(|dtype| has(*dtype)) {
         let operation = |y, x, matrices, bias| add_adapter(y, x, matrices, Some(bias), 0.5, None);
         let sizes = [1280, 40, 72, 4];

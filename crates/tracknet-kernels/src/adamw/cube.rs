@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::{AdamWOps, AdamWStep};
 use crate::cube::{
-    Team, address_type, contiguous, count, grid, place_in_team, team_sum, unwritten, vector_size, vector_sum,
+    Team, address_type, contiguous, count, expect, grid, place_in_team, team_sum, unwritten, vector_size, vector_sum,
 };
 
 /// Units that add up the squares of a tensor together, at most.
@@ -25,6 +25,7 @@ impl AdamWOps for CubeBackend {
         let [value, gradient, first, second] = [value, gradient, first, second].map(contiguous);
         let [new_value, new_first, new_second] = [(); 3].map(|()| unwritten(&value, value.shape(), DType::F32));
         let values = count(&value);
+        expect([&value, &gradient, &first, &second].map(|tensor| (tensor, values, DType::F32)));
         let width = vector_size(&value, DType::F32, [values]);
         let (cubes, dim) = grid(&value, values / width);
         let [correction_1, correction_2] = step.corrections();
@@ -39,7 +40,7 @@ impl AdamWOps for CubeBackend {
             step.epsilon,
         );
         // SAFETY: a unit reads and writes the vectors of its position only if that is below the count that fills all
-        // seven tensors, which have one length.
+        // seven tensors, which have one length and type (checked).
         unsafe {
             update::launch_unchecked(
                 &value.client,
@@ -65,11 +66,13 @@ impl AdamWOps for CubeBackend {
     fn sum_of_squares(x: CubeTensor, sums: CubeTensor, slot: usize) -> CubeTensor {
         let x = contiguous(x);
         let values = count(&x);
+        expect([(&x, values, DType::F32), (&sums, count(&sums), DType::F32)]);
+        assert!(slot < count(&sums), "slot {slot} of {}", count(&sums));
         let width = vector_size(&x, DType::F32, [values]);
         let hardware = &x.client.properties().hardware;
         let wide = hardware.plane_size_max;
         let dim = CubeDim::new_2d(wide, (hardware.max_units_per_cube.min(MAX_UNITS) / wide).max(1));
-        // SAFETY: the one cube reads the vectors of `x` and writes one of the sums, which has that many.
+        // SAFETY: the one cube reads the vectors of `x` and writes one of the sums, which are more (checked).
         unsafe {
             squares::launch_unchecked(
                 &x.client,

@@ -11,7 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::{AdapterOps, AdapterSpec};
 use super::reference;
-use crate::cube::{address_type, cast, contiguous, count, elem, grid, product, unwritten, vector_size};
+use crate::cube::{address_type, cast, contiguous, count, elem, expect, grid, product, unwritten, vector_size};
 use crate::dropout::{CHUNK, KeepMask, VALUES_PER_DRAW};
 use crate::random::GOLDEN;
 
@@ -134,9 +134,11 @@ fn sum(y: CubeTensor, update: CubeTensor, bias: CubeTensor, with_bias: bool) -> 
     let [_, columns] = y.shape().dims();
     let bias = if with_bias { contiguous(cast(bias, DType::F32)) } else { bias };
     let (out, values) = (unwritten(&y, y.shape(), y.dtype), count(&y));
+    expect([(&update, values, update.dtype), (&bias, if with_bias { columns } else { count(&bias) }, bias.dtype)]);
     let width = vector_size(&y, DType::F32, [columns]);
     let (cubes, dim) = grid(&y, values / width);
-    // SAFETY: as in `dropped`; the bias has one value for each column, and is not read where there is none.
+    // SAFETY: as in `dropped`; `update` is as long, and the bias has one value for each column (checked) and is not read
+    // where there is none.
     unsafe {
         add::launch_unchecked(
             &y.client,

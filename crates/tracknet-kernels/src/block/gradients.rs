@@ -8,18 +8,18 @@ use std::marker::PhantomData;
 
 use half::bf16;
 
-use super::kernel::{Block, LAYERS, Linear, Norm, Saved, Thin, filled, lanes, widen};
+use super::kernel::{Block, LAYERS, Linear, Norm, Saved, Thin, lanes, widen};
 use crate::attention::kernel::Isa as AttentionIsa;
 use crate::gelu::kernel::{Activate, Gelu, Identity};
 use crate::norm::kernel::RowsGradient;
-use crate::product::{AddScaled, Implementation, LowRank, Product, Rows, Shared, Side, Sink, StoreBf16};
+use crate::product::{AddScaled, Implementation, LowRank, Product, Rows, Shared, Side, Sink, StoreBf16, filled};
 use crate::simd::{Arithmetic, Isa, Kernel, LANES};
 
 /// Gradients of an adapter's matrices, `[rank, in]` and `[out, rank]`.
 pub(super) type OfAdapter = Option<[Vec<f32>; 2]>;
 
 impl Linear<'_> {
-    /// Hands the gradient of the input to `sink`, from that of the output (`gradient`) and the input (`x`); returns those
+    /// Hands the gradient of the input to `sink`, as a product does, from that of the output (`gradient`) and the input (`x`); returns those
     /// of the adapter.
     fn backward<S: Sink>(
         &self,
@@ -27,7 +27,7 @@ impl Linear<'_> {
         x: &Rows,
         thin: Option<&Thin>,
         implementation: Implementation,
-        sink: &S,
+        sink: S,
     ) -> OfAdapter {
         let Self { weight, .. } = *self;
         let product = |low_rank| Product { left: gradient, weight, side: Side::Out, bias: None, low_rank };
@@ -89,10 +89,13 @@ impl Block<'_> {
         let (rows, hidden) = (self.shape.rows(), self.shape.hidden);
         let of_branch = scaled_rows(&of_x, self.scale1, hidden, implementation);
         let attended_rows = implementation.rows(rows, hidden, |first, y| widen(&attended[first * hidden..], y));
-        let (of_attended, output) = filled::<bf16, _>(rows * hidden, |out| {
-            let sink = StoreBf16 { out, stride: hidden };
-            self.output.backward(&of_branch, &attended_rows, thin_output.as_ref(), implementation, &sink)
-        });
+        // SAFETY: the blocks of a product are the whole result, and `StoreBf16` writes all of each.
+        let (of_attended, output) = unsafe {
+            filled([rows, hidden], |out| {
+                let sink = StoreBf16 { out };
+                self.output.backward(&of_branch, &attended_rows, thin_output.as_ref(), implementation, sink)
+            })
+        };
         drop((of_branch, attended_rows));
         let attention = self.attention(&query, &key, &value);
         let gradients: [Vec<bf16>; 3] = attention.backward(&attended, &lse, &of_attended, AttentionIsa::best());
@@ -103,8 +106,8 @@ impl Block<'_> {
         let of_layers = gradients.map(|gradient| {
             let (linear, thin) = layers.next()?;
             let gradient = implementation.rows(rows, hidden, |first, y| widen(&gradient[first * hidden..], y));
-            let sink = AddScaled { out: Shared::new(&mut of_normal), stride: hidden, scale: None };
-            linear.backward(&gradient, &normal1, thin.as_ref(), implementation, &sink)
+            let sink = AddScaled { out: Shared::new(&mut of_normal, hidden), scale: None };
+            linear.backward(&gradient, &normal1, thin.as_ref(), implementation, sink)
         });
         self.norm1.backward(x, &of_normal, &mut of_x);
         let [query, key, value] = of_layers;
@@ -124,10 +127,13 @@ impl Block<'_> {
         let (rows, hidden, mlp) = (self.shape.rows(), self.shape.hidden, self.shape.mlp);
         let of_branch = scaled_rows(of_x, self.scale2, hidden, implementation);
         let active = self.activated(&inner, implementation);
-        let (of_active, down) = filled::<bf16, _>(rows * mlp, |out| {
-            let sink = StoreBf16 { out, stride: mlp };
-            self.down.backward(&of_branch, &active, thin_down.as_ref(), implementation, &sink)
-        });
+        // SAFETY: as for the attention.
+        let (of_active, down) = unsafe {
+            filled([rows, mlp], |out| {
+                let sink = StoreBf16 { out };
+                self.down.backward(&of_branch, &active, thin_down.as_ref(), implementation, sink)
+            })
+        };
         drop((active, of_branch));
         let of_inner = implementation.rows(rows, mlp, |first, y| {
             let [x, gradient] = [&inner, &of_active].map(|all| &all[first * mlp..][..y.len()]);
@@ -135,8 +141,8 @@ impl Block<'_> {
         });
         drop((inner, of_active));
         let mut of_normal = vec![0.0; rows * hidden];
-        let sink = AddScaled { out: Shared::new(&mut of_normal), stride: hidden, scale: None };
-        let up = self.up.backward(&of_inner, normal, thin_up.as_ref(), implementation, &sink);
+        let sink = AddScaled { out: Shared::new(&mut of_normal, hidden), scale: None };
+        let up = self.up.backward(&of_inner, normal, thin_up.as_ref(), implementation, sink);
         drop(of_inner);
         self.norm2.backward(middle, &of_normal, of_x);
         [up, down]

@@ -9,7 +9,9 @@ use crate::dropout::KeepMask;
 use crate::fourbit::ComputeDtype;
 use crate::gelu::kernel::{Activate, Gelu, Identity};
 use crate::norm::kernel::Rows as NormRows;
-use crate::product::{AddScaled, Implementation, LowRank, Mask, Product, Rows, Shared, Side, Sink, StoreBf16, Weight};
+use crate::product::{
+    AddScaled, Implementation, LowRank, Mask, Product, Rows, Shared, Side, Sink, StoreBf16, Weight, filled,
+};
 use crate::simd::{Arithmetic, Isa, Kernel, LANES, Lanes};
 
 /// Sizes of a block and of what goes through it.
@@ -125,8 +127,8 @@ impl Adapter<'_> {
 }
 
 impl Linear<'_> {
-    /// Hands `x · Wᵀ + bias` with the adapter's part to `sink`.
-    fn forward<S: Sink>(&self, x: &Rows, implementation: Implementation, sink: &S) -> Option<Thin> {
+    /// Hands `x · Wᵀ + bias` with the adapter's part to `sink`, as a product does.
+    fn forward<S: Sink>(&self, x: &Rows, implementation: Implementation, sink: S) -> Option<Thin> {
         let thin = self.adapter.map(|adapter| adapter.thin(x, implementation));
         let low_rank = self.adapter.zip(thin.as_ref()).map(|(adapter, thin)| LowRank {
             left: &thin.rows,
@@ -141,21 +143,10 @@ impl Linear<'_> {
 
     /// The same as bfloat16, row by row.
     fn forward_bf16(&self, x: &Rows, implementation: Implementation) -> (Vec<bf16>, Option<Thin>) {
-        let columns = self.weight.shape[0];
-        filled(x.count() * columns, |y| {
-            let sink = StoreBf16 { out: y, stride: columns };
-            self.forward(x, implementation, &sink)
-        })
+        let shape = [x.count(), self.weight.shape[0]];
+        // SAFETY: the blocks of a product are the whole result, and `StoreBf16` writes all of each.
+        unsafe { filled(shape, |out| self.forward(x, implementation, StoreBf16 { out })) }
     }
-}
-
-/// A vector of `len` values that `fill` writes, all of them.
-pub(super) fn filled<T: Copy, R>(len: usize, fill: impl FnOnce(Shared<'_, T>) -> R) -> (Vec<T>, R) {
-    let mut values = Vec::with_capacity(len);
-    let returned = fill(Shared::spare(&mut values, len));
-    // SAFETY: the callers' sinks take the blocks of a product, which cover the whole result.
-    unsafe { values.set_len(len) };
-    (values, returned)
 }
 
 impl Norm<'_> {
@@ -182,16 +173,16 @@ impl Block<'_> {
 
         let mut middle = x.to_vec();
         let attended_rows = implementation.rows(rows, hidden, |first, y| widen(&attended[first * hidden..], y));
-        let sink = AddScaled { out: Shared::new(&mut middle), stride: hidden, scale: self.scale1 };
-        let thin_output = self.output.forward(&attended_rows, implementation, &sink);
+        let sink = AddScaled { out: Shared::new(&mut middle, hidden), scale: self.scale1 };
+        let thin_output = self.output.forward(&attended_rows, implementation, sink);
         drop(attended_rows);
 
         let normal2 = self.norm2.rows(&middle, implementation);
         let (inner, thin_up) = self.up.forward_bf16(&normal2, implementation);
         let active = self.activated(&inner, implementation);
         let mut y = middle.clone();
-        let sink = AddScaled { out: Shared::new(&mut y), stride: hidden, scale: self.scale2 };
-        let thin_down = self.down.forward(&active, implementation, &sink);
+        let sink = AddScaled { out: Shared::new(&mut y, hidden), scale: self.scale2 };
+        let thin_down = self.down.forward(&active, implementation, sink);
 
         let thin = [thin_query, thin_key, thin_value, thin_output, thin_up, thin_down];
         (y, Saved { middle, normal1, normal2, query, key, value, attended, lse, inner, thin })

@@ -33,5 +33,5 @@ pub use ops::{BlockGradients, BlockOps, Tape};
 
 /// Whether this processor multiplies bfloat16 faster than f32.
 pub fn has_bfloat16() -> bool {
-    crate::product::Implementation::detect() != crate::product::Implementation::Float
+    crate::product::Implementation::detect() != crate::product::Implementation::FLOAT
 }

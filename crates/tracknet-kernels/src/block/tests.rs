@@ -314,7 +314,7 @@ fn every_implementation_agrees_with_the_portable_one() {
             all.extend(of_adapters.into_iter().flatten().flatten());
             all
         };
-        let expected = run(Implementation::Float);
+        let expected = run(Implementation::FLOAT);
         for implementation in Implementation::available() {
             for (i, (found, expected)) in run(implementation).iter().zip(&expected).enumerate() {
                 let distance = distance(found, expected);

@@ -10,7 +10,8 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::DepthwiseOps;
 use crate::cube::{
-    Team, address_type, cast, contiguous, count, elem, grid, place_in_team, row_of_team, team_sum, teams, unwritten,
+    Team, address_type, cast, contiguous, count, elem, expect, grid, place_in_team, row_of_team, team_sum, teams,
+    unwritten,
 };
 
 /// Taps of a filter.
@@ -27,11 +28,13 @@ impl DepthwiseOps for CubeBackend {
 
     fn depthwise_conv3x3_weight_gradient(x: CubeTensor, gradient: CubeTensor) -> CubeTensor {
         let [x, gradient] = [x, gradient].map(contiguous);
+        expect([(&gradient, count(&x), x.dtype)]);
         let [batch, channels, height, width] = x.shape().dims();
         let sums = unwritten(&x, [batch, channels * TAPS], DType::F32);
         let maps = batch * channels;
         let (team, cubes, dim) = teams(&x, maps, height * width);
-        // SAFETY: a team works on its map only if there is one, on pixels within it, and writes the nine sums of it.
+        // SAFETY: a team works on its map only if there is one, on pixels within it that both tensors have
+        // (checked), and writes the nine sums of it.
         unsafe {
             tap_sums::launch_unchecked(
                 &x.client,
@@ -57,9 +60,11 @@ fn convolve_with(x: CubeTensor, weight: CubeTensor, reversed: bool) -> CubeTenso
     let x = contiguous(x);
     let weight = contiguous(cast(weight, DType::F32));
     let [_, channels, height, width] = x.shape().dims();
+    expect([(&weight, channels * TAPS, DType::F32)]);
     let (y, units) = (unwritten(&x, x.shape(), x.dtype), count(&x));
     let (cubes, dim) = grid(&x, units);
-    // SAFETY: a unit writes the value of its position if that is below their count, and reads only pixels of its map.
+    // SAFETY: a unit writes the value of its position if that is below their count, and reads only pixels of its map and
+    // taps of its channel (checked).
     unsafe {
         convolve::launch_unchecked(
             &x.client,

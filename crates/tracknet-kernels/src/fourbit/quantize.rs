@@ -246,7 +246,7 @@ mod tests {
                 for length in [1, 2, 31, 33, 63, 65, 127, 321, 4097, 9001] {
                     let with =
                         |isa| PackedWeight::quantize_with(isa, &values[..length], [1, length], &options).unwrap();
-                    let expected = with(Isa::Portable);
+                    let expected = with(Isa::PORTABLE);
                     for isa in Isa::available() {
                         assert_eq!(with(isa), expected, "{isa:?} {quant_type} {blocksize} {length}");
                     }

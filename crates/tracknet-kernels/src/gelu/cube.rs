@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 use burn::backend::TensorMetadata;
 
 use super::ops::GeluOps;
-use crate::cube::{address_type, contiguous, count, elem, grid, unwritten, vector_size};
+use crate::cube::{address_type, contiguous, count, elem, expect, grid, unwritten, vector_size};
 
 impl GeluOps for CubeBackend {
     fn exact_gelu(x: CubeTensor) -> CubeTensor {
@@ -36,9 +36,10 @@ impl GeluOps for CubeBackend {
     fn exact_gelu_gradient(x: CubeTensor, gradient: CubeTensor) -> CubeTensor {
         let [x, gradient] = [x, gradient].map(contiguous);
         let (out, values) = (unwritten(&x, x.shape(), x.dtype), count(&x));
+        expect([(&gradient, values, x.dtype)]);
         let width = vector_size(&x, x.dtype, [values]);
         let (cubes, dim) = grid(&x, values / width);
-        // SAFETY: as in forward; the gradient has the shape and dtype of `x`.
+        // SAFETY: as in forward; the gradient has the length and dtype of `x` (checked).
         unsafe {
             backward::launch_unchecked(
                 &x.client,

@@ -13,8 +13,8 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::{FusedActivation, NormOps, NormSpec};
 use crate::cube::{
-    Team, address_type, cast, contiguous, elem, grid, place_in_team, row_of_team, team_sum, teams, unwritten,
-    vector_size, vector_sum,
+    Team, address_type, cast, contiguous, count, elem, expect, grid, place_in_team, row_of_team, team_sum, teams,
+    unwritten, vector_size, vector_sum,
 };
 use crate::gelu::cube::{gelu, gelu_slope};
 
@@ -28,7 +28,7 @@ impl NormOps for CubeBackend {
         let statistics = unwritten(&rows.x, [rows.count, 2], DType::F32);
         let (team, cubes, dim) = teams(&rows.x, rows.count, rows.vectors);
         // SAFETY: a team works on its row only if there is one, on vectors within it; the channel of a vector is below
-        // the count of channels, which weight and bias have.
+        // the count of channels, which weight and bias have (checked).
         unsafe {
             forward::launch_unchecked(
                 &rows.x.client,
@@ -64,9 +64,10 @@ impl NormOps for CubeBackend {
         let types = [weight.dtype, bias.dtype];
         let rows = Rows::new(x, weight, bias, spec);
         let gradient = cast(contiguous(gradient), rows.x.dtype);
+        expect([(&gradient, count(&rows.x), rows.x.dtype), (&statistics, 2 * rows.count, DType::F32)]);
         let out = unwritten(&rows.x, rows.x.shape(), rows.x.dtype);
         let (team, cubes, dim) = teams(&rows.x, rows.count, rows.vectors);
-        // SAFETY: as in forward; the gradient has the shape and dtype of `x`, the statistics two numbers a row.
+        // SAFETY: as in forward; the gradient has the length and dtype of `x`, the statistics two numbers a row (checked).
         unsafe {
             backward::launch_unchecked(
                 &rows.x.client,
@@ -119,6 +120,8 @@ impl Rows {
         let [weight, bias] = [weight, bias].map(|parameter| contiguous(cast(parameter, DType::F32)));
         let [batch, channels, space] = x.shape().dims();
         let groups = spec.groups;
+        expect([(&weight, channels, DType::F32), (&bias, channels, DType::F32)]);
+        assert!(channels.is_multiple_of(groups), "{channels} channels in {groups} groups");
         let in_one_map = space > 1;
         let width = vector_size(&x, x.dtype, [if in_one_map { space } else { channels / groups }]);
         // Weight and bias are read in f32: no wider than those may be.

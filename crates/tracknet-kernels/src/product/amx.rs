@@ -61,7 +61,7 @@ pub(super) struct Tiles(std::marker::PhantomData<*const ()>);
 
 impl Tiles {
     /// # Safety
-    /// [`is_available`] said yes.
+    /// [`is_available`] said yes, and no other value of this thread lives: the first to be dropped releases the tiles.
     pub(super) unsafe fn configure() -> Self {
         // SAFETY: the unit exists and is permitted; the shapes are 64 bytes that describe palette 1 within its limits.
         unsafe {
@@ -75,6 +75,8 @@ impl Tiles {
     /// # Safety
     /// The pointers of `part` are valid as its fields say.
     pub(super) unsafe fn multiply(&self, part: Part) {
+        #[cfg(test)]
+        crate::entered::count(("product", "AMX"));
         let Part { left, right, depth, start, start_stride, out, .. } = part;
         let (start_stride, stride) = (start_stride * size_of::<f32>(), BLOCK * size_of::<f32>());
         // SAFETY: the tiles are configured, since `self` exists on this thread. Loads stay within `depth` tiles from
@@ -135,7 +137,7 @@ pub(crate) fn spin(rounds: usize) -> Option<()> {
     if !is_available() {
         return None;
     }
-    // SAFETY: the unit is there.
+    // SAFETY: the unit is there, and nothing else runs on this thread until the value is dropped.
     let _tiles = unsafe { Tiles::configure() };
     if rounds > 0 {
         // SAFETY: the tiles are configured; only they and the named register change.
@@ -168,8 +170,7 @@ pub(crate) fn spin(rounds: usize) -> Option<()> {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: the unit exists, since the value does; no other value of this thread is in use, since one is made for
-        // each call and none calls another.
+        // SAFETY: the unit exists, since the value does, and no other value of this thread lives (see `configure`).
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
     }
 }

@@ -23,6 +23,8 @@ pub(super) fn is_available() -> bool {
 /// The pointers of `part` are valid as its fields say.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn multiply(part: Part) {
+    #[cfg(test)]
+    crate::entered::count(("product", "AVX512-BF16"));
     let Part { left, depth, start, start_stride, out, .. } = part;
     for row in (0..BLOCK).step_by(ROWS) {
         // SAFETY: rows up to `BLOCK` and tiles up to `depth` are valid, as the caller promises.

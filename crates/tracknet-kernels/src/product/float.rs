@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::sink::{BLOCK, Block, Sink};
 use super::{LowRank, Mask, Product, Rows, Side, Weight};
+use crate::bounds::holds;
 use crate::chunks::Caller;
 
 /// Values of a panel (4 MiB): large enough that packing the other factor for each panel is cheap beside the product.
@@ -22,7 +23,7 @@ const VALUES_PER_TASK: usize = 1 << 15;
 const ROWS_PER_TASK: usize = 128;
 
 /// See [`super::Implementation::run`].
-pub(super) fn run<S: Sink>(product: &Product<'_>, sink: &S) {
+pub(super) fn run<S: Sink>(product: &Product<'_>, sink: S) {
     let columns = product.columns();
     let mut y = multiply(product.left.floats(), product.weight, product.side, product.bias);
     if let Some(LowRank { left, weight, side, mask }) = product.low_rank {
@@ -42,7 +43,8 @@ pub(super) fn run<S: Sink>(product: &Product<'_>, sink: &S) {
             for (line, row) in block.0.iter_mut().zip(rows.chunks_exact(columns)) {
                 line[..size[1]].copy_from_slice(&row[column..][..size[1]]);
             }
-            sink.take(number * BLOCK, column, &block, size);
+            // SAFETY: the sink belongs to this call, whose loops come to each block once.
+            unsafe { sink.take(number * BLOCK, column, &block, size) };
         }
     }
 }
@@ -77,6 +79,8 @@ fn masked<'a>(rows: &'a Rows, mask: Option<&Mask>) -> Cow<'a, [f32]> {
 
 /// `x · op(weight) + bias` in f32, on factors as they are.
 pub(super) fn multiply(x: &[f32], weight: Weight<'_>, side: Side, bias: Option<&[f32]>) -> Vec<f32> {
+    #[cfg(test)]
+    crate::entered::count(("product", "f32"));
     let [summed, columns] = weight.sizes(side);
     let mut y = vec![0.0; x.len() / summed * columns];
     if let Some(bias) = bias {
@@ -170,7 +174,7 @@ struct Matrix<'a> {
 
 impl Matrix<'_> {
     fn holds(&self, rows: usize, columns: usize) -> bool {
-        (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.values.len()
+        holds(self.values.len(), [(rows - 1, self.row_stride), (columns - 1, self.column_stride)])
     }
 }
 
@@ -179,7 +183,7 @@ fn product(sizes: [usize; 3], lhs: Matrix<'_>, rhs: Matrix<'_>, out: &mut [f32],
     let [m, k, n] = sizes;
     assert!(m > 0 && k > 0 && n > 0, "an empty product");
     assert!(lhs.holds(m, k) && rhs.holds(k, n), "a factor is smaller than its sizes say");
-    assert!(n <= out_stride && (m - 1) * out_stride + n <= out.len(), "the result does not fit");
+    assert!(n <= out_stride && holds(out.len(), [(m - 1, out_stride), (n - 1, 1)]), "the result does not fit");
     // SAFETY: the assertions bound the last element that sizes and strides reach in each slice; `out` is borrowed
     // mutably, so it overlaps neither factor; f32 has no invalid bit patterns.
     unsafe {

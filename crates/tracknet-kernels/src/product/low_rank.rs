@@ -17,8 +17,11 @@ const TASK_ROWS: usize = 8 * BLOCK;
 /// Rows of the thin factor whose sums, two registers each, stay in registers.
 const RANKS: usize = 8;
 
-/// See [`super::Implementation::thin`]. The processor has the instructions.
-pub(super) fn thin(left: &Rows, mask: Option<&Mask>, (weight, side): (Weight<'_>, Side), factor: f32) -> Rows {
+/// See [`super::Implementation::thin`].
+///
+/// # Safety
+/// The processor has the instructions of AVX512-BF16.
+pub(super) unsafe fn thin(left: &Rows, mask: Option<&Mask>, (weight, side): (Weight<'_>, Side), factor: f32) -> Rows {
     let [summed, rank] = weight.sizes(side);
     let (depth, groups) = (summed.div_ceil(DEPTH), rank.div_ceil(EDGE));
     let mut right = vec![Tile::ZERO; groups * depth];
@@ -61,8 +64,11 @@ pub(super) fn thin(left: &Rows, mask: Option<&Mask>, (weight, side): (Weight<'_>
     Rows::from_tiles(left.count(), rank, tiles)
 }
 
-/// See [`super::Implementation::outer`]. The processor has the instructions.
-pub(super) fn outer(thin: &Rows, rows: &Rows, mask: Option<&Mask>) -> Vec<f32> {
+/// See [`super::Implementation::outer`].
+///
+/// # Safety
+/// As for [`thin`].
+pub(super) unsafe fn outer(thin: &Rows, rows: &Rows, mask: Option<&Mask>) -> Vec<f32> {
     let (rank, columns) = (thin.columns(), rows.columns());
     let (depth, thin_depth) = (columns.div_ceil(DEPTH), rank.div_ceil(DEPTH));
     // SAFETY: the caller's.

@@ -32,12 +32,16 @@ use crate::dropout::{KeepMask, WORD};
 use crate::fourbit::ComputeDtype;
 
 pub(crate) use rows::Rows;
-pub(crate) use sink::{AddScaled, Shared, Sink, Store, StoreBf16};
+pub(crate) use sink::{AddScaled, Shared, Sink, Store, StoreBf16, filled};
 pub(crate) use weight::{Side, Values, Weight};
 
-/// How products with bfloat16 factors are computed.
+/// How products with bfloat16 factors are computed, with instructions that this machine has: only
+/// [`Implementation::available`] makes those that not every machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Implementation {
+pub(crate) struct Implementation(Kind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
     /// In f32, on factors rounded to bfloat16; `gemm` chooses the instructions.
     Float,
     /// Dot products of AVX512-BF16.
@@ -104,14 +108,17 @@ impl Mask {
 }
 
 impl Implementation {
+    /// In f32, on every machine.
+    pub(crate) const FLOAT: Self = Self(Kind::Float);
+
     /// All that this machine has, the fastest last; tests force each.
     pub(crate) fn available() -> Vec<Self> {
-        let mut available = vec![Self::Float];
+        let mut available = vec![Self::FLOAT];
         #[cfg(target_arch = "x86_64")]
         if avx512bf16::is_available() {
-            available.push(Self::Avx512Bf16);
+            available.push(Self(Kind::Avx512Bf16));
             if amx::is_available() {
-                available.push(Self::Amx);
+                available.push(Self(Kind::Amx));
             }
         }
         available
@@ -120,7 +127,7 @@ impl Implementation {
     /// The fastest that this machine has.
     pub(crate) fn detect() -> Self {
         static BEST: OnceLock<Implementation> = OnceLock::new();
-        *BEST.get_or_init(|| Self::available().last().copied().unwrap_or(Self::Float))
+        *BEST.get_or_init(|| Self::available().last().copied().unwrap_or(Self::FLOAT))
     }
 
     /// `x · Wᵀ` or `x · W`, plus `bias` in every row. `x` is `[rows, summed]` row-major, and so is the result.
@@ -135,23 +142,25 @@ impl Implementation {
         let left = self.rows(rows, summed, |first, values| {
             values.copy_from_slice(&x[first * summed..][..values.len()]);
         });
-        let mut y = Vec::with_capacity(rows * columns);
-        let store = Store { out: Shared::spare(&mut y, rows * columns), stride: columns };
-        self.run(&Product { left: &left, weight, side, bias, low_rank: None }, &store);
-        // SAFETY: the blocks of a product cover the whole result.
-        unsafe { y.set_len(rows * columns) };
-        y
+        let product = Product { left: &left, weight, side, bias, low_rank: None };
+        // SAFETY: the blocks of a product are the whole result, and `Store` writes all of each.
+        unsafe { filled([rows, columns], |out| self.run(&product, Store { out })) }.0
     }
 
-    /// Computes a product and hands its blocks to `sink`, each once, from several threads in any order.
-    pub(crate) fn run<S: Sink>(self, product: &Product<'_>, sink: &S) {
+    /// Computes a product and hands its blocks to `sink`, from several threads in any order. Together they are the whole
+    /// result, and no two share a value.
+    pub(crate) fn run<S: Sink>(self, product: &Product<'_>, sink: S) {
         product.check();
-        match self {
-            Self::Float => float::run(product, sink),
+        let shape = [product.left.count(), product.columns()];
+        assert!(sink.shape() == shape, "a product {shape:?} for a matrix {:?}", sink.shape());
+        match self.0 {
+            Kind::Float => float::run(product, sink),
+            // SAFETY: the value exists only if `available` found the unit on this machine.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => tiled::run(tiled::Unit::Avx512Bf16, product, sink),
+            Kind::Avx512Bf16 => unsafe { tiled::run(tiled::Unit::Avx512Bf16, product, sink) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Amx => tiled::run(tiled::Unit::Amx, product, sink),
+            Kind::Amx => unsafe { tiled::run(tiled::Unit::Amx, product, sink) },
         }
     }
 
@@ -163,19 +172,21 @@ impl Implementation {
         (weight, side): (Weight<'_>, Side),
         factor: f32,
     ) -> Rows {
-        match self {
-            Self::Float => float::thin(left, mask, (weight, side), factor),
+        match self.0 {
+            Kind::Float => float::thin(left, mask, (weight, side), factor),
+            // SAFETY: as in `run`; where there is the matrix unit, there is AVX512-BF16.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 | Self::Amx => low_rank::thin(left, mask, (weight, side), factor),
+            Kind::Avx512Bf16 | Kind::Amx => unsafe { low_rank::thin(left, mask, (weight, side), factor) },
         }
     }
 
     /// `thinᵀ · (mask ∘ rows)`, `[rank, columns]`: the gradient of an adapter's matrix, summed over the rows.
     pub(crate) fn outer(self, thin: &Rows, rows: &Rows, mask: Option<&Mask>) -> Vec<f32> {
-        match self {
-            Self::Float => float::outer(thin, rows, mask),
+        match self.0 {
+            Kind::Float => float::outer(thin, rows, mask),
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 | Self::Amx => low_rank::outer(thin, rows, mask),
+            Kind::Avx512Bf16 | Kind::Amx => unsafe { low_rank::outer(thin, rows, mask) },
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::Implementation;
 #[cfg(target_arch = "x86_64")]
 use super::pack::{DEPTH, EDGE, Tile, pack_rows};
 use super::sink::{BLOCK, round_bf16};
+use super::{Implementation, Kind};
 use crate::chunks::Caller;
 
 /// Rows that are filled together; with those of one tile they fit the first caches.
@@ -76,8 +76,8 @@ impl Implementation {
     pub(crate) fn rows(self, count: usize, columns: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Rows {
         let caller = Caller::enter();
         let parallel = caller.is_alone() && rayon::current_num_threads() > 1 && count > FILLED;
-        let layout = match self {
-            Self::Float => {
+        let layout = match self.0 {
+            Kind::Float => {
                 let mut values = vec![0.0; count * columns];
                 let task = |(task, values): (usize, &mut [f32])| {
                     fill(task * FILLED, values);
@@ -91,7 +91,7 @@ impl Implementation {
                 Layout::Float(values)
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 | Self::Amx => {
+            Kind::Avx512Bf16 | Kind::Amx => {
                 let depth = columns.div_ceil(DEPTH);
                 let mut tiles = vec![Tile::ZERO; count.next_multiple_of(BLOCK) / EDGE * depth];
                 let task = |(task, tiles): (usize, &mut [Tile])| {
@@ -101,7 +101,7 @@ impl Implementation {
                         let rows = count.saturating_sub(first).min(EDGE);
                         if rows > 0 {
                             fill(first, &mut scratch[..rows * columns]);
-                            // SAFETY: the implementation exists only where the instructions do.
+                            // SAFETY: the value exists only where `available` found the instructions.
                             unsafe { pack_rows(&scratch[..rows * columns], columns, tiles) };
                         }
                     }

@@ -1,5 +1,7 @@
 //! Every implementation against float64 products.
 
+use std::mem::MaybeUninit;
+
 use super::{Implementation, LowRank, Mask, Product, Rows, Shared, Side, Store, Values, Weight};
 use crate::dropout::KeepMask;
 use crate::fourbit::{BLOCKSIZES, ComputeDtype, PackedWeight, QuantType, QuantizeOptions};
@@ -203,6 +205,32 @@ fn what_is_not_finite_shows_in_its_row_and_in_no_other() {
     }
 }
 
+/// A product over a matrix of NaN: what it does not write shows.
+fn stored(implementation: Implementation, product: &Product<'_>) -> Vec<f32> {
+    let columns = product.columns();
+    let mut y = vec![MaybeUninit::new(f32::NAN); product.left.count() * columns];
+    implementation.run(product, Store { out: Shared::new(&mut y, columns) });
+    // SAFETY: all had a value from the begin.
+    y.into_iter().map(|value| unsafe { value.assume_init() }).collect()
+}
+
+#[test]
+fn a_matrix_of_another_shape_than_the_product_is_refused() {
+    let weight = vec![1.0; 12];
+    for implementation in Implementation::available() {
+        let left = implementation.rows(3, 4, |_, values| values.fill(1.0));
+        for (len, columns) in [(9, 1), (6, 3), (12, 3), (9, 9), (0, 3)] {
+            let refused = std::panic::catch_unwind(|| {
+                let mut y = vec![MaybeUninit::new(0.0); len];
+                let weight = Weight::dense(&weight, [3, 4]);
+                let product = Product { left: &left, weight, side: Side::In, bias: None, low_rank: None };
+                implementation.run(&product, Store { out: Shared::new(&mut y, columns) });
+            });
+            assert!(refused.is_err(), "{implementation:?}: {len} values in rows of {columns}");
+        }
+    }
+}
+
 #[test]
 fn no_rows_give_no_values() {
     let packed = pack([5, 12], QuantType::Nf4, 32, true);
@@ -263,8 +291,8 @@ fn a_low_rank_product_rides_along_with_and_without_a_mask_on_either_side_of_a_de
                         bias: bias.as_deref(),
                         low_rank: Some(low_rank),
                     };
-                    let mut y = vec![f32::NAN; rows * columns];
-                    implementation.run(&product, &Store { out: Shared::new(&mut y), stride: columns });
+                    let y = stored(implementation, &product);
+                    assert_eq!(y.len(), rows * columns);
                     for (index, found) in y.iter().enumerate() {
                         let (i, j) = (index / columns, index % columns);
                         let mut sum = bias.as_ref().map_or(0.0, |bias| f64::from(bias[j]));
@@ -306,7 +334,6 @@ fn thin_products_and_their_gradients_equal_float64_sums() {
                     implementation.thin(&left, mask.as_ref(), (Weight::dense(&a, [rank, summed]), Side::In), 0.5);
                 // Read back through a product with the identity.
                 let identity: Vec<f32> = (0..rank * rank).map(|i| f32::from(u8::from(i / rank == i % rank))).collect();
-                let mut read = vec![f32::NAN; rows * rank];
                 let product = Product {
                     left: &found,
                     weight: Weight::dense(&identity, [rank, rank]),
@@ -314,7 +341,8 @@ fn thin_products_and_their_gradients_equal_float64_sums() {
                     bias: None,
                     low_rank: None,
                 };
-                implementation.run(&product, &Store { out: Shared::new(&mut read), stride: rank });
+                let read = stored(implementation, &product);
+                assert_eq!(read.len(), rows * rank);
                 for (index, found) in read.iter().enumerate() {
                     let (i, r) = (index / rank, index % rank);
                     let sum: f64 = (0..summed).map(|k| kept(i * summed + k) * f64::from(a[r * summed + k])).sum();

@@ -45,8 +45,11 @@ pub(super) struct Part {
     pub(super) out: *mut f32,
 }
 
-/// See [`super::Implementation::run`]. The processor has the unit.
-pub(super) fn run<S: Sink>(unit: Unit, product: &Product<'_>, sink: &S) {
+/// See [`super::Implementation::run`].
+///
+/// # Safety
+/// The processor has the unit, and the instructions of AVX512-BF16.
+pub(super) unsafe fn run<S: Sink>(unit: Unit, product: &Product<'_>, sink: S) {
     let [summed, columns] = product.weight.sizes(product.side);
     let rows = product.left.count();
     let caller = Caller::enter();
@@ -64,7 +67,7 @@ pub(super) fn run<S: Sink>(unit: Unit, product: &Product<'_>, sink: &S) {
             product.left.tiles(),
             summed,
             |tiles| {
-                // SAFETY: a unit exists only where the instructions do.
+                // SAFETY: the caller's.
                 unsafe { pack_panel(&product.weight, product.side, first, tiles) };
             },
             width,
@@ -74,19 +77,23 @@ pub(super) fn run<S: Sink>(unit: Unit, product: &Product<'_>, sink: &S) {
                 left.tiles(),
                 left.columns(),
                 |tiles| {
-                    // SAFETY: as above.
+                    // SAFETY: the caller's.
                     unsafe { pack_panel(&weight, side, first, tiles) };
                 },
                 width,
             );
             (factor, mask)
         });
-        let run = Run { unit, rows, columns, first, start: &start, main: &main, low_rank: low_rank.as_ref(), sink };
+        let run =
+            Run { unit, rows, columns, first, start: &start, main: &main, low_rank: low_rank.as_ref(), sink: &sink };
         let tasks = rows.div_ceil(TASK_ROWS);
+        // SAFETY: the processor has the unit (the caller's); each task of each panel runs once, and the sink belongs to
+        // this call.
+        let task = |task| unsafe { run.task(task) };
         if parallel {
-            (0..tasks).into_par_iter().for_each(|task| run.task(task));
+            (0..tasks).into_par_iter().for_each(task);
         } else {
-            (0..tasks).for_each(|task| run.task(task));
+            (0..tasks).for_each(task);
         }
     };
     let panels = columns.div_ceil(width);
@@ -113,6 +120,7 @@ struct Factor<'a> {
 
 impl<'a> Factor<'a> {
     fn new(left: &'a [Tile], summed: usize, pack: impl FnOnce(&mut [Tile]), width: usize) -> Self {
+        assert!(summed > 0, "a sum of no products");
         let depth = summed.div_ceil(DEPTH);
         let mut right = vec![Tile::ZERO; width / EDGE * depth];
         pack(&mut right);
@@ -144,21 +152,28 @@ struct Run<'a, S> {
 
 impl<S: Sink> Run<'_, S> {
     /// The rows of one task.
-    fn task(&self, task: usize) {
+    ///
+    /// # Safety
+    /// The processor has the unit, and no task runs twice.
+    unsafe fn task(&self, task: usize) {
         let rows = (task * TASK_ROWS..((task + 1) * TASK_ROWS).min(self.rows)).step_by(BLOCK);
         match self.unit {
-            // SAFETY: a unit exists only where the instructions do, and `blocks` makes its parts of valid pointers.
-            Unit::Avx512Bf16 => self.blocks(rows, |part| unsafe { avx512bf16::multiply(part) }),
+            // SAFETY: the caller's; `blocks` makes its parts of valid pointers.
+            Unit::Avx512Bf16 => unsafe { self.blocks(rows, |part| avx512bf16::multiply(part)) },
             Unit::Amx => {
-                // SAFETY: as above.
+                // SAFETY: the caller's; nothing that runs while they live takes tiles.
                 let tiles = unsafe { amx::Tiles::configure() };
                 // SAFETY: as above.
-                self.blocks(rows, |part| unsafe { tiles.multiply(part) });
+                unsafe { self.blocks(rows, |part| tiles.multiply(part)) };
             }
         }
     }
 
-    fn blocks(&self, rows: impl Iterator<Item = usize>, multiply: impl Fn(Part)) {
+    /// Hands the blocks of the rows to the sink. `multiply` gets parts whose pointers are valid as their fields say.
+    ///
+    /// # Safety
+    /// The processor has the unit, and no row of a panel comes twice.
+    unsafe fn blocks(&self, rows: impl Iterator<Item = usize>, multiply: impl Fn(Part)) {
         let mut block = Block::ZERO;
         for row in rows {
             for (number, start) in self.start.chunks_exact(BLOCK).enumerate() {
@@ -170,13 +185,14 @@ impl<S: Sink> Run<'_, S> {
                     multiply(factor.part(row, number, start, out));
                     if let Some(mask) = mask {
                         let words = (row..row + size[0]).map(|row| mask.row(row)[column / BLOCK]);
-                        // SAFETY: a unit exists only where the instructions do.
+                        // SAFETY: the caller's.
                         block.0.iter_mut().zip(words).for_each(|(line, word)| unsafe { low_rank::keep(line, word) });
                     }
                     start = (out.cast_const(), BLOCK);
                 }
                 multiply(self.main.part(row, number, start, out));
-                self.sink.take(row, column, &block, size);
+                // SAFETY: panels do not share columns, and no row of this one comes twice (the caller's).
+                unsafe { self.sink.take(row, column, &block, size) };
             }
         }
     }

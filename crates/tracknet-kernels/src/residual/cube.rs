@@ -8,7 +8,7 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::ResidualOps;
-use crate::cube::{address_type, cast, contiguous, count, elem, grid, unwritten, vector_size};
+use crate::cube::{address_type, cast, contiguous, count, elem, expect, grid, unwritten, vector_size};
 
 impl ResidualOps for CubeBackend {
     fn add_scaled(x: CubeTensor, branch: CubeTensor, scale: CubeTensor) -> CubeTensor {
@@ -27,10 +27,12 @@ fn launch(x: Option<CubeTensor>, branch: CubeTensor, scale: CubeTensor) -> CubeT
     let with_x = x.is_some();
     let x = x.map_or_else(|| branch.clone(), contiguous);
     let (y, values, channels) = (unwritten(&branch, branch.shape(), branch.dtype), count(&branch), count(&scale));
+    expect([(&x, values, branch.dtype)]);
+    assert!(values.is_multiple_of(channels), "{values} values of {channels} channels");
     let width = vector_size(&branch, DType::F32, [channels]);
     let (cubes, dim) = grid(&branch, values / width);
     // SAFETY: a unit reads and writes the vector of its position only if that is below the count that fills all three
-    // tensors of one shape; the scale has one value for each channel.
+    // tensors of one length (checked); the scale has one value for each channel.
     unsafe {
         add_scaled::launch_unchecked(
             &branch.client,

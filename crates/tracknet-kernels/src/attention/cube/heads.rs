@@ -10,7 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::ComputeDtype;
 use crate::attention::ops::AttentionFormat;
-use crate::cube::{address_type, cast, contiguous, elem, grid, has_products_of, unwritten, vector_size};
+use crate::cube::{address_type, cast, contiguous, elem, expect, grid, has_products_of, unwritten, vector_size};
 
 /// Tokens are filled up to a multiple of this.
 const TOKENS_TOGETHER: usize = 16;
@@ -43,6 +43,9 @@ impl Heads {
         let half = format.compute == ComputeDtype::Bf16 && has_products_of(&query.client, DType::BF16);
         let dtype = if half && query.dtype == DType::F32 { DType::BF16 } else { query.dtype };
         let table = if rotary { contiguous(cast(table, DType::F32)) } else { table };
+        if rotary {
+            expect([(&table, tokens * head_dim, DType::F32)]);
+        }
         let padded = tokens.next_multiple_of(TOKENS_TOGETHER);
         Self { batch, tokens, padded, heads: format.heads, head_dim, rotary, dtype, width, table }
     }

@@ -17,7 +17,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::{AttentionFormat, AttentionOps};
-use crate::cube::{contiguous, product, unwritten};
+use crate::cube::{contiguous, count, expect, product, unwritten};
 
 use flash::Flash;
 use heads::Heads;
@@ -44,6 +44,7 @@ impl AttentionOps for CubeBackend {
         format: AttentionFormat,
     ) -> (CubeTensor, CubeTensor) {
         let [query, key, value, table] = [query, key, value, table].map(contiguous);
+        expect([&key, &value].map(|tensor| (tensor, count(&query), tensor.dtype)));
         let heads = Heads::new(&query, table, format);
         if let Some(flash) = Flash::new(&heads, format.scale, &query.client) {
             return flash.forward(query, key, value);
@@ -72,8 +73,11 @@ impl AttentionOps for CubeBackend {
         gradient: CubeTensor,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let [query, key, value, gradient, table] = [query, key, value, gradient, table].map(contiguous);
+        expect([&key, &value, &gradient].map(|tensor| (tensor, count(&query), tensor.dtype)));
         let heads = Heads::new(&query, table, format);
         if let Some(flash) = Flash::new(&heads, format.scale, &query.client) {
+            let rows = heads.batch * heads.heads * heads.tokens;
+            expect([(&output, count(&query), gradient.dtype), (&statistics, rows, DType::F32)]);
             return flash.backward(query, key, value, output, statistics, gradient);
         }
         let [of_query, of_key, of_value] = [(); 3].map(|()| unwritten(&query, query.shape(), query.dtype));

@@ -7,7 +7,7 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cube::{
-    Team, address_type, contiguous, elem, place_in_team, row_of_team, team_max, team_sum, teams, unwritten,
+    Team, address_type, contiguous, elem, expect, place_in_team, row_of_team, team_max, team_sum, teams, unwritten,
     vector_size, vector_sum,
 };
 
@@ -15,6 +15,7 @@ use crate::cube::{
 pub(super) fn softmax(scores: CubeTensor, tokens: usize, dtype: DType) -> CubeTensor {
     let scores = contiguous(scores);
     let (rows, columns) = rows_of(&scores);
+    expect([(&scores, rows * columns, DType::F32)]);
     let y = unwritten(&scores, scores.shape(), dtype);
     let width = vector_size(&scores, DType::F32, [columns]);
     let (team, cubes, dim) = teams(&scores, rows, columns / width);
@@ -47,10 +48,11 @@ pub(super) fn gradients(
 ) -> (CubeTensor, CubeTensor) {
     let [scores, of_probabilities] = [scores, of_probabilities].map(contiguous);
     let (rows, columns) = rows_of(&scores);
+    expect([&scores, &of_probabilities].map(|tensor| (tensor, rows * columns, DType::F32)));
     let [probabilities, of_scores] = [(); 2].map(|()| unwritten(&scores, scores.shape(), dtype));
     let width = vector_size(&scores, DType::F32, [columns]);
     let (team, cubes, dim) = teams(&scores, rows, columns / width);
-    // SAFETY: as in `softmax`; all four tensors have the same shape.
+    // SAFETY: as in `softmax`; all four tensors have the same length (checked).
     unsafe {
         backward::launch_unchecked(
             &scores.client,

@@ -11,7 +11,7 @@ use super::isa::Task;
 use super::lanes::{Lanes, exp2};
 use super::packed::{Panel, Sums, padded_width};
 use super::product::{Left, product};
-use super::rows::{Angles, Buffer, HeadRows, SharedRows, columns_as_rows, turn_back};
+use super::rows::{Angles, Buffer, HeadRows, OwnRows, columns_as_rows, turn_back};
 
 /// All gradients of one head. One task: sums over the queries of a head are then in the order of the queries.
 pub(super) struct Backward<'a, E, O, G, D> {
@@ -19,16 +19,15 @@ pub(super) struct Backward<'a, E, O, G, D> {
     pub(super) output: HeadRows<'a, O>,
     pub(super) gradient: HeadRows<'a, G>,
     pub(super) lse: &'a [f32],
-    pub(super) d_query: &'a SharedRows<'a, D>,
-    pub(super) d_key: &'a SharedRows<'a, D>,
-    pub(super) d_value: &'a SharedRows<'a, D>,
+    /// Those of query, key and value, a row for each token.
+    pub(super) gradients: [OwnRows<'a, D>; 3],
 }
 
 impl<E: Element, O: Element, G: Element, D: Element> Task for Backward<'_, E, O, G, D> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes, F: Factors<L>, const ROWS: usize>(self) {
+    unsafe fn run<L: Lanes, F: Factors<L>, const ROWS: usize>(mut self) {
         let tokens = self.head.tokens;
         let (keys, values) = (Sums { along: true, across: true }, Sums { along: true, across: false });
         // SAFETY: the caller's, here and below.
@@ -54,7 +53,7 @@ impl<E: Element, O: Element, G: Element, D: Element> Backward<'_, E, O, G, D> {
     /// # Safety
     /// The processor has the instructions of `L`.
     #[inline(always)]
-    unsafe fn write_d_query<L: Lanes>(&self, work: &mut Work, [first, count]: [usize; 2]) {
+    unsafe fn write_d_query<L: Lanes>(&mut self, work: &mut Work, [first, count]: [usize; 2]) {
         let head = self.head;
         let width = work.width;
         for lane in (0..count).step_by(L::COUNT) {
@@ -62,34 +61,35 @@ impl<E: Element, O: Element, G: Element, D: Element> Backward<'_, E, O, G, D> {
             unsafe { columns_as_rows::<L>(&work.d_query[lane..], work.stride, &mut work.rows, width) };
             for q in lane..count.min(lane + L::COUNT) {
                 let row = &mut work.rows[(q - lane) * width..][..head.head_dim()];
-                self.write(self.d_query, first + q, row, head.angles, head.scale);
+                write(&mut self.gradients[0], first + q, row, head.angles, head.scale);
             }
         }
     }
 
     #[inline(always)]
-    fn write_d_key_and_value(&self, work: &mut Work) {
+    fn write_d_key_and_value(&mut self, work: &mut Work) {
         let head = self.head;
+        let [_, to_key, to_value] = &mut self.gradients;
         let rows = work.d_key.chunks_exact_mut(work.width).zip(work.d_value.chunks_exact_mut(work.width));
         for (token, (d_key, d_value)) in rows.take(head.tokens).enumerate() {
             // The packed queries carry scale · log₂e.
             let factor = std::f32::consts::LN_2;
-            self.write(self.d_key, token, &mut d_key[..head.head_dim()], head.angles, factor);
-            self.write(self.d_value, token, &mut d_value[..head.head_dim()], None, 1.0);
+            write(to_key, token, &mut d_key[..head.head_dim()], head.angles, factor);
+            write(to_value, token, &mut d_value[..head.head_dim()], None, 1.0);
         }
     }
+}
 
-    /// Writes the row of a token, turned back if `angles` is given, and times `factor`.
-    #[inline(always)]
-    fn write(&self, to: &SharedRows<'_, D>, token: usize, row: &mut [f32], angles: Option<Angles<'_>>, factor: f32) {
-        if let Some(angles) = angles {
-            turn_back(row, angles, token);
-        }
-        // SAFETY: one task writes this head's row of this token, once.
-        let out = unsafe { to.row(self.head.offset(token), row.len()) };
-        for (out, x) in out.iter_mut().zip(row) {
-            out.write(D::from_f32(*x * factor));
-        }
+/// Writes the row of a token, turned back if `angles` is given, and times `factor`.
+#[inline(always)]
+fn write<D: Element>(to: &mut OwnRows<'_, D>, token: usize, row: &mut [f32], angles: Option<Angles<'_>>, factor: f32) {
+    if let Some(angles) = angles {
+        turn_back(row, angles, token);
+    }
+    let out = to.row(token);
+    assert!(out.len() == row.len(), "a row of {} for one of {}", row.len(), out.len());
+    for (out, x) in out.iter_mut().zip(row) {
+        out.write(D::from_f32(*x * factor));
     }
 }
 
@@ -146,7 +146,7 @@ impl Work {
     /// Takes the panel of `count` queries from `first` on.
     ///
     /// # Safety
-    /// The processor has the instructions of `L`.
+    /// The processor has the instructions of `L` and `F`.
     #[inline(always)]
     unsafe fn begin<E: Element, O: Element, G: Element, D: Element, L: Lanes, F: Factors<L>>(
         &mut self,
@@ -168,11 +168,11 @@ impl Work {
         for q in 0..count {
             task.gradient.read(first + q, None, 1.0, &mut gradient[..self.head_dim]);
             task.output.read(first + q, None, 1.0, &mut output[..self.head_dim]);
-            // SAFETY: the caller's; rows are whole registers.
+            // SAFETY: the caller's.
             unsafe {
                 let mut sum = L::splat(0.0);
                 for lane in (0..self.width).step_by(L::COUNT) {
-                    sum = L::load(gradient[lane..].as_ptr()).mul_add(L::load(output[lane..].as_ptr()), sum);
+                    sum = L::read(&gradient[lane..]).mul_add(L::read(&output[lane..]), sum);
                 }
                 self.delta[q] = sum.total();
             }
@@ -183,7 +183,7 @@ impl Work {
     /// Adds what the panel's queries and the `keys` keys from `tile` on have to do with each other.
     ///
     /// # Safety
-    /// The processor has the instructions of `L`.
+    /// The processor has the instructions of `L` and `F`.
     #[inline(always)]
     unsafe fn tile<L: Lanes, F: Factors<L>, const ROWS: usize>(
         &mut self,
@@ -234,7 +234,7 @@ impl Work {
 /// scores. Both are left in places along the queries, the gradients also in places across the keys.
 ///
 /// # Safety
-/// The processor has the instructions of `L`.
+/// The processor has the instructions of `L` and `F`.
 #[inline(always)]
 unsafe fn score_gradients<L: Lanes, F: Factors<L>>(
     [scores, d_scores, across]: [&mut Buffer; 3],

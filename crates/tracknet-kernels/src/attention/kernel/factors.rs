@@ -15,14 +15,29 @@ pub(super) trait Factors<L: Lanes> {
     const PANEL: usize;
 
     /// Consecutive numbers as places, for a sum that runs along them: the first [`Self::GROUP`] registers count.
-    fn along(numbers: [L; MAX_GROUP]) -> L;
+    ///
+    /// # Safety
+    /// The processor has the instructions of this type, which can be more than those of `L`.
+    unsafe fn along(numbers: [L; MAX_GROUP]) -> L;
 
     /// The numbers of consecutive rows as places, for a sum that runs across rows: the first [`Self::GROUP`] count.
-    fn across(rows: [L; MAX_GROUP]) -> L;
+    ///
+    /// # Safety
+    /// As [`Self::along`].
+    unsafe fn across(rows: [L; MAX_GROUP]) -> L;
 
     /// `sum + Σ left · right` over the numbers of each place.
-    fn dot(left: L, right: L, sum: L) -> L;
+    ///
+    /// # Safety
+    /// As [`Self::along`].
+    unsafe fn dot(left: L, right: L, sum: L) -> L;
 }
+
+/// Factors that take no instructions beyond those of `L`.
+pub(super) trait Plain<L: Lanes>: Factors<L> {}
+
+impl<L: Lanes> Plain<L> for Floats {}
+impl<L: Lanes> Plain<L> for RoundedFloats {}
 
 /// The most numbers that a place holds.
 pub(super) const MAX_GROUP: usize = 2;
@@ -35,17 +50,17 @@ impl<L: Lanes> Factors<L> for Floats {
     const PANEL: usize = 3;
 
     #[inline(always)]
-    fn along([numbers, _]: [L; MAX_GROUP]) -> L {
+    unsafe fn along([numbers, _]: [L; MAX_GROUP]) -> L {
         numbers
     }
 
     #[inline(always)]
-    fn across([row, _]: [L; MAX_GROUP]) -> L {
+    unsafe fn across([row, _]: [L; MAX_GROUP]) -> L {
         row
     }
 
     #[inline(always)]
-    fn dot(left: L, right: L, sum: L) -> L {
+    unsafe fn dot(left: L, right: L, sum: L) -> L {
         left.mul_add(right, sum)
     }
 }
@@ -58,17 +73,17 @@ impl<L: Lanes> Factors<L> for RoundedFloats {
     const PANEL: usize = 3;
 
     #[inline(always)]
-    fn along([numbers, _]: [L; MAX_GROUP]) -> L {
+    unsafe fn along([numbers, _]: [L; MAX_GROUP]) -> L {
         numbers.rounded_to_bf16()
     }
 
     #[inline(always)]
-    fn across([row, _]: [L; MAX_GROUP]) -> L {
+    unsafe fn across([row, _]: [L; MAX_GROUP]) -> L {
         row.rounded_to_bf16()
     }
 
     #[inline(always)]
-    fn dot(left: L, right: L, sum: L) -> L {
+    unsafe fn dot(left: L, right: L, sum: L) -> L {
         left.mul_add(right, sum)
     }
 }
@@ -89,13 +104,13 @@ mod x86 {
         const PANEL: usize = 4;
 
         #[inline(always)]
-        fn along([low, high]: [__m512; MAX_GROUP]) -> __m512 {
-            // SAFETY: only the implementation with AVX512-BF16 uses this type; both types are 512 plain bits.
+        unsafe fn along([low, high]: [__m512; MAX_GROUP]) -> __m512 {
+            // SAFETY: the processor has AVX512-BF16 (the caller's); both types are 512 plain bits.
             unsafe { transmute(_mm512_cvtne2ps_pbh(high, low)) }
         }
 
         #[inline(always)]
-        fn across([first, second]: [__m512; MAX_GROUP]) -> __m512 {
+        unsafe fn across([first, second]: [__m512; MAX_GROUP]) -> __m512 {
             // SAFETY: as above, and with AVX512-BW beside it.
             unsafe {
                 let zip = _mm512_set_epi16(
@@ -108,7 +123,7 @@ mod x86 {
         }
 
         #[inline(always)]
-        fn dot(left: __m512, right: __m512, sum: __m512) -> __m512 {
+        unsafe fn dot(left: __m512, right: __m512, sum: __m512) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_dpbf16_ps(sum, transmute::<__m512, __m512bh>(left), transmute::<__m512, __m512bh>(right)) }
         }

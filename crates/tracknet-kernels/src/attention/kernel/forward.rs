@@ -7,7 +7,7 @@ use super::isa::Task;
 use super::lanes::{Lanes, exp2};
 use super::packed::{Panel, padded_width};
 use super::product::product;
-use super::rows::{Buffer, SharedRows, columns_as_rows};
+use super::rows::{Buffer, OwnRows, columns_as_rows};
 
 /// Keys whose scores are computed at once: their tile (128 × 64 scores at most, 32 KiB) stays near.
 pub(super) const TILE_KEYS: usize = 128;
@@ -17,7 +17,8 @@ pub(super) struct Forward<'a, E, O> {
     pub(super) head: &'a Head<'a, E>,
     pub(super) packed: &'a Packed,
     pub(super) first: usize,
-    pub(super) output: &'a SharedRows<'a, O>,
+    /// A row for each of them.
+    pub(super) output: OwnRows<'a, O>,
     /// The base-2 logarithm of the sum of `2^score` of each query.
     pub(super) lse: &'a mut [f32],
 }
@@ -28,7 +29,7 @@ impl<E: Element, O: Element> Task for Forward<'_, E, O> {
     #[inline(always)]
     unsafe fn run<L: Lanes, F: Factors<L>, const ROWS: usize>(self) {
         let stride = F::PANEL * L::COUNT;
-        let Self { head, packed, output, .. } = self;
+        let Self { head, packed, mut output, .. } = self;
         let head_dim = head.head_dim();
         let width = padded_width(head_dim);
         let dims = head_dim.next_multiple_of(ROWS);
@@ -72,8 +73,7 @@ impl<E: Element, O: Element> Task for Forward<'_, E, O> {
                 for (q, lse) in (lane..).zip(lse[lane..].iter_mut().take(L::COUNT)) {
                     let total = online.total[q];
                     *lse = online.max[q] + total.log2();
-                    // SAFETY: one task writes this head's row of this token, once.
-                    let out = unsafe { output.row(head.offset(first + q), head_dim) };
+                    let out = output.row(i * stride + q);
                     for (out, sum) in out.iter_mut().zip(&rows[(q - lane) * width..]) {
                         out.write(O::from_f32(sum / total));
                     }
@@ -95,7 +95,7 @@ impl Online {
     /// (Milakov and Gimelshein, 2018).
     ///
     /// # Safety
-    /// The processor has the instructions of `L`.
+    /// The processor has the instructions of `L` and `F`.
     #[inline(always)]
     unsafe fn advance<L: Lanes, F: Factors<L>>(
         &mut self,

@@ -6,7 +6,7 @@ use super::factors::Factors;
 use super::isa::Task;
 use super::lanes::Lanes;
 use super::packed::{PackedRows, Sums};
-use super::rows::{Angles, HeadRows};
+use super::rows::{Angles, HeadRows, OwnRows, SharedRows};
 
 /// One head of one frame.
 pub(super) struct Head<'a, E> {
@@ -47,10 +47,14 @@ impl<'a, E: Element> Head<'a, E> {
         HeadRows { values: &values[self.start..], stride: self.query.stride, head_dim: self.query.head_dim }
     }
 
-    /// Where the row of `token` begins in a tensor.
-    #[inline(always)]
-    pub(super) fn offset(&self, token: usize) -> usize {
-        self.start + token * self.query.stride
+    /// `count` rows of this head, from token `first` on, in a result of the same shape.
+    ///
+    /// # Safety
+    /// While they live, nobody else asks for a row of these tokens and this head.
+    pub(super) unsafe fn own<'b, T>(&self, result: &SharedRows<'b, T>, [first, count]: [usize; 2]) -> OwnRows<'b, T> {
+        let HeadRows { stride, head_dim, .. } = self.query;
+        // SAFETY: the caller's; rows of other tokens and heads lie elsewhere.
+        unsafe { result.rows(self.start + first * stride, [count, head_dim], stride) }
     }
 
     /// What queries are multiplied by when packed: scores come out in powers of two, so `2^score` is `e^(scale · q·k)`.

@@ -1,6 +1,6 @@
 //! Which instructions a kernel runs with, chosen at run time.
 
-use super::factors::{Factors, Floats, RoundedFloats};
+use super::factors::{Factors, Floats, Plain, RoundedFloats};
 use super::lanes::Lanes;
 use crate::ComputeDtype;
 
@@ -65,10 +65,8 @@ impl Isa {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             (Self::Avx2, _) => unsafe { run_avx2::<T, Floats>(task) },
-            // SAFETY: plain Rust runs everywhere.
-            (_, ComputeDtype::Bf16) => unsafe { task.run::<[f32; 4], RoundedFloats, 4>() },
-            // SAFETY: as above.
-            _ => unsafe { task.run::<[f32; 4], Floats, 4>() },
+            (_, ComputeDtype::Bf16) => run_portable::<T, RoundedFloats>(task),
+            _ => run_portable::<T, Floats>(task),
         }
     }
 }
@@ -84,30 +82,43 @@ pub(super) trait Task {
     /// of width: as large as the registers allow (24 of 32 in AVX-512, 12 of 16 elsewhere).
     ///
     /// # Safety
-    /// The processor has the instructions of `L`.
+    /// The processor has the instructions of `L` and `F`.
     unsafe fn run<L: Lanes, F: Factors<L>, const ROWS: usize>(self) -> Self::Output;
 }
 
 /// Registers side by side in a block of a product.
 pub(super) const MAX_VECTORS: usize = 3;
 
+fn run_portable<T: Task, F: Plain<[f32; 4]>>(task: T) -> T::Output {
+    #[cfg(test)]
+    crate::entered::count(("attention", "portable"));
+    // SAFETY: registers and factors of plain Rust are on every processor.
+    unsafe { task.run::<[f32; 4], F, 4>() }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 fn run_avx512bf16<T: Task>(task: T) -> T::Output {
+    #[cfg(test)]
+    crate::entered::count(("attention", "AVX512-BF16"));
     // SAFETY: this function enables the instructions.
     unsafe { task.run::<std::arch::x86_64::__m512, super::factors::Pairs, 8>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn run_avx512<T: Task, F: Factors<std::arch::x86_64::__m512>>(task: T) -> T::Output {
+fn run_avx512<T: Task, F: Plain<std::arch::x86_64::__m512>>(task: T) -> T::Output {
+    #[cfg(test)]
+    crate::entered::count(("attention", "AVX-512"));
     // SAFETY: this function enables the instructions.
     unsafe { task.run::<std::arch::x86_64::__m512, F, 8>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn run_avx2<T: Task, F: Factors<std::arch::x86_64::__m256>>(task: T) -> T::Output {
+fn run_avx2<T: Task, F: Plain<std::arch::x86_64::__m256>>(task: T) -> T::Output {
+    #[cfg(test)]
+    crate::entered::count(("attention", "AVX2"));
     // SAFETY: this function enables the instructions.
     unsafe { task.run::<std::arch::x86_64::__m256, F, 4>() }
 }

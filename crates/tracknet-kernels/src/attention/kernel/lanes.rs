@@ -32,6 +32,25 @@ pub(super) trait Lanes: Copy {
     /// `to` is valid for writing `COUNT` numbers.
     unsafe fn store(self, to: *mut f32);
 
+    /// The first `COUNT` numbers of a slice.
+    ///
+    /// # Safety
+    /// As [`Self::splat`].
+    #[inline(always)]
+    unsafe fn read(numbers: &[f32]) -> Self {
+        let numbers = &numbers[..Self::COUNT];
+        // SAFETY: the caller's; the slice has as many numbers.
+        unsafe { Self::load(numbers.as_ptr()) }
+    }
+
+    /// Over the first `COUNT` numbers of a slice.
+    #[inline(always)]
+    fn write(self, numbers: &mut [f32]) {
+        let numbers = &mut numbers[..Self::COUNT];
+        // SAFETY: the slice has as many numbers.
+        unsafe { self.store(numbers.as_mut_ptr()) };
+    }
+
     /// The same number in every lane.
     fn like(self, value: f32) -> Self;
 
@@ -55,22 +74,19 @@ pub(super) trait Lanes: Copy {
     #[inline(always)]
     fn rounded_to_bf16(self) -> Self {
         let mut numbers = [0.0_f32; MAX_COUNT];
-        // SAFETY: the array has room for a register; `self` was created where the instructions exist.
-        unsafe {
-            self.store(numbers.as_mut_ptr());
-            for number in &mut numbers[..Self::COUNT] {
-                *number = f32::from_bits(rounded_bits(number.to_bits()));
-            }
-            Self::load(numbers.as_ptr())
+        self.write(&mut numbers);
+        for number in &mut numbers[..Self::COUNT] {
+            *number = f32::from_bits(rounded_bits(number.to_bits()));
         }
+        // SAFETY: `self` was created where the instructions exist.
+        unsafe { Self::read(&numbers) }
     }
 
     /// The sum of the lanes, in halves.
     #[inline(always)]
     fn total(self) -> f32 {
         let mut numbers = [0.0_f32; MAX_COUNT];
-        // SAFETY: as above.
-        unsafe { self.store(numbers.as_mut_ptr()) };
+        self.write(&mut numbers);
         let mut count = Self::COUNT;
         while count > 1 {
             count /= 2;

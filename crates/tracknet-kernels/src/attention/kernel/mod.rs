@@ -76,13 +76,16 @@ impl<E: Element> Inputs<'_, E> {
     pub(crate) fn forward<O: Element>(&self, isa: Isa) -> (Vec<O>, Vec<f32>) {
         let AttentionShape { batch, tokens, heads, .. } = self.shape;
         let mut lse = vec![0.0; batch * heads * tokens];
-        let output = self.filled(|[output]| {
+        let fill = |[output]: [&SharedRows<'_, O>; 1]| {
             let (keys, values) = (Sums { along: true, across: false }, Sums { along: false, across: true });
             self.each_head(lse.chunks_mut(tokens), |index, lse, parallel| {
                 let head = &Head::new(self, index);
                 let packed = &isa.run(self.compute, Pack { head, keys, values });
                 let task = |(i, lse): (usize, &mut [f32])| {
-                    isa.run(self.compute, Forward { head, packed, first: i * QUERIES_PER_TASK, output, lse });
+                    let first = i * QUERIES_PER_TASK;
+                    // SAFETY: each head comes once, and each run of its queries.
+                    let output = unsafe { head.own(output, [first, lse.len()]) };
+                    isa.run(self.compute, Forward { head, packed, first, output, lse });
                 };
                 if parallel {
                     lse.par_chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
@@ -90,8 +93,9 @@ impl<E: Element> Inputs<'_, E> {
                     lse.chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
                 }
             });
-        });
-        let [output] = output;
+        };
+        // SAFETY: all queries of all heads are there, and `Forward` writes the row of each of its own.
+        let [output] = unsafe { self.filled(fill) };
         (output, lse)
     }
 
@@ -109,17 +113,24 @@ impl<E: Element> Inputs<'_, E> {
         let AttentionShape { batch, tokens, heads, .. } = self.shape;
         let (lengths, len) = ([output.len(), gradient.len()], self.shape.elements());
         assert!(lengths == [len; 2] && lse.len() == batch * heads * tokens, "{lengths:?} numbers of {:?}", self.shape);
-        self.filled(|[d_query, d_key, d_value]| {
+        let fill = |gradients: [&SharedRows<'_, D>; 3]| {
             self.each_head(lse.chunks(tokens), |index, lse, _| {
                 let head = &Head::new(self, index);
                 let (output, gradient) = (head.rows(output), head.rows(gradient));
-                isa.run(self.compute, Backward { head, output, gradient, lse, d_query, d_key, d_value });
+                // SAFETY: each head comes once.
+                let gradients = gradients.map(|result| unsafe { head.own(result, [0, tokens]) });
+                isa.run(self.compute, Backward { head, output, gradient, lse, gradients });
             });
-        })
+        };
+        // SAFETY: all heads are there, and `Backward` writes the rows of all tokens of its own.
+        unsafe { self.filled(fill) }
     }
 
-    /// Results in the shape of the queries, whose rows `fill` writes: each row of each token and head.
-    fn filled<T: Element, const N: usize>(&self, fill: impl FnOnce([&SharedRows<'_, T>; N])) -> [Vec<T>; N] {
+    /// Results in the shape of the queries.
+    ///
+    /// # Safety
+    /// When `fill` returns, it has written the row of each token and head. It is not called where there are none.
+    unsafe fn filled<T: Element, const N: usize>(&self, fill: impl FnOnce([&SharedRows<'_, T>; N])) -> [Vec<T>; N] {
         let len = self.shape.elements();
         let mut results = [(); N].map(|()| Vec::with_capacity(len));
         if len > 0 {
@@ -127,7 +138,7 @@ impl<E: Element> Inputs<'_, E> {
             fill(shared.each_ref());
         }
         for values in &mut results {
-            // SAFETY: there is nothing to write, or every row was: together they are the whole result.
+            // SAFETY: there is nothing to write, or every row was (the caller's): together they are the whole result.
             unsafe { values.set_len(len) };
         }
         results

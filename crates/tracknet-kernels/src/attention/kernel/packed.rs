@@ -57,7 +57,7 @@ impl PackedRows {
     /// their numbers are finite.
     ///
     /// # Safety
-    /// The processor has the instructions of `L`.
+    /// The processor has the instructions of `L` and `F`.
     #[inline(always)]
     pub(super) unsafe fn pack<E: Element, L: Lanes, F: Factors<L>>(
         &mut self,
@@ -66,6 +66,7 @@ impl PackedRows {
         angles: Option<Angles<'_>>,
         factor: f32,
     ) -> bool {
+        assert!(self.numbers == F::GROUP, "room for groups of {}, not {}", self.numbers, F::GROUP);
         let width = self.width;
         let places = width / F::GROUP;
         // SAFETY: the caller's.
@@ -81,20 +82,20 @@ impl PackedRows {
                 }
             }
             for lane in (0..F::GROUP * width).step_by(L::COUNT) {
-                // SAFETY: the caller's; rows are whole registers.
-                zeros = unsafe { L::load(self.group[lane..].as_ptr()) }.mul_add(zero, zeros);
+                // SAFETY: the caller's.
+                zeros = unsafe { L::read(&self.group[lane..]) }.mul_add(zero, zeros);
             }
             if !self.along.is_empty() {
                 for (i, row) in self.group.chunks_exact(width).take(F::GROUP).enumerate() {
                     let to = &mut self.along[(start + i) * places..][..places];
                     for place in (0..places).step_by(L::COUNT) {
-                        // SAFETY: the caller's; a row is whole registers of places.
+                        // SAFETY: the caller's.
                         unsafe {
                             let mut numbers = [L::splat(0.0); MAX_GROUP];
                             for (j, register) in numbers.iter_mut().take(F::GROUP).enumerate() {
-                                *register = L::load(row[place * F::GROUP + j * L::COUNT..].as_ptr());
+                                *register = L::read(&row[place * F::GROUP + j * L::COUNT..]);
                             }
-                            F::along(numbers).store(to[place..].as_mut_ptr());
+                            F::along(numbers).write(&mut to[place..]);
                         }
                     }
                 }
@@ -102,13 +103,13 @@ impl PackedRows {
             if !self.across.is_empty() {
                 let to = &mut self.across[start / F::GROUP * width..][..width];
                 for lane in (0..width).step_by(L::COUNT) {
-                    // SAFETY: the caller's; a row is whole registers.
+                    // SAFETY: the caller's.
                     unsafe {
                         let mut numbers = [L::splat(0.0); MAX_GROUP];
                         for (i, register) in numbers.iter_mut().take(F::GROUP).enumerate() {
-                            *register = L::load(self.group[i * width + lane..].as_ptr());
+                            *register = L::read(&self.group[i * width + lane..]);
                         }
-                        F::across(numbers).store(to[lane..].as_mut_ptr());
+                        F::across(numbers).write(&mut to[lane..]);
                     }
                 }
             }
@@ -161,7 +162,7 @@ impl Panel {
     /// Takes `count` rows from token `first` on; `columns` is `count` rounded up to whole registers.
     ///
     /// # Safety
-    /// The processor has the instructions of `L`.
+    /// The processor has the instructions of `L` and `F`.
     #[inline(always)]
     pub(super) unsafe fn pack<E: Element, L: Lanes, F: Factors<L>>(
         &mut self,

@@ -3,6 +3,7 @@
 use super::factors::Factors;
 use super::isa::MAX_VECTORS;
 use super::lanes::Lanes;
+use crate::bounds::holds;
 
 /// The left factor: place `(i, k)` at `i · row + k · step`.
 #[derive(Clone, Copy)]
@@ -19,7 +20,7 @@ pub(super) struct Left<'a> {
 /// multiple of `ROWS` and `columns` of the lanes: tiles are padded so.
 ///
 /// # Safety
-/// The processor has the instructions of `L`.
+/// The processor has the instructions of `L` and `F`.
 #[inline(always)]
 pub(super) unsafe fn product<L: Lanes, F: Factors<L>, const ROWS: usize>(
     [rows, depth, columns]: [usize; 3],
@@ -32,10 +33,10 @@ pub(super) unsafe fn product<L: Lanes, F: Factors<L>, const ROWS: usize>(
     if rows == 0 || columns == 0 {
         return;
     }
-    assert!((rows - 1) * out_stride + columns <= out.len(), "the result does not fit");
+    assert!(holds(out.len(), [(rows - 1, out_stride), (columns - 1, 1)]), "the result does not fit");
     if depth > 0 {
-        assert!((rows - 1) * left.row + (depth - 1) * left.step < left.values.len(), "left is too small");
-        assert!((depth - 1) * right_stride + columns <= right.len(), "right is too small");
+        assert!(holds(left.values.len(), [(rows - 1, left.row), (depth - 1, left.step)]), "left is too small");
+        assert!(holds(right.len(), [(depth - 1, right_stride), (columns - 1, 1)]), "right is too small");
     }
     let mut column = 0;
     while column < columns {
@@ -64,7 +65,7 @@ pub(super) unsafe fn product<L: Lanes, F: Factors<L>, const ROWS: usize>(
 /// One block of the result, which stays in registers over the whole depth.
 ///
 /// # Safety
-/// The processor has the instructions of `L`, and every element that sizes and strides reach is valid.
+/// The processor has the instructions of `L` and `F`, and every element that sizes and strides reach is valid.
 #[inline(always)]
 unsafe fn block<L: Lanes, F: Factors<L>, const ROWS: usize, const VECTORS: usize>(
     (left, left_row, left_step): (*const f32, usize, usize),

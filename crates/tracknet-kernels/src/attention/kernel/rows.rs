@@ -6,6 +6,7 @@ use std::ops::{Deref, DerefMut};
 
 use super::element::Element;
 use super::lanes::Lanes;
+use crate::bounds::holds;
 
 /// Cosines and sines of every token, `[tokens, head_dim / 2]` each.
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +121,7 @@ pub(super) struct SharedRows<'a, E> {
     owner: PhantomData<&'a mut [MaybeUninit<E>]>,
 }
 
-// SAFETY: the rows are handed out by an unsafe method whose callers keep them apart.
+// SAFETY: rows are handed out by an unsafe method whose callers keep them apart.
 unsafe impl<E: Send> Sync for SharedRows<'_, E> {}
 
 impl<'a, E> SharedRows<'a, E> {
@@ -128,14 +129,33 @@ impl<'a, E> SharedRows<'a, E> {
         Self { start: values.as_mut_ptr(), len: values.len(), owner: PhantomData }
     }
 
-    /// The numbers `at..at + len`.
+    /// `count` rows of `len` numbers, the first at `at` and each `stride` behind the one before.
     ///
     /// # Safety
-    /// While a row lives, no other that overlaps it is asked for.
+    /// While they live, no others that share a number with them are asked for.
+    pub(super) unsafe fn rows(&self, at: usize, [count, len]: [usize; 2], stride: usize) -> OwnRows<'a, E> {
+        let inside = at <= self.len && holds(self.len - at, [(count - 1, stride), (len - 1, 1)]);
+        assert!(inside, "{count} rows of {len}, {stride} apart, from {at} of {}", self.len);
+        // SAFETY: inside the values (asserted).
+        OwnRows { start: unsafe { self.start.add(at) }, count, len, stride, owner: PhantomData }
+    }
+}
+
+/// Rows of a result that one task writes.
+pub(super) struct OwnRows<'a, E> {
+    start: *mut MaybeUninit<E>,
+    count: usize,
+    len: usize,
+    stride: usize,
+    owner: PhantomData<&'a mut [MaybeUninit<E>]>,
+}
+
+impl<E> OwnRows<'_, E> {
     #[inline(always)]
-    pub(super) unsafe fn row(&self, at: usize, len: usize) -> &'a mut [MaybeUninit<E>] {
-        assert!(at + len <= self.len, "a row beyond the end");
-        // SAFETY: inside the slice (asserted) that is borrowed exclusively for 'a, and apart from others (the caller's).
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
+    pub(super) fn row(&mut self, number: usize) -> &mut [MaybeUninit<E>] {
+        assert!(number < self.count, "row {number} of {}", self.count);
+        // SAFETY: one of the rows that are inside the values and that nobody else has (see `SharedRows::rows`); the borrow
+        // of `self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(number * self.stride), self.len) }
     }
 }

@@ -10,7 +10,7 @@ use burn_cubecl::cubecl::{self, calculate_cube_count_elemwise, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
 
-use crate::cube::{address_type, contiguous, elem, unwritten, vector_size};
+use crate::cube::{address_type, contiguous, elem, expect, unwritten, vector_size};
 use crate::fourbit::codebook::dynamic_map;
 use crate::fourbit::nested::NESTED_BLOCKSIZE;
 use crate::fourbit::ops::PackedFormat;
@@ -35,6 +35,15 @@ impl Unpacker {
     pub(super) fn new(packed: CubeTensor, scales: CubeTensor, scale_codes: CubeTensor, format: PackedFormat) -> Self {
         let table = table(format.quant_type, &packed.device);
         let [packed, scales, scale_codes] = [packed, scales, scale_codes].map(contiguous);
+        let values = format.shape[0] * format.shape[1];
+        let blocks = values.div_ceil(format.blocksize);
+        expect([(&packed, values.div_ceil(2), DType::U8)]);
+        match format.offset {
+            Some(_) => {
+                expect([(&scale_codes, blocks, DType::U8), (&scales, blocks.div_ceil(NESTED_BLOCKSIZE), DType::F32)])
+            }
+            None => expect([(&scales, blocks, DType::F32)]),
+        }
         Self { packed, scales, scale_codes, table, format }
     }
 
@@ -42,7 +51,8 @@ impl Unpacker {
     ///
     /// The range must begin at an even value of the weight.
     pub(super) fn rows(&self, rows: Range<usize>, dtype: DType) -> CubeTensor {
-        let [_, in_features] = self.format.shape;
+        let [out_features, in_features] = self.format.shape;
+        assert!(rows.start <= rows.end && rows.end <= out_features, "rows {rows:?} of {out_features}");
         let (first, values) = (rows.start * in_features, rows.len() * in_features);
         debug_assert!(first.is_multiple_of(2), "a byte holds two values");
         let (first, bytes) = (first / 2, values.div_ceil(2));
@@ -54,7 +64,7 @@ impl Unpacker {
         let cubes = calculate_cube_count_elemwise(&self.packed.client, units, dim);
         // SAFETY: a unit reads the bytes and writes the values of its position only if that is below `units`, whose
         // vectors fill `room` and end within `packed`; blocks, and codes of blocks, follow from the position of a value
-        // of the weight, and the format was checked against the lengths when the weight was made.
+        // of the weight, whose lengths are those of its format (checked in `new`).
         unsafe {
             unpack::launch_unchecked(
                 &self.packed.client,

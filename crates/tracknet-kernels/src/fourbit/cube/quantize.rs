@@ -9,7 +9,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::cube::{address_type, cast, contiguous, count, grid, unwritten, vector_size};
+use crate::cube::{address_type, cast, contiguous, count, expect, grid, unwritten, vector_size};
 use crate::fourbit::QuantType;
 
 /// Borders between neighbouring codes; the codes in their order lie behind them in the table.
@@ -79,14 +79,15 @@ pub(super) fn block_codes(
     let [weight, reciprocals] = [weight, reciprocals].map(|tensor| contiguous(cast(tensor, DType::F32)));
     let values = count(&weight);
     let bytes = values.div_ceil(2);
+    expect([(&reciprocals, values.div_ceil(blocksize), DType::F32)]);
     let table: Vec<f32> =
         quant_type.midpoints().iter().copied().chain(quant_type.order().iter().map(|code| f32::from(*code))).collect();
     let entries = table.len();
     let table = CubeBackend::float_from_data(TensorData::new(table, [entries]), &weight.device);
     let packed = unwritten(&weight, [bytes], DType::U8);
     let (cubes, dim) = grid(&weight, bytes);
-    // SAFETY: a unit reads at most two values, the second only if the weight has it, the reciprocal of their block, and
-    // writes one byte, if its position is below the count of bytes.
+    // SAFETY: a unit reads at most two values, the second only if the weight has it, the reciprocal of their block
+    // (there is one for each, checked), and writes one byte, if its position is below the count of bytes.
     unsafe {
         codes::launch_unchecked(
             &weight.client,

@@ -161,7 +161,8 @@ impl<'a> Flash<'a> {
         let units = self.heads.batch * self.heads.tokens * self.heads.heads;
         let (cubes, dim) = grid(&output, units);
         let &Heads { tokens, heads, head_dim, .. } = self.heads;
-        // SAFETY: a unit reads one head of one token, and writes its number, if its position is below their count.
+        // SAFETY: a unit reads one head of one token, and writes its number, if its position is below their count; output and
+        // gradient have one length and type (checked by the caller).
         unsafe {
             backward::deltas::launch_unchecked(
                 &output.client,
