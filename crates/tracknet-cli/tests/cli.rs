@@ -528,7 +528,6 @@ fn a_base_that_was_moved_is_found_with_base_and_another_is_refused() {
         let refused = failure(dir.path(), ["eval", &trained, "--base", "base1"]);
         contains_all(&refused, &["the backbone trained and is in the checkpoint"]);
     }
-    // Other seeds, because runs of one second and seed share a name.
     let on_base = |seed| ["model.pretrained_model_name=./base1", seed];
     let run = path(train(dir.path(), "vit_qlora_heatmap", &on_base("training.seed=3")));
     let frozen = path(train(dir.path(), "vit_heatmap", &on_base("training.seed=4")));
@@ -584,12 +583,34 @@ fn a_reader_that_leaves_early_ends_the_program_quietly() {
 
 #[cfg(unix)]
 #[test]
+fn a_training_that_nobody_listens_to_any_more_is_finished_and_evaluated() {
+    use std::process::{Command, Stdio};
+
+    let dir = with_rallies();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_tracknet"))
+        .args(["train", "--model", "vit_lora_heatmap", "--output-dir", "runs"])
+        .args(TINY)
+        .current_dir(dir.path())
+        .env_remove("TRACKNET_CONFIG_DIR")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((run.stdout.take(), run.stderr.take()));
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+    let run = fs::read_dir(dir.path().join("runs")).unwrap().next().unwrap().unwrap().path();
+    assert_files(&run, &["checkpoints/best/state.json", "checkpoints/last/state.json", "evaluation.json"]);
+}
+
+#[cfg(unix)]
+#[test]
 fn an_interrupted_run_writes_a_checkpoint_and_leaves_with_the_code_of_the_signal() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
     let dir = with_rallies();
-    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+    let hangup = cfg!(target_os = "linux").then_some(("-HUP", 129));
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)].into_iter().chain(hangup) {
         let output_dir = format!("runs{signal}");
         let mut run = Command::new(env!("CARGO_BIN_EXE_tracknet"))
             .args(["train", "--model", "vit_heatmap", "--output-dir", &output_dir])

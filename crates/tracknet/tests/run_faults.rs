@@ -209,7 +209,7 @@ fn a_checkpoint_elsewhere_must_belong_to_the_run_that_names_it() {
     assert!(stopped.paths.last().starts_with(dir.path().join("ckpt")));
     let (resumed, recorder) = run(&first, Some(&stopped.paths.root), Some(1)).unwrap();
     assert_eq!((resumed.paths, resumed.state.step), (stopped.paths.clone(), 3));
-    for said in ["the checkpoints of this run are in", "the logs of this run are in"] {
+    for said in ["outside of the run's directory: checkpoints in", "outside of the run's directory: logs in"] {
         assert!(recorder.notes.iter().any(|note| note.contains(said)), "{:?}", recorder.notes);
     }
     // From the checkpoint itself the run's directory is found, too.

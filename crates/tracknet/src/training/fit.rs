@@ -37,7 +37,7 @@ use super::resume::{self, Resumed};
 use super::run::RunPaths;
 use super::schedule::Schedule;
 use super::staging::{StagedBatch, Staging};
-use super::start::Start;
+use super::start::{Place, Start};
 use super::step::{StepReport, Stepper};
 use super::weights;
 use super::{CONFIG_FILE, Checkpoint, RunState, TrainingError, write_checkpoint};
@@ -175,18 +175,10 @@ impl<'a> Trainer<'a> {
         if table.sorted().is_empty() {
             return Err(TrainingError::NothingToTrain { reason: resume::why_nothing_trains(config) }.into());
         }
-        let report = BuildReport { memory: MemoryReport::of(&model), ..build.clone() };
-        let schedule = freeze::explain(config, &model);
-        for text in [report.to_string(), loaders.report.clone()].into_iter().chain(schedule) {
-            reporter.report(&text);
-        }
+        introduce(config, &model, build, &loaders, reporter);
         let mut start = Start::new(config, model, build, &table, &loaders);
-        let (mut keep, mut saved) = (None, None);
         if let Some(resumed) = resumed {
-            let is_last = resumed.checkpoint.dir == resumed.paths.last();
             start = start.resumed(config, build, resumed, &table, &options.device, reporter)?;
-            saved = is_last.then(|| position(&start.state));
-            keep = Some(KeepRows { step: start.state.step, epoch: start.state.epoch });
         }
         let Start { model, optimizer, mut state, place, .. } = start;
         let mut model = freeze::activate(config, &table, model, state.epoch);
@@ -194,10 +186,8 @@ impl<'a> Trainer<'a> {
         note_checkpointing(config, &mut model, reporter);
         // Before the first file: a run that does not fit into memory leaves no directory.
         micro_batch(config, &model, &device, options.memory_limit)?;
-        let (paths, locks) = match place {
-            Some(place) => place,
-            None => claim(config, &mut state)?,
-        };
+        let keep = place.as_ref().map(|_| KeepRows { step: state.step, epoch: state.epoch });
+        let Place { paths, locks, is_last } = place.map_or_else(|| Place::new(config, &mut state), Ok)?;
         let config_yaml = yaml_of(config, &state)?;
         write_atomic(paths.root.join(CONFIG_FILE), |w| w.write_all(config_yaml.as_bytes()))?;
         let training = &config.training;
@@ -206,7 +196,7 @@ impl<'a> Trainer<'a> {
             staging: Staging::new(loaders.shape(), &device),
             schedule: Schedule::new(&training.scheduler, training.epochs, loaders.train.batches()),
             log: MetricLog::open(&paths.logs, &Evaluation::metric_names("val/"), keep)?,
-            saved,
+            saved: is_last.then(|| position(&state)),
             config,
             config_yaml,
             options,
@@ -262,9 +252,6 @@ impl<'a> Trainer<'a> {
     }
 
     fn train(&mut self) -> Result<Outcome> {
-        if let Some(note) = stands_in(self.config, &self.loaders) {
-            self.reporter.note(&note);
-        }
         while self.state.epoch < self.config.training.epochs {
             if self.state.monitor.is_exhausted(&self.config.training.early_stopping) {
                 return Ok(Outcome::StoppedEarly);
@@ -605,12 +592,23 @@ fn position(state: &RunState) -> (usize, usize, u64) {
     (state.epoch, state.batch, state.step)
 }
 
-/// Makes the directories of a new run and keeps others out; the state takes the id that they have.
-fn claim(config: &Config, state: &mut RunState) -> Result<(RunPaths, Vec<DirectoryLock>)> {
-    let (paths, run_id) = RunPaths::claim(&config.runtime)?;
-    state.run_id = run_id;
-    let locks = paths.lock()?;
-    Ok((paths, locks))
+/// Says what is to be trained, on what, and when.
+fn introduce(
+    config: &Config,
+    model: &HeatmapModel,
+    build: &BuildReport,
+    loaders: &Loaders,
+    reporter: &mut dyn Reporter,
+) {
+    let build = BuildReport { memory: MemoryReport::of(model), ..build.clone() };
+    reporter.report(&build.to_string());
+    reporter.report(&loaders.report);
+    if let Some(schedule) = freeze::explain(config, model) {
+        reporter.report(&schedule);
+    }
+    if let Some(note) = stands_in(config, loaders) {
+        reporter.note(&note);
+    }
 }
 
 /// The merged configuration under the id that the run has.

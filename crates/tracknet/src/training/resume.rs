@@ -98,7 +98,8 @@ fn places(config: &Config, from: &Path, checkpoint: &Checkpoint) -> Result<(RunP
         notes.push(format!("training.log_dir: {dir} holds no log of this run; it goes on in {}", logs.display()));
     }
     let paths = RunPaths { checkpoints: folder.to_path_buf(), logs, root };
-    notes.extend(paths.elsewhere().map(|(what, dir)| format!("the {what} of this run are in {}", dir.display())));
+    let elsewhere = paths.elsewhere().into_iter();
+    notes.extend(elsewhere.map(|(what, dir)| format!("outside of the run's directory: {what} in {}", dir.display())));
     Ok((paths, notes))
 }
 

@@ -99,10 +99,23 @@ impl RunPaths {
         own
     }
 
-    /// Directories outside of the run's own, with what they hold.
-    pub(super) fn elsewhere(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        let places = [("checkpoints", self.checkpoints.as_path()), ("logs", self.logs.as_path())];
-        places.into_iter().filter(|(_, dir)| !dir.starts_with(&self.root))
+    /// Directories outside of the run's own, through links, too, with what they hold.
+    pub(super) fn elsewhere(&self) -> Vec<(&'static str, PathBuf)> {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let root = real(&self.root);
+        let mut places: Vec<(&str, PathBuf)> =
+            vec![("checkpoints", self.checkpoints.clone()), ("logs", self.logs.clone())];
+        places.extend([("last checkpoint", self.last()), ("best checkpoint", self.best())]);
+        places.extend(["overlays_pred", "overlays_target"].map(|name| (name, self.root.join(name))));
+        let mut found: Vec<(&str, PathBuf)> = Vec::new();
+        for (what, place) in places {
+            let place = real(&place);
+            // What is below a directory that was found goes without saying.
+            if !place.starts_with(&root) && !found.iter().any(|(_, known)| place.starts_with(known)) {
+                found.push((what, place));
+            }
+        }
+        found
     }
 
     /// Keeps every other process out of the run, and removes what dead ones left under temporary names.
@@ -196,6 +209,22 @@ mod tests {
         assert!(other.lock().unwrap_err().to_string().contains("ckpt/run-1: in use by process"));
         drop(locks);
         paths.lock().unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_out_of_a_run_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("run-1");
+        let paths =
+            RunPaths::at(root.clone(), dir.path(), &dir.path().join("logs"), &dir.path().join("checkpoints"), "x");
+        fs::create_dir_all(&paths.checkpoints).unwrap();
+        assert_eq!(paths.elsewhere(), []);
+        let victim = dir.path().canonicalize().unwrap().join("victim");
+        fs::create_dir(&victim).unwrap();
+        std::os::unix::fs::symlink(&victim, paths.last()).unwrap();
+        std::os::unix::fs::symlink(&victim, root.join("overlays_pred")).unwrap();
+        assert_eq!(paths.elsewhere(), [("last checkpoint", victim)]);
     }
 
     #[test]

@@ -23,10 +23,28 @@ pub(super) struct Start {
     pub(super) model: HeatmapModel,
     pub(super) optimizer: NamedOptimizer,
     pub(super) state: RunState,
-    /// Where the files of a run that is continued are, and what keeps others out.
-    pub(super) place: Option<(RunPaths, Vec<DirectoryLock>)>,
+    /// The directories of a run that is continued.
+    pub(super) place: Option<Place>,
     /// Batches of an epoch.
     batches: usize,
+}
+
+/// The directories of a run, and what keeps others out of them.
+pub(super) struct Place {
+    pub(super) paths: RunPaths,
+    pub(super) locks: Vec<DirectoryLock>,
+    /// Whether `last` is what the run goes on from.
+    pub(super) is_last: bool,
+}
+
+impl Place {
+    /// Makes those of a new run; the state takes the id that they have.
+    pub(super) fn new(config: &Config, state: &mut RunState) -> Result<Self> {
+        let (paths, run_id) = RunPaths::claim(&config.runtime)?;
+        state.run_id = run_id;
+        let locks = paths.lock()?;
+        Ok(Self { paths, locks, is_last: false })
+    }
 }
 
 impl Start {
@@ -79,7 +97,8 @@ impl Start {
             state.step
         ));
         notes.iter().for_each(|note| reporter.note(note));
-        Ok(Self { state, place: Some((paths, locks)), ..self })
+        let is_last = checkpoint.dir == paths.last();
+        Ok(Self { state, place: Some(Place { paths, locks, is_last }), ..self })
     }
 }
 
