@@ -135,6 +135,9 @@ mod print_masks {
         println!("LINEAR {:?}", d.forward(Tensor::<2>::ones([6, 9], &device)).into_data().try_to_vec::<f32>().unwrap());
         let d = Dropout::new(0.5, "convolution");
         d.seed(7);
-        println!("CONV {:?}", d.forward(Tensor::<4>::ones([2, 3, 5, 4], &device)).into_data().try_to_vec::<f32>().unwrap());
+        println!(
+            "CONV {:?}",
+            d.forward(Tensor::<4>::ones([2, 3, 5, 4], &device)).into_data().try_to_vec::<f32>().unwrap()
+        );
     }
 }

@@ -352,7 +352,7 @@ impl Beside {
 
     /// Whether the family is known to have the tensor at `path` elsewhere.
     fn names(&self, path: &str) -> bool {
-        self.paths.names().is_some_and(|names| names.is_unused(path))
+        self.paths.names().is_some_and(|names| names.is_carried(path) || names.is_beside(path, false))
     }
 
     /// Whether the tensor at `path` is elsewhere: a module beside those of the backbone is a head, whatever it is called.

@@ -364,7 +364,8 @@ pub(super) fn freeze_base<M: NamedModule + VisitProjections>(
 
 /// Whether an entry of `modules_to_save` names a head or another part that heatmaps do not need.
 fn names_head(entry: &str, paths: ModulePaths) -> bool {
-    paths.names().is_some_and(|names| names.is_unused(&format!("{entry}.")))
+    let path = format!("{entry}.");
+    paths.names().is_some_and(|names| names.is_carried(&path) || names.is_beside(&path, false))
 }
 
 /// Modules of the backbone that an entry of `modules_to_save` names and that lie directly in another one that is named.
