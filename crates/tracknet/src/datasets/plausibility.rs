@@ -270,7 +270,7 @@ pub fn smaller_frames(game: &Game, size: [usize; 2]) -> Option<String> {
         2 * smaller[0] <= size[0] && (0.7 * width..width).contains(&x) && (0.7 * height..height).contains(&y)
     };
     let smaller = COMMON_SIZES.iter().filter(|common| same_shape(**common, size)).find(fills)?;
-    (labels.positions.len() >= 40).then(|| {
+    (labels.positions.len() >= 100).then(|| {
         format!(
             "all {} of the game lie within {}×{} of the {}×{} frames (x to {x}, y to {y}): the labels may be those of \
              smaller frames; multiply x and y by {:.4}, or use the frames that were labelled",
@@ -445,11 +445,11 @@ mod tests {
             let frames: Vec<Frame> = mapped(|[x, y]| [x * scale, y * scale]).into_iter().map(frame).collect();
             Game { name: "game1".to_owned(), clips: vec![Clip { frames, ..Clip::default() }; clips] }
         };
-        let text = smaller_frames(&game(2, 1.6), [1280, 720]).unwrap();
-        assert!(text.contains("all 40 positions of the game lie within 512×288 of the 1280×720 frames"), "{text}");
+        let text = smaller_frames(&game(5, 1.6), [1280, 720]).unwrap();
+        assert!(text.contains("all 100 positions of the game lie within 512×288 of the 1280×720 frames"), "{text}");
         assert!(text.contains("multiply x and y by 2.5000"), "{text}");
-        assert_eq!(smaller_frames(&game(1, 1.6), [1280, 720]), None);
-        assert_eq!(smaller_frames(&game(2, 4.0), [1280, 720]), None);
-        assert_eq!(smaller_frames(&game(2, 1.6), [640, 360]), None);
+        assert_eq!(smaller_frames(&game(4, 1.6), [1280, 720]), None);
+        assert_eq!(smaller_frames(&game(5, 4.0), [1280, 720]), None);
+        assert_eq!(smaller_frames(&game(5, 1.6), [640, 360]), None);
     }
 }
