@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn half_of_the_balls_outside_belong_to_other_frames() {
-        let outside = mapped(|[x, y]| [x + 200.0, y + 900.0]);
+        let outside = mapped(|[x, y]| [x + 200.0, y + 4900.0]);
         assert_doubt(
             &labels(&outside),
             Doubt::MostlyOutside,
