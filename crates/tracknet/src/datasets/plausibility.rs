@@ -240,20 +240,19 @@ fn larger_frames(labels: &Labels) -> Option<String> {
 fn mostly_outside(labels: &Labels) -> Option<String> {
     let beyond = labels.size.map_or(0, |size| labels.outside(size).count());
     let (outside, n) = (beyond + labels.negative, labels.positions.len() + labels.negative);
-    (outside >= 2 && 2 * outside >= n).then(|| {
-        let cause = match (labels.negative, labels.size) {
-            (negative, _) if negative == outside => {
-                "at negative positions, which some tools write when there is no ball: \
-                                                     give those rows visibility 0"
-                    .to_owned()
-            }
-            (_, size) => {
-                let [width, height] = size.unwrap_or_default();
-                let [x, y] = labels.largest();
-                format!("outside the {width}×{height} frames (x to {x}, y to {y}): these labels belong to other frames")
-            }
-        };
-        format!("{outside} of {} lie {cause}", balls(n))
+    (outside >= 2 && 2 * outside >= n).then(|| match labels.size {
+        Some([width, height]) if beyond > 0 => {
+            let (balls, [x, y]) = (balls(n), labels.largest());
+            format!(
+                "{outside} of {balls} lie outside the {width}×{height} frames (x to {x}, y to {y}): these labels belong to \
+                 other frames"
+            )
+        }
+        _ => format!(
+            "{outside} of {} lie at negative positions, which some tools write when there is no ball: give those rows \
+             visibility 0",
+            balls(n)
+        ),
     })
 }
 
