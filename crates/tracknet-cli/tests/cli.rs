@@ -333,6 +333,46 @@ fn labels_outside_the_frame_are_reported_when_training_begins() {
 }
 
 #[test]
+fn labels_that_cannot_be_true_are_said_by_the_check_the_training_and_the_evaluation() {
+    let dir = with_rallies();
+    for game in ["game1", "game2"] {
+        let rows = "0000.jpg,1,0.125,0.333,0\n0001.jpg,1,0.144,0.350,0\n0002.jpg,0,,,\n";
+        let text = format!("file name,visibility,x-coordinate,y-coordinate,status\n{rows}");
+        fs::write(dir.path().join(format!("rallies/{game}/Clip1/Label.csv")), text).unwrap();
+    }
+    let doubt = |game: &str| format!("rallies/{game}/Clip1/Label.csv: 2 of 2 positions lie within 0..1");
+    let expected = [doubt("game1"), doubt("game2"), "multiply x by 96 and y by 64".to_owned()];
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    let checked = ok(dir.path(), ["data", "check", "rallies"]);
+    contains_all(&checked, &expected);
+    assert!(!checked.contains("no problems"), "{checked}");
+    let strict = tracknet(dir.path(), ["data", "check", "rallies", "--strict"]);
+    assert_eq!(strict.status.code(), Some(1));
+    assert_eq!(tracknet(dir.path(), ["data", "check", "rallies", "--strict", "--skip-images"]).status.code(), Some(1));
+
+    let args = ["train", "--model", "vit_heatmap", "--output-dir", "runs"];
+    let trained = tracknet(dir.path(), args.iter().chain(&TINY));
+    assert_eq!(trained.status.code(), Some(0), "{}", stderr(&trained));
+    contains_all(&stderr(&trained), &expected);
+    let run = fs::read_dir(dir.path().join("runs")).unwrap().next().unwrap().unwrap().path();
+    let evaluated = tracknet(dir.path(), ["eval", run.to_str().unwrap(), "--games", "game2"]);
+    assert_eq!(evaluated.status.code(), Some(0), "{}", stderr(&evaluated));
+    contains_all(&stderr(&evaluated), &["note: the labels of this evaluation: 1 doubt", &doubt("game2")]);
+}
+
+#[test]
+fn a_game_or_a_parent_given_as_root_is_answered_with_the_directory_that_is_meant() {
+    let dir = with_rallies();
+    let message = failure(dir.path(), ["data", "check", "rallies/game1"]);
+    contains_all(&message, &["rallies/game1: no game here; it is a game (it holds Clip1)", "above it: rallies"]);
+    assert!(!message.contains("data.split"), "{message}");
+    contains_all(&failure(dir.path(), ["data", "check", "rallies/game1/Clip1"]), &["it is a clip", "game: rallies"]);
+    contains_all(&failure(dir.path(), ["data", "check", "."]), &["./rallies holds the games (game1, game2)"]);
+    let message = failure(dir.path(), ["data", "check", "rallies", "--games", "gmae1"]);
+    contains_all(&message, &["--games asks for gmae1", "did you mean game1?", "it has: game1, game2"]);
+}
+
+#[test]
 fn an_image_that_does_not_decode_is_named() {
     let dir = with_rallies();
     fs::write(dir.path().join("rallies/game2/Clip1/0001.jpg"), b"not a picture").unwrap();

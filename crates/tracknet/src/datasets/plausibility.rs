@@ -240,20 +240,19 @@ fn larger_frames(labels: &Labels) -> Option<String> {
 fn mostly_outside(labels: &Labels) -> Option<String> {
     let beyond = labels.size.map_or(0, |size| labels.outside(size).count());
     let (outside, n) = (beyond + labels.negative, labels.positions.len() + labels.negative);
-    (outside >= 2 && 2 * outside >= n).then(|| {
-        let cause = match (labels.negative, labels.size) {
-            (negative, _) if negative == outside => {
-                "at negative positions, which some tools write when there is no ball: \
-                                                     give those rows visibility 0"
-                    .to_owned()
-            }
-            (_, size) => {
-                let [width, height] = size.unwrap_or_default();
-                let [x, y] = labels.largest();
-                format!("outside the {width}×{height} frames (x to {x}, y to {y}): these labels belong to other frames")
-            }
-        };
-        format!("{outside} of {} lie {cause}", balls(n))
+    (outside >= 2 && 2 * outside >= n).then(|| match labels.size {
+        Some([width, height]) if beyond > 0 => {
+            let (balls, [x, y]) = (balls(n), labels.largest());
+            format!(
+                "{outside} of {balls} lie outside the {width}×{height} frames (x to {x}, y to {y}): these labels belong to \
+                 other frames"
+            )
+        }
+        _ => format!(
+            "{outside} of {} lie at negative positions, which some tools write when there is no ball: give those rows \
+             visibility 0",
+            balls(n)
+        ),
     })
 }
 
@@ -270,7 +269,7 @@ pub fn smaller_frames(game: &Game, size: [usize; 2]) -> Option<String> {
         2 * smaller[0] <= size[0] && (0.7 * width..width).contains(&x) && (0.7 * height..height).contains(&y)
     };
     let smaller = COMMON_SIZES.iter().filter(|common| same_shape(**common, size)).find(fills)?;
-    (labels.positions.len() >= 40).then(|| {
+    (labels.positions.len() >= 100).then(|| {
         format!(
             "all {} of the game lie within {}×{} of the {}×{} frames (x to {x}, y to {y}): the labels may be those of \
              smaller frames; multiply x and y by {:.4}, or use the frames that were labelled",
@@ -408,7 +407,7 @@ mod tests {
 
     #[test]
     fn half_of_the_balls_outside_belong_to_other_frames() {
-        let outside = mapped(|[x, y]| [x + 200.0, y + 900.0]);
+        let outside = mapped(|[x, y]| [x + 200.0, y + 4900.0]);
         assert_doubt(
             &labels(&outside),
             Doubt::MostlyOutside,
@@ -445,11 +444,11 @@ mod tests {
             let frames: Vec<Frame> = mapped(|[x, y]| [x * scale, y * scale]).into_iter().map(frame).collect();
             Game { name: "game1".to_owned(), clips: vec![Clip { frames, ..Clip::default() }; clips] }
         };
-        let text = smaller_frames(&game(2, 1.6), [1280, 720]).unwrap();
-        assert!(text.contains("all 40 positions of the game lie within 512×288 of the 1280×720 frames"), "{text}");
+        let text = smaller_frames(&game(5, 1.6), [1280, 720]).unwrap();
+        assert!(text.contains("all 100 positions of the game lie within 512×288 of the 1280×720 frames"), "{text}");
         assert!(text.contains("multiply x and y by 2.5000"), "{text}");
-        assert_eq!(smaller_frames(&game(1, 1.6), [1280, 720]), None);
-        assert_eq!(smaller_frames(&game(2, 4.0), [1280, 720]), None);
-        assert_eq!(smaller_frames(&game(2, 1.6), [640, 360]), None);
+        assert_eq!(smaller_frames(&game(4, 1.6), [1280, 720]), None);
+        assert_eq!(smaller_frames(&game(5, 4.0), [1280, 720]), None);
+        assert_eq!(smaller_frames(&game(5, 1.6), [640, 360]), None);
     }
 }

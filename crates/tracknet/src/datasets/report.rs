@@ -244,7 +244,10 @@ impl fmt::Display for Findings<'_> {
             return writeln!(f, "no problems");
         }
         if !doubts.is_empty() {
-            doubts.write_section(f, &format!("{}, used as they are", count(doubts.total(), "doubt")))?;
+            doubts.write_section(
+                f,
+                &format!("{} about labels, which are used as they are", count(doubts.total(), "doubt")),
+            )?;
         }
         if !problems.is_empty() {
             problems.write_section(f, &format!("{}, skipped", count(problems.total(), "problem")))?;
@@ -481,7 +484,10 @@ mod tests {
         dataset.check_coordinates(false).unwrap();
         assert_eq!((dataset.frames().len(), dataset.report.count(ProblemKind::ImplausibleLabels)), (6, 1));
         let text = dataset.report.to_string();
-        assert!(text.contains("1 doubt, used as they are:") && !text.contains("no problems"), "{text}");
+        assert!(
+            text.contains("1 doubt about labels, which are used as they are:") && !text.contains("no problems"),
+            "{text}"
+        );
         assert!(text.contains("multiply x by 64 and y by 36") && !text.contains("Clip2"), "{text}");
         let mut labels_only = tree.open(&["game1"]).unwrap();
         labels_only.check_labels();

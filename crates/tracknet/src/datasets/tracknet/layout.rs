@@ -174,6 +174,8 @@ mod tests {
         let text = refusal(&tree.path(""));
         assert!(text.contains("game1 has the layout of GridTrackNet (frames/ and Labels.csv)"), "{text}");
         assert!(text.contains("put Labels.csv into ") && text.ends_with("game1/frames as Label.csv"), "{text}");
+        let asked = tree.open(&["game1"]).unwrap_err().to_string();
+        assert!(asked.contains("no usable frame in game1") && asked.contains("layout of GridTrackNet"), "{asked}");
         rename(&tree, "game1/Labels.csv", "game1/frames/Label.csv");
         assert_eq!(Dataset::open_all(&tree.path(""), DataFormat::Auto).unwrap().frames().len(), 2);
     }

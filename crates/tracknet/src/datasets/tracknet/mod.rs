@@ -83,17 +83,15 @@ fn check_games(key: &str, root: &Path, games: &[String]) -> Result<()> {
 
 fn read_game(dir: &Path, problems: &mut Problems) -> Result<Vec<Clip>> {
     let mut clips = Vec::new();
-    let mut pictures = false;
     for subdirectory in directories_in(dir).at(dir)? {
         if is_clip(&subdirectory).at(&subdirectory)? {
             clips.push(read_clip(subdirectory, problems)?);
         } else if let frames @ 1.. = frames_in(&subdirectory).at(&subdirectory)?.len() {
-            pictures = true;
             let detail = format!("{} and no {LABEL_FILE}{}", count(frames, "frame"), other_tables(&subdirectory));
             problems.push(ProblemKind::BadLabelFile, &subdirectory, None, &detail);
         }
     }
-    if clips.is_empty() && !pictures {
+    if clips.is_empty() {
         let detail = format!("no clip directory (expected Clip*/{LABEL_FILE}): {}", layout::describe(dir));
         problems.push(ProblemKind::BadLabelFile, dir, None, &detail);
     }
@@ -108,12 +106,9 @@ fn is_clip(dir: &Path) -> io::Result<bool> {
 fn read_clip(dir: PathBuf, problems: &mut Problems) -> Result<Clip> {
     let label_file = label_files(&dir).at(&dir)?.into_iter().next().unwrap_or_else(|| dir.join(LABEL_FILE));
     let mut clip = Clip { name: name_of(&dir), label_file, ..Clip::default() };
-    match read_labels(&dir, &clip.label_file, problems)? {
-        Some(table) => {
-            (clip.negative, clip.absent_with_position) = (table.negative, table.absent_with_position);
-            clip.frames = match_files(&dir, &clip.label_file, table, problems)?;
-        }
-        None => clip.frames = Vec::new(),
+    if let Some(table) = read_labels(&dir, &clip.label_file, problems)? {
+        (clip.negative, clip.absent_with_position) = (table.negative, table.absent_with_position);
+        clip.frames = match_files(&dir, &clip.label_file, table, problems)?;
     }
     clip.dir = dir;
     Ok(clip)
