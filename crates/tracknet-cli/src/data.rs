@@ -240,7 +240,10 @@ fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
         preview::PreviewOptions { exif_orientation: (&args.orientation).into(), ..preview::PreviewOptions::default() };
     let chosen = preview::spread(&frames, args.count);
     let sheet = preview::contact_sheet(&chosen, &options).map_err(tracknet::Error::from)?;
-    let problems = console::listing(sheet.problems.iter().map(|problem| format!("\n  {problem}")), 20);
+    let mut problems: String = sheet.problems.iter().take(20).map(|problem| format!("\n  {problem}")).collect();
+    if sheet.problems.len() > 20 {
+        problems.push_str(&format!("\n  … and {} more", sheet.problems.len() - 20));
+    }
     if sheet.problems.len() == chosen.len() {
         bail!("none of {} frames can be drawn:{problems}", chosen.len());
     }

@@ -146,6 +146,18 @@ fn other_kinds_of_file_are_refused_by_their_names() {
     }
 }
 
+#[test]
+fn a_huge_file_is_refused_before_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("huge.jpg");
+    // The start of a JPEG, and nothing but zeros behind it.
+    std::fs::write(&path, [0xff, 0xd8, 0xff, 0xe0]).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(300 << 20).unwrap();
+    let expected = format!("image {}: 314572800 bytes are too many for a picture (at most 268435456)", path.display());
+    assert_eq!(decode(&path).unwrap_err().to_string(), expected);
+    assert_eq!(dimensions(&path, ExifOrientation::Apply).unwrap_err().to_string(), expected);
+}
+
 #[cfg(unix)]
 #[test]
 fn pipes_devices_and_directories_are_refused_at_once() {

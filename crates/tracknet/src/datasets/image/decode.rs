@@ -16,7 +16,7 @@ use crate::config::ExifOrientation;
 use crate::datasets::DatasetError;
 use crate::error::{Error, Result};
 use crate::files::read::PICTURE;
-use crate::files::{FileError, open_regular, read_bytes};
+use crate::files::{FileError, Limit, open_regular, read_bytes};
 
 /// The most bytes that the pixels of one picture may take while it is decoded.
 const MOST_BYTES: u64 = 512 << 20;
@@ -84,7 +84,12 @@ impl Header {
 
 fn read_header(path: &Path) -> Result<Header, DatasetError> {
     let file = open_regular(path).map_err(|e| failure(path, unreadable(e)))?;
-    let stored = file.metadata().map_or(0, |m| m.len().min(PICTURE.bytes));
+    let stored = file.metadata().map_err(|e| failure(path, format!("cannot read: {e}")))?.len();
+    if stored > PICTURE.bytes {
+        let (path_buf, Limit { kind, bytes: limit }) = (path.to_path_buf(), PICTURE);
+        let error = FileError::TooLarge { path: path_buf, size: stored, kind, limit };
+        return Err(failure(path, unreadable(error.into())));
+    }
     let header = guarded(path, || header_of(BufReader::new(file)))?;
     Ok(Header { bytes: header.bytes + stored, ..header })
 }
