@@ -1,7 +1,7 @@
 //! The `tracknet` command: parse → call the library → exit code. One file a verb.
 //!
-//! Exit codes: 0 done (also when the reader of standard output left), 1 failed, 2 wrong usage, 130/143 interrupted by
-//! SIGINT/SIGTERM after a checkpoint.
+//! Exit codes: 0 done (also when the reader of standard output left), 1 failed, 2 wrong usage, 130/143/129 interrupted by
+//! SIGINT/SIGTERM/SIGHUP after a checkpoint or the rows at hand.
 #![recursion_limit = "256"]
 
 mod adapter;

@@ -71,6 +71,9 @@ pub(crate) fn run(args: &PredictArgs) -> Result<ExitCode> {
     let source = Source::find(&args.source)?;
     let places = Places::new(args, &source);
     places.check(args.overwrite.overwrite, &inputs(args, &source))?;
+    if places.csv.exists() {
+        console::note(format_args!("{}: the rows of an earlier prediction will be replaced", places.csv.display()));
+    }
     let interrupt = Interrupt::listen()?;
     let predictor = open(args)?.stopping_at(interrupt.stop.clone());
     let (mut tally, csv) = (Tally::default(), places.csv.clone());

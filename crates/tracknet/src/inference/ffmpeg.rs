@@ -72,21 +72,24 @@ const MINOR: [&str; 17] = [
 const CORRUPT: [&str; 2] = ["corrupt input packet", "corrupt decoded frame"];
 
 /// What tells more than what follows from it.
-const TELLING: [&str; 8] = [
+const TELLING: [&str; 7] = [
     "moov atom not found",
     "partial file",
     "ended prematurely",
     "EBML number",
     "Packet mismatch",
     "No space left",
-    "not on whitelist",
     "whitelist",
 ];
+
+fn is_one_of(text: &str, known: &[&str]) -> bool {
+    known.iter().any(|part| text.contains(part))
+}
 
 /// What a program wrote to standard error, reduced to what a person needs.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
-    /// The first different messages.
+    /// The first different messages, the telling ones in front.
     messages: Vec<String>,
     /// Whether it said anything at the level of an error.
     pub(super) errors: bool,
@@ -125,38 +128,46 @@ impl Complaints {
             }
             text = rest.trim_start();
         }
-        let corrupt = CORRUPT.iter().any(|known| text.contains(known));
         let error = !matches!(level, Some("warning" | "info"));
+        let corrupt = is_one_of(text, &CORRUPT);
         if text.is_empty() || text.starts_with("Last message repeated") || !error && !corrupt {
             return;
         }
         self.errors |= error;
-        self.serious |= corrupt || !MINOR.iter().any(|known| text.contains(known));
-        let text = match (text.contains("not on whitelist"), source) {
-            (true, Some(format)) => format!(
-                "it is read as `{format}`, a format that is not on the whitelist of video containers; playlists and lists of files are not followed"
-            ),
-            _ => text
-                .strip_prefix("file:")
-                .map_or(text, |rest| rest.rsplit_once(": ").map_or(rest, |(_, said)| said))
-                .to_owned(),
-        };
-        let text = printable(&excerpt(&text, Self::BYTES)).replace(['\n', '\t'], " ").trim().to_owned();
-        if self.messages.len() < Self::KEPT && !self.messages.contains(&text) {
-            self.messages.push(text);
+        self.serious |= corrupt || !is_one_of(text, &MINOR);
+        self.keep(plain(text, source));
+    }
+
+    fn keep(&mut self, message: String) {
+        if self.messages.contains(&message) {
+            return;
         }
+        let place = if is_one_of(&message, &TELLING) { 0 } else { self.messages.len() };
+        self.messages.insert(place, message);
+        self.messages.truncate(Self::KEPT);
     }
 
     /// The most telling messages, or `otherwise`.
     pub(super) fn reason(&self, otherwise: &str) -> String {
-        let tells = |message: &&String| TELLING.iter().any(|known| message.contains(known));
-        let minor = |message: &&String| MINOR.iter().any(|known| message.contains(known));
-        let telling = self.messages.iter().filter(tells);
-        let serious = self.messages.iter().filter(|message| !tells(message) && !minor(message));
-        let chosen: Vec<&str> =
-            telling.chain(serious).chain(self.messages.iter().filter(minor)).map(String::as_str).take(2).collect();
+        let (minor, serious): (Vec<&str>, _) =
+            self.messages.iter().map(String::as_str).partition(|message| is_one_of(message, &MINOR));
+        let chosen: Vec<&str> = serious.into_iter().chain(minor).take(2).collect();
         if chosen.is_empty() { otherwise.to_owned() } else { chosen.join("; ") }
     }
+}
+
+/// A message without the name of the file, in words of this program where `ffmpeg`'s say too little.
+fn plain(text: &str, source: Option<&str>) -> String {
+    let text = match (text.contains("not on whitelist"), source) {
+        (true, Some(format)) => format!(
+            "it is read as `{format}`, which is not on the whitelist of video containers; playlists and lists of files are \
+             not followed"
+        ),
+        _ => {
+            text.strip_prefix("file:").and_then(|rest| rest.rsplit_once(": ")).map_or(text, |(_, said)| said).to_owned()
+        }
+    };
+    printable(&excerpt(&text, Complaints::BYTES)).replace(['\n', '\t'], " ").trim().to_owned()
 }
 
 #[cfg(test)]
@@ -193,10 +204,12 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_is_bounded_and_cannot_steer_a_terminal() {
+    fn what_it_says_is_bounded_and_cannot_steer_a_terminal_and_a_late_reason_is_kept() {
         let mut said = format!("[x @ 0x1] [error] \u{1b}[2J{}\n", "a".repeat(100_000));
         (0..10_000).for_each(|n| said.push_str(&format!("[x @ 0x1] [error] damage {n}\n")));
         let reason = Complaints::read(said.as_bytes()).reason("-");
         assert!(reason.starts_with("\\u{1b}[2Jaaa") && reason.len() < 500, "{reason}");
+        said.push_str("[mov @ 0x1] [error] stream 0, offset 0x82071: partial file\n");
+        assert!(Complaints::read(said.as_bytes()).reason("-").starts_with("stream 0, offset 0x82071: partial file; "));
     }
 }

@@ -46,12 +46,13 @@ pub(super) struct Shortfall {
 }
 
 impl VideoInfo {
-    /// Whether a file that reaches to `extent`, and of which `read` frames were read, ends too early.
-    pub(super) fn shortfall(&self, extent: &Extent, read: u64) -> Option<Shortfall> {
+    /// Whether a file that reaches to `extent`, and of which `read` frames were read, ends too early; a file that is known
+    /// to be `damaged` is measured more closely.
+    pub(super) fn shortfall(&self, extent: &Extent, read: u64, damaged: bool) -> Option<Shortfall> {
         let declared = self.seconds?;
         // The last picture's own time is known only where pictures are counted, and AVI counts a few too many.
         let rate = self.fps.filter(|_| self.counted);
-        let tolerance = rate.map_or(1.0, |fps| (3.0 / fps).max(0.1));
+        let tolerance = if damaged { 0.1 } else { rate.map_or(1.0, |fps| (3.0 / fps).max(0.1)) };
         if extent.seconds + tolerance >= declared {
             return None;
         }
@@ -192,13 +193,14 @@ mod tests {
             ..VideoInfo::default()
         };
         let extent = |seconds| Extent { pictures: 60, seconds };
-        let short = info(Some(4.0), true).shortfall(&extent(2.4), 60).unwrap();
+        let short = info(Some(4.0), true).shortfall(&extent(2.4), 60, false).unwrap();
         assert_eq!((short.frames, short.seconds), (40, [2.4, 4.0]));
-        assert_eq!(info(Some(4.0), false).shortfall(&extent(2.0), 60).unwrap().frames, 60);
+        assert_eq!(info(Some(4.0), false).shortfall(&extent(2.0), 60, false).unwrap().frames, 60);
+        assert_eq!(info(Some(4.0), false).shortfall(&extent(3.2), 60, true).unwrap().frames, 15);
         // A count that is off, a rate that varies, an edited end, no duration at all.
-        assert_eq!(info(Some(4.04), true).shortfall(&extent(4.0), 60), None);
-        assert_eq!(info(Some(4.0), false).shortfall(&extent(3.2), 60), None);
-        assert_eq!(info(Some(1.5), true).shortfall(&extent(2.7), 37), None);
-        assert_eq!(info(None, false).shortfall(&extent(1.0), 60), None);
+        assert_eq!(info(Some(4.04), true).shortfall(&extent(4.0), 60, false), None);
+        assert_eq!(info(Some(4.0), false).shortfall(&extent(3.2), 60, false), None);
+        assert_eq!(info(Some(1.5), true).shortfall(&extent(2.7), 37, true), None);
+        assert_eq!(info(None, false).shortfall(&extent(1.0), 60, true), None);
     }
 }
