@@ -16,6 +16,8 @@ fn dry_run(place: &Place, model: &str) -> Answer {
         "vit_lora_heatmap".to_owned(),
         "--dry-run".to_owned(),
         "data.preprocess.resize=[96,64]".to_owned(),
+        "model.decoder.channels=[64,16]".to_owned(),
+        "model.decoder.upsample=[2]".to_owned(),
         "model.heatmap.size=[24,16]".to_owned(),
         "model.lora.target_modules=null".to_owned(),
         format!("model.pretrained_model_name={model}"),

@@ -139,6 +139,8 @@ impl VideoFrames {
             return None;
         }
         let why = said.reason(if success { "the file ends early" } else { "ffmpeg failed" });
+        // What is known to be damaged is measured closely.
+        let short = short.or_else(|| self.info.shortfall(&extent?, read, true));
         let (missing, reason) = match short {
             Some(short) => {
                 let [end, declared] = short.seconds;
