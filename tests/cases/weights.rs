@@ -43,7 +43,7 @@ fn the_right_weights_under_other_names_are_loaded() {
     let prefixes = ["_orig_mod.", "module.", "backbone.", "model.backbone.", "module._orig_mod."];
     for (number, prefix) in prefixes.iter().enumerate() {
         renamed(&place, "dinov3", &format!("prefix{number}"), |name| format!("{prefix}{name}"));
-        dry_run(&place, &format!("prefix{number}")).is(0, &["trainable params", prefix]);
+        dry_run(&place, &format!("prefix{number}")).is(0, &["trainable params", "names of the checkpoint: "]);
     }
     renamed(&place, "dinov2_cls", "dinov2_memory", |name| {
         let name = name.replace("attention.output.dense", "attention.o_proj");
@@ -75,7 +75,7 @@ fn a_file_that_is_something_else_is_named_with_what_to_do() {
         (page.as_bytes(), "web page"),
         (&weights[..weights.len() * 2 / 3], "download it again"),
         (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03", "gzip"),
-        (b"PK\x03\x04\x14\x00\x00\x00\x08\x00archive/data.pkl", "PyTorch"),
+        (b"PK\x03\x04\x14\x00\x00\x00\x08\x00archive/data.pkl", "torch.save"),
         (b"", "empty"),
     ];
     for (bytes, said) in cases {
@@ -128,11 +128,11 @@ fn tensors(path: &Path) -> BTreeMap<String, Vec<f32>> {
 fn the_normalization_in_use_is_that_of_the_preprocessor_file_and_is_said() {
     let place = Place::new();
     for (file, model, said) in [
-        ("p_255", "vit_cls", "123.675"),
-        ("p_nomean", "vit_cls", "0.5"),
+        ("p_255", "vit_cls", "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225], as its preprocessor_config.json says"),
+        ("p_nomean", "vit_cls", "mean [0.5, 0.5, 0.5]"),
         ("p_nonorm", "vit_cls", "not normalized"),
-        ("p_scalar", "vit_cls", "0.5"),
-        ("p_sat", "dinov3", "0.43"),
+        ("p_scalar", "vit_cls", "mean [0.5, 0.5, 0.5]"),
+        ("p_sat", "dinov3", "mean [0.43, 0.411, 0.296]"),
     ] {
         place.copy(&format!("models/{model}"), file);
         place.copy(&format!("preprocessors/{file}.json"), &format!("{file}/preprocessor_config.json"));
