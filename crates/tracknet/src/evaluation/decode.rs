@@ -368,21 +368,20 @@ mod tests {
         }
     }
 
-    /// Decoded less labelled place, in native pixels, on average over places that fall everywhere between heatmap pixels.
+    /// Decoded less labelled place, in native pixels, on average over a grid of places between the pixels of the heatmap.
     fn mean_error(geometry: &Geometry, method: DecodeMethod) -> [f64; 2] {
-        const STEPS: u32 = 300;
-        let pixel = [0, 1].map(|axis| geometry.crop[axis + 2] / geometry.heatmap_size[axis] as f64);
-        let middle = [0, 1].map(|axis| geometry.crop[axis] + geometry.crop[axis + 2] / 2.0);
+        const STEPS: usize = 6;
+        let middle = geometry.heatmap_size.map(|n| (n / 2) as f32);
         let mut heatmap = vec![0.0; geometry.heatmap_size.iter().product()];
         let mut error = [0.0; 2];
-        for step in 0..STEPS {
-            let part = f64::from(step) / f64::from(STEPS);
-            let label = [0, 1].map(|axis| (middle[axis] + part * pixel[axis]) as f32);
+        for step in 0..STEPS * STEPS {
+            let part = [step % STEPS, step / STEPS].map(|i| (i as f32 + 0.5) / STEPS as f32);
+            let label = geometry.to_native([middle[0] + part[0], middle[1] + part[1]]);
             render_target(&mut heatmap, geometry.heatmap_size, geometry.to_heatmap(label), 2.0);
             let found = decode(&heatmap, geometry.heatmap_size, &options(method)).unwrap().unwrap();
             let found = found.to_native(geometry);
-            error[0] += f64::from(found.x - label[0]) / f64::from(STEPS);
-            error[1] += f64::from(found.y - label[1]) / f64::from(STEPS);
+            error[0] += f64::from(found.x - label[0]) / (STEPS * STEPS) as f64;
+            error[1] += f64::from(found.y - label[1]) / (STEPS * STEPS) as f64;
         }
         error
     }
