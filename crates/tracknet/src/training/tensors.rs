@@ -48,7 +48,10 @@ pub(crate) fn read(path: &Path) -> Result<HostTensors> {
             let problem = format!("tensor `{name}` is {:?}, expected F32", view.dtype());
             return Err(TrainingError::damaged(path, problem).into());
         }
-        let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        if let Some(i) = values.iter().position(|value| value.is_nan()) {
+            return Err(TrainingError::damaged(path, format!("tensor `{name}` holds NaN at element {i}")).into());
+        }
         tensors.insert(name.to_owned(), HostTensor { shape: view.shape().to_vec(), values });
     }
     Ok(tensors)
@@ -71,6 +74,16 @@ mod tests {
         let found = read(&path).unwrap();
         assert_eq!(found, tensors);
         assert!(found["a.b"].values[1].is_sign_negative());
+    }
+
+    #[test]
+    fn a_value_that_is_no_number_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("broken.safetensors");
+        let tensor = HostTensor { shape: vec![2], values: vec![f32::INFINITY, f32::NAN] };
+        std::fs::write(&path, to_bytes(&HostTensors::from([("w.moment_1".to_owned(), tensor)])).unwrap()).unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("broken.safetensors: tensor `w.moment_1` holds NaN at element 1"), "{error}");
     }
 
     #[test]

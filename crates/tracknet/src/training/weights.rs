@@ -61,7 +61,7 @@ pub(super) fn load(
     match (checkpoint.backbone_dir(), &checkpoint.state.base) {
         (Some(dir), _) => {
             let path = dir.join("model.safetensors");
-            let state = backbone_state(read_finite(&path)?, model.backbone.spec().names);
+            let state = backbone_state(read_all(&path)?, model.backbone.spec().names);
             model.backbone = fits(&path, load_state(model.backbone, state, Require::All))?;
         }
         (None, None) => return Err(missing(BACKBONE_DIR, "state.json names no base outside of the checkpoint").into()),
@@ -70,7 +70,7 @@ pub(super) fn load(
     match (checkpoint.adapter_dir(), adapter) {
         (Some(dir), Some(config)) => {
             let path = dir.join(peft::WEIGHTS_FILE);
-            let state = adapter_state(read_finite(&path)?, &model);
+            let state = adapter_state(read_all(&path)?, &model);
             let expected = adapter_state(peft::adapter_tensors(&model, config), &model);
             require(&path, &expected, &state)?;
             model = fits(&path, load_state(model, state, Require::Nothing))?;
@@ -82,23 +82,7 @@ pub(super) fn load(
         }
         (None, None) => {}
     }
-    read_finite(&checkpoint.head_path())?;
     load_head(&checkpoint.head_path(), model)
-}
-
-/// Every tensor of a file.
-///
-/// # Errors
-/// Names the file, and the tensor that holds a value that is not finite.
-fn read_finite(path: &Path) -> Result<BTreeMap<String, TensorData>> {
-    let tensors = read_all(path)?;
-    let broken = tensors.iter().find(|(_, data)| data.iter::<f32>().any(|value| !value.is_finite()));
-    match broken {
-        None => Ok(tensors),
-        Some((name, _)) => {
-            Err(TrainingError::damaged(path, format!("tensor `{name}` holds a value that is not finite")).into())
-        }
-    }
 }
 
 /// Refuses a file without some of the tensors that are expected in it.
