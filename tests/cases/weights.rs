@@ -128,7 +128,11 @@ fn tensors(path: &Path) -> BTreeMap<String, Vec<f32>> {
 fn the_normalization_in_use_is_that_of_the_preprocessor_file_and_is_said() {
     let place = Place::new();
     for (file, model, said) in [
-        ("p_255", "vit_cls", "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225], as its preprocessor_config.json says"),
+        (
+            "p_255",
+            "vit_cls",
+            "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225], as its preprocessor_config.json says",
+        ),
         ("p_nomean", "vit_cls", "mean [0.5, 0.5, 0.5]"),
         ("p_nonorm", "vit_cls", "not normalized"),
         ("p_scalar", "vit_cls", "mean [0.5, 0.5, 0.5]"),

@@ -1,5 +1,8 @@
 //! Which implementations ran, counted where their instructions begin; and what a machine with the instructions must run.
 
+// Helpers of tests: a failure there is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
