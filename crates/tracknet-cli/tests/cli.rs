@@ -435,7 +435,14 @@ fn a_checkpoint_goes_to_4_bits_and_back_and_is_inspected() {
     contains_all(&ok(dir.path(), ["quantize", &source, "p", "--double-quant", "--no-double-quant"]), &["12 modules"]);
     assert!(!ok(dir.path(), ["inspect", "p"]).contains("double quantization"));
 
-    contains_all(&failure(dir.path(), ["quantize", &source, "q"]), &["q", "exists already"]);
+    // What tracknet wrote is replaced; what somebody added to it is not, unless they say so.
+    ok(dir.path(), ["quantize", &source, "q"]);
+    fs::write(at("q").join("notes.txt"), "mine").unwrap();
+    contains_all(&failure(dir.path(), ["quantize", &source, "q"]), &["q: holds notes.txt", "--overwrite"]);
+    ok(dir.path(), ["quantize", &source, "q", "--overwrite"]);
+    let [packed, over] = [at("q"), at("q/..")].map(|path| path.display().to_string());
+    contains_all(&failure(dir.path(), ["dequantize", &packed, "./q/../q", "--overwrite"]), &["is the input"]);
+    contains_all(&failure(dir.path(), ["dequantize", &packed, &over, "--overwrite"]), &["holds the input"]);
     contains_all(&failure(dir.path(), ["dequantize", &source, "g"]), &["is no 4-bit checkpoint"]);
     contains_all(&failure(dir.path(), ["inspect", "no-such"]), &["no-such"]);
     assert_eq!(tracknet(dir.path(), ["quantize", &source, "g", "--blocksize", "100"]).status.code(), Some(2));
@@ -549,7 +556,10 @@ fn a_backbone_that_trained_is_exported_and_can_be_started_from() {
     let name = run.strip_prefix(dir.path()).unwrap().display().to_string();
     ok(dir.path(), ["export", &name, "mine"]);
     assert_files(&dir.path().join("mine"), &["config.json", "model.safetensors", "tracknet_head.safetensors"]);
-    assert!(failure(dir.path(), ["export", &name, "mine"]).contains("mine exists already"));
+    fs::write(dir.path().join("mine/config.json"), "{}").unwrap();
+    let message = failure(dir.path(), ["export", &name, "mine"]);
+    assert!(message.contains("mine: config.json was changed since tracknet wrote it"), "{message}");
+    ok(dir.path(), ["export", &name, "mine", "--overwrite"]);
 
     let start = ["model.pretrained_model_name=./mine", "model.decoder.pretrained=mine"];
     let flags = ["train", "--model", "vit_qlora_heatmap", "--dry-run"];

@@ -135,8 +135,9 @@ fn two_students_learn_the_report_says_so_and_their_adapters_load() {
             assert_eq!(again["students"][index][key], report["students"][index][key], "{key}");
         }
     }
+    std::fs::write(dir.join("first/notes.txt"), "mine").unwrap();
     let [_, error] = ends(1, dir, TINY.iter().chain(&["1", "--image", "pictures", "--out", "first"]));
-    assert!(error.contains("first exists already"), "{error}");
+    assert!(error.contains("first: holds notes.txt, which tracknet did not write"), "{error}");
 }
 
 #[test]
