@@ -35,6 +35,11 @@ const LISTED_NAMES: usize = 20;
 pub(crate) fn open(key: &str, root: &Path, games: &[String], strict: bool) -> Result<Dataset> {
     layout::check_root(key, root)?;
     check_games(key, root, games)?;
+    read(key, root, games, strict)
+}
+
+/// Reads games that are there.
+fn read(key: &str, root: &Path, games: &[String], strict: bool) -> Result<Dataset> {
     let mut problems = Problems::default();
     let mut read = Vec::with_capacity(games.len());
     for name in games {
@@ -57,7 +62,7 @@ pub(crate) fn open_all(root: &Path) -> Result<Dataset> {
     if games.is_empty() {
         return Err(DatasetError::NotARoot { root: root.to_path_buf(), found: layout::describe(root) }.into());
     }
-    let mut data = open("--games", root, &games, false)?;
+    let mut data = read("labels", root, &games, false)?;
     let directories = directories_in(root).at(root)?;
     data.report.not_read = directories.iter().map(|dir| name_of(dir)).filter(|name| !games.contains(name)).collect();
     Ok(data)
