@@ -79,8 +79,9 @@ pub(crate) fn run(args: &PredictArgs) -> Result<ExitCode> {
     let (mut tally, csv) = (Tally::default(), places.csv.clone());
     let mut sinks = Sinks::new(args, places);
     let ended = predictor.source(&source, &mut |predicted| {
+        sinks.push(&predicted)?;
         tally.count(&predicted, args.threshold);
-        sinks.push(&predicted)
+        Ok(())
     });
     let finished = sinks.finish();
     // The failure is told even when nobody reads standard output.

@@ -48,7 +48,7 @@ pub(super) fn start_failure(program: &Path, cause: std::io::Error) -> Error {
 }
 
 /// Messages that decoders also have for whole files: those that start within a group of pictures, or bend the standard.
-const MINOR: [&str; 17] = [
+const MINOR: [&str; 18] = [
     "co located POCs unavailable",
     "mmco: unref short failure",
     "reference picture missing during reorder",
@@ -65,6 +65,7 @@ const MINOR: [&str; 17] = [
     "PPS id out of range",
     "decode_slice_header error",
     "no frame!",
+    "Invalid frame dimensions 0x0",
     "Warning MVs not available",
 ];
 
