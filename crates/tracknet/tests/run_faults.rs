@@ -137,12 +137,22 @@ fn a_run_has_one_holder_and_the_next_gets_it_when_that_one_ended() {
     let config = lora_config(dir.path(), json!({ "epochs": 1 }));
     run(&config, None, Some(1)).unwrap();
     let root = config.runtime.run_dir();
-    let mut second = String::new();
-    let meddle = || second = refusal(&config, &root);
+    let (mut second, mut third) = (String::new(), String::new());
+    let meddle = || {
+        second = refusal(&config, &root);
+        // As it is for a moment while it is replaced.
+        let state = root.join("checkpoints/last/state.json");
+        let text = fs::read(&state).unwrap();
+        fs::write(&state, "half").unwrap();
+        third = refusal(&config, &root);
+        fs::write(&state, text).unwrap();
+    };
     let mut reporter = Meddler { meddle: Some(meddle), said: Vec::new() };
     let options = FitOptions { resume: Some(root.clone()), ..FitOptions::new(Device::flex()) };
     fit(&config, options, &mut reporter).unwrap();
-    contains_all(&second, &["in use by process", "since", &root.display().to_string()]);
+    for told in [second, third] {
+        contains_all(&told, &["in use by process", "since", &root.display().to_string()]);
+    }
     run(&config, Some(&root), None).unwrap();
 }
 
@@ -206,8 +216,10 @@ fn a_checkpoint_elsewhere_must_belong_to_the_run_that_names_it() {
         assert!(recorder.notes.iter().any(|note| note.contains(said)), "{:?}", recorder.notes);
     }
     // From the checkpoint itself the run's directory is found, too.
-    let (resumed, _) = run(&first, Some(&stopped.paths.last()), Some(1)).unwrap();
+    let (resumed, recorder) = run(&first, Some(&stopped.paths.last()), Some(1)).unwrap();
     assert_eq!((resumed.paths.root, resumed.state.step), (stopped.paths.root.clone(), 4));
+    let said = format!("the directory of its run is {}", stopped.paths.root.display());
+    assert!(recorder.notes.iter().any(|note| note.contains(&said)), "{:?}", recorder.notes);
 
     let (other, _) = run(&elsewhere("b", 8), None, Some(1)).unwrap();
     let ids = [&stopped, &other].map(|report| report.state.run_id.clone());

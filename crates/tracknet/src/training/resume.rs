@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Config, DataConfig, ModelConfig, OptimizerConfig, OptimizerName};
 use crate::console::listing;
 use crate::error::{Error, IoContext, Result};
-use crate::files::{DirectoryLock, parent_of};
+use crate::files::{DirectoryLock, FileError, parent_of};
 
 use super::TrainingError;
 use super::checkpoint::{CONFIG_FILE, Checkpoint, is_file};
@@ -62,7 +62,7 @@ impl Resumed {
     /// # Errors
     /// There is no checkpoint, it is damaged, it is not this run's, or another process has the run.
     pub(super) fn open(config: &Config, from: &Path) -> Result<Self> {
-        let found = find_checkpoint(from, NAMES)?;
+        let found = find_checkpoint(from, NAMES).map_err(|error| in_use(from).unwrap_or(error))?;
         let (paths, notes) = places(config, from, &found)?;
         let locks = paths.lock()?;
         // Until now another process may have been at work on it.
@@ -78,6 +78,14 @@ impl Resumed {
     }
 }
 
+/// The reason why a checkpoint of a run is not whole at this moment, if another process is replacing it.
+fn in_use(run: &Path) -> Option<Error> {
+    if !run.join(CONFIG_FILE).is_file() {
+        return None;
+    }
+    DirectoryLock::acquire(run).err().filter(|error| matches!(error, Error::File(FileError::Locked { .. })))
+}
+
 /// The checkpoints that a run can go on from, the first that exists.
 const NAMES: &[&str] = &["last", "best"];
 
@@ -85,13 +93,16 @@ const NAMES: &[&str] = &["last", "best"];
 fn places(config: &Config, from: &Path, checkpoint: &Checkpoint) -> Result<(RunPaths, Vec<String>)> {
     let run_id = &checkpoint.state.run_id;
     let folder = parent_of(&checkpoint.dir);
+    let mut notes = Vec::new();
     let root = match root_of(from, checkpoint)? {
         Some(root) => root,
-        None => root_elsewhere(config, checkpoint)?,
+        None => {
+            let root = root_elsewhere(config, checkpoint)?;
+            notes.push(format!("only a checkpoint was named; the directory of its run is {}", root.display()));
+            root
+        }
     };
-    let configured = paths_at(root.clone(), config, run_id);
-    let mut notes = Vec::new();
-    let mut logs = configured.logs.clone();
+    let mut logs = paths_at(root.clone(), config, run_id).logs;
     if !logs.starts_with(&root) && !is_file(&logs.join(LOG_FILE))? {
         logs = root.join("logs");
         let dir = config.training.log_dir.display();
