@@ -395,7 +395,8 @@ fn a_checkpoint_goes_to_4_bits_and_back_and_is_inspected() {
     contains_all(&ok(dir.path(), ["quantize", &source, "p", "--double-quant", "--no-double-quant"]), &["12 modules"]);
     assert!(!ok(dir.path(), ["inspect", "p"]).contains("double quantization"));
 
-    contains_all(&failure(dir.path(), ["quantize", &source, "q"]), &["q", "exists already"]);
+    fs::write(at("q").join("notes.txt"), "").unwrap();
+    contains_all(&failure(dir.path(), ["quantize", &source, "q"]), &["q", "--overwrite"]);
     contains_all(&failure(dir.path(), ["dequantize", &source, "g"]), &["is no 4-bit checkpoint"]);
     contains_all(&failure(dir.path(), ["inspect", "no-such"]), &["no-such"]);
     assert_eq!(tracknet(dir.path(), ["quantize", &source, "g", "--blocksize", "100"]).status.code(), Some(2));
@@ -509,7 +510,10 @@ fn a_backbone_that_trained_is_exported_and_can_be_started_from() {
     let name = run.strip_prefix(dir.path()).unwrap().display().to_string();
     ok(dir.path(), ["export", &name, "mine"]);
     assert_files(&dir.path().join("mine"), &["config.json", "model.safetensors", "tracknet_head.safetensors"]);
-    assert!(failure(dir.path(), ["export", &name, "mine"]).contains("mine exists already"));
+    ok(dir.path(), ["export", &name, "mine"]);
+    fs::create_dir(dir.path().join("theirs")).unwrap();
+    fs::write(dir.path().join("theirs/notes.txt"), "").unwrap();
+    contains_all(&failure(dir.path(), ["export", &name, "theirs"]), &["theirs", "tracknet did not write it"]);
 
     let start = ["model.pretrained_model_name=./mine", "model.decoder.pretrained=mine"];
     let flags = ["train", "--model", "vit_qlora_heatmap", "--dry-run"];
