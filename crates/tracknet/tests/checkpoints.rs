@@ -23,9 +23,10 @@ use common::{fixture, paths};
 
 const FAMILIES: [&str; 5] = ["dinov3_tiny", "dinov2_tiny", "dinov2_reg_tiny", "dinov2_tiny_swiglu", "vit_tiny"];
 
+type Rename = Box<dyn Fn(&str) -> String>;
+
 fn built(dir: &Path) -> Result<BuildReport, String> {
-    let none = (Default::default(), Default::default());
-    let built = build_backbone(&dir.display().to_string(), &none.0, &none.1, &Device::flex());
+    let built = build_backbone(&dir.display().to_string(), &Default::default(), &Default::default(), &Device::flex());
     built.map(|(_, report)| report).map_err(|e| e.to_string())
 }
 
@@ -49,7 +50,7 @@ fn the_same_weights_under_other_names_are_the_same_backbone_and_a_note_says_what
         assert!(expected.notes.is_empty(), "{:?}", expected.notes);
         let in_memory = |name: &str| paths.in_memory(name);
         let wrapped = |name: &str| format!("_orig_mod.{}", name.replacen("embeddings.", "embeddings.module.", 1));
-        let cases: [(&str, Box<dyn Fn(&str) -> String>); 5] = [
+        let cases: [(&str, Rename); 5] = [
             ("they are those in memory", Box::new(in_memory)),
             ("`_orig_mod`", Box::new(wrapped)),
             ("`backbone.` before each", Box::new(|name| format!("backbone.{name}"))),
@@ -113,7 +114,7 @@ fn what_is_beside_the_backbone_is_left_aside_with_a_note_and_what_is_unknown_in_
 #[test]
 fn names_that_cannot_be_read_are_one_line_and_lists_of_tensors_are_short() {
     let timm = |name: &str| name.replace("attention.q_proj", "attn.qkv");
-    let cases: [(&str, Box<dyn Fn(&str) -> String>); 4] = [
+    let cases: [(&str, Rename); 4] = [
         ("under any prefix, so it is no dinov3_vit", Box::new(|name| name.replace("embeddings", "stem"))),
         ("names of timm or of the original DINO code", Box::new(timm)),
         ("was not merged", Box::new(|name| name.replace("q_proj.weight", "q_proj.lora_A.default.weight"))),

@@ -104,7 +104,8 @@ fn one_half_may_be_left_as_floats() {
     let names = read_raw(&dir.path().join("q/model.safetensors"));
     assert_eq!(names[&format!("{MLP}.weights_in.weight")].dtype, Dtype::F32);
     let written = skip_list(&dir.path().join("q")).unwrap();
-    assert_eq!(written, ["weights_in", &format!("{MLP}.gate_proj"), &format!("{MLP}.up_proj")]);
+    // Releases before 5 have one layer there.
+    assert_eq!(written, ["gate_proj", "up_proj", "weights_in"].map(|part| format!("{MLP}.{part}")));
 }
 
 /// A 4-bit `mlp.weights_in`, as releases before `transformers` 5 have it.
@@ -150,7 +151,7 @@ fn skip_entries_in_the_names_of_files_or_of_memory_mean_the_same_layers_of_a_vit
     let source = fixture("vit_tiny");
     let file = |i: usize| format!("encoder.layer.{i}.attention.output.dense");
     for entry in
-        ["o_proj", "attention.output.dense", r"layers\.\d\.attention\.o_proj", r"encoder\.layer\.\d\.attention\.o"]
+        ["o_proj", "attention.output.dense", r"layers\.\d\.attention\.o_proj", r"encoder\.layer\.\d\.attention\.o\w+"]
     {
         let dir = skipping(&source, &[entry]);
         let path = dir.path().join("q");
@@ -162,8 +163,7 @@ fn skip_entries_in_the_names_of_files_or_of_memory_mean_the_same_layers_of_a_vit
         let written = skip_list(&path).unwrap();
         let spelled =
             [file(0), "layers.0.attention.o_proj".to_owned(), file(1), "layers.1.attention.o_proj".to_owned()];
-        assert_eq!(written[0], entry);
-        assert_eq!(written[1..], spelled, "{entry} holds for one release only");
+        assert_eq!(written, spelled, "{entry}");
     }
 }
 

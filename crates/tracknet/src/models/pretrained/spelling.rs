@@ -31,7 +31,7 @@ pub(super) fn spell(weights: Weights, names: &VitNames) -> Result<(Weights, Vec<
     let mut seen = Seen::default();
     let rename = |name: &str| {
         let bare = unwrapped(name);
-        seen.wrapped |= bare != name;
+        seen.wrapped.extend(WRAPPERS.into_iter().filter(|part| name.split('.').any(|found| found == *part)));
         let Some(tail) = bare.strip_prefix(&prefix) else {
             seen.beside(&bare);
             return own.then_some(bare);
@@ -51,7 +51,7 @@ pub(super) fn spell(weights: Weights, names: &VitNames) -> Result<(Weights, Vec<
 /// What was found while renaming.
 #[derive(Default)]
 struct Seen {
-    wrapped: bool,
+    wrapped: BTreeSet<&'static str>,
     in_memory: bool,
     /// Modules beside the backbone, and how many tensors each has.
     beside: BTreeMap<String, usize>,
@@ -65,9 +65,9 @@ impl Seen {
 
     fn notes(&self, prefix: Option<&str>) -> Vec<String> {
         let mut notes = Vec::new();
-        if self.wrapped {
-            let wrappers = listing(WRAPPERS.map(|part| format!("`{part}`")), WRAPPERS.len());
-            notes.push(format!("names of the checkpoint: components that wrappers add ({wrappers}) were left away"));
+        if !self.wrapped.is_empty() {
+            let wrappers = listing(self.wrapped.iter().map(|part| format!("`{part}`")), WRAPPERS.len());
+            notes.push(format!("names of the checkpoint: {wrappers}, which a wrapper adds, was left away"));
         }
         if let Some(prefix) = prefix {
             notes.push(format!("names of the checkpoint: `{}` before each was left away", shown(prefix)));
