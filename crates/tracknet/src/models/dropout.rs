@@ -124,20 +124,3 @@ mod tests {
         assert_eq!(y.sum().into_scalar::<f32>(), 0.0);
     }
 }
-#[cfg(test)]
-mod print_masks {
-    use super::*;
-    #[test]
-    fn print_them() {
-        let device = Device::default().autodiff();
-        let d = Dropout::new(0.5, "linear");
-        d.seed(7);
-        println!("LINEAR {:?}", d.forward(Tensor::<2>::ones([6, 9], &device)).into_data().try_to_vec::<f32>().unwrap());
-        let d = Dropout::new(0.5, "convolution");
-        d.seed(7);
-        println!(
-            "CONV {:?}",
-            d.forward(Tensor::<4>::ones([2, 3, 5, 4], &device)).into_data().try_to_vec::<f32>().unwrap()
-        );
-    }
-}

@@ -159,6 +159,9 @@ impl AdapterFile {
         let tensors = without_adapter_name(tensors).map_err(|message| ModelError::file(&file.path, message))?;
         for (name, data) in tensors.into_iter().filter(|(name, _)| !is_wrapper(name)) {
             let path = paths.from_any(name.strip_prefix(PREFIX).unwrap_or(&name));
+            // In memory the lengths are the weight of a module of their own.
+            let path =
+                path.strip_suffix(".weight").filter(|path| path.ends_with(ENDS[2])).map_or(path.clone(), str::to_owned);
             if !file.is_part(&path) {
                 problems.push(format!("{name}: is no part of a LoRA adapter, no bias, and not in modules_to_save"));
                 continue;
