@@ -29,7 +29,7 @@ fn main() -> tracknet::Result<()> {
     println!("{}\n{packed}", packed.table());
     let lora = LoraConfig { enabled: true, r: 8, lora_alpha: 16.0, ..LoraConfig::default() };
     let targets = ["query", "key", "value", "dense"].map(str::to_owned);
-    let (backbone, adapted) = apply_lora_to_model(backbone, &lora, Some(&targets), 42)?;
+    let (backbone, adapted) = apply_lora_to_model(backbone, &lora, Some(&targets))?;
     println!("{adapted}\n{}\n", MemoryReport::of(&backbone));
 
     // The same from a configuration.

@@ -465,7 +465,9 @@ fn a_weight_that_is_not_finite_is_not_quantized_but_named() {
     values[5] = f32::INFINITY;
     state.insert(name.to_owned(), TensorData::new(values, [128, 64]));
     let backbone = load_state(model.backbone, state, Require::Nothing).unwrap();
-    let message = apply_quantization(backbone, &QuantizationConfig::default()).unwrap_err().to_string();
+    let message = apply_quantization(backbone, &QuantizationConfig { enabled: true, ..QuantizationConfig::default() })
+        .unwrap_err()
+        .to_string();
     assert!(message.contains(name) && message.contains("inf"), "{message}");
 }
 

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use regex::Regex;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::path_pattern::PathPattern;
 
 /// LoRA adapters (`model.lora`). Semantics and names are those of Hugging Face PEFT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -130,8 +131,8 @@ impl LoraConfig {
 
     fn regex_problems(&self, found: &mut Vec<(&'static str, String)>) {
         let mut check = |name: &'static str, text: &str| {
-            if let Err(error) = Regex::new(text) {
-                found.push((name, format!("`{text}` is not a regular expression: {error}")));
+            if let Err(error) = PathPattern::whole(text) {
+                found.push((name, error.to_string()));
             }
         };
         if let Some(TargetModules::Pattern(text)) = &self.target_modules {
@@ -145,6 +146,21 @@ impl LoraConfig {
         self.alpha_pattern.0.iter().for_each(|(text, _)| check("alpha_pattern", text));
     }
 }
+
+/// Options of PEFT's `LoraConfig` that say how an adapter came about, or that mean nothing for the layers of a vision
+/// transformer: whatever their value, a trained adapter computes the same.
+///
+/// `fan_in_fan_out` is for another class of layer, and PEFT takes it back on a linear one; `use_qalora` acts on layers
+/// of GPTQ, `ensure_weight_tying` on tied embeddings.
+pub const PEFT_OPTIONS_WITHOUT_EFFECT: [&str; 7] = [
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "fan_in_fan_out",
+    "lora_ga_config",
+    "runtime_config",
+    "use_qalora",
+];
 
 /// Options of PEFT's `LoraConfig` that tracknet does not have. Their neutral values are accepted and kept; any other
 /// value is refused by name, because an adapter that needs it would compute something else without it.

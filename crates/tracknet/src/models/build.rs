@@ -19,7 +19,7 @@ use crate::files::hex;
 use super::backbones::{ModulePaths, VitSpec};
 use super::decoders::UpsamplingSpec;
 use super::init::{Builder, Fill, RandomSource, Source};
-use super::lora::quantization::{Format, Packer};
+use super::lora::quantization::{Format, Packer, Storage};
 use super::lora::wrapper::{self, FirstValues};
 use super::lora::{AdapterFile, LoraPlan, LoraReport, QuantizationReport, apply_quantization};
 use super::memory::MemoryReport;
@@ -88,7 +88,11 @@ pub fn build_model(
     if config.backbone.freeze || config.lora.enabled {
         model.backbone = model.backbone.freeze();
     }
-    let adaptation = Adaptation::prepare(&mut model, config, seed)?;
+    let storage = match stored_packed {
+        true => None,
+        false => Storage::new(&config.quantization, model.module_paths())?,
+    };
+    let adaptation = Adaptation::prepare(&mut model, config, storage.as_ref(), seed)?;
     let quantization = match packer {
         Some(packer) => Some(packer.finish()?),
         None if stored_packed => Some(QuantizationReport::of_packed(&model.backbone)),
@@ -157,21 +161,17 @@ enum Adaptation {
 }
 
 impl Adaptation {
-    fn prepare(model: &mut HeatmapModel, config: &ModelConfig, seed: u64) -> Result<Self> {
+    fn prepare(model: &mut HeatmapModel, config: &ModelConfig, storage: Option<&Storage>, seed: u64) -> Result<Self> {
         if !config.lora.enabled {
             return Ok(Self::Off);
         }
-        let format = match config.quantization.enabled {
-            true => Some(Format::new(&config.quantization)?),
-            false => None,
-        };
         if let Some(dir) = &config.lora.adapter {
             let file = AdapterFile::read(dir, model.module_paths())?;
-            file.prepare_base(&mut model.backbone, format)?;
+            file.prepare_base(&mut model.backbone, storage)?;
             return Ok(Self::Read(file));
         }
         let plan = LoraPlan::new(model, &config.lora, None, seed)?;
-        let first = plan.read_weights(model, format)?;
+        let first = plan.read_weights(model, storage)?;
         Ok(Self::New(plan, first))
     }
 

@@ -70,7 +70,8 @@ impl Dropout {
         x * factors
     }
 
-    fn is_active<const D: usize>(&self, x: &Tensor<D>) -> bool {
+    /// Whether the next call drops elements of `x`.
+    pub fn is_active<const D: usize>(&self, x: &Tensor<D>) -> bool {
         self.probability > 0.0 && self.training.is_enabled() && x.device().is_autodiff()
     }
 

@@ -13,11 +13,36 @@ use tracknet_kernels::{FusedActivation, depthwise_conv3x3, gelu, layer_norm};
 
 use super::init::{Builder, Fill};
 use super::lora::LoraAdapter;
+use super::lora::adapter::joined;
 use super::lora::merge::Merged;
 
 /// A parameter in the dtype of what it meets.
 pub(super) fn in_dtype_of<const D: usize, const E: usize>(parameter: Tensor<D>, x: &Tensor<E>) -> Tensor<D> {
     if parameter.dtype() == x.dtype() { parameter } else { parameter.cast(x.dtype()) }
+}
+
+/// A linear layer with its adapter and bias on `[rows, in]`; `multiply` is the product with its transposed weight.
+pub(super) fn adapted_linear(
+    x: Tensor<2>,
+    adapter: Option<&LoraAdapter>,
+    bias: Option<&Param<Tensor<1>>>,
+    multiply: impl Fn(Tensor<2>) -> Tensor<2>,
+) -> Tensor<2> {
+    let y = multiply(x.clone());
+    let y = match adapter {
+        Some(adapter) if adapter.is_at_once(&y.device()) => {
+            return adapter.forward_at_once(y, x, bias.map(|bias| bias.val()));
+        }
+        Some(adapter) => adapter.forward(y, x, multiply),
+        None => y,
+    };
+    match bias {
+        Some(bias) => {
+            let bias = in_dtype_of(bias.val(), &y);
+            y + bias.unsqueeze()
+        }
+        None => y,
+    }
 }
 
 /// `x · weightᵀ` for `[rows, in]` and `[out, in]`, in the dtype of `x`.
@@ -216,16 +241,17 @@ impl Conv {
             let kernels = in_dtype_of(kernels.reshape([rows, input, height, width]), &x);
             if self.is_pointwise() { pointwise(x, kernels) } else { conv2d(x, kernels, None, self.options.clone()) }
         };
-        let thin = convolve(adapter.drop(x.clone()), adapter.a.val()).mul_scalar(adapter.scale());
-        let y = convolve(x, self.rows()) + pointwise(thin, as_kernels(adapter.b.val()));
-        let y = match self.gain(adapter) {
-            Some(gain) => {
-                let gain = in_dtype_of(gain, &y);
-                y * gain
-            }
-            None => y,
-        };
-        self.biased(y)
+        let dropped = adapter.drop(x.clone());
+        let thin = convolve(dropped.clone(), adapter.a.val()).mul_scalar(adapter.scale());
+        let update = pointwise(thin, as_kernels(adapter.b.val()));
+        let of_dropped = adapter.is_dora_dropping(&x).then(|| convolve(dropped, self.rows()));
+        self.biased(joined(convolve(x, self.rows()), update, self.gain(adapter), of_dropped))
+    }
+
+    /// A convolution whose kernels do not overlap, of patches that are rows already: `[rows, in · height · width]` →
+    /// `[rows, out]`.
+    pub fn forward_patches(&self, x: Tensor<2>) -> Tensor<2> {
+        adapted_linear(x, self.adapter.as_ref(), self.bias.as_ref(), |rows| dense_linear(rows, self.rows()))
     }
 
     /// The factor of each output channel under DoRA, `[1, out, 1, 1]`.
@@ -300,18 +326,15 @@ impl Conv {
     pub fn forward_channels(&self, x: Tensor<4>, range: std::ops::Range<usize>) -> Tensor<4> {
         let weight = self.weight.val();
         let output = weight.dims()[0];
-        let y = pointwise(x.clone(), weight.slice([0..output, range.clone()]));
+        let part = weight.slice([0..output, range.clone()]);
+        let y = pointwise(x.clone(), part.clone());
         let Some(adapter) = &self.adapter else { return y };
         let a = adapter.a.val().slice([0..adapter.rank(), range]);
-        let thin = pointwise(adapter.drop(x), as_kernels(a)).mul_scalar(adapter.scale());
-        let y = y + pointwise(thin, as_kernels(adapter.b.val()));
-        match self.gain(adapter) {
-            Some(gain) => {
-                let gain = in_dtype_of(gain, &y);
-                y * gain
-            }
-            None => y,
-        }
+        let dropped = adapter.drop(x.clone());
+        let thin = pointwise(dropped.clone(), as_kernels(a)).mul_scalar(adapter.scale());
+        let update = pointwise(thin, as_kernels(adapter.b.val()));
+        let of_dropped = adapter.is_dora_dropping(&x).then(|| pointwise(dropped, part));
+        joined(y, update, self.gain(adapter), of_dropped)
     }
 }
 

@@ -143,10 +143,12 @@ impl VisitProjections for HeatmapModel {
     }
 
     fn visit_convolutions(&self, visit: &mut dyn FnMut(&str, &Conv)) {
+        self.backbone.visit_convolutions(visit);
         self.decoder.visit_convolutions(&mut |path, conv| visit(&format!("decoder.{path}"), conv));
     }
 
     fn visit_convolutions_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Conv)) {
+        self.backbone.visit_convolutions_mut(visit);
         self.decoder.visit_convolutions_mut(&mut |path, conv| visit(&format!("decoder.{path}"), conv));
     }
 }

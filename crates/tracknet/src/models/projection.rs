@@ -9,7 +9,7 @@ use tracknet_kernels::{ComputeDtype, Linear4bitWeight, linear_4bit};
 
 use super::backbones::ModulePaths;
 use super::init::{Builder, Fill};
-use super::layers::{Conv, dense_linear, in_dtype_of};
+use super::layers::{Conv, adapted_linear, dense_linear};
 use super::lora::LoraAdapter;
 use super::lora::merge::Merged;
 use super::pretrained::carried::Carried;
@@ -28,7 +28,7 @@ pub enum Role {
     Output,
     /// A linear layer of the MLP.
     Mlp,
-    /// A convolution of the decoder: adapted only when it is named.
+    /// A convolution of the patches or of the decoder: adapted only when it is named.
     Convolution,
 }
 
@@ -112,24 +112,9 @@ impl Projection {
         let [output, input] = self.shape();
         let rows: usize = shape[..D - 1].iter().product();
         let x = x.reshape([rows, input]);
-        let y = self.base.multiply(x.clone());
         shape[D - 1] = output;
-        let y = match &self.adapter {
-            Some(adapter) if adapter.is_at_once(&y.device()) => {
-                let bias = self.bias.as_ref().map(|bias| bias.val());
-                return adapter.forward_at_once(y, x, bias).reshape(shape);
-            }
-            Some(adapter) => adapter.forward(y, x, |rows| self.base.multiply(rows)),
-            None => y,
-        };
-        let y = match &self.bias {
-            Some(bias) => {
-                let bias = in_dtype_of(bias.val(), &y);
-                y + bias.unsqueeze()
-            }
-            None => y,
-        };
-        y.reshape(shape)
+        let multiply = |rows| self.base.multiply(rows);
+        adapted_linear(x, self.adapter.as_ref(), self.bias.as_ref(), multiply).reshape(shape)
     }
 }
 
@@ -176,7 +161,8 @@ pub trait VisitProjections {
     /// The same, to change them.
     fn visit_projections_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Projection));
 
-    /// Visits the convolutions that can carry an adapter, by their full name (`decoder.stages.0.proj`).
+    /// Visits the convolutions that can carry an adapter: that of the patches by its path below the backbone, those of the
+    /// decoder by their full name (`decoder.stages.0.proj`).
     fn visit_convolutions(&self, _visit: &mut dyn FnMut(&str, &Conv)) {}
 
     /// The same, to change them.

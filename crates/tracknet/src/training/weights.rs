@@ -10,7 +10,6 @@ use burn::tensor::{Device, TensorData};
 
 use crate::config::{Config, LoraConfig, ModelConfig};
 use crate::error::Result;
-use crate::models::backbones::ModulePaths;
 use crate::models::lora::peft_config::CONFIG_FILE;
 use crate::models::lora::{PeftConfig, peft, write_adapter};
 use crate::models::pretrained::save::read_all;
@@ -52,18 +51,18 @@ pub(super) fn load(mut model: HeatmapModel, checkpoint: &Checkpoint) -> Result<H
     }
     if let Some(dir) = checkpoint.adapter_dir() {
         let path = dir.join(peft::WEIGHTS_FILE);
-        let state = adapter_state(read_all(&path)?, model.module_paths());
+        let state = adapter_state(read_all(&path)?, &model);
         model = fits(&path, load_state(model, state, Require::Nothing))?;
     }
     load_head(&checkpoint.head_path(), model)
 }
 
 /// PEFT's names → the model's, without what is only carried along.
-fn adapter_state(tensors: BTreeMap<String, TensorData>, paths: ModulePaths) -> BTreeMap<String, TensorData> {
+fn adapter_state(tensors: BTreeMap<String, TensorData>, model: &HeatmapModel) -> BTreeMap<String, TensorData> {
+    let (paths, beside) = (model.module_paths(), peft::Beside::of(model));
     let rename = |(name, data): (String, TensorData)| {
         let path = paths.from_any(name.strip_prefix("base_model.model.").unwrap_or(&name)).replace(".base_layer.", ".");
-        let carried = paths.names().is_some_and(|names| names.is_carried(&path));
-        (!carried).then(|| (format!("backbone.{path}"), data))
+        (!beside.holds(&path)).then(|| (format!("backbone.{path}"), peft::as_rows(&name, data)))
     };
     tensors.into_iter().filter_map(rename).collect()
 }

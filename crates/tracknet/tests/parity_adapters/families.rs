@@ -270,7 +270,7 @@ fn names_of_files_and_short_names_are_spelled_out_for_peft() {
         init_lora_weights: tracknet::config::InitMethod::Random,
         ..LoraConfig::default()
     };
-    let (vit, report) = apply_lora_to_model(base("peft_vit"), &config, None, 3).unwrap();
+    let (vit, report) = apply_lora_to_model(base("peft_vit"), &config, None).unwrap();
     let dir = tempfile::tempdir().unwrap();
     write_adapter(dir.path(), &vit, &report.peft).unwrap();
     let written = config_in(dir.path());
@@ -304,7 +304,7 @@ fn parameters_outside_of_the_blocks_are_saved_without_the_prefix_of_the_blocks()
         modules_to_save: Some(vec!["norm".to_owned()]),
         ..LoraConfig::default()
     };
-    let (vit, report) = apply_lora_to_model(base("peft_saved"), &config, None, 3).unwrap();
+    let (vit, report) = apply_lora_to_model(base("peft_saved"), &config, None).unwrap();
     let dir = tempfile::tempdir().unwrap();
     write_adapter(dir.path(), &vit, &report.peft).unwrap();
     let names = read_all(&dir.path().join(WEIGHTS)).unwrap();

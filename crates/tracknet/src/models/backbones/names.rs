@@ -57,7 +57,7 @@ impl VitNames {
             ["cls_token"] => "embeddings.cls_token".to_owned(),
             ["register_tokens"] => "embeddings.register_tokens".to_owned(),
             ["position"] => "embeddings.position_embeddings".to_owned(),
-            ["patch", rest @ ..] => join(self.patch, rest),
+            ["patch", rest @ ..] => join(self.patch, &projection_names(rest)),
             ["norm", rest @ ..] => join(self.norm, rest),
             ["blocks", index, part, rest @ ..] => {
                 format!("{}.{index}.{}", self.files.blocks, join(self.part(part), &projection_names(rest)))

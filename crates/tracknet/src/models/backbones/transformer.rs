@@ -12,7 +12,7 @@ use tracknet_kernels::residual::add_scaled;
 
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
-use crate::models::layers::{Conv, ConvSpec, LayerNorm, dense_linear, in_dtype_of};
+use crate::models::layers::{Conv, ConvSpec, LayerNorm, in_dtype_of};
 use crate::models::pretrained::carried::Carried;
 use crate::models::projection::{Projection, Role, VisitProjections};
 
@@ -190,15 +190,7 @@ impl Vit {
             .reshape([batch, channels, rows, patch, columns, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch * rows * columns, pixels]);
-        let y = dense_linear(patches, self.patch.weight.val().reshape([self.spec.hidden, pixels]));
-        let y = match &self.patch.bias {
-            Some(bias) => {
-                let bias = in_dtype_of(bias.val(), &y);
-                y + bias.unsqueeze()
-            }
-            None => y,
-        };
-        y.reshape([batch, rows * columns, self.spec.hidden])
+        self.patch.forward_patches(patches).reshape([batch, rows * columns, self.spec.hidden])
     }
 }
 
@@ -213,6 +205,14 @@ impl VisitProjections for Vit {
 
     fn carried_along_mut(&mut self) -> Option<&mut Carried> {
         Some(Arc::make_mut(&mut self.carried))
+    }
+
+    fn visit_convolutions(&self, visit: &mut dyn FnMut(&str, &Conv)) {
+        visit(self.spec.names.patch, &self.patch);
+    }
+
+    fn visit_convolutions_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Conv)) {
+        visit(self.spec.names.patch, &mut self.patch);
     }
 
     fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {

@@ -114,14 +114,16 @@ impl LoraAdapter {
     /// The output of the adapted layer without its bias, `[rows, out]`, from that of the layer alone (`y`) and its input
     /// (`x`, `[rows, in]`). `times_weight` multiplies rows by the layer's transposed weight.
     pub fn forward(&self, y: Tensor<2>, x: Tensor<2>, times_weight: impl Fn(Tensor<2>) -> Tensor<2>) -> Tensor<2> {
-        let y = y + self.update(x);
-        match self.gain(times_weight) {
-            Some(gain) => {
-                let gain = in_dtype_of(gain, &y);
-                y * gain.unsqueeze()
-            }
-            None => y,
-        }
+        let gain = self.gain(&times_weight).map(|gain| gain.unsqueeze());
+        let is_dropping = self.is_dora_dropping(&x);
+        let x = self.drop(x);
+        let of_dropped = is_dropping.then(|| times_weight(x.clone()));
+        joined(y, self.thin(x), gain, of_dropped)
+    }
+
+    /// Whether DoRA must see the layer's output of the dropped input, too.
+    pub(crate) fn is_dora_dropping<const D: usize>(&self, x: &Tensor<D>) -> bool {
+        self.dora.is_some() && self.dropout.is_active(x)
     }
 
     /// The output of the adapted layer with its bias, where one pass of a kernel adds everything: on GPUs, without DoRA.
@@ -137,8 +139,12 @@ impl LoraAdapter {
 
     /// `s · B(A(dropout(x)))`: `[rows, in]` → `[rows, out]`, as two thin products; the scale is applied to the thin one.
     pub fn update(&self, x: Tensor<2>) -> Tensor<2> {
+        self.thin(self.drop(x))
+    }
+
+    fn thin(&self, x: Tensor<2>) -> Tensor<2> {
         let (a, b) = (in_dtype_of(self.a.val(), &x), in_dtype_of(self.b.val(), &x));
-        let thin = matmul(self.drop(x), a.transpose());
+        let thin = matmul(x, a.transpose());
         matmul(thin.mul_scalar(self.scale()), b.transpose())
     }
 
@@ -204,6 +210,22 @@ impl LoraAdapter {
     }
 }
 
+/// The output of an adapted layer from that of the layer alone (`y`), the update, and the factors of DoRA. While dropout is
+/// on, what DoRA adds to the layer alone comes from the dropped input, `of_dropped`, as in PEFT.
+pub(crate) fn joined<const D: usize>(
+    y: Tensor<D>,
+    update: Tensor<D>,
+    gain: Option<Tensor<D>>,
+    of_dropped: Option<Tensor<D>>,
+) -> Tensor<D> {
+    let Some(gain) = gain else { return y + update };
+    let gain = in_dtype_of(gain, &y);
+    match of_dropped {
+        Some(of_dropped) => y + of_dropped * gain.clone().sub_scalar(1.0) + update * gain,
+        None => (y + update) * gain,
+    }
+}
+
 fn column(x: Tensor<1>) -> Tensor<2> {
     let rows = x.dims()[0];
     x.reshape([rows, 1])
@@ -216,9 +238,15 @@ fn row_squares(x: Tensor<2>) -> Tensor<1> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Distribution;
+    use std::path::Path;
+
+    use burn::tensor::{Distribution, Gradients};
 
     use super::*;
+    use crate::models::init::{Builder, RandomSource};
+    use crate::models::layers::ConvSpec;
+    use crate::models::lora::peft::as_rows;
+    use crate::models::pretrained::save::read_all;
 
     fn random(shape: [usize; 2], device: &Device) -> Tensor<2> {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
@@ -287,6 +315,85 @@ mod tests {
         assert_close(trained.reshape([output, 1]), m.grad(&gradients).unwrap(), 1e-4);
         assert_close(adapter.a.val().grad(&got_gradients).unwrap(), a.grad(&gradients).unwrap(), 1e-4);
         assert_close(adapter.b.val().grad(&got_gradients).unwrap(), b.grad(&gradients).unwrap(), 1e-4);
+    }
+
+    /// Tensors of `dora_dropout.safetensors`, made by PEFT with the masks that are drawn here.
+    fn golden(layer: &str) -> impl Fn(&str) -> TensorData {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dora_dropout.safetensors");
+        let tensors = read_all(&path).unwrap();
+        let layer = layer.to_owned();
+        move |name| tensors[&format!("{layer}.{name}")].clone()
+    }
+
+    /// The adapter of a golden layer, with the stream of dropout that its mask was drawn from.
+    fn golden_adapter(layer: &str, weight: Tensor<2>) -> LoraAdapter {
+        let golden = golden(layer);
+        let rows = |name: &str| as_rows(&format!(".lora_{name}.weight"), golden(&name.to_lowercase()));
+        let magnitude = as_rows(".lora_magnitude_vector", golden("m"));
+        let scaling = Scaling { alpha: 3.0, rslora: false };
+        let adapter = LoraAdapter::from_data([rows("A"), rows("B")], scaling, 0.5, layer, &weight.device())
+            .with_dora(weight, Some(magnitude));
+        adapter.seed_dropout(7);
+        adapter
+    }
+
+    fn assert_gradients(adapter: &LoraAdapter, gradients: &Gradients, golden: impl Fn(&str) -> TensorData) {
+        let [a, b] = [&adapter.a, &adapter.b].map(|p| p.val().grad(gradients).unwrap());
+        let m = adapter.dora.as_ref().unwrap().magnitude.val().grad(gradients).unwrap();
+        let device = a.device();
+        let count = m.dims()[0];
+        let want = |name: &str, rows: usize, columns: usize| {
+            let values: Vec<f32> = golden(name).iter::<f32>().collect();
+            Tensor::<2>::from_data(TensorData::new(values, [rows, columns]), &device)
+        };
+        let ([a_rows, a_columns], [b_rows, b_columns]) = (a.dims(), b.dims());
+        assert_close(a, want("grad_a", a_rows, a_columns), 1e-5);
+        assert_close(b, want("grad_b", b_rows, b_columns), 1e-5);
+        assert_close(m.reshape([1, count]), want("grad_m", 1, count), 1e-5);
+    }
+
+    #[test]
+    fn dora_with_dropout_gives_the_output_and_the_gradients_of_peft_on_a_linear_layer() {
+        let device = Device::default().autodiff();
+        let golden = golden("linear");
+        let tensor = |name: &str| Tensor::<2>::from_data(golden(name), &device);
+        let (x, weight) = (tensor("x").require_grad(), tensor("w"));
+        let adapter = golden_adapter("linear", weight.clone());
+        let drawn = adapter.drop(Tensor::<2>::ones(x.dims(), &device));
+        assert_eq!(drawn.into_data(), golden("mask"), "another mask: make the fixture again");
+
+        adapter.seed_dropout(7);
+        let times_weight = |x: Tensor<2>| x.matmul(weight.clone().transpose());
+        let bias = Tensor::<1>::from_data(golden("bias"), &device);
+        let y = adapter.forward(times_weight(x.clone()), x.clone(), times_weight) + bias.unsqueeze();
+        let gradients = y.clone().square().mean().backward();
+        assert_close(y, tensor("y"), 1e-5);
+        assert_close(x.grad(&gradients).unwrap(), tensor("grad_x"), 1e-5);
+        assert_gradients(&adapter, &gradients, golden);
+    }
+
+    #[test]
+    fn dora_with_dropout_gives_the_output_and_the_gradients_of_peft_on_a_convolution() {
+        let device = Device::default().autodiff();
+        let golden = golden("convolution");
+        let tensor = |name: &str| Tensor::<4>::from_data(golden(name), &device);
+        let (x, weight) = (tensor("x").require_grad(), tensor("w"));
+        let source = RandomSource { seed: 0 };
+        let spec = ConvSpec::square([3, 4], 3).stride(2).with_bias();
+        let mut conv = spec.build(&Builder::new(&source, &device));
+        conv.weight = Param::from_tensor(weight).set_require_grad(false);
+        conv.bias = Some(Param::from_tensor(Tensor::from_data(golden("bias"), &device)));
+        let adapter = golden_adapter("convolution", conv.rows());
+        let drawn = adapter.drop(Tensor::<4>::ones(x.dims(), &device));
+        assert_eq!(drawn.into_data(), golden("mask"), "another mask: make the fixture again");
+
+        adapter.seed_dropout(7);
+        conv.adapter = Some(adapter);
+        let y = conv.forward(x.clone());
+        let gradients = y.clone().square().mean().backward();
+        assert_close(y, tensor("y"), 1e-5);
+        assert_close(x.grad(&gradients).unwrap(), tensor("grad_x"), 1e-5);
+        assert_gradients(conv.adapter.as_ref().unwrap(), &gradients, golden);
     }
 
     #[test]

@@ -4,16 +4,18 @@ use std::fmt;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::config::{InitMethod, LoraConfig, Pattern};
+use crate::config::{InitMethod, LoraConfig, Pattern, TargetModules};
 use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::projection::VisitProjections;
 use crate::models::state::NamedModule;
 
-use super::first::FromWeights;
+use super::first;
 use super::peft::{AdapterFile, Parts};
+use super::peft_config::PeftConfig;
 use super::peft_names::for_peft;
 use super::ranks::Ranks;
+use super::targets::{is_named, is_saved};
 use super::wrapper::PlannedModule;
 
 /// What two adapter directories differ in.
@@ -68,28 +70,31 @@ impl fmt::Display for AdapterDifference {
 /// Compares two adapters by what they compute: `s·B·A` of each module, not the matrices, which can be turned at will.
 ///
 /// # Errors
-/// A pattern that is no regular expression, or a device that cannot be read.
+/// A pattern that is no regular expression, or matrices that do not fit each other or their configuration, which no model
+/// could load.
 pub fn compare_adapters(first: &AdapterFile, second: &AdapterFile) -> Result<AdapterDifference> {
     let mut found = AdapterDifference { settings: settings(first, second), ..AdapterDifference::default() };
     let (ranks, other_ranks) = (Ranks::new(&first.config.lora)?, Ranks::new(&second.config.lora)?);
     for (path, parts) in &first.modules {
+        let update = first.update_of(path, parts, &ranks)?;
         let Some(other) = second.modules.get(path) else {
             found.only_first.push(path.clone());
             continue;
         };
-        let scale = |ranks: &Ranks| {
-            let (rank, scaling) = ranks.of(path, first.paths);
-            scaling.factor(rank)
-        };
-        let [update, other_update] = [(parts, scale(&ranks)), (other, scale(&other_ranks))].map(|(p, s)| p.update(s));
-        found.tensors.extend(difference(&format!("{path} (s·B·A)"), update.as_ref(), other_update.as_ref()));
-        let name = format!("{path}.lora_magnitude_vector");
-        found.tensors.extend(difference(&name, parts.magnitude.as_ref(), other.magnitude.as_ref()));
+        let other_update = second.update_of(path, other, &other_ranks)?;
+        found.tensors.extend(difference(&format!("{path} (s·B·A)"), &update, &other_update));
+        // Each is there where its configuration says `use_dora`, which differs otherwise.
+        if let (Some(a), Some(b)) = (&parts.magnitude, &other.magnitude) {
+            found.tensors.extend(difference(&format!("{path}.lora_magnitude_vector"), a, b));
+        }
+    }
+    for (path, parts) in second.modules.iter().filter(|(path, _)| !first.modules.contains_key(*path)) {
+        second.update_of(path, parts, &other_ranks)?;
     }
     found.only_second.extend(second.modules.keys().filter(|p| !first.modules.contains_key(*p)).cloned());
     for (path, data) in &first.parameters {
         match second.parameters.get(path) {
-            Some(other) => found.tensors.extend(difference(path, Some(data), Some(other))),
+            Some(other) => found.tensors.extend(difference(path, data, other)),
             None => found.only_first.push(path.clone()),
         }
     }
@@ -97,33 +102,38 @@ pub fn compare_adapters(first: &AdapterFile, second: &AdapterFile) -> Result<Ada
     Ok(found)
 }
 
-/// Settings that change what is computed, where they differ. Ranks, scales and targets show in the updates.
+/// Settings that change what is computed, where they differ, and what a configuration promises that no tensor holds.
+/// Ranks, scales and targets show in the updates.
 fn settings(first: &AdapterFile, second: &AdapterFile) -> Vec<String> {
     let (a, b) = (&first.config.lora, &second.config.lora);
     let pairs = [
         ("bias", a.bias.clone(), b.bias.clone()),
         ("use_dora", a.use_dora.to_string(), b.use_dora.to_string()),
-        ("init_lora_weights", base_change(a), base_change(b)),
+        ("init_lora_weights", base_change(&first.config), base_change(&second.config)),
     ];
     let differ = pairs.into_iter().filter(|(_, a, b)| a != b);
-    differ.map(|(key, a, b)| format!("{key}: {a} in the first, {b} in the second")).collect()
+    let differ = differ.map(|(key, a, b)| format!("{key}: {a} in the first, {b} in the second"));
+    let (first_absent, second_absent) = (first.absent(), second.absent());
+    let absent = [("first", &first_absent), ("second", &second_absent)];
+    let absent =
+        absent.into_iter().flat_map(|(which, names)| names.iter().map(move |name| format!("{name} ({which})")));
+    differ.chain(absent).collect()
 }
 
 /// The start, where it changed the base.
-fn base_change(lora: &LoraConfig) -> String {
-    if lora.init_lora_weights.reads_weights() {
-        lora.init_lora_weights.to_string()
-    } else {
-        "base unchanged".to_owned()
+fn base_change(config: &PeftConfig) -> String {
+    match (config.lora.init_lora_weights, &config.loftq) {
+        (InitMethod::Loftq, Some(base)) => base.to_string(),
+        (InitMethod::Loftq, None) => format!("loftq of PEFT after {} turns", config.lora.loftq_config.loftq_iter),
+        (start, _) if start.reads_weights() => start.to_string(),
+        _ => "base unchanged".to_owned(),
     }
 }
 
-fn difference(name: &str, first: Option<&TensorData>, second: Option<&TensorData>) -> Option<TensorDifference> {
-    let (first, second) = match (first, second) {
-        (None, None) => return None,
-        (Some(a), Some(b)) if a.shape() == b.shape() => (a, b),
-        _ => return Some(TensorDifference { name: name.to_owned(), max: f32::INFINITY, mean: f32::NAN, largest: 0.0 }),
-    };
+fn difference(name: &str, first: &TensorData, second: &TensorData) -> Option<TensorDifference> {
+    if first.shape() != second.shape() {
+        return Some(TensorDifference { name: name.to_owned(), max: f32::INFINITY, mean: f32::NAN, largest: 0.0 });
+    }
     let (mut max, mut sum, mut largest, mut count) = (0f32, 0f64, 0f32, 0usize);
     for (a, b) in first.iter::<f32>().zip(second.iter::<f32>()) {
         let apart = (a - b).abs();
@@ -141,8 +151,7 @@ fn difference(name: &str, first: Option<&TensorData>, second: Option<&TensorData
 /// float weights of `base`.
 ///
 /// # Errors
-/// DoRA, which is no low-rank update; several turns of LoftQ, whose base is none either; a base that is missing, packed
-/// or another.
+/// DoRA, which is no low-rank update; LoftQ, whose base is none either; a base that is missing, packed or another.
 pub fn convert_adapter<M: NamedModule + VisitProjections + Clone>(
     mut file: AdapterFile,
     base: Option<&M>,
@@ -152,19 +161,17 @@ pub fn convert_adapter<M: NamedModule + VisitProjections + Clone>(
     if lora.use_dora {
         return refuse("is a DoRA adapter, which no plain LoRA adapter equals; merge it instead");
     }
-    let redo = lora.init_lora_weights == InitMethod::Loftq && lora.loftq_config.loftq_iter > 1;
-    if redo {
+    if lora.init_lora_weights == InitMethod::Loftq {
         return refuse(
-            "started with several turns of loftq: its base is a quantized one that no adapter can make up for",
+            "began with loftq: its base is a quantized one that no adapter can make up for; merge it instead",
         );
     }
     let changed = matches!(lora.init_lora_weights, InitMethod::Pissa | InitMethod::Olora);
-    let mut first = match (changed, base) {
+    let mut start = match (changed, base) {
         (false, _) => Default::default(),
         (true, Some(base)) => {
             let modules = file.planned(base)?;
-            FromWeights { method: lora.init_lora_weights, iterations: 1, format: None }
-                .run(&mut base.clone(), &modules)?
+            first::split(lora.init_lora_weights, &mut base.clone(), &modules)?
         }
         (true, None) => return refuse("changed the weights of its base when it began: the base is needed (--base)"),
     };
@@ -172,19 +179,19 @@ pub fn convert_adapter<M: NamedModule + VisitProjections + Clone>(
     let mut plain: Vec<(String, usize, f32)> = Vec::new();
     let paths = file.paths;
     for (path, parts) in &mut file.modules {
-        let (rank, scaling) = ranks.of(path, paths);
-        let rank = match first.remove(path) {
+        let (own_rank, scaling) = ranks.of(path, paths)?;
+        let rank = match start.remove(path) {
             Some(start) => {
                 parts.subtract(start);
-                2 * rank
+                2 * own_rank
             }
             None if changed => {
                 let message = format!("{path}: the base has no such linear layer");
                 return Err(ModelError::Tensors { path: file.path, problems: vec![message] }.into());
             }
-            None => rank,
+            None => own_rank,
         };
-        let scale = scaling.factor(ranks.of(path, paths).0);
+        let scale = scaling.factor(own_rank);
         plain.push((path.clone(), rank, (f64::from(scale) * rank as f64) as f32));
     }
     let (r, lora_alpha) = plain.first().map_or((lora.r, lora.lora_alpha), |(_, rank, alpha)| (*rank, *alpha));
@@ -215,26 +222,76 @@ impl AdapterFile {
     /// The modules of the adapter in a model, with the ranks of its configuration.
     pub(super) fn planned<M: VisitProjections>(&self, model: &M) -> Result<Vec<PlannedModule>> {
         let (ranks, paths) = (Ranks::new(&self.config.lora)?, model.module_paths());
-        let mut modules = Vec::new();
+        let mut found = Vec::new();
         model.visit_projections(&mut |path, projection| {
             if self.modules.contains_key(path) {
-                let (rank, scaling) = ranks.of(path, paths);
-                modules.push(PlannedModule { path: path.to_owned(), shape: projection.shape(), rank, scaling });
+                found.push((path.to_owned(), projection.shape()));
             }
         });
-        Ok(modules)
+        let planned = |(path, shape): (String, [usize; 2])| {
+            let (rank, scaling) = ranks.of(&path, paths)?;
+            Ok(PlannedModule { path, shape, rank, scaling })
+        };
+        found.into_iter().map(planned).collect()
+    }
+
+    /// `s·B·A` of a module.
+    fn update_of(&self, path: &str, parts: &Parts, ranks: &Ranks) -> Result<TensorData> {
+        let (rank, scaling) = ranks.of(path, self.paths)?;
+        let problem = match parts.update(scaling.factor(rank)) {
+            Ok(update) if parts.rank() == Some(rank) => return Ok(update),
+            Ok(_) => format!("{path}: its matrices have rank {}, expected {rank}", parts.rank().unwrap_or_default()),
+            Err(problem) => format!("{path}: {problem}"),
+        };
+        Err(ModelError::Tensors { path: self.path.clone(), problems: vec![problem] }.into())
+    }
+
+    /// What its configuration promises by name and no tensor holds.
+    fn absent(&self) -> Vec<String> {
+        let lora = &self.config.lora;
+        let named = |path: &str, entry: &str| self.paths.spellings(path).iter().any(|path| is_named(path, entry));
+        let mut found = Vec::new();
+        if let Some(TargetModules::List(list)) = &lora.target_modules {
+            let absent = list.iter().filter(|entry| !self.modules.keys().any(|path| named(path, entry)));
+            found.extend(absent.map(|entry| format!("target_modules: `{entry}` has no tensor")));
+        }
+        // PEFT adds the names of heads by itself, whether a model has them or not.
+        let saved =
+            lora.modules_to_save.iter().flatten().filter(|entry| !["classifier", "score"].contains(&entry.as_str()));
+        let has = |entry: &str| {
+            let modules = self.parameters.keys().filter_map(|path| Some(path.rsplit_once('.')?.0));
+            modules.flat_map(|path| self.paths.spellings(path)).any(|path| is_saved(&path, entry))
+        };
+        found
+            .extend(saved.filter(|entry| !has(entry)).map(|entry| format!("modules_to_save: `{entry}` has no tensor")));
+        if lora.bias != "none" && !self.parameters.keys().any(|path| path.ends_with(".bias")) {
+            found.push(format!("bias: {} has no tensor", lora.bias));
+        }
+        found
     }
 }
 
 impl Parts {
-    /// `s·B·A`, or nothing when the matrices do not fit each other.
-    pub(super) fn update(&self, scale: f32) -> Option<TensorData> {
-        let (a, b) = (self.a.clone()?, self.b.clone()?);
+    /// `s·B·A` as `[out, in]`, or why the matrices do not fit each other.
+    pub(super) fn update(&self, scale: f32) -> Result<TensorData, String> {
+        let Self { a: Some(a), b: Some(b), .. } = self.as_rows() else { return Err("lacks a matrix".to_owned()) };
         let matrix = |data: &TensorData| <[usize; 2]>::try_from(data.shape().to_vec()).ok();
-        let ([rank, _], [_, columns]) = (matrix(&a)?, matrix(&b)?);
-        let device = Device::default();
-        let tensor = |data: TensorData| Tensor::<2>::from_data(data, &device);
-        (rank == columns).then(|| tensor(b).matmul(tensor(a)).mul_scalar(scale).into_data())
+        match (matrix(&a), matrix(&b)) {
+            (Some([rank, _]), Some([_, columns])) if rank == columns => {
+                let device = Device::default();
+                let tensor = |data: TensorData| Tensor::<2>::from_data(data, &device);
+                Ok(tensor(b).matmul(tensor(a)).mul_scalar(scale).into_data())
+            }
+            _ => {
+                let (a, b) = (a.shape().to_vec(), b.shape().to_vec());
+                Err(format!("lora_A {a:?} and lora_B {b:?} do not fit each other"))
+            }
+        }
+    }
+
+    /// Rows of `A`.
+    fn rank(&self) -> Option<usize> {
+        self.a.as_ref()?.shape().first().copied()
     }
 
     /// `B·A − B₀·A₀` as one pair of matrices: `[B, −B₀] · [A; A₀]`.

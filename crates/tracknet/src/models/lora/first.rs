@@ -4,9 +4,9 @@
 //! to the adapter and leaves the rest in the base, so that both together start as the weight was:
 //!
 //! * `pissa` (Meng et al., 2024): `s·B·A` is the best approximation of its rank;
-//! * `olora` (Büyükakyüz, 2024): `B`, `A` are the leading columns of `Q` and rows of `R`;
-//! * `loftq` (Li et al., 2023): `s·B·A` is the best approximation of what 4-bit storage loses, in turns with storing
-//!   what the adapter leaves. PEFT's own leaves out `s`, and so starts close to the weight only where `s` is 1.
+//! * `olora` (Büyükakyüz, 2024): `B`, `A` are the leading columns of `Q` and rows of `R`.
+//!
+//! `loftq` is in `loftq.rs`.
 
 use std::collections::BTreeMap;
 
@@ -21,133 +21,112 @@ use crate::models::projection::{Base, VisitProjections};
 use crate::models::state::replace;
 
 use super::linalg::{Matrix, Svd, qr, svd};
-use super::quantization::Format;
 use super::wrapper::PlannedModule;
 
 /// Matrices `[A, B]` by module path.
 pub(crate) type Matrices = BTreeMap<String, [TensorData; 2]>;
 
-/// How first values are computed from weights.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct FromWeights {
-    pub(super) method: InitMethod,
-    /// Alternations of `loftq`.
-    pub(super) iterations: usize,
-    /// How the base will be stored, if it will be.
-    pub(super) format: Option<Format>,
+/// Computes the first matrices of every planned projection by `pissa` or `olora` and leaves the rest of its weight in the
+/// base.
+///
+/// # Errors
+/// As [`values_of`].
+pub(super) fn split<M: VisitProjections>(
+    method: InitMethod,
+    model: &mut M,
+    modules: &[PlannedModule],
+) -> Result<Matrices, ModelError> {
+    let mut found = Matrices::new();
+    for_each(model, modules, |module, base| {
+        let weight = values_of(module, base, method)?;
+        let start = match method {
+            InitMethod::Olora => Start::orthogonal(&weight, module.shape, module.rank),
+            _ => Start::principal(&weight, module.shape, module.rank, module.scale()),
+        };
+        replace_weight(module, base, start.without(&weight, module.scale()));
+        found.insert(module.path.clone(), start.tensors());
+        Ok(())
+    })?;
+    Ok(found)
 }
 
-impl FromWeights {
-    /// Computes the first matrices of every planned projection and leaves the rest of its weight in the base.
-    ///
-    /// # Errors
-    /// A weight that is already packed, a rank that is too large, or `loftq` without a 4-bit format.
-    pub(super) fn run<M: VisitProjections>(
-        &self,
-        model: &mut M,
-        modules: &[PlannedModule],
-    ) -> Result<Matrices, ModelError> {
-        let mut found = Matrices::new();
-        let mut failed = None;
-        model.visit_projections_mut(&mut |path, projection| {
-            let Some(module) = modules.iter().find(|m| m.path == path).filter(|_| failed.is_none()) else { return };
-            let result = self.split(module, &projection.base).map(|(matrices, rest)| {
-                if let (Some(rest), Base::Dense(weight)) = (rest, &mut projection.base) {
-                    *weight = replace(weight.clone(), TensorData::new(rest, module.shape));
-                }
-                found.insert(path.to_owned(), matrices);
-            });
-            failed = result.err();
-        });
-        failed.map_or(Ok(found), Err)
-    }
+/// Visits the planned projections of a model up to the first error.
+pub(super) fn for_each<M: VisitProjections>(
+    model: &mut M,
+    modules: &[PlannedModule],
+    mut visit: impl FnMut(&PlannedModule, &mut Base) -> Result<(), ModelError>,
+) -> Result<(), ModelError> {
+    let mut result = Ok(());
+    model.visit_projections_mut(&mut |path, projection| {
+        if let (Ok(()), Some(module)) = (&result, modules.iter().find(|m| m.path == path)) {
+            result = visit(module, &mut projection.base);
+        }
+    });
+    result
+}
 
-    /// The matrices, and the weight that is left when it is another.
-    fn split(&self, module: &PlannedModule, base: &Base) -> Result<([TensorData; 2], Option<Vec<f32>>), ModelError> {
-        let method = self.method;
-        let refuse = |message: String| Err(ModelError::Tensor { name: format!("{}.weight", module.path), message });
-        let Base::Dense(weight) = base else {
-            return refuse(format!("is stored in 4 bits; init_lora_weights: {method} is computed from float weights"));
-        };
-        let [output, input] = module.shape;
-        if module.rank > output.min(input) {
-            let message = format!(
-                "init_lora_weights: {method} needs a rank of at most {}, the smaller side of [{output}, {input}]; found {}",
-                output.min(input),
-                module.rank
-            );
-            return refuse(message);
-        }
-        let weight = match weight.val().into_data().convert::<f32>().try_to_vec::<f32>() {
-            Ok(weight) => weight,
-            Err(e) => return refuse(format!("cannot be read from the device: {e:?}")),
-        };
-        if let Some(i) = weight.iter().position(|v| !v.is_finite()) {
-            return refuse(format!("holds {} at element {i}; no adapter can start from it", weight[i]));
-        }
-        let scale = module.scale();
-        match (method, self.format) {
-            (InitMethod::Olora, _) => {
-                let (q, r) = qr(&Matrix::from_rows(&weight, module.shape));
-                let start = Start { a: r.transposed().leading(module.rank), b: q.leading(module.rank) };
-                Ok((start.tensors(), Some(start.without(&weight, scale))))
-            }
-            (InitMethod::Loftq, Some(format)) => self.loftq(module, &weight, format),
-            (InitMethod::Loftq, None) => {
-                let message = "init_lora_weights: loftq makes up for what 4-bit storage loses, but quantization is off";
-                refuse(message.to_owned())
-            }
-            _ => {
-                let start = Start::principal(&weight, module.shape, module.rank, scale);
-                Ok((start.tensors(), Some(start.without(&weight, scale))))
-            }
-        }
+/// The float weight of a projection that a start is computed from.
+///
+/// # Errors
+/// A weight that is already packed or holds a value that is not finite, or a rank that is too large.
+pub(super) fn values_of(module: &PlannedModule, base: &Base, method: InitMethod) -> Result<Vec<f32>, ModelError> {
+    let refuse = |message: String| Err(ModelError::Tensor { name: format!("{}.weight", module.path), message });
+    let Base::Dense(weight) = base else {
+        return refuse(format!("is stored in 4 bits; init_lora_weights: {method} is computed from float weights"));
+    };
+    let [output, input] = module.shape;
+    if module.rank > output.min(input) {
+        let message = format!(
+            "init_lora_weights: {method} needs a rank of at most {}, the smaller side of [{output}, {input}]; found {}",
+            output.min(input),
+            module.rank
+        );
+        return refuse(message);
     }
+    let weight = match weight.val().into_data().convert::<f32>().try_to_vec::<f32>() {
+        Ok(weight) => weight,
+        Err(e) => return refuse(format!("cannot be read from the device: {e:?}")),
+    };
+    match weight.iter().position(|v| !v.is_finite()) {
+        Some(i) => refuse(format!("holds {} at element {i}; no adapter can start from it", weight[i])),
+        None => Ok(weight),
+    }
+}
 
-    fn loftq(
-        &self,
-        module: &PlannedModule,
-        weight: &[f32],
-        format: Format,
-    ) -> Result<([TensorData; 2], Option<Vec<f32>>), ModelError> {
-        let mut stored = weight.to_vec();
-        let mut turns = 1;
-        let start = loop {
-            let read_back = format.round_trip(&module.path, &stored, module.shape)?;
-            let lost: Vec<f32> = weight.iter().zip(&read_back).map(|(w, q)| w - q).collect();
-            let start = Start::principal(&lost, module.shape, module.rank, module.scale());
-            if turns >= self.iterations {
-                break start;
-            }
-            stored = start.without(weight, module.scale());
-            turns += 1;
-        };
-        // After one turn the base is stored as it would have been anyway.
-        Ok((start.tensors(), (turns > 1).then_some(stored)))
+/// Gives a projection another float weight.
+pub(super) fn replace_weight(module: &PlannedModule, base: &mut Base, values: Vec<f32>) {
+    if let Base::Dense(weight) = base {
+        *weight = replace(weight.clone(), TensorData::new(values, module.shape));
     }
 }
 
 /// `Aᵀ: [in, rank]` and `B: [out, rank]`.
-struct Start {
+pub(super) struct Start {
     a: Matrix,
     b: Matrix,
 }
 
 impl Start {
+    /// The leading columns of `Q` and rows of `R`.
+    fn orthogonal(weight: &[f32], shape: [usize; 2], rank: usize) -> Self {
+        let (q, r) = qr(&Matrix::from_rows(weight, shape));
+        Self { a: r.transposed().leading(rank), b: q.leading(rank) }
+    }
+
     /// `s·B·A` is the nearest matrix of this rank.
-    fn principal(weight: &[f32], shape: [usize; 2], rank: usize, scale: f32) -> Self {
+    pub(super) fn principal(weight: &[f32], shape: [usize; 2], rank: usize, scale: f32) -> Self {
         let Svd { left, values, right } = svd(&Matrix::from_rows(weight, shape), rank);
         let roots: Vec<f64> = values.iter().map(|v| (v / f64::from(scale)).sqrt()).collect();
         Self { a: right.scaled(&roots), b: left.scaled(&roots) }
     }
 
-    fn tensors(&self) -> [TensorData; 2] {
+    pub(super) fn tensors(&self) -> [TensorData; 2] {
         let tensor = |m: &Matrix| TensorData::new(m.to_rows(), m.shape());
         [tensor(&self.a.transposed()), tensor(&self.b)]
     }
 
     /// `weight − s·B·A`, with the matrices rounded as they are stored.
-    fn without(&self, weight: &[f32], scale: f32) -> Vec<f32> {
+    pub(super) fn without(&self, weight: &[f32], scale: f32) -> Vec<f32> {
         let [a, b] = [&self.a, &self.b].map(|m| (m.to_rows(), m.shape()));
         let ((a, [input, rank]), (b, _)) = (a, b);
         let mut rest = weight.to_vec();
@@ -204,9 +183,15 @@ fn orthogonal([output, input]: [usize; 2], rank: usize, seed: u64, path: &str) -
 
 #[cfg(test)]
 mod tests {
+    use tracknet_kernels::{ComputeDtype, Linear4bitWeight, QuantizeOptions};
+
     use super::*;
     use crate::config::QuantizationConfig;
+    use crate::models::backbones::ModulePaths;
     use crate::models::lora::adapter::Scaling;
+    use crate::models::lora::loftq::LoftqBase;
+    use crate::models::lora::quantization::Storage;
+    use crate::models::projection::{Projection, Role};
 
     const SHAPE: [usize; 2] = [40, 24];
 
@@ -219,8 +204,40 @@ mod tests {
         RandomSource { seed: 1 }.values("w", &SHAPE, Fill::Normal(0.1))
     }
 
-    fn base() -> Base {
-        Base::Dense(parameter(TensorData::new(weight(), SHAPE), &Device::default()))
+    /// A model of one projection.
+    struct One(Projection);
+
+    impl VisitProjections for One {
+        fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {
+            visit("layer.0.q", &self.0);
+        }
+
+        fn visit_projections_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Projection)) {
+            visit("layer.0.q", &mut self.0);
+        }
+    }
+
+    fn one() -> One {
+        let device = Device::default();
+        let source = RandomSource { seed: 0 };
+        let mut projection = Projection::new(SHAPE, false, Role::Query, 0.1, &Builder::new(&source, &device));
+        projection.base = Base::Dense(parameter(TensorData::new(weight(), SHAPE), &device));
+        One(projection)
+    }
+
+    fn values(model: &One) -> Vec<f32> {
+        model.0.base.dense().into_data().try_to_vec().unwrap()
+    }
+
+    fn storage(quant_type: &str, double_quant: bool) -> Storage {
+        let config = QuantizationConfig {
+            enabled: true,
+            quant_type: quant_type.to_owned(),
+            compress_statistics: double_quant,
+            compute_dtype: "float32".to_owned(),
+            ..QuantizationConfig::default()
+        };
+        Storage::new(&config, ModulePaths::AsWritten).unwrap().unwrap()
     }
 
     /// `rest + s·B·A`.
@@ -237,30 +254,54 @@ mod tests {
     #[test]
     fn base_and_adapter_together_start_as_the_weight_was() {
         for method in [InitMethod::Pissa, InitMethod::Olora] {
-            let start = FromWeights { method, iterations: 1, format: None };
-            let (matrices, rest) = start.split(&module(6), &base()).unwrap();
-            let rest = rest.unwrap();
+            let mut model = one();
+            let matrices = split(method, &mut model, &[module(6)]).unwrap();
+            let rest = values(&model);
             assert!(error(&rest, &weight()) > 0.5, "{method}: the base did not change");
             // Matrices and sums are rounded to f32.
-            assert!(error(&whole(&rest, &matrices, module(6).scale()), &weight()) < 1e-5, "{method}");
+            assert!(error(&whole(&rest, &matrices["layer.0.q"], module(6).scale()), &weight()) < 1e-5, "{method}");
         }
     }
 
     #[test]
     fn loftq_starts_nearer_to_the_weight_than_the_stored_base_and_nearer_with_every_turn() {
-        let quantization = QuantizationConfig { compute_dtype: "float32".to_owned(), ..QuantizationConfig::default() };
-        let format = Format::new(&quantization).unwrap();
-        let stored = |values: &[f32]| format.round_trip("w", values, SHAPE).unwrap();
+        let storage = storage("nf4", true);
+        let stored = |values: &[f32]| storage.format().round_trip("w", values, SHAPE).unwrap();
         let mut last = error(&stored(&weight()), &weight());
-        for iterations in [1, 5] {
-            let start = FromWeights { method: InitMethod::Loftq, iterations, format: Some(format) };
-            let (matrices, rest) = start.split(&module(6), &base()).unwrap();
-            assert_eq!(rest.is_some(), iterations > 1, "one turn stores the weight as ever");
-            let read_back = stored(&rest.unwrap_or_else(weight));
-            let now = error(&whole(&read_back, &matrices, module(6).scale()), &weight());
-            assert!(now < 0.97 * last, "{iterations} turns: {now} after {last}");
+        for turns in [1, 5] {
+            let mut model = one();
+            let (matrices, base) = LoftqBase::begin(&mut model, &[module(6)], &storage, turns).unwrap();
+            assert_eq!(values(&model) != weight(), turns > 1, "one turn stores the weight as ever");
+            let read_back = stored(&values(&model));
+            let now = error(&whole(&read_back, &matrices["layer.0.q"], module(6).scale()), &weight());
+            assert!(now < 0.97 * last, "{turns} turns: {now} after {last}");
             last = now;
+
+            // Found again from the file: to be stored, and as floats.
+            let base = LoftqBase::from_entry(&base.to_entry()).unwrap();
+            let (mut to_store, mut floats) = (one(), one());
+            base.restore(&mut to_store, &[module(6)], Some(&storage)).unwrap();
+            base.restore(&mut floats, &[module(6)], None).unwrap();
+            assert!(values(&to_store) == values(&model) && values(&floats) == read_back, "{turns} turns");
         }
+    }
+
+    #[test]
+    fn a_base_that_is_stored_in_another_way_than_loftq_began_with_is_refused() {
+        let (_, base) = LoftqBase::begin(&mut one(), &[module(6)], &storage("nf4", false), 2).unwrap();
+        for other in [storage("nf4", true), storage("fp4", false)] {
+            let message = base.restore(&mut one(), &[module(6)], Some(&other)).unwrap_err().to_string();
+            let parts = ["layer.0.q.weight", "would be stored as", "nf4 in blocks of 64 with float scales"];
+            parts.iter().for_each(|part| assert!(message.contains(part), "{part}: {message}"));
+        }
+        let mut packed = one();
+        let format = QuantizeOptions { double_quant: false, ..QuantizeOptions::default() };
+        let weight = Linear4bitWeight::quantize(packed.0.base.dense(), &format, ComputeDtype::F32).unwrap();
+        packed.0.base = Base::Packed(weight);
+        let message = base.restore(&mut packed, &[module(6)], None).unwrap_err().to_string();
+        assert!(message.contains("2 turns") && message.contains("give the float base"), "{message}");
+        let (_, once) = LoftqBase::begin(&mut one(), &[module(6)], &storage("nf4", false), 1).unwrap();
+        once.restore(&mut packed, &[module(6)], None).unwrap();
     }
 
     #[test]
@@ -275,10 +316,7 @@ mod tests {
 
     #[test]
     fn what_the_methods_need_is_asked_for_by_name() {
-        let start = |method| FromWeights { method, iterations: 1, format: None };
-        let message = start(InitMethod::Pissa).split(&module(25), &base()).unwrap_err().to_string();
+        let message = split(InitMethod::Pissa, &mut one(), &[module(25)]).unwrap_err().to_string();
         assert!(message.contains("at most 24") && message.contains("found 25"), "{message}");
-        let message = start(InitMethod::Loftq).split(&module(4), &base()).unwrap_err().to_string();
-        assert!(message.contains("quantization is off"), "{message}");
     }
 }

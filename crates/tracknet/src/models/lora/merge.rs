@@ -161,23 +161,44 @@ impl AdapterFile {
         }
         let ranks = Ranks::new(lora)?;
         let paths = model.module_paths();
-        let mut left: BTreeMap<&str, _> = self.modules.iter().map(|(path, parts)| (path.as_str(), parts)).collect();
+        let mut left = BTreeMap::new();
+        for (path, parts) in &self.modules {
+            let (rank, scaling) = ranks.of(path, paths)?;
+            left.insert(path.as_str(), parts.update(scaling.factor(rank)));
+        }
         let mut problems = Vec::new();
+        let misfit = |path: &str, why: String| format!("{path}: the adapter does not fit the layer: {why}");
+        let mut take = |path: &str, shape: [usize; 2], base: Option<Tensor<2>>| match (left.remove(path)?, base) {
+            (Ok(update), Some(rows)) if update.shape()[..] == shape => {
+                let device = rows.device();
+                Some(rows - Tensor::from_data(update, &device))
+            }
+            (update, base) => {
+                let found =
+                    update.map(|update| format!("its update is {:?}, the weight {shape:?}", update.shape().to_vec()));
+                let why = if base.is_none() { "it is in 4 bits".to_owned() } else { found.unwrap_or_else(|why| why) };
+                problems.push(misfit(path, why));
+                None
+            }
+        };
         model.visit_projections_mut(&mut |path, projection| {
-            let Some(parts) = left.remove(path) else { return };
-            let (rank, scaling) = ranks.of(path, paths);
-            let update = parts.update(scaling.factor(rank));
-            match (&mut projection.base, update) {
-                (Base::Dense(weight), Some(update)) if *update.shape() == weight.lazy_shape() => {
-                    *weight = weight.clone().map(|w| {
-                        let device = w.device();
-                        w - Tensor::from_data(update, &device)
-                    });
+            let shape = projection.shape();
+            match &mut projection.base {
+                Base::Dense(weight) => {
+                    if let Some(rows) = take(path, shape, Some(weight.val())) {
+                        *weight = weight.clone().map(|_| rows);
+                    }
                 }
-                _ => problems.push(format!("{path}: the adapter does not fit the layer, or the layer is in 4 bits")),
+                Base::Packed(_) => drop(take(path, shape, None)),
             }
         });
-        problems.extend(left.into_keys().map(|path| format!("{path}: the model has no such linear layer")));
+        model.visit_convolutions_mut(&mut |path, conv| {
+            let shape = conv.weight.lazy_shape();
+            if let Some(rows) = take(path, conv.shape(), Some(conv.rows())) {
+                conv.weight = conv.weight.clone().map(|_| rows.reshape(shape));
+            }
+        });
+        problems.extend(left.into_keys().map(|path| format!("{path}: the model has no such layer")));
         if problems.is_empty() {
             return Ok(());
         }

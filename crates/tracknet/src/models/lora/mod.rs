@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`adapter`] | the two thin matrices and their forward, with every variant |
 //! | [`targets`], `ranks` | which modules `target_modules` means, and the rank and scale of each |
-//! | `first`, `linalg` | first values, random or from the weight, and the decompositions they need |
+//! | `first`, `loftq`, `linalg` | first values, random or from the weight, and the decompositions they need |
 //! | [`wrapper`] | [`apply_lora_to_model`] |
 //! | [`peft`], [`peft_config`], `peft_names` | adapter directories: tensors, `adapter_config.json`, names that PEFT finds |
 //! | [`merge`], [`set`], [`status`], [`compare`] | operations on adapters: merging, switching, tables, comparing and converting |
@@ -14,6 +14,7 @@ pub mod adapter;
 pub mod compare;
 mod first;
 mod linalg;
+mod loftq;
 pub mod merge;
 pub mod peft;
 pub mod peft_config;
@@ -33,4 +34,4 @@ pub use peft_config::PeftConfig;
 pub use quantization::{QuantizationReport, apply_quantization, dequantize, plan_quantization};
 pub use set::AdapterSet;
 pub use status::{AdapterStatus, LayerStatus, layer_status, status_table};
-pub use wrapper::{AdaptedModule, LoraPlan, LoraReport, apply_lora_to_model};
+pub use wrapper::{AdaptedModule, LoraPlan, LoraReport, apply_lora_to_model, counted};

@@ -4,28 +4,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use burn::module::Param;
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use crate::config::InitMethod;
+use crate::console::listing;
 use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::backbones::{ModulePaths, halve_rows};
+use crate::models::layers::Conv;
 use crate::models::pretrained::carried::Carried;
 use crate::models::pretrained::save::{StoredAs, read_all, write_tensors};
-use crate::models::projection::{Projection, VisitProjections};
+use crate::models::projection::VisitProjections;
 use crate::models::state::{Group, NamedModule, Require, load_state, named_parameters, state_dict};
 
 use super::adapter::{LoraAdapter, Scaling};
-use super::first::FromWeights;
-use super::peft_config::PeftConfig;
+use super::first;
+use super::loftq::LoftqBase;
+use super::peft_config::{CONFIG_FILE, PeftConfig};
 use super::peft_names::for_peft;
-use super::quantization::Format;
+use super::quantization::Storage;
 use super::ranks::Ranks;
-use super::wrapper::{AdaptedModule, LoraReport, freeze_base};
+use super::wrapper::{AdaptedModule, LoraReport, freeze_base, in_backbone, nested_modules};
 
 /// The tensors of an adapter directory.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+/// The same as PEFT wrote them before release 0.7, and writes them without `safe_serialization`.
+const PICKLE_FILE: &str = "adapter_model.bin";
 
 pub(super) const PREFIX: &str = "base_model.model.";
 
@@ -42,6 +47,9 @@ pub fn write_adapter<M: NamedModule + VisitProjections>(dir: &Path, model: &M, c
     model.visit_projections(&mut |path, projection| {
         adapted.extend(projection.adapter.as_ref().map(|_| path.to_owned()))
     });
+    model.visit_convolutions(&mut |path, conv| {
+        adapted.extend(conv.adapter.as_ref().filter(|_| in_backbone(path)).map(|_| path.to_owned()));
+    });
     if adapted.is_empty() {
         return Err(ModelError::file(dir, "the model has no adapters to write").into());
     }
@@ -55,20 +63,24 @@ fn adapter_tensors<M: NamedModule + VisitProjections>(model: &M, config: &PeftCo
     let (naming, paths) = (model.naming(), model.module_paths());
     let mut tensors = BTreeMap::new();
     let mut biases = Vec::new();
-    model.visit_projections(&mut |path, projection| {
-        let Some(adapter) = &projection.adapter else { return };
+    let mut add = |path: &str, parts: Parts, bias: Option<TensorData>| {
         let key = format!("{PREFIX}{}", paths.in_memory(path));
-        tensors.insert(format!("{key}.lora_A.weight"), adapter.a.val().into_data());
-        tensors.insert(format!("{key}.lora_B.weight"), adapter.b.val().into_data());
-        if let Some(dora) = &adapter.dora {
-            tensors.insert(format!("{key}.lora_magnitude_vector"), dora.magnitude.val().into_data());
-        }
-        if let Some(bias) = &projection.bias {
+        tensors.extend(parts.named().map(|(end, data)| (format!("{key}{end}"), data.clone())));
+        if let Some(bias) = bias {
             biases.push(format!("{path}.bias"));
             if config.lora.bias != "none" {
-                tensors.insert(format!("{key}.base_layer.bias"), bias.val().into_data());
+                tensors.insert(format!("{key}.base_layer.bias"), bias);
             }
         }
+    };
+    model.visit_projections(&mut |path, projection| {
+        let Some(adapter) = &projection.adapter else { return };
+        add(path, Parts::of(adapter), projection.bias.as_ref().map(|bias| bias.val().into_data()));
+    });
+    model.visit_convolutions(&mut |path, conv| {
+        let Some(adapter) = conv.adapter.as_ref().filter(|_| in_backbone(path)) else { return };
+        let parts = Parts::of(adapter).into_kernels(conv);
+        add(path, parts, conv.bias.as_ref().map(|bias| bias.val().into_data()));
     });
     let saves = |path: &str| config.saves(path, paths) || (config.lora.bias == "all" && path.ends_with(".bias"));
     let rest = state_dict(model, |p| {
@@ -126,16 +138,27 @@ impl AdapterFile {
     /// accepted in any spelling.
     ///
     /// # Errors
-    /// A file that is missing or damaged, an option that is not supported, a value that is not finite, or one error that
-    /// lists every module that is named twice or lacks a matrix.
+    /// A file that is missing, damaged or something else, an option that is not supported, a value that is not finite, or
+    /// one error that lists every module that is named twice or lacks a matrix.
     pub fn read(dir: &Path, paths: ModulePaths) -> Result<Self> {
         let config = PeftConfig::read(dir)?;
         let path = dir.join(WEIGHTS_FILE);
+        if !path.is_file() && dir.join(PICKLE_FILE).is_file() {
+            return Err(ModelError::file(dir, PICKLED).into());
+        }
         let mut file = Self { config, path, paths, modules: BTreeMap::new(), parameters: BTreeMap::new() };
         let mut problems = Vec::new();
-        let tensors = read_all(&file.path)?.into_iter().filter(|(name, _)| !is_wrapper(name));
-        for (name, data) in tensors {
+        let tensors = read_all(&file.path)?;
+        if !tensors.keys().any(|name| name.contains(".lora_A.")) {
+            let message = "no tensor is called ….lora_A.weight: this is no LoRA adapter";
+            return Err(ModelError::file(file.path, message).into());
+        }
+        let tensors = without_adapter_name(tensors).map_err(|message| ModelError::file(&file.path, message))?;
+        for (name, data) in tensors.into_iter().filter(|(name, _)| !is_wrapper(name)) {
             let path = paths.from_any(name.strip_prefix(PREFIX).unwrap_or(&name));
+            // In memory the lengths are the weight of a module of their own.
+            let path =
+                path.strip_suffix(".weight").filter(|path| path.ends_with(ENDS[2])).map_or(path.clone(), str::to_owned);
             if !file.is_part(&path) {
                 problems.push(format!("{name}: is no part of a LoRA adapter, no bias, and not in modules_to_save"));
                 continue;
@@ -197,9 +220,6 @@ impl AdapterFile {
                 problems.push(format!("{path}: {found} lora_magnitude_vector, but use_dora is {use_dora}"));
             }
         }
-        if self.modules.is_empty() {
-            problems.push("no tensor is called ….lora_A.weight: this is no LoRA adapter".to_owned());
-        }
         problems
     }
 
@@ -223,19 +243,23 @@ impl AdapterFile {
         self.config.write(dir)
     }
 
-    /// Computes the base that the adapter was trained on, where its start changed the weights (`pissa`, `olora`, several
-    /// turns of `loftq`). To be called before the weights are quantized in `format`; does nothing for other adapters.
+    /// Computes the base that the adapter was trained on, where its start changed the weights (`pissa`, `olora`,
+    /// `loftq`). To be called before the weights are quantized as `storage` says; does nothing for other adapters.
     ///
     /// # Errors
-    /// A weight that is packed already, or modules that the model does not have.
-    pub fn prepare_base<M: VisitProjections>(&self, model: &mut M, format: Option<Format>) -> Result<()> {
-        let lora = &self.config.lora;
-        let (method, iterations) = (lora.init_lora_weights, lora.loftq_config.loftq_iter);
-        if !method.reads_weights() || (method == InitMethod::Loftq && iterations == 1) {
+    /// A weight that is packed already or will be packed in another way than the adapter's base was, or modules that the
+    /// model does not have.
+    pub fn prepare_base<M: VisitProjections>(&self, model: &mut M, storage: Option<&Storage>) -> Result<()> {
+        let method = self.config.lora.init_lora_weights;
+        if !method.reads_weights() {
             return Ok(());
         }
         let modules = self.planned(model)?;
-        FromWeights { method, iterations, format }.run(model, &modules)?;
+        match (method, &self.config.loftq) {
+            (InitMethod::Loftq, Some(base)) => base.restore(model, &modules, storage)?,
+            (InitMethod::Loftq, None) => LoftqBase::of_peft(&self.config.lora)?.restore(model, &modules, storage)?,
+            _ => drop(first::split(method, model, &modules)?),
+        }
         Ok(())
     }
 
@@ -246,25 +270,21 @@ impl AdapterFile {
     /// One error that lists every tensor that has no place in the model or the wrong shape.
     pub fn attach<M: NamedModule + VisitProjections>(mut self, mut model: M) -> Result<(M, LoraReport)> {
         let carried = self.set_aside(&mut model);
+        if self.modules.is_empty() {
+            let message = format!("adapts nothing of the backbone: {}", listing(names_in(&carried), NAMES_SHOWN));
+            return Err(ModelError::file(self.path, message).into());
+        }
+        let (fixed, mut notes) = self.drop_nested(&model);
         let adapted: Vec<&str> = self.modules.keys().map(String::as_str).collect();
-        let (mut model, mut notes) = freeze_base(model, &self.config.lora, &adapted)?;
-        let device = model.devices().into_iter().next().unwrap_or_default();
-        let (ranks, paths) = (Ranks::new(&self.config.lora)?, model.module_paths());
-        let Self { mut config, path: file, mut modules, parameters, .. } = self;
-        let dropout = config.lora.lora_dropout;
-        let (mut adapted, mut problems) = (Vec::new(), Vec::new());
-        model.visit_projections_mut(&mut |path, projection| {
-            let Some(parts) = modules.remove(path) else { return };
-            match attach(path, projection, parts, ranks.of(path, paths), dropout, &device) {
-                Ok(module) => adapted.push(module),
-                Err(problem) => problems.push(problem),
-            }
-        });
-        problems.extend(modules.into_keys().map(|path| format!("{path}: the model has no such linear layer")));
+        let (mut model, more) = freeze_base(model, &self.config.lora, &adapted, &fixed)?;
+        notes.extend(more);
+        let paths = model.module_paths();
+        let Self { mut config, path: file, modules, parameters, .. } = self;
+        let (adapted, mut problems) = put_on(&mut model, modules, &config)?;
         let naming = model.naming();
         for p in named_parameters(&model).iter().filter(|p| p.group == Group::Backbone) {
             let path = naming.below_backbone(&p.name);
-            if config.saves(path, paths) && !parameters.contains_key(path) {
+            if config.saves(path, paths) && !parameters.contains_key(path) && !fixed.contains(path) {
                 problems.push(format!("{path}: missing, expected {:?}, because of modules_to_save", p.shape));
             }
         }
@@ -277,30 +297,157 @@ impl AdapterFile {
         if !problems.is_empty() {
             return Err(ModelError::Tensors { path: file, problems }.into());
         }
-        let unknown = config.unknown_keys();
-        if !unknown.is_empty() {
-            notes.push(format!("adapter_config.json: kept without a meaning here: {}", unknown.join(", ")));
-        }
-        if !carried.is_empty() {
-            let names: Vec<&str> = carried.keys().map(|name| name.strip_prefix(PREFIX).unwrap_or(name)).collect();
-            notes.push(format!("kept as they are, because heatmaps do not need them: {}", names.join(", ")));
-        }
+        notes.extend(notes_of(&config, &carried));
         config.carried = carried;
         Ok((loaded?, LoraReport { adapted, notes, peft: config }))
     }
 
-    /// Takes out the tensors for parts that the backbone has in Python and not here (the pooler of a ViT), by their names
+    /// Takes out the tensors for parts that a model has in Python and not here (heads, the pooler of a ViT), by their names
     /// in the file. Parameters replace those that the model carries along; adapters have nothing to adapt.
-    fn set_aside<M: VisitProjections>(&mut self, model: &mut M) -> BTreeMap<String, TensorData> {
-        let paths = model.module_paths();
-        let elsewhere = |path: &str| paths.names().is_some_and(|names| names.is_carried(path));
-        let modules = self.modules.extract_if(.., |path, _| elsewhere(path)).collect();
-        let parameters: BTreeMap<_, _> = self.parameters.extract_if(.., |path, _| elsewhere(path)).collect();
+    fn set_aside<M: NamedModule + VisitProjections>(&mut self, model: &mut M) -> BTreeMap<String, TensorData> {
+        let (paths, beside) = (model.module_paths(), Beside::of(model));
+        let modules = self.modules.extract_if(.., |path, _| beside.names(&format!("{path}."))).collect();
+        let parameters: BTreeMap<_, _> = self.parameters.extract_if(.., |path, _| beside.holds(path)).collect();
         if let Some(carried) = model.carried_along_mut() {
             parameters.iter().for_each(|(name, data)| carried.replace(name, data));
         }
         named(&modules, &parameters, paths)
     }
+
+    /// Takes out what PEFT saved of modules that lie in one that is saved, too, and did not compute with; returns the paths
+    /// of all their parameters, and a note.
+    fn drop_nested<M: NamedModule + VisitProjections>(&mut self, model: &M) -> (BTreeSet<String>, Vec<String>) {
+        if !self.config.is_of_peft() {
+            return (BTreeSet::new(), Vec::new());
+        }
+        let nested = nested_modules(model, &self.config.lora);
+        let lies = |path: &str| path.rsplit_once('.').is_some_and(|(module, _)| nested.contains(module));
+        self.parameters.retain(|path, _| !lies(path));
+        let naming = model.naming();
+        let all = named_parameters(model).into_iter().map(|p| naming.below_backbone(&p.name).to_owned());
+        let note = |module: &String| {
+            format!(
+                "modules_to_save: {module} lies in a module that is saved, too; PEFT computes with that of the base, and so \
+                 does this"
+            )
+        };
+        (all.filter(|path| lies(path)).collect(), nested.iter().map(note).collect())
+    }
+}
+
+/// What a model has in Python beside the backbone that is built here.
+pub(crate) struct Beside {
+    paths: ModulePaths,
+    /// First components of the paths in the backbone.
+    parts: BTreeSet<String>,
+}
+
+impl Beside {
+    pub(crate) fn of<M: NamedModule + VisitProjections>(model: &M) -> Self {
+        let naming = model.naming();
+        let parameters = named_parameters(model).into_iter().filter(|p| p.group == Group::Backbone);
+        let parts = parameters.map(|p| first_component(naming.below_backbone(&p.name)).to_owned()).collect();
+        Self { paths: model.module_paths(), parts }
+    }
+
+    /// Whether the family is known to have the tensor at `path` elsewhere.
+    fn names(&self, path: &str) -> bool {
+        self.paths.names().is_some_and(|names| names.is_unused(path))
+    }
+
+    /// Whether the tensor at `path` is elsewhere: a module beside those of the backbone is a head, whatever it is called.
+    pub(crate) fn holds(&self, path: &str) -> bool {
+        let is_adapter = ENDS.iter().any(|end| path.ends_with(end));
+        self.names(path) || (!is_adapter && !self.parts.contains(first_component(path)))
+    }
+}
+
+fn first_component(path: &str) -> &str {
+    path.split('.').next().unwrap_or(path)
+}
+
+/// Names that are listed in an error or note.
+const NAMES_SHOWN: usize = 8;
+
+const PICKLED: &str = "holds adapter_model.bin, a pickle, which is not read; convert it once in Python: \
+                       `safetensors.torch.save_file(torch.load(\"adapter_model.bin\", weights_only=True), \
+                       \"adapter_model.safetensors\")`";
+
+fn names_in(carried: &BTreeMap<String, TensorData>) -> impl Iterator<Item = &str> {
+    carried.keys().map(|name| name.strip_prefix(PREFIX).unwrap_or(name))
+}
+
+fn notes_of(config: &PeftConfig, carried: &BTreeMap<String, TensorData>) -> Vec<String> {
+    let mut notes = Vec::new();
+    let unknown = config.unknown_keys();
+    if !unknown.is_empty() {
+        notes.push(format!("{CONFIG_FILE}: kept without a meaning here: {}", listing(unknown, NAMES_SHOWN)));
+    }
+    if !carried.is_empty() {
+        let names = listing(names_in(carried), NAMES_SHOWN);
+        notes.push(format!("kept as they are, because heatmaps do not need them: {names}"));
+    }
+    notes
+}
+
+/// What a directory without an adapter's configuration is, where that can be told, and what to do.
+pub(super) fn what_is_there(dir: &Path) -> Option<String> {
+    let has = |name: &str| dir.join(name).is_file();
+    if has(CONFIG_FILE) {
+        return None;
+    }
+    let expected = format!("an adapter is a directory with {CONFIG_FILE} and {WEIGHTS_FILE}");
+    if dir.is_file() {
+        return Some(format!("is a file; {expected}"));
+    }
+    if let Some(found) = [WEIGHTS_FILE, PICKLE_FILE].into_iter().find(|name| has(name)) {
+        return Some(format!("holds {found} without {CONFIG_FILE}, which says ranks and scales: copy that, too"));
+    }
+    if dir.join("adapter").join(CONFIG_FILE).is_file() {
+        return Some(format!("is no adapter but holds one: give {}", dir.join("adapter").display()));
+    }
+    if dir.join("checkpoints").is_dir() {
+        return Some(
+            "is a run, no adapter; its adapters are checkpoints/best/adapter and checkpoints/last/adapter".to_owned(),
+        );
+    }
+    if has("config.json") {
+        return Some(format!("is a model, no adapter; {expected}. A model is given as the base"));
+    }
+    dir.is_dir().then(|| format!("holds no {CONFIG_FILE}; {expected}"))
+}
+
+/// The tensors by the names that PEFT saves, where they are those in memory: with the name of the adapter in them.
+fn without_adapter_name(tensors: BTreeMap<String, TensorData>) -> Result<BTreeMap<String, TensorData>, String> {
+    let found: BTreeSet<String> = tensors.keys().filter_map(|name| Some(adapter_name(name)?.1.to_owned())).collect();
+    let mut found = found.into_iter();
+    let Some(adapter) = found.next() else { return Ok(tensors) };
+    let others: Vec<String> = found.collect();
+    if !others.is_empty() {
+        let names = listing(std::iter::once(&adapter).chain(&others), NAMES_SHOWN);
+        return Err(format!("holds several adapters ({names}); save one of them with PEFT's selected_adapters"));
+    }
+    let saved = format!(".modules_to_save.{adapter}.");
+    let rename = |(name, data): (String, TensorData)| match adapter_name(&name) {
+        Some((end, _)) => (name[..name.find(end).unwrap_or(name.len())].to_owned() + end_of(end), data),
+        None => (name.replace(&saved, "."), data),
+    };
+    Ok(tensors.into_iter().map(rename).collect())
+}
+
+/// The part of an adapter that a tensor's name says, and the name of the adapter in it, if there is one.
+fn adapter_name(name: &str) -> Option<(&'static str, &str)> {
+    let part = |part: &'static str| Some((part, name.split_once(part)?.1.strip_prefix('.')?));
+    let (part, tail) = [".lora_A", ".lora_B", ".lora_magnitude_vector"].into_iter().find_map(part)?;
+    let adapter = match part {
+        ".lora_magnitude_vector" => tail.strip_suffix(".weight").unwrap_or(tail),
+        _ => tail.strip_suffix(".weight")?,
+    };
+    (adapter != "weight").then_some((part, adapter))
+}
+
+fn end_of(part: &str) -> &'static str {
+    ENDS.into_iter().find(|end| end.starts_with(part)).unwrap_or_default()
 }
 
 /// Parts of the module that PEFT wraps around one of `modules_to_save`. With `bias: all` its biases are in the file by these
@@ -318,8 +465,7 @@ fn named(
     let name = |path: &str| format!("{PREFIX}{}", paths.in_memory(path));
     let mut tensors = BTreeMap::new();
     for (path, parts) in modules {
-        let parts = ENDS.into_iter().zip([&parts.a, &parts.b, &parts.magnitude]);
-        tensors.extend(parts.filter_map(|(end, data)| Some((name(path) + end, data.clone()?))));
+        tensors.extend(parts.named().map(|(end, data)| (name(path) + end, data.clone())));
     }
     for (path, data) in parameters {
         let adapted = path.strip_suffix(".bias").filter(|module| modules.contains_key(*module));
@@ -340,34 +486,125 @@ pub fn load_adapter<M: NamedModule + VisitProjections>(dir: &Path, mut model: M)
     file.attach(model)
 }
 
-fn attach(
-    path: &str,
-    projection: &mut Projection,
-    parts: Parts,
-    (rank, scaling): (usize, Scaling),
-    dropout: f32,
-    device: &Device,
-) -> Result<AdaptedModule, String> {
-    let [output, input] = projection.shape();
-    let (Some(a), Some(b)) = (parts.a, parts.b) else { return Err(format!("{path}: lacks a matrix")) };
-    let (found_a, found_b) = (a.shape().to_vec(), b.shape().to_vec());
-    if found_a != [rank, input] || found_b != [output, rank] {
-        return Err(format!(
-            "{path}: found lora_A {found_a:?} and lora_B {found_b:?}, expected [{rank}, {input}] and [{output}, {rank}] \
-             by r and rank_pattern"
-        ));
+/// Puts adapters on the modules of a model that they are for; returns what was adapted and what does not fit.
+fn put_on<M: VisitProjections>(
+    model: &mut M,
+    mut modules: BTreeMap<String, Parts>,
+    config: &PeftConfig,
+) -> Result<(Vec<AdaptedModule>, Vec<String>)> {
+    let (ranks, paths, dropout) = (Ranks::new(&config.lora)?, model.module_paths(), config.lora.lora_dropout);
+    let mut ranked = BTreeMap::new();
+    for path in modules.keys() {
+        ranked.insert(path.clone(), ranks.of(path, paths)?);
     }
-    let matrices = [a, b].map(|data| Param::from_data(data, device));
-    let adapter = LoraAdapter::new(matrices, scaling, dropout, path);
-    let adapter = match parts.magnitude {
-        Some(magnitude) if magnitude.shape().to_vec() != [output] => {
-            let found = magnitude.shape().to_vec();
+    let (mut adapted, mut problems) = (Vec::new(), Vec::new());
+    let mut adapter = |path: &str, shape, weight: &dyn Fn() -> Tensor<2>| {
+        let (parts, rank) = (modules.remove(path)?, ranked.remove(path)?);
+        match parts.adapter(path, shape, rank, dropout, weight) {
+            Ok(adapter) => {
+                adapted.push(AdaptedModule::of(path, shape, &adapter));
+                Some(adapter)
+            }
+            Err(problem) => {
+                problems.push(problem);
+                None
+            }
+        }
+    };
+    model.visit_projections_mut(&mut |path, projection| {
+        if let Some(found) = adapter(path, projection.shape(), &|| projection.base.dense()) {
+            projection.adapter = Some(found);
+        }
+    });
+    model.visit_convolutions_mut(&mut |path, conv| {
+        if let Some(found) = adapter(path, conv.shape(), &|| conv.rows()) {
+            conv.adapter = Some(found);
+        }
+    });
+    problems.extend(modules.into_keys().map(|path| format!("{path}: the model has no such layer to adapt")));
+    Ok((adapted, problems))
+}
+
+impl Parts {
+    /// The tensors of an adapter.
+    fn of(adapter: &LoraAdapter) -> Self {
+        Self {
+            a: Some(adapter.a.val().into_data()),
+            b: Some(adapter.b.val().into_data()),
+            magnitude: adapter.dora.as_ref().map(|dora| dora.magnitude.val().into_data()),
+        }
+    }
+
+    /// The tensors that are there, and how their names end.
+    fn named(&self) -> impl Iterator<Item = (&'static str, &TensorData)> {
+        let parts = ENDS.into_iter().zip([&self.a, &self.b, &self.magnitude]);
+        parts.filter_map(|(end, data)| Some((end, data.as_ref()?)))
+    }
+
+    /// As PEFT has them for a convolution: `A` with its kernel, `B` 1×1, one length for each output channel.
+    fn into_kernels(self, conv: &Conv) -> Self {
+        let [output, input, height, width] = conv.weight.lazy_shape().dims();
+        let rank = self.a.as_ref().map_or(0, |a| a.shape()[0]);
+        Self {
+            a: self.a.map(|data| reshaped(&data, vec![rank, input, height, width])),
+            b: self.b.map(|data| reshaped(&data, vec![output, rank, 1, 1])),
+            magnitude: self.magnitude.map(|data| reshaped(&data, vec![1, output, 1, 1])),
+        }
+    }
+
+    /// As a model has them: kernels as rows, lengths as a vector.
+    pub(super) fn as_rows(&self) -> Self {
+        Self {
+            a: self.a.clone().map(|data| as_rows(ENDS[0], data)),
+            b: self.b.clone().map(|data| as_rows(ENDS[1], data)),
+            magnitude: self.magnitude.clone().map(|data| as_rows(ENDS[2], data)),
+        }
+    }
+
+    /// The adapter of the module at `path`, whose weight is `[out, in]`, or what does not fit.
+    fn adapter(
+        &self,
+        path: &str,
+        [output, input]: [usize; 2],
+        (rank, scaling): (usize, Scaling),
+        dropout: f32,
+        weight: &dyn Fn() -> Tensor<2>,
+    ) -> Result<LoraAdapter, String> {
+        let (Some(found_a), Some(found_b)) = (&self.a, &self.b) else { return Err(format!("{path}: lacks a matrix")) };
+        let (found_a, found_b) = (found_a.shape().to_vec(), found_b.shape().to_vec());
+        let Self { a, b, magnitude } = self.as_rows();
+        let fits = |data: &Option<TensorData>, shape: &[usize]| data.as_ref().is_some_and(|d| d.shape()[..] == *shape);
+        if !fits(&a, &[rank, input]) || !fits(&b, &[output, rank]) {
+            return Err(format!(
+                "{path}: found lora_A {found_a:?} and lora_B {found_b:?}, expected [{rank}, {input}] and [{output}, {rank}] \
+                 by r and rank_pattern"
+            ));
+        }
+        if magnitude.is_some() && !fits(&magnitude, &[output]) {
+            let found = magnitude.map(|data| data.shape().to_vec()).unwrap_or_default();
             return Err(format!("{path}.lora_magnitude_vector: found {found:?}, expected [{output}]"));
         }
-        Some(magnitude) => adapter.with_dora(projection.base.dense(), Some(magnitude)),
-        None => adapter,
-    };
-    let module = AdaptedModule::of(path, [output, input], &adapter);
-    projection.adapter = Some(adapter);
-    Ok(module)
+        let (weight, (Some(a), Some(b))) = (weight(), (a, b)) else { return Err(format!("{path}: lacks a matrix")) };
+        let adapter = LoraAdapter::from_data([a, b], scaling, dropout, path, &weight.device());
+        Ok(match magnitude {
+            Some(magnitude) => adapter.with_dora(weight, Some(magnitude)),
+            None => adapter,
+        })
+    }
+}
+
+/// The tensor of an adapter as a model has it, given the end of its name: kernels as rows, lengths as a vector.
+pub(crate) fn as_rows(name: &str, data: TensorData) -> TensorData {
+    let count: usize = data.shape().iter().product();
+    let rows = data.shape().first().copied().unwrap_or_default();
+    if name.ends_with(ENDS[2]) {
+        return reshaped(&data, vec![count]);
+    }
+    let matrix = ENDS[..2].iter().any(|end| name.ends_with(end));
+    if matrix && data.shape().len() > 2 && rows > 0 { reshaped(&data, vec![rows, count / rows]) } else { data }
+}
+
+/// The same values in another shape.
+fn reshaped(data: &TensorData, shape: Vec<usize>) -> TensorData {
+    TensorData::new(data.iter::<f32>().collect::<Vec<f32>>(), shape)
 }

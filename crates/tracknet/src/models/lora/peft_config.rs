@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -16,27 +15,30 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Value, json};
 
-use crate::config::{InitMethod, LoraConfig, PEFT_OPTIONS_WITHOUT_SUPPORT, Pattern, TargetModules};
-use crate::error::{IoContext, Result};
-use crate::files::write_atomic;
+use crate::config::{
+    InitMethod, LoraConfig, PEFT_OPTIONS_WITHOUT_EFFECT, PEFT_OPTIONS_WITHOUT_SUPPORT, Pattern, TargetModules,
+};
+use crate::error::Result;
+use crate::files::{Limit, read_text, write_atomic};
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
 use crate::models::pretrained::json::python_float;
 
-use super::peft::PREFIX;
+use super::loftq::{self, LoftqBase};
+use super::peft::{PREFIX, what_is_there};
 use super::targets::is_saved;
 
 /// The configuration of an adapter directory.
 pub const CONFIG_FILE: &str = "adapter_config.json";
 
 /// Larger files are no configurations.
-const MAX_BYTES: u64 = 16 << 20;
+const LIMIT: Limit = Limit { kind: "an adapter configuration", bytes: 16 << 20 };
 
 /// Ranks beyond this are typing errors or worse; nothing is allocated for them.
 pub(crate) const MAX_RANK: usize = 65_536;
 
 /// Keys that change nothing about what an adapter computes.
-const INFORMATION: [&str; 9] = [
+const INFORMATION: [&str; 10] = [
     "auto_mapping",
     "base_model_name_or_path",
     "inference_mode",
@@ -46,6 +48,7 @@ const INFORMATION: [&str; 9] = [
     "qalora_group_size",
     "revision",
     "task_type",
+    loftq::KEY,
 ];
 
 /// The configuration of an adapter, understood, and the entries of its file.
@@ -57,6 +60,8 @@ pub struct PeftConfig {
     pub base_model: Option<String>,
     /// Tensors of the directory for parts of the base that this program does not build; they are written again with it.
     pub(super) carried: BTreeMap<String, TensorData>,
+    /// The base of a `loftq` start that is none of PEFT's.
+    pub(super) loftq: Option<LoftqBase>,
     entries: Vec<(String, Entry)>,
 }
 
@@ -80,7 +85,7 @@ impl PeftConfig {
             layers_pattern: None,
             ..config.clone()
         };
-        Self { lora, base_model: None, carried: BTreeMap::new(), entries: Vec::new() }.with_entries()
+        Self { lora, base_model: None, carried: BTreeMap::new(), loftq: None, entries: Vec::new() }.with_entries()
     }
 
     /// The same for another base model.
@@ -100,13 +105,18 @@ impl PeftConfig {
         self.with_entries()
     }
 
+    /// The same for an adapter that began with `loftq` on this base.
+    #[must_use]
+    pub(super) fn with_loftq(self, loftq: Option<LoftqBase>) -> Self {
+        Self { loftq, ..self }.with_entries()
+    }
+
     /// Brings the entries up to date with the settings.
     fn with_entries(mut self) -> Self {
         let lora = self.lora.clone();
         let integral = |x: f32| if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(decimal(x)) };
-        let plain_start = lora.init_lora_weights == InitMethod::Loftq && lora.loftq_config.loftq_iter == 1;
-        // After one turn of LoftQ the base is the quantized model as it is, so nothing is to be done when it is loaded.
-        let start = if plain_start { InitMethod::Kaiming } else { lora.init_lora_weights };
+        // PEFT would compute a base of its own.
+        let start = if self.loftq.is_some() { InitMethod::Kaiming } else { lora.init_lora_weights };
         let redo = start == InitMethod::Loftq;
         let alphas = lora.alpha_pattern.0.iter().map(|(key, alpha)| (key.clone(), integral(*alpha))).collect();
         let ranks = lora.rank_pattern.0.iter().map(|(key, rank)| (key.clone(), json!(rank))).collect();
@@ -130,6 +140,10 @@ impl PeftConfig {
         self.set("loftq_config", if redo { json!(lora.loftq_config) } else { json!({}) });
         self.set("modules_to_save", json!(lora.modules_to_save));
         self.set("fan_in_fan_out", json!(false));
+        self.entries.retain(|(key, _)| key != loftq::KEY);
+        if let Some(base) = self.loftq.as_ref().map(LoftqBase::to_entry) {
+            self.set(loftq::KEY, base);
+        }
         self
     }
 
@@ -150,13 +164,10 @@ impl PeftConfig {
     /// It is missing or damaged, has a key twice, a value that cannot work, or an option that is not supported.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
-        let size = fs::metadata(&path).at(&path)?.len();
-        if size > MAX_BYTES {
-            return Err(
-                ModelError::file(&path, format!("is {size} bytes; no adapter configuration is that large")).into()
-            );
+        if let Some(message) = what_is_there(dir) {
+            return Err(ModelError::file(dir, message).into());
         }
-        let text = fs::read_to_string(&path).at(&path)?;
+        let text = read_text(&path, LIMIT)?;
         Self::parse(&text).map_err(|message| ModelError::file(path, message).into())
     }
 
@@ -171,12 +182,18 @@ impl PeftConfig {
             Some(kind) if kind != "LORA" => return Err(format!("peft_type is `{kind}`; only LORA is supported")),
             _ => {}
         }
-        for key in PEFT_OPTIONS_WITHOUT_SUPPORT {
+        let counts = |key: &&str| !PEFT_OPTIONS_WITHOUT_EFFECT.contains(key);
+        for key in PEFT_OPTIONS_WITHOUT_SUPPORT.into_iter().filter(counts) {
             if let Some(value) = fields.plain(key).filter(|value| !is_neutral(value)) {
                 return Err(format!("{key} is {value}, an option of PEFT that tracknet does not have"));
             }
         }
-        let lora = fields.lora()?;
+        let mut lora = fields.lora()?;
+        let loftq = fields.plain(loftq::KEY).map(LoftqBase::from_entry).transpose()?;
+        if let Some(base) = &loftq {
+            lora.init_lora_weights = InitMethod::Loftq;
+            lora.loftq_config.loftq_iter = base.turns();
+        }
         if lora.r > MAX_RANK || lora.rank_pattern.0.iter().any(|(_, rank)| *rank > MAX_RANK) {
             return Err(format!("r or rank_pattern holds a rank above {MAX_RANK}"));
         }
@@ -184,7 +201,7 @@ impl PeftConfig {
             return Err(format!("{key} {message}"));
         }
         let base_model = fields.get::<Option<String>>("base_model_name_or_path")?.flatten();
-        Ok(Self { lora, base_model, carried: BTreeMap::new(), entries })
+        Ok(Self { lora, base_model, carried: BTreeMap::new(), loftq, entries })
     }
 
     /// Keys of the file that mean nothing to this version; they are kept.
@@ -193,9 +210,15 @@ impl PeftConfig {
         let is_known = |key: &str| {
             known.entries.iter().any(|(k, _)| k == key)
                 || INFORMATION.contains(&key)
+                || PEFT_OPTIONS_WITHOUT_EFFECT.contains(&key)
                 || PEFT_OPTIONS_WITHOUT_SUPPORT.contains(&key)
         };
         self.entries.iter().map(|(key, _)| key.as_str()).filter(|key| !is_known(key)).collect()
+    }
+
+    /// Whether PEFT wrote the file, or an adapter of PEFT was trained on.
+    pub(super) fn is_of_peft(&self) -> bool {
+        self.entries.iter().any(|(key, _)| key == "auto_mapping" || key == "peft_version")
     }
 
     /// Whether anything is adapted that belongs into the directory: adapters of a decoder do not.
@@ -337,14 +360,26 @@ impl Fields<'_> {
         let key = "init_lora_weights";
         match self.plain(key) {
             None | Some(Value::Null) => Ok(InitMethod::Kaiming),
-            // Its first values come from data; the base stays as it is.
-            Some(Value::String(name)) if name == "eva" => Ok(InitMethod::Kaiming),
-            Some(Value::String(name)) if name.starts_with("pissa_niter_") => Err(format!(
-                "{key} is {name}: its base cannot be computed again, because that start is random; save the adapter \
-                 with PEFT's path_initial_model_for_weight_conversion"
-            )),
+            Some(Value::String(name)) => match (name.as_str(), base_is_lost(name)) {
+                // First values from data or of minor components; the base stays as it is.
+                ("eva" | "mica", _) => Ok(InitMethod::Kaiming),
+                (_, Some(reason)) => Err(format!(
+                    "{key} is {name}: its base cannot be computed again, because {reason}; save the adapter with PEFT's \
+                     path_initial_model_for_weight_conversion"
+                )),
+                _ => self.required(key),
+            },
             Some(_) => self.required(key),
         }
+    }
+}
+
+/// Why no file tells the base of an adapter with this start.
+fn base_is_lost(start: &str) -> Option<&'static str> {
+    match start {
+        "corda" => Some("it depends on the data that the start was computed from"),
+        "lora_ga" => Some("it depends on the gradients that the start was computed from"),
+        _ => start.starts_with("pissa_niter_").then_some("that start is random"),
     }
 }
 
@@ -485,6 +520,26 @@ mod tests {
     }
 
     #[test]
+    fn options_that_say_how_an_adapter_came_about_change_nothing_and_are_kept() {
+        for option in [
+            r#""corda_config": {"corda_method": "ipm"}"#,
+            r#""eva_config": {"rho": 2.0}, "init_lora_weights": "eva""#,
+            r#""lora_ga_config": {"direction": "ArB2r"}"#,
+            r#""init_lora_weights": "mica""#,
+            r#""use_qalora": true"#,
+            r#""fan_in_fan_out": true"#,
+            r#""ensure_weight_tying": true"#,
+            r#""runtime_config": {"ephemeral_gpu_offload": false}"#,
+        ] {
+            let config = PeftConfig::parse(&format!(r#"{{"r": 4, "lora_alpha": 8, {option}}}"#)).unwrap();
+            assert_eq!(config.lora.init_lora_weights, InitMethod::Kaiming, "{option}");
+            assert!(config.unknown_keys().is_empty(), "{option}");
+            let key = option.split('"').nth(1).unwrap();
+            assert!(config.to_json().unwrap().contains(key), "{option}");
+        }
+    }
+
+    #[test]
     fn damaged_and_unsupported_files_are_refused_with_the_key() {
         let cases = [
             (r#"{"r": 4"#, "EOF"),
@@ -505,9 +560,12 @@ mod tests {
             (r#"{"r": 4, "lora_alpha": 8, "peft_type": "IA3"}"#, "peft_type is `IA3`"),
             (r#"{"r": 4, "lora_alpha": 8, "lora_bias": true}"#, "lora_bias is true"),
             (r#"{"r": 4, "lora_alpha": 8, "layer_replication": [[0, 4]]}"#, "layer_replication"),
-            (r#"{"r": 4, "lora_alpha": 8, "fan_in_fan_out": true}"#, "fan_in_fan_out"),
+            (r#"{"r": 4, "lora_alpha": 8, "use_bdlora": true}"#, "use_bdlora"),
+            (r#"{"r": 4, "lora_alpha": 8, "tracknet_loftq": {"turns": 1}}"#, "missing field"),
             (r#"{"r": 4, "lora_alpha": 8, "target_modules": "("}"#, "target_modules `(`"),
-            (r#"{"r": 4, "lora_alpha": 8, "init_lora_weights": "corda"}"#, "`corda` is not known"),
+            (r#"{"r": 4, "lora_alpha": 8, "init_lora_weights": "corda"}"#, "depends on the data"),
+            (r#"{"r": 4, "lora_alpha": 8, "init_lora_weights": "lora_ga"}"#, "depends on the gradients"),
+            (r#"{"r": 4, "lora_alpha": 8, "init_lora_weights": "of_tomorrow"}"#, "`of_tomorrow` is not known"),
             (r#"{"r": 4, "lora_alpha": 8, "init_lora_weights": "pissa_niter_4"}"#, "pissa_niter_4"),
         ];
         for (text, part) in cases {

@@ -5,15 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{LoraConfig, Pattern, TargetModules};
+use crate::config::{InitMethod, LoraConfig, Pattern, TargetModules};
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
-use crate::models::projection::VisitProjections;
+use crate::models::projection::{Role, VisitProjections};
 use crate::models::state::{Group, NamedModule, named_parameters};
 
 use super::peft_config::PeftConfig;
 use super::ranks::Ranks;
-use super::targets::{PeftRule, is_saved};
+use super::targets::{POOLER, PeftRule, is_saved};
+use super::wrapper::in_backbone;
 
 /// `config` for an adapter of `model` with matrices for the modules `adapted`.
 ///
@@ -29,6 +30,7 @@ pub(super) fn for_peft<M: NamedModule + VisitProjections>(
     targets(&mut lora, model, adapted)?;
     ranks(&mut lora, paths, adapted)?;
     saved(&mut lora, model, config);
+    start(&mut lora, model);
     Ok(if lora == config.lora { config.clone() } else { config.clone().with_lora(lora) })
 }
 
@@ -38,23 +40,45 @@ fn targets<M: VisitProjections>(
     adapted: &BTreeSet<String>,
 ) -> Result<(), ModelError> {
     let paths = model.module_paths();
-    let mut linears = Vec::new();
-    model.visit_projections(&mut |path, _| linears.push(path.to_owned()));
+    let mut layers = Vec::new();
+    model.visit_projections(&mut |path, projection| layers.push((path.to_owned(), projection.role())));
+    model.visit_convolutions(&mut |path, _| {
+        layers.extend(in_backbone(path).then(|| (path.to_owned(), Role::Convolution)));
+    });
     if paths.names().is_some_and(|names| names.has_pooler()) {
-        linears.push("pooler.dense".to_owned());
+        layers.push((POOLER.to_owned(), Role::Mlp));
     }
     let rule = PeftRule::new(lora)?;
-    if linears.iter().any(|path| rule.adapts(&paths.in_memory(path)) != adapted.contains(path)) {
+    let mut differs = false;
+    for (path, role) in &layers {
+        differs |= rule.adapts(&paths.in_memory(path), *role)? != adapted.contains(path);
+    }
+    if differs {
         lora.target_modules = Some(TargetModules::List(adapted.iter().map(|path| paths.in_memory(path)).collect()));
         (lora.exclude_modules, lora.layers_to_transform, lora.layers_pattern) = (None, None, None);
     }
     Ok(())
 }
 
+/// PEFT cannot make an orthogonal start on a base in 4 bits, not even one that its file replaces.
+fn start<M: VisitProjections>(lora: &mut LoraConfig, model: &M) {
+    let mut packed = false;
+    model.visit_projections(&mut |_, projection| packed |= projection.is_quantized());
+    if packed && lora.init_lora_weights == InitMethod::Orthogonal {
+        lora.init_lora_weights = InitMethod::Kaiming;
+    }
+}
+
 fn ranks(lora: &mut LoraConfig, paths: ModulePaths, adapted: &BTreeSet<String>) -> Result<(), ModelError> {
     let ranks = Ranks::new(lora)?;
-    let found: Vec<_> = adapted.iter().map(|path| (paths.in_memory(path), ranks.of(path, paths))).collect();
-    if found.iter().all(|(path, found)| ranks.of(path, ModulePaths::AsWritten) == *found) {
+    let mut found = Vec::new();
+    let mut same = true;
+    for path in adapted {
+        let (memory, rank) = (paths.in_memory(path), ranks.of(path, paths)?);
+        same &= ranks.of(&memory, ModulePaths::AsWritten)? == rank;
+        found.push((memory, rank));
+    }
+    if same {
         return Ok(());
     }
     let key = |path: &str| regex::escape(path);

@@ -14,6 +14,8 @@ use crate::models::backbones::ModulePaths;
 use crate::models::pretrained::bnb::SkipRules;
 use crate::models::projection::{Base, Projection, VisitProjections};
 
+use super::targets::{names_pooler, unused_pooler};
+
 /// What was quantized, or what would be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QuantizationReport {
@@ -159,11 +161,40 @@ impl Format {
     }
 }
 
+/// How each weight of a model will be stored, by an enabled `quantization` section.
+#[derive(Debug)]
+pub struct Storage {
+    format: Format,
+    skip: Skip,
+}
+
+impl Storage {
+    /// Reads a configuration for a model with these spellings of its paths ([`VisitProjections::module_paths`]); nothing
+    /// when it is not enabled.
+    ///
+    /// # Errors
+    /// As [`Format::new`], or a skip entry that cannot be understood.
+    pub fn new(config: &QuantizationConfig, paths: ModulePaths) -> Result<Option<Self>, ModelError> {
+        let read = || Ok(Self { format: Format::new(config)?, skip: Skip::new(config, paths)? });
+        config.enabled.then(read).transpose()
+    }
+
+    /// The format of the weights that are packed.
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The format of the weight of the projection at `path`; nothing when it stays float.
+    pub(super) fn format_of(&self, path: &str) -> Option<Format> {
+        (!self.skip.skips(path)).then_some(self.format)
+    }
+}
+
 /// `skip_modules`, understood.
 #[derive(Debug)]
 enum Skip {
     /// `mode: manual`: an entry is a part of the path.
-    Parts(Vec<String>),
+    Parts(Vec<String>, ModulePaths),
     /// `mode: hf`: the rule of `transformers`, for any spelling of the path.
     Rules(SkipRules, ModulePaths),
 }
@@ -173,31 +204,37 @@ impl Skip {
         let entries = config.skip_modules.clone().unwrap_or_default();
         Ok(match config.mode.as_str() {
             "hf" => Self::Rules(SkipRules::new(&entries, "quantization.skip_modules")?, paths),
-            _ => Self::Parts(entries),
+            _ => Self::Parts(entries, paths),
         })
     }
 
     fn skips(&self, path: &str) -> bool {
         match self {
-            Self::Parts(parts) => parts.iter().any(|part| path.contains(part.as_str())),
+            Self::Parts(parts, _) => parts.iter().any(|part| path.contains(part.as_str())),
             Self::Rules(rules, paths) => rules.skips(path, *paths),
         }
     }
 
     /// One note for each entry that matches none of the skipped paths.
     fn notes(&self, skipped: &[String]) -> Vec<String> {
-        let unused: Vec<&str> = match self {
-            Self::Parts(parts) => {
+        let (unused, paths): (Vec<&str>, _) = match self {
+            Self::Parts(parts, paths) => {
                 let unused = parts.iter().filter(|part| !skipped.iter().any(|path| path.contains(part.as_str())));
-                unused.map(String::as_str).collect()
+                (unused.map(String::as_str).collect(), *paths)
             }
-            Self::Rules(rules, paths) => rules.unused(&skipped.iter().map(String::as_str).collect::<Vec<_>>(), *paths),
+            Self::Rules(rules, paths) => {
+                (rules.unused(&skipped.iter().map(String::as_str).collect::<Vec<_>>(), *paths), *paths)
+            }
         };
-        unused.iter().map(|entry| format!("quantization.skip_modules: `{entry}` matches nothing")).collect()
+        let note = |entry: &&str| match names_pooler(entry, paths) {
+            true => format!("quantization.skip_modules: {}", unused_pooler(entry)),
+            false => format!("quantization.skip_modules: `{entry}` matches nothing"),
+        };
+        unused.iter().map(note).collect()
     }
 }
 
-/// Lists what [`apply_quantization`] would do; nothing is changed.
+/// Lists what [`apply_quantization`] would do; nothing is changed. Nothing is listed when `config` is not enabled.
 ///
 /// # Errors
 /// A value of `config` that cannot work, or a model without linear layers to quantize.
@@ -205,8 +242,9 @@ pub fn plan_quantization<M: VisitProjections>(
     model: &M,
     config: &QuantizationConfig,
 ) -> Result<QuantizationReport, ModelError> {
-    let format = Format::new(config)?;
-    let skip = Skip::new(config, model.module_paths())?;
+    let Some(Storage { format, skip }) = Storage::new(config, model.module_paths())? else {
+        return Ok(QuantizationReport::default());
+    };
     let mut report = QuantizationReport::default();
     let mut seen = 0;
     model.visit_projections(&mut |path, projection| {
@@ -228,7 +266,7 @@ pub fn plan_quantization<M: VisitProjections>(
 }
 
 /// Replaces every dense projection that `config.skip_modules` does not name by its 4-bit form, one at a time, so that
-/// the peak is the model and one packed weight.
+/// the peak is the model and one packed weight. The model comes back as it is when `config` is not enabled.
 ///
 /// # Errors
 /// As [`plan_quantization`]; or a weight that is not finite, by name.
@@ -236,8 +274,11 @@ pub fn apply_quantization<M: Module + VisitProjections>(
     mut model: M,
     config: &QuantizationConfig,
 ) -> Result<(M, QuantizationReport), ModelError> {
-    let format = Format::new(config)?;
     let mut report = plan_quantization(&model, config)?;
+    if !config.enabled {
+        return Ok((model, report));
+    }
+    let format = Format::new(config)?;
     let mut failed = None;
     let mut layers = report.layers.iter_mut().peekable();
     model.visit_projections_mut(&mut |path, projection| {

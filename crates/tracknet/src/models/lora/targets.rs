@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regex::Regex;
-
-use crate::config::{LoraConfig, TargetModules};
+use crate::config::{LoraConfig, PathPattern, TargetModules};
+use crate::console::listing;
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
 use crate::models::projection::Role;
+
+use super::ranks::{matches_any, of_key};
 
 /// A projection that could be adapted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub struct Selection {
 /// in any spelling of `paths`.
 ///
 /// # Errors
-/// Nothing matches, or a pattern is not a regular expression.
+/// Nothing matches, or a pattern is not a regular expression or takes too long to match.
 pub fn select(
     targets: Option<&TargetModules>,
     config: &LoraConfig,
@@ -41,12 +42,12 @@ pub fn select(
     let (exclusion, layers) = (Exclusion::new(config)?, Layers::new(config)?);
     let all: Vec<Spelled> =
         candidates.iter().map(|c| Spelled { path: &c.path, role: c.role, all: paths.spellings(&c.path) }).collect();
-    let open: Vec<&Spelled> = all.iter().filter(|c| !exclusion.takes_out(c)).collect();
+    let open = kept(all.iter(), |c| Ok(!exclusion.takes_out(c)?))?;
     let mut selection = match targets {
-        None => every_linear(open.iter().filter(|c| layers.hold(&c.all))),
-        Some(TargetModules::Pattern(pattern)) if is_all_linear(pattern) => every_linear(open.iter()),
+        None => every_linear(&kept(open.iter().copied(), |c| layers.hold(&c.all))?),
+        Some(TargetModules::Pattern(pattern)) if is_all_linear(pattern) => every_linear(&open),
         Some(TargetModules::Pattern(pattern)) => by_pattern(pattern, &open)?,
-        Some(TargetModules::List(list)) => by_list(list, &open, &layers),
+        Some(TargetModules::List(list)) => by_list(list, &open, &layers, paths)?,
     };
     if selection.paths.is_empty() {
         let mut requested = describe(targets);
@@ -62,33 +63,49 @@ pub fn select(
     Ok(selection)
 }
 
-/// Whether PEFT, which knows one spelling of every path and no short names, would adapt the linear layer at `path`.
+/// The candidates that a rule keeps.
+fn kept<'a>(
+    candidates: impl Iterator<Item = &'a Spelled<'a>>,
+    keeps: impl Fn(&Spelled<'_>) -> Result<bool, ModelError>,
+) -> Result<Vec<&'a Spelled<'a>>, ModelError> {
+    let keep = |c: &'a Spelled<'a>| keeps(c).map(|keep| keep.then_some(c)).transpose();
+    candidates.filter_map(keep).collect()
+}
+
+/// Whether PEFT, which knows one spelling of every path and no short names, would adapt the layer at `path`.
 pub(super) struct PeftRule<'a> {
     exclusion: Exclusion<'a>,
     layers: Layers<'a>,
-    pattern: Option<Regex>,
+    all_linear: bool,
+    pattern: Option<PathPattern>,
     list: &'a [String],
 }
 
 impl<'a> PeftRule<'a> {
     pub(super) fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
-        let (pattern, list) = match &config.target_modules {
-            None => (None, &[][..]),
-            Some(TargetModules::List(list)) => (None, list.as_slice()),
-            Some(TargetModules::Pattern(pattern)) if is_all_linear(pattern) => {
-                (Some(whole("target_modules", ".*")?), &[][..])
-            }
-            Some(TargetModules::Pattern(pattern)) => (Some(whole("target_modules", pattern)?), &[][..]),
+        let (all_linear, pattern, list) = match &config.target_modules {
+            None => (false, None, &[][..]),
+            Some(TargetModules::List(list)) => (false, None, list.as_slice()),
+            Some(TargetModules::Pattern(pattern)) if is_all_linear(pattern) => (true, None, &[][..]),
+            Some(TargetModules::Pattern(pattern)) => (false, Some(whole("target_modules", pattern)?), &[][..]),
         };
-        Ok(Self { exclusion: Exclusion::new(config)?, layers: Layers::new(config)?, pattern, list })
+        Ok(Self { exclusion: Exclusion::new(config)?, layers: Layers::new(config)?, all_linear, pattern, list })
     }
 
-    pub(super) fn adapts(&self, path: &str) -> bool {
-        let listed = || {
-            self.list.iter().any(|entry| entry == path)
-                || (self.list.iter().any(|entry| is_named(path, entry)) && self.layers.holds(path))
-        };
-        !self.exclusion.excludes(path) && self.pattern.as_ref().map_or_else(listed, |pattern| pattern.is_match(path))
+    /// # Errors
+    /// A pattern whose match takes too long.
+    pub(super) fn adapts(&self, path: &str, role: Role) -> Result<bool, ModelError> {
+        if self.exclusion.excludes(path)? {
+            return Ok(false);
+        }
+        if self.all_linear {
+            return Ok(role != Role::Convolution);
+        }
+        if let Some(pattern) = &self.pattern {
+            return pattern.matches(path).map_err(of_key("target_modules"));
+        }
+        let named = self.list.iter().any(|entry| is_named(path, entry));
+        Ok(self.list.iter().any(|entry| entry == path) || (named && self.layers.holds(path)?))
     }
 }
 
@@ -110,15 +127,13 @@ pub(super) fn is_saved(path: &str, entry: &str) -> bool {
     !entry.is_empty() && ends.into_iter().any(|end| path[..end].ends_with(entry))
 }
 
-/// `pattern` as a regular expression for a whole path.
-pub(super) fn whole(key: &str, pattern: &str) -> Result<Regex, ModelError> {
-    Regex::new(&format!("^(?:{pattern})$"))
-        .map_err(|e| ModelError::key(format!("lora.{key}"), format!("`{pattern}` is not a regular expression: {e}")))
+fn whole(key: &str, pattern: &str) -> Result<PathPattern, ModelError> {
+    PathPattern::whole(pattern).map_err(of_key(key))
 }
 
 /// What is never adapted.
 struct Exclusion<'a> {
-    pattern: Option<Regex>,
+    pattern: Option<PathPattern>,
     names: &'a [String],
     saved: &'a [String],
 }
@@ -135,66 +150,83 @@ impl<'a> Exclusion<'a> {
         })
     }
 
-    fn excludes(&self, path: &str) -> bool {
-        self.pattern.as_ref().is_some_and(|p| p.is_match(path))
+    fn excludes(&self, path: &str) -> Result<bool, ModelError> {
+        let matches = |pattern: &PathPattern| pattern.matches(path).map_err(of_key("exclude_modules"));
+        Ok(self.pattern.as_ref().map_or(Ok(false), matches)?
             || self.names.iter().any(|name| is_named(path, name))
-            || self.saved.iter().any(|name| is_saved(path, name))
+            || self.saved.iter().any(|name| is_saved(path, name)))
     }
 
-    fn takes_out(&self, candidate: &Spelled<'_>) -> bool {
-        self.names.iter().any(|name| is_short_name(name, candidate.role))
-            || candidate.all.iter().any(|path| self.excludes(path))
+    fn takes_out(&self, candidate: &Spelled<'_>) -> Result<bool, ModelError> {
+        if self.names.iter().any(|name| is_short_name(name, candidate.role)) {
+            return Ok(true);
+        }
+        for path in &candidate.all {
+            if self.excludes(path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
 /// `layers_to_transform`: the index of the layer that a path names, and which of them count.
 struct Layers<'a> {
     indices: &'a [usize],
-    patterns: Vec<Regex>,
+    patterns: Vec<PathPattern>,
 }
 
 impl<'a> Layers<'a> {
     fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
         let names = config.layers_pattern.as_deref().filter(|names| !names.is_empty());
-        let compile = |name: &str, pattern: String| {
-            Regex::new(&pattern).map_err(|e| {
-                ModelError::key("lora.layers_pattern", format!("`{name}` is not a regular expression: {e}"))
-            })
-        };
-        let pattern = |name: &String| compile(name, format!(r"^(?:|.*?\.)(?:{name})\.(\d+)\."));
         let patterns = match names {
-            Some(names) => names.iter().map(pattern).collect::<Result<_, _>>()?,
-            // The first number that two components come before.
-            None => vec![compile("", r"^.*?\.[^.]*\.(\d+)\.".to_owned())?],
+            Some(names) => names.iter().map(|name| PathPattern::before_index(name)).collect(),
+            None => PathPattern::first_index().map(|pattern| vec![pattern]),
         };
+        let patterns = patterns.map_err(of_key("layers_pattern"))?;
         Ok(Self { indices: config.layers_to_transform.as_deref().unwrap_or_default(), patterns })
     }
 
-    fn hold(&self, spellings: &[String]) -> bool {
-        spellings.iter().any(|path| self.holds(path))
+    fn hold(&self, spellings: &[String]) -> Result<bool, ModelError> {
+        for path in spellings {
+            if self.holds(path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
-    fn holds(&self, path: &str) -> bool {
+    fn holds(&self, path: &str) -> Result<bool, ModelError> {
         if self.indices.is_empty() {
-            return true;
+            return Ok(true);
         }
-        let found = self.patterns.iter().find_map(|p| p.captures(path)).and_then(|c| c.get(1)?.as_str().parse().ok());
-        found.is_some_and(|index: usize| self.indices.contains(&index))
+        for pattern in &self.patterns {
+            if let Some(index) = pattern.index(path).map_err(of_key("layers_pattern"))? {
+                return Ok(self.indices.contains(&index));
+            }
+        }
+        Ok(false)
     }
 }
 
-fn every_linear<'a>(candidates: impl Iterator<Item = &'a &'a Spelled<'a>>) -> Selection {
-    let linear = candidates.filter(|c| c.role != Role::Convolution);
+fn every_linear(candidates: &[&Spelled<'_>]) -> Selection {
+    let linear = candidates.iter().filter(|c| c.role != Role::Convolution);
     Selection { paths: linear.map(|c| c.path.to_owned()).collect(), notes: Vec::new() }
 }
 
 fn by_pattern(pattern: &str, candidates: &[&Spelled<'_>]) -> Result<Selection, ModelError> {
-    let regex = whole("target_modules", pattern)?;
-    let matching = candidates.iter().filter(|c| c.all.iter().any(|path| regex.is_match(path)));
-    Ok(Selection { paths: matching.map(|c| c.path.to_owned()).collect(), notes: Vec::new() })
+    let pattern = whole("target_modules", pattern)?;
+    let matching =
+        kept(candidates.iter().copied(), |c| matches_any(&pattern, &c.all).map_err(of_key("target_modules")))?;
+    Ok(Selection { paths: matching.into_iter().map(|c| c.path.to_owned()).collect(), notes: Vec::new() })
 }
 
-fn by_list(list: &[String], candidates: &[&Spelled<'_>], layers: &Layers<'_>) -> Selection {
+fn by_list(
+    list: &[String],
+    candidates: &[&Spelled<'_>],
+    layers: &Layers<'_>,
+    paths: ModulePaths,
+) -> Result<Selection, ModelError> {
     let mut chosen = BTreeSet::new();
     let mut notes = Vec::new();
     for entry in list {
@@ -206,25 +238,40 @@ fn by_list(list: &[String], candidates: &[&Spelled<'_>], layers: &Layers<'_>) ->
             let found = named || is_short_name(entry, candidate.role);
             matched |= found;
             // A whole path says its layer itself.
-            if found && (exact || layers.hold(&candidate.all)) {
+            if found && (exact || layers.hold(&candidate.all)?) {
                 chosen.insert(i);
                 if !named {
                     translated.insert(last(candidate.path));
                 }
             }
         }
-        if !matched {
+        if !matched && names_pooler(entry, paths) {
+            notes.push(format!("lora.target_modules: {}", unused_pooler(entry)));
+        } else if !matched {
             notes.push(format!("lora.target_modules: `{entry}` matches nothing{}", suggestion(entry, candidates)));
         } else if !translated.is_empty() {
             let names = translated.into_iter().collect::<Vec<_>>().join(", ");
             notes.push(format!("lora.target_modules: `{entry}` means {names} in this model"));
         }
     }
-    Selection { paths: chosen.into_iter().map(|i| candidates[i].path.to_owned()).collect(), notes }
+    Ok(Selection { paths: chosen.into_iter().map(|i| candidates[i].path.to_owned()).collect(), notes })
 }
 
+/// Whether an entry of a list names the linear layer after the last norm, where the family has one.
+pub(super) fn names_pooler(entry: &str, paths: ModulePaths) -> bool {
+    paths.names().is_some_and(|names| names.has_pooler()) && (is_named(POOLER, entry) || is_named(entry, POOLER))
+}
+
+/// What a note says of [`names_pooler`].
+pub(super) fn unused_pooler(entry: &str) -> String {
+    format!("`{entry}` is kept as its file has it, because heatmaps do not need it")
+}
+
+/// The linear layer after the last norm.
+pub(super) const POOLER: &str = "pooler.dense";
+
 /// The whole path, or the end of it from a `.` on.
-fn is_named(path: &str, entry: &str) -> bool {
+pub(super) fn is_named(path: &str, entry: &str) -> bool {
     path == entry || path.strip_suffix(entry).is_some_and(|head| head.ends_with('.'))
 }
 
@@ -252,7 +299,7 @@ fn describe(targets: Option<&TargetModules>) -> String {
     match targets {
         None => "auto".to_owned(),
         Some(TargetModules::Pattern(pattern)) => format!("`{pattern}`"),
-        Some(TargetModules::List(list)) => format!("[{}]", list.join(", ")),
+        Some(TargetModules::List(list)) => format!("[{}]", listing(list, 20)),
     }
 }
 
@@ -267,7 +314,7 @@ pub fn condense(candidates: &[Candidate]) -> String {
     if counts.is_empty() {
         return "none".to_owned();
     }
-    counts.into_iter().map(|(name, count)| format!("{name} ({count})")).collect::<Vec<_>>().join(", ")
+    listing(counts.into_iter().map(|(name, count)| format!("{name} ({count})")), 40)
 }
 
 #[cfg(test)]
@@ -462,7 +509,8 @@ mod tests {
     /// What `check_target_module_exists` of PEFT 0.21 says of these, run by hand.
     #[test]
     fn peft_knows_one_spelling_and_no_short_names() {
-        let adapts = |config: &LoraConfig, path: &str| PeftRule::new(config).unwrap().adapts(path);
+        let adapts =
+            |config: &LoraConfig, path: &str| PeftRule::new(config).unwrap().adapts(path, Role::Query).unwrap();
         let config = |targets| LoraConfig { target_modules: targets, ..LoraConfig::default() };
         for (targets, path, expected) in [
             (list(&["q_proj"]), "layers.0.attention.q_proj", true),
@@ -496,6 +544,25 @@ mod tests {
         ] {
             assert_eq!(is_saved(path, entry), saved, "{path} {entry}");
         }
+    }
+
+    #[test]
+    fn the_pooler_of_a_vit_is_known_and_that_of_a_family_without_one_is_not() {
+        let targets = list(&["q_proj", "pooler.dense"]);
+        let select = |candidates: &[Candidate], model_type| {
+            select(targets.as_ref(), candidates, paths(model_type)).unwrap().notes.join("\n")
+        };
+        let known = select(&vit(), "vit");
+        assert!(known.contains("`pooler.dense` is kept") && !known.contains("matches nothing"), "{known}");
+        let unknown = select(&dinov3(), "dinov3_vit");
+        assert!(unknown.contains("`pooler.dense` matches nothing"), "{unknown}");
+    }
+
+    #[test]
+    fn a_pattern_that_takes_for_ever_stops_the_selection_with_its_key() {
+        let pattern = Some(TargetModules::Pattern(r"(?:([\w.]+)\1?)+!".to_owned()));
+        let message = select(pattern.as_ref(), &dinov3(), dinov3_paths()).unwrap_err().to_string();
+        assert!(message.starts_with("lora.target_modules: ") && message.contains("could not be matched"), "{message}");
     }
 
     #[test]

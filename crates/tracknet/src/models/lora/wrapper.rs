@@ -1,28 +1,30 @@
 //! Puts adapters on a model and freezes the rest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::config::{InitMethod, LoraConfig, TargetModules};
 use crate::models::ModelError;
+use crate::models::backbones::ModulePaths;
 use crate::models::init::{Builder, RandomSource};
 use crate::models::layers::Conv;
 use crate::models::projection::{Projection, Role, VisitProjections};
 use crate::models::state::{Group, NamedModule, ParameterInfo, named_parameters, set_trainable};
 
 use super::adapter::{LoraAdapter, Scaling};
-use super::first::{self, FromWeights, Matrices};
+use super::first::{self, Matrices};
+use super::loftq::LoftqBase;
 use super::peft_config::PeftConfig;
-use super::quantization::Format;
+use super::quantization::Storage;
 use super::ranks::Ranks;
-use super::targets::{Candidate, is_saved, select};
+use super::targets::{Candidate, condense, is_saved, select};
 
 /// Which modules were adapted, and what the user should know about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraReport {
     /// In the order of the model.
     pub adapted: Vec<AdaptedModule>,
-    /// Translated names, entries that matched nothing, ranks that are larger than they need to be.
+    /// Translated names, entries that matched nothing, ranks that are larger than they need to be; each once.
     pub notes: Vec<String>,
     /// What the adapter's directory says about it.
     pub peft: PeftConfig,
@@ -33,7 +35,7 @@ pub struct LoraReport {
 pub struct AdaptedModule {
     /// The path below the backbone, or the full name of a convolution of the decoder.
     pub path: String,
-    /// `[out, in]`.
+    /// `[out, in]`; of a convolution `[out, in · height · width]`.
     pub shape: [usize; 2],
     /// Columns of `B`.
     pub rank: usize,
@@ -60,15 +62,29 @@ impl fmt::Display for LoraReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let added: usize = self.adapted.iter().map(AdaptedModule::parameters).sum();
         write!(f, "adapted {} modules, {added} adapter parameters", self.adapted.len())?;
-        self.notes.iter().try_for_each(|note| write!(f, "\n{note}"))
+        counted(&self.notes).iter().try_for_each(|note| write!(f, "\n{note}"))
     }
+}
+
+/// Notes in their order, equal ones once with their number.
+pub fn counted(notes: &[String]) -> Vec<String> {
+    let mut found: Vec<(&str, usize)> = Vec::new();
+    for note in notes {
+        match found.iter_mut().find(|(known, _)| known == note) {
+            Some((_, count)) => *count += 1,
+            None => found.push((note, 1)),
+        }
+    }
+    let line =
+        |(note, count): (&str, usize)| if count > 1 { format!("{note} ({count} times)") } else { note.to_owned() };
+    found.into_iter().map(line).collect()
 }
 
 /// Freezes every parameter of the backbone and adds an adapter to each projection (and each convolution of a decoder)
 /// that `targets`, or else `config.target_modules`, names; `config.bias` and `config.modules_to_save` say what trains
 /// besides.
 ///
-/// `seed` decides the first values of the adapters, whatever else the model holds.
+/// The first values of the adapters are those of seed 0, whatever else the model holds; [`LoraPlan`] takes another.
 ///
 /// # Errors
 /// A value of `config` that cannot work, targets that match nothing, or a start that is computed from float weights on
@@ -77,10 +93,9 @@ pub fn apply_lora_to_model<M: NamedModule + VisitProjections>(
     mut model: M,
     config: &LoraConfig,
     targets: Option<&[String]>,
-    seed: u64,
 ) -> Result<(M, LoraReport), ModelError> {
     let list = targets.map(|t| TargetModules::List(t.to_vec()));
-    let plan = LoraPlan::new(&model, config, list.as_ref(), seed)?;
+    let plan = LoraPlan::new(&model, config, list.as_ref(), 0)?;
     let first = plan.read_weights(&mut model, None)?;
     plan.apply(model, first)
 }
@@ -112,7 +127,11 @@ impl PlannedModule {
 
 /// First matrices that were computed from the weights.
 #[derive(Debug, Default)]
-pub struct FirstValues(Matrices);
+pub struct FirstValues {
+    matrices: Matrices,
+    /// The base of a `loftq` start.
+    loftq: Option<LoftqBase>,
+}
 
 impl LoraPlan {
     /// Chooses the modules and their ranks; `targets` stand in for `config.target_modules`.
@@ -144,34 +163,42 @@ impl LoraPlan {
         let chosen = candidates.iter().zip(shapes).filter(|(c, _)| selection.paths.contains(&c.path));
         let modules: Vec<PlannedModule> = chosen
             .map(|(candidate, shape)| {
-                let (rank, scaling) = ranks.of(&candidate.path, paths);
-                PlannedModule { path: candidate.path.clone(), shape, rank, scaling }
+                let (rank, scaling) = ranks.of(&candidate.path, paths)?;
+                Ok(PlannedModule { path: candidate.path.clone(), shape, rank, scaling })
             })
-            .collect();
+            .collect::<Result<_, ModelError>>()?;
         let mut notes = selection.notes;
-        notes.extend(modules.iter().filter(|m| m.rank > m.shape[0].min(m.shape[1])).map(|m| {
-            let [output, input] = m.shape;
-            format!("lora.r: {} is larger than the smaller side of {} [{output}, {input}]", m.rank, m.path)
-        }));
+        notes.extend(large_ranks(&modules));
         Ok(Self { config: config.clone(), modules, notes, seed })
     }
 
     /// Computes the first values that come from float weights, and leaves the rest of each weight in the base. To be
-    /// called before the weights are quantized in `format`; does nothing where the start is random.
+    /// called before the weights are quantized as `storage` says; does nothing where the start is random.
     ///
     /// # Errors
     /// A weight that is packed already, a rank that is too large, or `loftq` without quantization.
     pub fn read_weights<M: VisitProjections>(
         &self,
         model: &mut M,
-        format: Option<Format>,
+        storage: Option<&Storage>,
     ) -> Result<FirstValues, ModelError> {
         let method = self.config.init_lora_weights;
-        if !method.reads_weights() {
-            return Ok(FirstValues::default());
+        match (method, storage) {
+            (InitMethod::Loftq, None) => {
+                check_start(method, false, false)?;
+                Ok(FirstValues::default())
+            }
+            (InitMethod::Loftq, Some(storage)) => {
+                let turns = self.config.loftq_config.loftq_iter;
+                let (matrices, base) = LoftqBase::begin(model, &self.modules, storage, turns)?;
+                Ok(FirstValues { matrices, loftq: Some(base) })
+            }
+            _ if method.reads_weights() => {
+                let matrices = first::split(method, model, &self.modules)?;
+                Ok(FirstValues { matrices, loftq: None })
+            }
+            _ => Ok(FirstValues::default()),
         }
-        let start = FromWeights { method, iterations: self.config.loftq_config.loftq_iter, format };
-        start.run(model, &self.modules).map(FirstValues)
     }
 
     /// Freezes the backbone and adds the adapters.
@@ -186,20 +213,59 @@ impl LoraPlan {
         let Self { config, modules, mut notes, seed } = self;
         let paths = model.module_paths();
         let adapted: Vec<&str> = modules.iter().map(|m| m.path.as_str()).collect();
-        let (mut model, saved) = freeze_base(model, &config, &adapted)?;
+        let (mut model, saved) = freeze_base(model, &config, &adapted, &BTreeSet::new())?;
         notes.extend(saved);
+        notes.extend(not_for_peft(&model, &config, &adapted));
         let device = model.devices().into_iter().next().unwrap_or_default();
         let source = RandomSource { seed };
-        let mut attach = Attach { config: &config, modules: &modules, first: first.0, adapted: Vec::new(), seed };
+        let mut attach =
+            Attach { config: &config, modules: &modules, first: first.matrices, adapted: Vec::new(), seed };
         let root = Builder::new(&source, &device);
         model.visit_projections_mut(&mut |path, projection| attach.projection(path, projection, &root));
         model.visit_convolutions_mut(&mut |path, conv| attach.convolution(path, conv, &root));
         let adapted = attach.adapted;
-        let in_backbone = adapted.iter().filter(|m| !m.path.starts_with("decoder."));
+        let in_backbone = adapted.iter().filter(|m| in_backbone(&m.path));
         let targets = in_backbone.map(|m| paths.in_memory(&m.path)).collect();
-        let peft = PeftConfig::of_training(&config, targets);
+        let peft = PeftConfig::of_training(&config, targets).with_loftq(first.loftq);
         Ok((model, LoraReport { adapted, notes, peft }))
     }
+}
+
+/// Whether an adapted module is one of the backbone: its adapter belongs into the directory of an adapter.
+pub(super) fn in_backbone(path: &str) -> bool {
+    !path.starts_with("decoder.")
+}
+
+/// One note for each rank and shape where the rank is larger than it needs to be.
+fn large_ranks(modules: &[PlannedModule]) -> Vec<String> {
+    let mut found: BTreeMap<(usize, [usize; 2]), Vec<Candidate>> = BTreeMap::new();
+    for module in modules.iter().filter(|m| m.rank > m.shape[0].min(m.shape[1])) {
+        let candidate = Candidate { path: module.path.clone(), role: Role::Mlp };
+        found.entry((module.rank, module.shape)).or_default().push(candidate);
+    }
+    let note = |((rank, [output, input]), modules): ((usize, [usize; 2]), Vec<Candidate>)| {
+        let names = condense(&modules);
+        format!("lora.r: {rank} is larger than the smaller side of [{output}, {input}] of {names}")
+    };
+    found.into_iter().map(note).collect()
+}
+
+/// What PEFT will not load as it is meant, to be said before hours of training.
+fn not_for_peft<M: NamedModule + VisitProjections>(model: &M, config: &LoraConfig, adapted: &[&str]) -> Option<String> {
+    let mut packed = false;
+    model.visit_projections(&mut |path, p| packed |= p.is_quantized() && adapted.contains(&path));
+    let start = config.init_lora_weights;
+    if start.reads_weights() && packed {
+        return Some(format!(
+            "lora.init_lora_weights: {start} on a base in 4 bits: PEFT cannot compute this base; for Python, merge the adapter \
+             (tracknet adapter merge)"
+        ));
+    }
+    let inner = nested_modules(model, config).into_iter().next()?;
+    Some(format!(
+        "lora.modules_to_save: {inner} is named and lies in a module that is named, too: PEFT cannot load such an adapter; \
+         for Python, merge it (tracknet adapter merge)"
+    ))
 }
 
 /// Adds planned adapters to the modules they are for.
@@ -245,12 +311,15 @@ impl Attach<'_> {
 /// Freezes every base weight of the backbone but the biases and modules that `config` lets train; decoder and head keep
 /// what they do. Returns what the user should know.
 ///
+/// Parameters at the paths `fixed` stay frozen whatever `config` says.
+///
 /// # Errors
 /// A module of `modules_to_save` that is stored in 4 bits.
 pub(super) fn freeze_base<M: NamedModule + VisitProjections>(
     model: M,
     config: &LoraConfig,
     adapted: &[&str],
+    fixed: &BTreeSet<String>,
 ) -> Result<(M, Vec<String>), ModelError> {
     let (naming, paths) = (model.naming(), model.module_paths());
     let entries = config.modules_to_save.as_deref().unwrap_or_default();
@@ -277,7 +346,7 @@ pub(super) fn freeze_base<M: NamedModule + VisitProjections>(
         Group::Backbone => {
             let path = naming.below_backbone(&p.name);
             let module = path.rsplit_once('.').map_or("", |(module, _)| module);
-            saved_by(module).is_some()
+            (saved_by(module).is_some() && !fixed.contains(path))
                 || (config.bias == "all" && path.ends_with(".bias"))
                 || (config.bias == "lora_only" && adapted.contains(path))
         }
@@ -288,9 +357,30 @@ pub(super) fn freeze_base<M: NamedModule + VisitProjections>(
         let mut modules = backbone.filter_map(|p| naming.below_backbone(&p.name).rsplit_once('.').map(|(m, _)| m));
         !modules.any(|m| paths.spellings(m).iter().any(|p| is_saved(p, entry)))
     };
-    let unused = entries.iter().filter(unused);
+    let unused = entries.iter().filter(unused).filter(|entry| !names_head(entry, paths));
     let notes = unused.map(|e| format!("lora.modules_to_save: `{e}` matches no module of the backbone")).collect();
     Ok((set_trainable(model, trains), notes))
+}
+
+/// Whether an entry of `modules_to_save` names a head or another part that heatmaps do not need.
+fn names_head(entry: &str, paths: ModulePaths) -> bool {
+    paths.names().is_some_and(|names| names.is_unused(&format!("{entry}.")))
+}
+
+/// Modules of the backbone that an entry of `modules_to_save` names and that lie directly in another one that is named.
+/// PEFT wraps both, and computes with the inner module as the base has it: what it saves of it has no effect.
+pub(super) fn nested_modules<M: NamedModule + VisitProjections>(model: &M, config: &LoraConfig) -> BTreeSet<String> {
+    let (naming, paths) = (model.naming(), model.module_paths());
+    let entries = config.modules_to_save.as_deref().unwrap_or_default();
+    let named = |path: &str| entries.iter().any(|e| !e.is_empty() && path.ends_with(e.as_str()));
+    let nested = |path: &str| {
+        let ends = path.match_indices('.').map(|(i, _)| i).chain([path.len()]);
+        let all: Vec<&str> = ends.map(|end| &path[..end]).collect();
+        all.windows(2).any(|pair| named(pair[0]) && named(pair[1]))
+    };
+    let parameters = named_parameters(model).into_iter().filter(|p| p.group == Group::Backbone);
+    let modules = parameters.filter_map(|p| Some(naming.below_backbone(&p.name).rsplit_once('.')?.0.to_owned()));
+    modules.filter(|path| paths.spellings(path).iter().any(|path| nested(path))).collect()
 }
 
 /// Checks the values of a `lora` section.

@@ -14,7 +14,7 @@ use crate::datasets::BatchSpec;
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::models::layers::Activation;
-use crate::models::lora::{LoraReport, apply_lora_to_model};
+use crate::models::lora::{LoraPlan, LoraReport};
 use crate::models::pretrained::{Checkpoint, hub};
 use crate::models::{BuildReport, ModelError, VisitProjections, Vit, build_backbone};
 use crate::parallel::Pieces;
@@ -74,7 +74,10 @@ impl FeatureModel {
     /// # Errors
     /// A value of `lora` that cannot work.
     pub(super) fn adapt(self, lora: &LoraConfig, seed: u64) -> Result<(Self, LoraReport)> {
-        let (backbone, report) = apply_lora_to_model(self.backbone, lora, None, seed)?;
+        let plan = LoraPlan::new(&self.backbone, lora, None, seed)?;
+        let mut backbone = self.backbone;
+        let first = plan.read_weights(&mut backbone, None)?;
+        let (backbone, report) = plan.apply(backbone, first)?;
         Ok((Self { backbone, pooler: self.pooler }, report))
     }
 
