@@ -8,12 +8,14 @@ use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Args, Subcommand, ValueEnum};
 use tracknet::config::{LoraConfig, QuantizationConfig};
+use tracknet::console::printable;
 use tracknet::files::Destination;
 use tracknet::models::backbones::ModulePaths;
+use tracknet::models::lora::peft::WEIGHTS_FILE;
 use tracknet::models::lora::peft_config::CONFIG_FILE;
 use tracknet::models::lora::{
-    AdapterFile, Deviation, MergeInto, PeftConfig, compare_adapters, convert_adapter, dequantize, layer_status,
-    merge_adapters, status_table,
+    AdapterFile, Deviation, MergeInto, PeftConfig, compare_adapters, convert_adapter, counted, dequantize,
+    layer_status, merge_adapters, status_table,
 };
 use tracknet::models::pretrained::{StoredAs, write_backbone, write_head, write_packed_backbone};
 use tracknet::models::{HeatmapModel, VisitProjections, Vit, build_backbone};
@@ -194,6 +196,7 @@ impl Adapted {
     /// From an adapter directory and its base, or from a run.
     fn open(source: &Path, base: Option<&str>, device: &Device) -> Result<Self> {
         if !is_adapter(source) {
+            check_source(source)?;
             let loaded = load_model_for_inference(source, base, device)?;
             if loaded.build.lora.is_none() {
                 bail!("{}: the run has no adapters", source.display());
@@ -203,8 +206,8 @@ impl Adapted {
         let base = base_of(source, base)?;
         let lora = LoraConfig { enabled: true, adapter: Some(source.to_path_buf()), ..LoraConfig::default() };
         let (backbone, report) = build_backbone(&base, &lora, &QuantizationConfig::default(), device)?;
-        for note in report.lora.iter().flat_map(|lora| &lora.notes) {
-            outln!("{note}")?;
+        for note in report.lora.iter().flat_map(|lora| counted(&lora.notes)) {
+            outln!("{}", printable(&note))?;
         }
         Ok(Self::Backbone(Box::new(backbone)))
     }
@@ -229,6 +232,16 @@ fn is_adapter(path: &Path) -> bool {
     path.join(CONFIG_FILE).is_file()
 }
 
+/// Refuses what is neither an adapter nor a run by what it is.
+fn check_source(path: &Path) -> Result<()> {
+    let is_model = path.join("config.json").is_file() && !path.join("checkpoints").is_dir();
+    if path.is_file() || is_model || path.join(WEIGHTS_FILE).is_file() || path.join("adapter_model.bin").is_file() {
+        // Says what is there instead.
+        PeftConfig::read(path)?;
+    }
+    Ok(())
+}
+
 /// The directory of the backbone that an adapter belongs to.
 fn base_of(adapter: &Path, given: Option<&str>) -> Result<String> {
     let directory = match given {
@@ -241,6 +254,9 @@ fn base_of(adapter: &Path, given: Option<&str>) -> Result<String> {
                 .with_context(|| format!("{} was made for {named}; say where that is with --base", adapter.display()))?
         }
     };
+    if is_adapter(&directory) && !directory.join("config.json").is_file() {
+        bail!("{}: is an adapter; --base takes the model that it is for", directory.display());
+    }
     Ok(directory.display().to_string())
 }
 
@@ -321,8 +337,19 @@ fn list(args: &ListArgs) -> Result<ExitCode> {
     }
     let width = found.iter().map(|(name, _)| name.len()).max().unwrap_or_default().max(4);
     outln!("{:width$}  {:>5}  {:>7}  {:>7}  {:11}  base", "name", "r", "alpha", "modules", "variant")?;
+    let mut damaged = None;
+    let all = found.len();
     for (name, dir) in found {
-        let file = AdapterFile::read(&dir, ModulePaths::AsWritten)?;
+        let name = printable(&name);
+        let file = match AdapterFile::read(&dir, ModulePaths::AsWritten) {
+            Ok(file) => file,
+            Err(error) => {
+                outln!("{name:width$}  cannot be read: {}", printable(&error.to_string()))?;
+                let count = damaged.map_or(1, |(_, count)| count + 1);
+                damaged = Some((error, count));
+                continue;
+            }
+        };
         let lora = &file.config.lora;
         let variant = match (lora.use_rslora, lora.use_dora) {
             (false, false) => "lora",
@@ -330,11 +357,14 @@ fn list(args: &ListArgs) -> Result<ExitCode> {
             (false, true) => "dora",
             (true, true) => "rslora+dora",
         };
-        let base = file.config.base_model.as_deref().unwrap_or("-");
+        let base = printable(file.config.base_model.as_deref().unwrap_or("-")).into_owned();
         let modules = file.module_paths().count();
         outln!("{name:width$}  {:>5}  {:>7}  {modules:>7}  {variant:11}  {base}", lora.r, lora.lora_alpha)?;
     }
-    Ok(ExitCode::SUCCESS)
+    match damaged {
+        Some((error, count)) if count == all => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn status(args: &StatusArgs) -> Result<ExitCode> {

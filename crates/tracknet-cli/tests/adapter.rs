@@ -194,3 +194,41 @@ fn adapters_of_runs_are_listed_shown_merged_taken_out_compared_converted_and_swi
     let next = train(dir, "vit_lora_heatmap", &[on_base, "training.seed=5", &from]);
     contains_all(&ends(0, dir, ["adapter", "status", &next]), &["rslora", "yes"]);
 }
+
+/// A file or directory of the library's fixtures.
+fn fixture(name: &str) -> String {
+    format!("{}/../tracknet/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_damaged_adapter_is_listed_with_its_reason_beside_the_others() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    for name in ["good", "cut"] {
+        fs::create_dir(dir.join(name)).unwrap();
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            fs::copy(format!("{}/{file}", fixture("peft_lora")), dir.join(name).join(file)).unwrap();
+        }
+    }
+    let path = dir.join("cut/adapter_model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let printed = ends(0, dir, ["adapter", "list", "."]);
+    let line = |name: &str| printed.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{printed}"));
+    contains_all(line("cut"), &["cannot be read: ", "adapter_model.safetensors"]);
+    contains_all(line("good"), &["12", "lora"]);
+    fs::remove_dir_all(dir.join("good")).unwrap();
+    contains_all(&ends(1, dir, ["adapter", "list", "."]), &["cut/adapter_model.safetensors"]);
+}
+
+#[test]
+fn an_adapter_where_a_model_belongs_and_the_other_way_round_are_told_apart() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let (adapter, base) = (fixture("peft_loftq"), fixture("dinov3_tiny"));
+    contains_all(&ends(1, dir, ["adapter", "merge", &base, "out"]), &["is a model, no adapter"]);
+    let swapped = ends(1, dir, ["adapter", "merge", &adapter, "out", "--base", &adapter]);
+    contains_all(&swapped, &["is an adapter; --base takes the model"]);
+    let merged = ends(0, dir, ["adapter", "merge", &adapter, "out", "--base", &base]);
+    contains_all(&merged, &["output deviation: max", "wrote out"]);
+}
