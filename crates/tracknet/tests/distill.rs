@@ -157,15 +157,15 @@ fn the_adapter_directory_gives_the_student_again() {
 #[test]
 fn the_pooler_is_that_of_transformers() {
     let options = DistillOptions { feature: FeatureKind::Pooler, ..options("vit_tiny") };
-    let lesson = Lesson::new(DistillOptions { steps: 1, ..options });
+    // A rate that moves nothing: what is compared is the model that the student began as.
+    let lesson = Lesson::new(DistillOptions { steps: 1, lr: 1e-12, ..options });
     let student = lesson.student(StudentKind::Lora);
     let images = pixels(&Device::flex()).slice([0..2, 0..3, 0..64, 0..64]);
-    // One step with adapters that start at zero moves the features by less than the rate times a few.
     let found = student.model.valid().features(images).into_data();
     let expected = &read_all(&fixture("vit_tiny/io.safetensors")).unwrap()["pooler_output_64x64"];
-    let largest = expected.iter::<f32>().fold(0.0, |m: f32, v| m.max(v.abs()));
     let difference = largest_difference(&found, expected);
-    assert!(difference < 0.1 * largest, "{difference} of {largest}");
+    // f32 sums in another order. Without its tanh, the pooler would be off by 0.9.
+    assert!(difference < 1e-5, "{difference}");
 }
 
 #[test]
