@@ -3,4 +3,6 @@
 #[path = "../parsers.rs"]
 mod parsers;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| parsers::adapter_config(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    parsers::adapter_config(data);
+});

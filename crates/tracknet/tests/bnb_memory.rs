@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 mod bnb_support;
+mod peak_support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use safetensors::Dtype;
@@ -18,38 +17,7 @@ use tracknet::models::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quan
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 
 use bnb_support::{Raw, RawTensors, write_raw};
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-// SAFETY: every call goes to the system allocator unchanged; only counters are kept beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: the caller's promises are those the system allocator asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are those the system allocator asks for.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Bytes that `work` held at its peak, beyond what was held before.
-fn peak_of<T>(work: impl FnOnce() -> T) -> (usize, T) {
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let result = work();
-    (PEAK.load(Ordering::Relaxed) - before, result)
-}
+use peak_support::peak_of;
 
 const HIDDEN: usize = 512;
 const MLP: usize = 2048;

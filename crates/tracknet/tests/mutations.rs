@@ -1,21 +1,26 @@
 //! The checks of the fuzz targets (`fuzz/parsers.rs`) on inputs that a deterministic mutator makes of the seeds, on a stable
 //! compiler: a few thousand of each in `cargo test`, as many as fit with `TRACKNET_FUZZ_SECONDS=60` (for each parser), or
-//! `TRACKNET_FUZZ_COUNT=1000000`.
+//! `TRACKNET_FUZZ_COUNT=1000000`. And what they hold in memory stays within a multiple of the input.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // Helpers of tests; in the tests themselves they are allowed anyway.
 
 mod bnb_support;
 mod common;
 #[path = "../../../fuzz/parsers.rs"]
 mod parsers;
+mod peak_support;
 
 use std::env;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracknet::models::pretrained::Weights;
 use tracknet::models::pretrained::bnb::{is_packed, read_packed};
+
+use parsers::Folder;
+use peak_support::peak_of;
 
 /// SplitMix64 (Steele et al. 2014).
 struct Random(u64);
@@ -58,9 +63,55 @@ const NUMBERS: [&str; 16] = [
     "0.5",
     "1e-400",
 ];
-const TOKENS: [&str; 24] = [
-    "{", "}", "[", "]", ",", ":", "\"", "\\", "null", "true", "{}", "[]", "\"\"", "\"../x\"", "\"/x\"", "\\u0000",
-    "\\ud800", "\u{1b}", "(", "(?:", "*", "{9999}", "é", "\n",
+const TOKENS: [&str; 48] = [
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\\",
+    "null",
+    "true",
+    "{}",
+    "[]",
+    "\"\"",
+    "\"../x\"",
+    "\"/x\"",
+    "\\u0000",
+    "\\ud800",
+    "\u{1b}",
+    "(",
+    "(?:",
+    "*",
+    "{9999}",
+    "é",
+    "\n",
+    "\r\n",
+    "\r",
+    "\t",
+    "\u{feff}",
+    ";",
+    "'",
+    "nan",
+    "inf",
+    "- ",
+    ": ",
+    "&a ",
+    "*a",
+    "<<: *a",
+    "| ",
+    ">-",
+    "---\n",
+    "...\n",
+    "!!str ",
+    "? ",
+    "#",
+    "${data.root}",
+    "${env:HOME}",
+    "~",
+    "  ",
 ];
 
 /// Applies one to four changes.
@@ -114,29 +165,61 @@ fn replace_a_number(input: &mut Vec<u8>, random: &mut Random) {
     input.splice(start..start + length, NUMBERS[random.below(NUMBERS.len())].bytes());
 }
 
-/// Runs `check` on the seeds and on mutations of them; says how many there were.
-fn run(name: &str, seeds: &[Vec<u8>], default_count: u64, mut check: impl FnMut(&[u8])) {
+/// What a parser may hold at its peak: `factor` bytes for each of the input, and `constant` bytes for what it has anyway.
+#[derive(Clone, Copy)]
+struct Memory {
+    factor: usize,
+    constant: usize,
+}
+
+/// Held by each test from its begin: the memory that is counted is that of the whole program.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Inputs of `cargo test`, and the memory that each may take.
+type Bounds = (u64, Memory);
+
+/// Runs `check`, which tells whether it accepts an input, on the seeds and on mutations of them; says how many there were.
+fn run(name: &str, seeds: &[Vec<u8>], (default_count, memory): Bounds, mut check: impl FnMut(&[u8]) -> bool) {
     let number = |key: &str| env::var(key).ok().and_then(|text| text.parse::<u64>().ok());
     let seconds = number("TRACKNET_FUZZ_SECONDS").map(Duration::from_secs);
     let count = number("TRACKNET_FUZZ_COUNT").unwrap_or(default_count);
-    let (mut random, start, mut done) = (Random(0x5eed), Instant::now(), 0);
+    let (mut random, start) = (Random(0x5eed), Instant::now());
+    let (mut done, mut accepted, mut highest, mut steepest) = (0, 0_u64, 0, 0);
     let mut input = Vec::new();
     while seconds.map_or(done < count, |limit| start.elapsed() < limit) {
         // Mostly one step from a seed; at times a walk of several.
         if done == 0 || random.below(4) > 0 {
             input.clone_from(&seeds[random.below(seeds.len())]);
         }
-        if done >= seeds.len() as u64 {
+        if done < seeds.len() as u64 {
+            input.clone_from(&seeds[done as usize]);
+        } else {
             mutate(&mut input, seeds, &mut random);
         }
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&input))) {
-            eprintln!("{name}: input {done}: {:?}", String::from_utf8_lossy(&input));
-            resume_unwind(panic);
+        let (peak, outcome) = peak_of(|| catch_unwind(AssertUnwindSafe(|| check(&input))));
+        let shown = || format!("{name}: input {done}: {:?}", String::from_utf8_lossy(&input));
+        match outcome {
+            Ok(accept) => accepted += u64::from(accept),
+            Err(panic) => {
+                eprintln!("{}", shown());
+                resume_unwind(panic);
+            }
         }
+        let most = memory.constant + memory.factor * input.len();
+        assert!(peak <= most, "{}: {peak} bytes at the peak for {} of input, at most {most}", shown(), input.len());
+        highest = highest.max(peak);
+        steepest = steepest.max(peak.saturating_sub(memory.constant).div_ceil(input.len().max(1)));
         done += 1;
     }
-    assert!(done > 0);
-    println!("{name}: {done} inputs in {:.1} s", start.elapsed().as_secs_f64());
+    assert!(accepted > 0, "{name}: none of {done} inputs was accepted, not even a seed");
+    println!(
+        "{name}: {done} inputs, {accepted} accepted, in {:.1} s; at most {highest} bytes, or {} and {steepest} a byte of input",
+        start.elapsed().as_secs_f64(),
+        memory.constant
+    );
 }
 
 fn seeds(name: &str) -> Vec<Vec<u8>> {
@@ -146,29 +229,98 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
     files.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
+/// Trees of JSON, rows, and a buffer of 64 KiB to hash files with.
+const TEXT: Memory = Memory { factor: 64, constant: 128 << 10 };
+/// Also patterns: `regex` stops at 10 MiB of a compiled one, and holds it a few times on the way (`]{797287}` takes 25 MB).
+const PATTERNS: Memory = Memory { factor: 64, constant: 64 << 20 };
+/// Also the values and texts that aliases may stand for in a document.
+const ALIASES: Memory = Memory { factor: 1024, constant: 32 << 20 };
+
 #[test]
 fn adapter_configurations_never_panic() {
-    run("adapter_config", &seeds("adapter_config"), 3000, parsers::adapter_config);
+    let _alone = alone();
+    run("adapter_config", &seeds("adapter_config"), (3000, PATTERNS), parsers::adapter_config);
 }
 
 #[test]
 fn states_of_4_bit_weights_never_panic() {
-    run("quant_state", &seeds("quant_state"), 3000, parsers::quant_state);
+    let _alone = alone();
+    run("quant_state", &seeds("quant_state"), (3000, PATTERNS), parsers::quant_state);
 }
 
 #[test]
 fn indices_of_shards_never_panic_or_leave_their_directory() {
-    run("safetensors_index", &seeds("safetensors_index"), 3000, parsers::safetensors_index);
+    let _alone = alone();
+    run("safetensors_index", &seeds("safetensors_index"), (3000, TEXT), parsers::safetensors_index);
 }
 
 #[test]
 fn headers_never_panic_or_point_outside_of_the_file() {
-    run("safetensors_header", &seeds("safetensors_header"), 3000, parsers::safetensors_header);
+    let _alone = alone();
+    run("safetensors_header", &seeds("safetensors_header"), (3000, TEXT), parsers::safetensors_header);
+}
+
+#[test]
+fn configurations_never_panic_and_come_back_as_they_were() {
+    let _alone = alone();
+    run("config_yaml", &seeds("config_yaml"), (300, ALIASES), parsers::config_yaml);
+}
+
+#[test]
+fn label_files_never_panic_or_name_frames_elsewhere() {
+    let _alone = alone();
+    let folder = Folder::new();
+    run("label_file", &seeds("label_file"), (1000, TEXT), |data| folder.label_file(data));
+}
+
+#[test]
+fn preprocessor_files_never_panic() {
+    let _alone = alone();
+    let folder = Folder::new();
+    run("preprocessor", &seeds("preprocessor"), (500, TEXT), |data| folder.preprocessor(data));
+}
+
+#[test]
+fn backbone_configurations_never_panic_or_promise_what_the_weights_cannot_hold() {
+    let _alone = alone();
+    let folder = Folder::new();
+    run("backbone_config", &seeds("backbone_config"), (1000, TEXT), |data| folder.backbone_config(data));
+}
+
+#[test]
+fn states_of_runs_never_panic_and_come_back_as_they_were() {
+    let _alone = alone();
+    let folder = Folder::new();
+    run("run_state", &seeds("run_state"), (1000, TEXT), |data| folder.run_state(data));
+}
+
+#[test]
+fn manifests_of_checkpoints_never_panic() {
+    let _alone = alone();
+    let folder = Folder::new();
+    let mut seeds = seeds("manifest");
+    seeds.push(folder.whole_manifest());
+    run("manifest", &seeds, (1000, TEXT), |data| folder.manifest(data));
+}
+
+#[test]
+fn states_of_optimizers_never_panic() {
+    let _alone = alone();
+    let folder = Folder::new();
+    run("optimizer", &seeds("optimizer"), (1000, TEXT), |data| folder.optimizer(data));
+}
+
+#[test]
+fn logs_that_are_continued_never_panic_and_keep_no_later_step() {
+    let _alone = alone();
+    let folder = Folder::new();
+    run("metrics", &seeds("metrics"), (1000, TEXT), |data| folder.metrics(data));
 }
 
 /// A whole file: header, state and tensors of one packed weight, read as a checkpoint is.
 #[test]
 fn whole_files_with_a_4_bit_weight_never_panic() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.safetensors");
     let seed = |checkpoint: &str| {
@@ -179,9 +331,9 @@ fn whole_files_with_a_4_bit_weight_never_panic() {
     };
     let seeds = [seed("bnb_checkpoint"), seed("bnb_checkpoint_nf4_plain")];
     let mut read = 0;
-    run("checkpoint_file", &seeds, 500, |bytes| {
+    run("checkpoint_file", &seeds, (500, TEXT), |bytes| {
         fs::write(&path, bytes).unwrap();
-        let Ok(weights) = Weights::open_file(&path) else { return };
+        let Ok(weights) = Weights::open_file(&path) else { return false };
         for name in weights.names().filter(|name| is_packed(&weights, name)) {
             if let Ok((weight, state)) = read_packed(&weights, name) {
                 assert_eq!(weight.shape(), state.shape);
@@ -189,6 +341,7 @@ fn whole_files_with_a_4_bit_weight_never_panic() {
                 read += 1;
             }
         }
+        true
     });
     assert!(read > 0, "the seeds themselves are read");
 }

@@ -18,15 +18,18 @@ fn load(name: &str, device: &Device) -> Vit {
     common::backbone(&fixture(name), device).unwrap()
 }
 
-fn check(name: &str, layers: usize) {
+/// Compares with all that the golden holds: the hidden states unless `states` is 0, the last one, and a `square` frame.
+fn check(name: &str, layers: usize, [states, square]: [usize; 2]) {
     let expected = tensors(&fixture(name).join("io.safetensors"));
     // With and without autodiff: attention takes another path.
     for device in [common::device(), common::device().autodiff()] {
         let vit = load(name, &device);
         let images = pixels(&device);
+        let mut compared = [0, 0];
         for (i, state) in vit.hidden_states(images.clone()).into_iter().enumerate() {
             if let Some(want) = expected.get(&format!("hidden_states.{i}")) {
                 assert_close(&format!("{name} hidden state {i}"), state, want, TOLERANCE);
+                compared[0] += 1;
             }
         }
         let tokens = vit.tokens(images.clone());
@@ -43,37 +46,39 @@ fn check(name: &str, layers: usize) {
         if let Some(want) = expected.get("last_hidden_state_64x64") {
             let square: Tensor<4> = images.slice([0..2, 0..3, 0..64, 0..64]);
             assert_close(&format!("{name} 64×64"), vit.tokens(square), want, TOLERANCE);
+            compared[1] += 1;
         }
+        assert_eq!(compared, [states, square], "{name}: what the golden holds");
     }
     assert_eq!(load(name, &device()).hidden_states(pixels(&device())).len(), layers + 1);
 }
 
 #[test]
 fn dinov3_gives_the_hidden_states_of_transformers() {
-    check("dinov3_tiny", 2);
+    check("dinov3_tiny", 2, [3, 0]);
 }
 
 #[test]
 fn dinov3_with_a_gated_mlp_gives_the_hidden_states_of_transformers() {
-    check("dinov3_tiny_gated", 2);
+    check("dinov3_tiny_gated", 2, [3, 0]);
 }
 
 #[test]
 fn dinov2_gives_the_hidden_states_of_transformers() {
-    check("dinov2_tiny", 2);
+    check("dinov2_tiny", 2, [3, 1]);
 }
 
 #[test]
 fn dinov2_with_registers_resamples_its_positions_with_antialiasing() {
-    check("dinov2_reg_tiny", 2);
+    check("dinov2_reg_tiny", 2, [3, 1]);
 }
 
 #[test]
 fn dinov2_with_swiglu_gives_the_hidden_states_of_transformers() {
-    check("dinov2_tiny_swiglu", 1);
+    check("dinov2_tiny_swiglu", 1, [2, 1]);
 }
 
 #[test]
 fn vit_gives_the_hidden_states_of_transformers_native_and_interpolated() {
-    check("vit_tiny", 2);
+    check("vit_tiny", 2, [0, 1]);
 }

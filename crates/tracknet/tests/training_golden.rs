@@ -17,7 +17,7 @@ use tracknet::models::build_model;
 use tracknet::models::state::{Require, load_state, state_dict};
 use tracknet::training::{BatchShape, NamedOptimizer, ParameterTable, Stepper};
 
-use common::fixture;
+use common::{fixture, largest_of};
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -43,8 +43,9 @@ fn part(golden: &Tensors, prefix: &str) -> Tensors {
 /// Largest difference, relative to the largest expected value.
 fn difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
-    let scale = expected.iter().fold(f32::MIN_POSITIVE, |a, v| a.max(v.abs()));
-    found.iter().zip(expected).map(|(f, e)| (f - e).abs()).fold(0.0, f32::max) / scale
+    let scale = largest_of(expected.iter().copied());
+    assert!(scale > 0.0, "zeros tell nothing");
+    largest_of(found.iter().zip(expected).map(|(f, e)| f - e)) / scale
 }
 
 /// Largest differences allowed for losses, gradients and final weights.
@@ -91,6 +92,7 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
         let d = difference(&gradient.try_into_vec_as::<f32>().unwrap(), &expected[&name].1);
         assert!(d < tolerance.gradient, "gradient of {name} differs by {d}");
     }
+    assert_eq!(golden["losses"].1.len(), 5);
     for (step, expected) in golden["losses"].1.iter().enumerate() {
         let report = stepper.step(&mut model, &batch, &table, &mut optimizer, step as u64, 1.0).unwrap();
         let loss = report.loss_sum / report.mask_sum;
@@ -98,7 +100,9 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
         assert!(d < tolerance.loss, "loss {step} is {loss}, expected {expected}");
     }
     let trained = state_dict(&model, |p| p.trainable);
-    for (name, (_, expected)) in part(&golden, "final") {
+    let last = part(&golden, "final");
+    assert_eq!(trained.keys().collect::<Vec<_>>(), last.keys().collect::<Vec<_>>());
+    for (name, (_, expected)) in last {
         let d = difference(&trained[&name].clone().try_into_vec::<f32>().unwrap(), &expected);
         assert!(d < tolerance.weight, "{name} differs by {d} after five steps");
     }

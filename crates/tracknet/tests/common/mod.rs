@@ -69,17 +69,31 @@ pub(crate) fn pixels(device: &Device) -> Tensor<4> {
     Tensor::from_data(io["pixel_values"].clone(), device)
 }
 
-/// Fails with the largest difference when it is above `tolerance`.
+/// Fails with the largest difference when it is above `tolerance`, and where the tolerance would let other values pass.
 pub(crate) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: &TensorData, tolerance: f32) {
     let got = got.into_data();
-    assert_eq!(got.shape(), want.shape(), "{what}");
+    let largest = largest(want);
+    assert!(largest > 20.0 * tolerance, "{what}: {tolerance} tells nothing about values up to {largest}");
     let difference = largest_difference(&got, want);
     assert!(difference <= tolerance, "{what}: differs by {difference}, tolerance {tolerance}");
 }
 
+/// The largest distance of two values in one place; NaN if there is one. The shapes are equal.
 pub(crate) fn largest_difference(a: &TensorData, b: &TensorData) -> f32 {
-    let values = |d: &TensorData| d.clone().convert::<f32>().try_to_vec::<f32>().unwrap();
-    let pairs = values(a).into_iter().zip(values(b));
-    // `max` would swallow NaN.
-    pairs.map(|(x, y)| (x - y).abs()).fold(0.0, |m, d| if d.is_nan() || d > m { d } else { m })
+    assert_eq!(a.shape(), b.shape());
+    largest_of(floats(a).into_iter().zip(floats(b)).map(|(x, y)| x - y))
+}
+
+/// The largest magnitude.
+pub(crate) fn largest(data: &TensorData) -> f32 {
+    largest_of(floats(data).into_iter())
+}
+
+fn floats(data: &TensorData) -> Vec<f32> {
+    data.clone().convert::<f32>().try_to_vec().unwrap()
+}
+
+/// The largest magnitude; `max` would swallow NaN.
+pub(crate) fn largest_of(values: impl Iterator<Item = f32>) -> f32 {
+    values.map(f32::abs).fold(0.0, |max, x| if x.is_nan() || x > max { x } else { max })
 }
