@@ -331,6 +331,9 @@ impl DistillArgs {
     fn model_files(&self) -> Result<Vec<PathBuf>> {
         let Some(dir) = self.model.as_ref().and_then(|model| resolve(model).ok()) else { return Ok(Vec::new()) };
         let mut files = vec![dir.clone()];
+        if !dir.is_dir() {
+            return Ok(files);
+        }
         for entry in fs::read_dir(&dir).at(&dir)? {
             files.push(entry.at(&dir)?.path());
         }

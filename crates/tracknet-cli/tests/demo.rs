@@ -181,7 +181,7 @@ fn the_task_of_the_original_runs_with_its_options_and_fills_its_csv() {
     let words = [
         "pooler output, 256 features",
         "the students see them as the teacher does",
-        "of them in 4 bits                       0 of 24       16 of 24",
+        "  0 of 24      16 of 24\n",
         "(A) LoRA: trainable params: ",
         "(B) QLoRA: trainable params: ",
         " || all params: ",

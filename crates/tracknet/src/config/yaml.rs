@@ -68,8 +68,13 @@ pub(crate) struct YamlProblem {
 /// Reads one YAML document. An empty document is null. Repeated keys are reported, and the first one is kept; a value that
 /// cannot be read is reported and left out.
 pub(crate) fn parse(text: &str, layer: usize, problems: &mut Vec<YamlProblem>) -> Option<Node> {
+    parse_at(text, "", layer, problems)
+}
+
+/// [`parse`] of the value of the key at `path`.
+pub(crate) fn parse_at(text: &str, path: &str, layer: usize, problems: &mut Vec<YamlProblem>) -> Option<Node> {
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options()) {
-        Ok(raw) => Reader { text, layer, problems }.node(raw, ""),
+        Ok(raw) => Reader { text, layer, problems }.node(raw, path),
         Err(error) => {
             problems.push(syntax_problem(&error));
             None
@@ -115,6 +120,7 @@ fn syntax_problem(error: &Error) -> YamlProblem {
 /// What a document has too much of.
 fn too_much(error: &Error) -> Option<String> {
     Some(match error {
+        Error::AliasError { error, .. } => return too_much(error),
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
             format!("values are nested deeper than {DEEPEST} levels")
         }
