@@ -85,7 +85,7 @@ struct DistillArgs {
     /// Optimizer steps of each student.
     #[arg(long, value_name = "N", default_value_t = defaults().steps, value_parser = parse_count)]
     steps: usize,
-    /// Passes over the crops to learn from, in place of --steps; a pass is not cut to whole batches.
+    /// Passes over the crops to learn from, in place of --steps; the last batch is what is left of them.
     #[arg(long, value_name = "N", value_parser = parse_count, conflicts_with = "steps")]
     epochs: Option<usize>,
     /// Crops in a step.
