@@ -85,7 +85,7 @@ struct DistillArgs {
     /// Optimizer steps of each student.
     #[arg(long, value_name = "N", default_value_t = defaults().steps, value_parser = parse_count)]
     steps: usize,
-    /// Passes over the crops to learn from, in place of --steps; a pass is not cut to whole batches.
+    /// Passes over the crops to learn from, in place of --steps; the last batch is what is left of them.
     #[arg(long, value_name = "N", value_parser = parse_count, conflicts_with = "steps")]
     epochs: Option<usize>,
     /// Crops in a step.
@@ -334,6 +334,9 @@ impl DistillArgs {
     fn model_files(&self) -> Result<Vec<PathBuf>> {
         let Some(dir) = self.model.as_ref().and_then(|model| resolve(model).ok()) else { return Ok(Vec::new()) };
         let mut files = vec![dir.clone()];
+        if !dir.is_dir() {
+            return Ok(files);
+        }
         for entry in fs::read_dir(&dir).at(&dir)? {
             files.push(entry.at(&dir)?.path());
         }

@@ -149,11 +149,11 @@ impl Layers {
             return;
         }
         let mut found = Vec::new();
-        let node = yaml::parse(value, layer, &mut found);
+        let node = yaml::parse_at(value, path, layer, &mut found);
         for problem in &mut found {
             problem.line = None;
         }
-        self.push_yaml_problems(layer, path, found);
+        self.push_yaml_problems(layer, "", found);
         if let Some(mut node) = node {
             forget_lines(&mut node);
             old_spellings_at(&mut node, path);

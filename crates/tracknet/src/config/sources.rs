@@ -297,7 +297,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("data")).unwrap();
         let path = dir.path().join("data/mine.yaml");
         std::fs::write(&path, "root: x").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
         let found = find("data", "mine", &[dir.path().to_path_buf()]);
         match std::fs::read(&path) {
             // Root may read everything.

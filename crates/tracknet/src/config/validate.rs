@@ -133,7 +133,7 @@ impl Rules<'_> {
         if weights > MOST_DECODER_WEIGHTS {
             let message = format!(
                 "model.decoder would have up to {weights} weights, at most {MOST_DECODER_WEIGHTS} are built: lower \
-                 model.decoder.channels or blocks_per_stage"
+                 model.decoder.channels or model.decoder.blocks_per_stage"
             );
             self.problem(&["model.decoder.channels", "model.decoder.blocks_per_stage"], message);
         }

@@ -17,8 +17,8 @@ use super::scalars;
 const MOST_VALUES: usize = 20_000;
 /// The most bytes of their texts together.
 const MOST_TEXT: usize = 8 << 20;
-/// The most levels that they are nested.
-const DEEPEST: usize = 64;
+/// The most levels that they are nested. Each takes stack, in a program without optimization some 30 KB.
+const DEEPEST: usize = 20;
 /// The most bytes of a key.
 const LONGEST_KEY: usize = 1024;
 
@@ -68,8 +68,13 @@ pub(crate) struct YamlProblem {
 /// Reads one YAML document. An empty document is null. Repeated keys are reported, and the first one is kept; a value that
 /// cannot be read is reported and left out.
 pub(crate) fn parse(text: &str, layer: usize, problems: &mut Vec<YamlProblem>) -> Option<Node> {
+    parse_at(text, "", layer, problems)
+}
+
+/// [`parse`] of the value of the key at `path`.
+pub(crate) fn parse_at(text: &str, path: &str, layer: usize, problems: &mut Vec<YamlProblem>) -> Option<Node> {
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options()) {
-        Ok(raw) => Reader { text, layer, problems }.node(raw, ""),
+        Ok(raw) => Reader { text, layer, problems }.node(raw, path),
         Err(error) => {
             problems.push(syntax_problem(&error));
             None
@@ -115,6 +120,7 @@ fn syntax_problem(error: &Error) -> YamlProblem {
 /// What a document has too much of.
 fn too_much(error: &Error) -> Option<String> {
     Some(match error {
+        Error::AliasError { error, .. } => return too_much(error),
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
             format!("values are nested deeper than {DEEPEST} levels")
         }
@@ -448,8 +454,8 @@ mod tests {
             (format!("a: &a {{{wide}}}\n{merges}"), values),
             ((0..30_000).map(|i| format!("k{i}: 1\n")).collect(), values),
             (format!("a: [{}]", "1, ".repeat(30_000)), values),
-            ((0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect(), "nested deeper than 64 levels"),
-            (format!("a: {}", "[".repeat(100_000)), "nested deeper than 64 levels"),
+            ((0..200).map(|i| format!("{}a:\n", " ".repeat(i))).collect(), "nested deeper than 20 levels"),
+            (format!("a: {}", "[".repeat(100_000)), "nested deeper than 20 levels"),
         ];
         for (text, expected) in cases {
             let mut problems = Vec::new();
