@@ -86,7 +86,7 @@ pub enum InferenceError {
 
 fn missing_frames(missing: u64) -> String {
     match missing {
-        0 => "some of them with errors".to_owned(),
+        0 => "and some may be missing or wrong".to_owned(),
         1 => "about 1 is missing".to_owned(),
         more => format!("about {more} are missing"),
     }

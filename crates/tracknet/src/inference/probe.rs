@@ -57,9 +57,15 @@ impl VideoInfo {
             return None;
         }
         let estimated = (declared / extent.seconds.max(1e-3) - 1.0) * read as f64;
-        let counted = self.frames.filter(|_| self.counted).map(|frames| frames.saturating_sub(read));
-        let frames = counted.unwrap_or(estimated.round() as u64).max(1);
+        let frames = self.uncounted(read).unwrap_or(estimated.round() as u64).max(1);
         Some(Shortfall { frames, seconds: [extent.seconds, declared] })
+    }
+
+    /// How many frames fewer than the container counts were read; `None` without a count, and where the file is edited to
+    /// show a part of what it holds.
+    pub(super) fn uncounted(&self, read: u64) -> Option<u64> {
+        let (frames, fps, declared) = (self.frames.filter(|_| self.counted)?, self.fps?, self.seconds?);
+        (frames as f64 <= declared * fps + 2.0).then(|| frames.saturating_sub(read))
     }
 }
 

@@ -146,7 +146,7 @@ impl VideoFrames {
                 let [end, declared] = short.seconds;
                 (short.frames, format!("it ends after {end:.2} s of {declared:.2} s ({why})"))
             }
-            None => (undecoded, why),
+            None => (self.info.uncounted(read).unwrap_or(0).max(undecoded), why),
         };
         Some(InferenceError::VideoDamaged { path: self.path.clone(), read, missing, reason }.into())
     }
