@@ -1,4 +1,5 @@
 //! Which implementations ran, counted where their instructions begin; and what a machine with the instructions must run.
+#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
