@@ -24,7 +24,7 @@ use tracknet::models::state::{
 use tracknet::models::{VisitProjections, Vit, apply_lora_to_model, apply_quantization};
 use tracknet_kernels::matmul::matmul;
 
-use common::{assert_close, device, fixture, largest_difference, pixels, tensors};
+use common::{assert_close, device, fixture, largest, largest_difference, pixels, tensors};
 
 /// f32 sums in another order, through two blocks.
 const TOLERANCE: f32 = 1e-4;
@@ -243,7 +243,8 @@ fn lora_gradients_on_float_and_packed_backbones_are_those_of_peft() {
                     Some(gradient) => {
                         self.2 += 1;
                         let want = &self.1[&format!("grad1.model.{}", info.name)];
-                        assert_close(&info.name, gradient, want, TOLERANCE);
+                        // Gradients are small: sums of f32 in another order, relative to the largest.
+                        assert_close(&info.name, gradient, want, 1e-4 * largest(want));
                     }
                     None => assert!(!info.trainable, "{} trains but has no gradient", info.name),
                 }
