@@ -1,5 +1,6 @@
 //! Which implementations ran, counted where their instructions begin; and what a machine with the instructions must run.
-#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
+#![allow(clippy::unwrap_used)]
+// Helpers of tests; in the tests themselves it is allowed anyway.
 
 // Helpers of tests: a failure there is a failed test.
 #![allow(clippy::unwrap_used)]
