@@ -48,7 +48,7 @@ fn the_same_weights_under_other_names_are_the_same_backbone_and_a_note_says_what
         let (source, paths) = (fixture(family), paths(family));
         let expected = built(&source).unwrap();
         assert!(expected.notes.is_empty(), "{:?}", expected.notes);
-        let in_memory = |name: &str| paths.in_memory(name);
+        let in_memory = move |name: &str| paths.in_memory(name);
         let wrapped = |name: &str| format!("_orig_mod.{}", name.replacen("embeddings.", "embeddings.module.", 1));
         let cases: [(&str, Rename); 5] = [
             ("they are those in memory", Box::new(in_memory)),
