@@ -211,7 +211,11 @@ fn the_task_of_the_original_runs_with_its_options_and_fills_its_csv() {
     csv("results.csv", &[], 0);
     fs::write(dir.join("notes.csv"), "mine").unwrap();
     assert!(csv("notes.csv", &[], 1).contains("tracknet did not write it"));
-    let picture = fs::read_dir(dir.join("pictures")).unwrap().map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "jpg")).unwrap();
+    let picture = fs::read_dir(dir.join("pictures"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "jpg"))
+        .unwrap();
     let before = fs::read(&picture).unwrap();
     assert!(csv(&picture.display().to_string(), &["--overwrite"], 1).contains("never written over"));
     assert_eq!(fs::read(&picture).unwrap(), before);
