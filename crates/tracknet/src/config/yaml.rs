@@ -151,6 +151,9 @@ fn syntax_message(error: &Error, place: Option<Location>) -> String {
     if message.contains("into string") || message.contains("expected string scalar") {
         message = "a key must be plain text".to_owned();
     }
+    if message.contains("recursion limit") {
+        message = format!("values are nested deeper than {DEEPEST} levels");
+    }
     if message.contains("tabs disallowed") {
         message = "a line is indented by a tab; use spaces".to_owned();
     }
