@@ -134,7 +134,7 @@ fn the_normalization_in_use_is_that_of_the_preprocessor_file_and_is_said() {
             "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225], as its preprocessor_config.json says",
         ),
         ("p_nomean", "vit_cls", "mean [0.5, 0.5, 0.5]"),
-        ("p_nonorm", "vit_cls", "not normalized"),
+        ("p_nonorm", "vit_cls", "mean [0.0, 0.0, 0.0], std [1.0, 1.0, 1.0]"),
         ("p_scalar", "vit_cls", "mean [0.5, 0.5, 0.5]"),
         ("p_sat", "dinov3", "mean [0.43, 0.411, 0.296]"),
     ] {

@@ -75,8 +75,11 @@ fn a_preview_draws_what_can_be_drawn_and_never_over_anything() {
     clip(dir.path(), &["full.jpg", "refused/webp.jpg", "rgba.png"], "3,4");
     let [_, notes] = ends(0, dir.path(), ["data", "preview", "data", "--output", "sheet.png"]);
     assert!(notes.contains("1 of 3 frames cannot be drawn:\n  game1/Clip1/0001.jpg: is a WebP picture"), "{notes}");
-    ends(1, dir.path(), ["data", "preview", "data", "--output", "sheet.png"]);
-    ends(0, dir.path(), ["data", "preview", "data", "--output", "sheet.png", "--overwrite"]);
+    // Its own sheet is drawn anew; another picture is not written over unasked.
+    ends(0, dir.path(), ["data", "preview", "data", "--output", "sheet.png"]);
+    fs::copy(dir.path().join("data/game1/Clip1/0002.png"), dir.path().join("mine.png")).unwrap();
+    ends(1, dir.path(), ["data", "preview", "data", "--output", "mine.png"]);
+    ends(0, dir.path(), ["data", "preview", "data", "--output", "mine.png", "--overwrite"]);
     let frame = "data/game1/Clip1/0000.jpg";
     let before = fs::read(dir.path().join(frame)).unwrap();
     let [_, error] = ends(1, dir.path(), ["data", "preview", "data", "--output", frame, "--overwrite"]);
