@@ -134,12 +134,14 @@ fn adapters_of_runs_are_listed_shown_merged_taken_out_compared_converted_and_swi
     contains_all(&status, &["layer.0.attention.q_proj", "linear", "lora", "nf4/64+dq", "yes"]);
     contains_all(&ends(0, dir, ["adapter", "status", &adapter(&plain)]), &["rslora", "float32"]);
 
-    // Merging: the backbone alone, and a run with its head; what somebody has changed is never overwritten.
+    // Merging: the backbone alone, and a run with its head; what is a user's is never overwritten.
     let merged = ends(0, dir, ["adapter", "merge", &adapter(&plain), "merged"]);
     contains_all(&merged, &["output deviation: max", "wrote merged"]);
     assert!(dir.join("merged/config.json").is_file() && !dir.join("merged/tracknet_head.safetensors").exists());
-    std::fs::write(dir.join("merged/notes.txt"), "mine").unwrap();
-    contains_all(&ends(1, dir, ["adapter", "merge", &plain, "merged"]), &["merged: holds notes.txt"]);
+    fs::create_dir(dir.join("mine")).unwrap();
+    fs::write(dir.join("mine/notes.txt"), "mine").unwrap();
+    contains_all(&ends(1, dir, ["adapter", "merge", &plain, "mine"]), &["mine", "--overwrite"]);
+    assert_eq!(fs::read_to_string(dir.join("mine/notes.txt")).unwrap(), "mine");
     let merged = ends(0, dir, ["adapter", "merge", &packed, "unpacked"]);
     contains_all(&merged, &["output deviation: max", "wrote unpacked"]);
     assert!(dir.join("unpacked/tracknet_head.safetensors").is_file());

@@ -388,7 +388,7 @@ fn notes_of(config: &PeftConfig, carried: &BTreeMap<String, TensorData>) -> Vec<
     }
     if !carried.is_empty() {
         let names = listing(names_in(carried), NAMES_SHOWN);
-        notes.push(format!("kept as they are, because heatmaps do not need them: {names}"));
+        notes.push(format!("left aside, because heatmaps do not need them: {names}"));
     }
     notes
 }
