@@ -1,6 +1,7 @@
 //! Sources → [`Config`]: find the files, merge the layers, resolve `${…}`, check, validate, derive.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use serde_json::Value as Json;
 
@@ -229,11 +230,15 @@ fn move_directories(config: &mut Config, old_root: Option<Value>, new: &Path) {
 
 /// The value of every key that the structs have, with defaults.
 pub(crate) fn defaults_tree() -> Result<Node, String> {
-    let mut tree = tree_of(&Config::from_sections(Default::default(), Default::default(), Default::default()))?;
-    if let Value::Map(entries) = &mut tree.value {
-        entries.retain(|e| e.key != "runtime");
-    }
-    Ok(tree)
+    // Made once: it is the dearest part of reading a small file.
+    static TREE: LazyLock<Result<Node, String>> = LazyLock::new(|| {
+        let mut tree = tree_of(&Config::from_sections(Default::default(), Default::default(), Default::default()))?;
+        if let Value::Map(entries) = &mut tree.value {
+            entries.retain(|e| e.key != "runtime");
+        }
+        Ok(tree)
+    });
+    TREE.clone()
 }
 
 /// Structs as a tree. JSON text stands between: it keeps the order of the fields, writes an `f32` with its own
