@@ -231,12 +231,16 @@ impl Reader<'_> {
     }
 }
 
+/// Bytes before a scalar in which its tag and anchor stand.
+const LOOK_BACK: usize = 1 << 10;
+
 /// What stands at a place, if it is a scalar without quotes, tag and block indicator.
 fn plain(text: &str, place: Location) -> Option<&str> {
     let (start, length) = (place.span().byte_offset()?, place.span().byte_len()?);
     let (start, length) = (usize::try_from(start).ok()?, usize::try_from(length).ok()?);
     let written = text.get(start..start.checked_add(length)?)?;
-    let mut before = text.get(..start)?.split_ascii_whitespace().rev().skip_while(|word| word.starts_with('&'));
+    let near = text.floor_char_boundary(start.saturating_sub(LOOK_BACK));
+    let mut before = text.get(near..start)?.split_ascii_whitespace().rev().skip_while(|word| word.starts_with('&'));
     let marked = before.next().is_some_and(|word| word.starts_with(['!', '|', '>']));
     (!marked && !written.starts_with(['"', '\''])).then_some(written)
 }

@@ -631,11 +631,10 @@ fn stands_in(config: &Config, loaders: &Loaders) -> Option<String> {
 
 /// Sets the precision, as far as the device has it, and says what became of it.
 fn note_precision(precision: Precision, model: &mut HeatmapModel, device: &Device, reporter: &mut dyn Reporter) {
-    let name = match precision {
-        Precision::Fp32 => return,
-        Precision::Fp16 => "fp16",
-        Precision::Bf16 => "bf16",
-    };
+    if precision == Precision::Fp32 {
+        return;
+    }
+    let name = precision.name();
     match set_precision(precision, model, device) {
         true if is_cpu(device) => reporter.report("mixed precision: products with frozen weights in bfloat16"),
         true => reporter.report(&format!("mixed precision: {name}")),
