@@ -2,9 +2,6 @@
 #![allow(clippy::unwrap_used)]
 // Helpers of tests; in the tests themselves it is allowed anyway.
 
-// Helpers of tests: a failure there is a failed test.
-#![allow(clippy::unwrap_used)]
-
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 

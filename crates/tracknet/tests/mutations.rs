@@ -1,6 +1,6 @@
 //! The checks of the fuzz targets (`fuzz/parsers.rs`) on inputs that a deterministic mutator makes of the seeds, on a stable
 //! compiler: a few thousand of each in `cargo test`, as many as fit with `TRACKNET_FUZZ_SECONDS=60` (for each parser), or
-//! `TRACKNET_FUZZ_COUNT=1000000`. And what they hold in memory stays within a multiple of the input.
+//! `TRACKNET_FUZZ_COUNT=1000000`; other inputs with another `TRACKNET_FUZZ_SEED=1`. And what they hold in memory stays within a multiple of the input.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // Helpers of tests; in the tests themselves they are allowed anyway.
 
 mod bnb_support;
@@ -186,7 +186,7 @@ fn run(name: &str, seeds: &[Vec<u8>], (default_count, memory): Bounds, mut check
     let number = |key: &str| env::var(key).ok().and_then(|text| text.parse::<u64>().ok());
     let seconds = number("TRACKNET_FUZZ_SECONDS").map(Duration::from_secs);
     let count = number("TRACKNET_FUZZ_COUNT").unwrap_or(default_count);
-    let (mut random, start) = (Random(0x5eed), Instant::now());
+    let (mut random, start) = (Random(number("TRACKNET_FUZZ_SEED").unwrap_or(0x5eed)), Instant::now());
     let (mut done, mut accepted, mut highest, mut steepest) = (0, 0_u64, 0, 0);
     let mut input = Vec::new();
     while seconds.map_or(done < count, |limit| start.elapsed() < limit) {
