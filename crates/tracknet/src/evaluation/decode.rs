@@ -65,15 +65,6 @@ pub struct DecodeOptions {
     pub choice: ComponentChoice,
 }
 
-impl DecodeOptions {
-    /// The same without a threshold: every frame has a detection and its score, however low, unless its heatmap is nowhere
-    /// above zero. From a score of 0.02 it is the detection of the default threshold.
-    #[must_use]
-    pub fn without_threshold(self) -> Self {
-        Self { threshold: 0.0, ..self }
-    }
-}
-
 impl Default for DecodeOptions {
     fn default() -> Self {
         Self { method: DecodeMethod::Component, threshold: 0.01, relative_support: 0.5, choice: ComponentChoice::Sum }
@@ -324,13 +315,14 @@ mod tests {
 
     #[test]
     fn without_a_threshold_every_frame_has_a_score() {
+        let without = |options: DecodeOptions| DecodeOptions { threshold: 0.0, ..options };
         let mut heatmap = vec![1e-4; 31 * 17];
         heatmap[5 * 31 + 7] = 4e-3;
         for method in [DecodeMethod::Component, DecodeMethod::Argmax] {
             assert_eq!(decode(&heatmap, [31, 17], &options(method)).unwrap(), None);
-            let found = decode(&heatmap, [31, 17], &options(method).without_threshold()).unwrap().unwrap();
+            let found = decode(&heatmap, [31, 17], &without(options(method))).unwrap().unwrap();
             assert_eq!(found, Detection { x: 7.0, y: 5.0, score: 4e-3 });
-            assert_eq!(decode(&[0.0; 6], [3, 2], &options(method).without_threshold()).unwrap(), None);
+            assert_eq!(decode(&[0.0; 6], [3, 2], &without(options(method))).unwrap(), None);
         }
         let mut heatmap = vec![0.0; 31 * 17];
         for peak in [0.02f32, 0.5, 1.0] {
@@ -338,7 +330,7 @@ mod tests {
             heatmap.iter_mut().for_each(|v| *v *= peak);
             let default = DecodeOptions::default();
             assert_eq!(
-                decode(&heatmap, [31, 17], &default.clone().without_threshold()).unwrap(),
+                decode(&heatmap, [31, 17], &without(default.clone())).unwrap(),
                 decode(&heatmap, [31, 17], &default).unwrap()
             );
         }
