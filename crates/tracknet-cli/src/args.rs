@@ -62,7 +62,7 @@ impl OverwriteFlag {
     /// Checks a directory that a verb is told to write, before it does any work.
     pub(crate) fn directory(&self, path: &Path, inputs: &[&Path]) -> tracknet::Result<Destination> {
         let existing = if self.overwrite { Existing::Anything } else { Existing::Written };
-        Destination::directory(path, existing, inputs)
+        Ok(Destination::directory(path, existing, inputs)?)
     }
 
     /// Checks a report that a verb is told to write, before it does any work: one of this verb's reports, which have
@@ -74,7 +74,7 @@ impl OverwriteFlag {
             let object = json.as_ref().and_then(serde_json::Value::as_object);
             object.is_some_and(|object| object.len() == keys.len() && keys.iter().all(|key| object.contains_key(*key)))
         };
-        check_file(path, self.overwrite, is_ours, &inputs)
+        Ok(check_file(path, self.overwrite, is_ours, &inputs)?)
     }
 }
 

@@ -487,7 +487,7 @@ fn student(args: &StudentArgs) -> Result<ExitCode> {
 
 /// The report, both adapters, and the shipped model where it is their base.
 fn write_results(out: &Destination, place: &Path, report: &DistillReport, with_base: bool) -> Result<()> {
-    out.write(|temporary| {
+    out.write(|temporary| -> tracknet::Result<()> {
         for kind in StudentKind::ALL {
             let (from, to) = (place.join(kind.name()), temporary.join(kind.name()));
             fs::create_dir(&to).at(&to)?;
@@ -498,7 +498,7 @@ fn write_results(out: &Destination, place: &Path, report: &DistillReport, with_b
             shipped::unpack(&temporary.join(shipped::NAME))?;
         }
         let path = temporary.join(REPORT_FILE);
-        write_atomic(&path, |w| serde_json::to_writer_pretty(w, report).map_err(std::io::Error::from))
+        Ok(write_atomic(&path, |w| serde_json::to_writer_pretty(w, report).map_err(std::io::Error::from))?)
     })?;
     Ok(())
 }

@@ -244,7 +244,7 @@ fn draw(model: &HeatmapModel, build: &BuildReport, config: &Config, places: &Pla
         let name = frame.to_string().replace(['/', '.'], "_");
         let marked = overlay::overlay(&result.frame, result.prediction.visible(THRESHOLD), frame.frame.label.xy)?;
         overlay::write_png(&places.pictures.join(format!("{name}.png")), &marked)?;
-        overlay::write_png(&places.pictures.join(format!("{name}_heatmap.png")), &result.heatmap_picture()?)
+        Ok(overlay::write_png(&places.pictures.join(format!("{name}_heatmap.png")), &result.heatmap_picture()?)?)
     })?;
     Ok(())
 }

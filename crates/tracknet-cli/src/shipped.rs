@@ -20,7 +20,7 @@ const FILES: [(&str, &[u8]); 5] = [
 
 /// Writes the shipped model as a directory that `model.pretrained_model_name` can name.
 pub(crate) fn unpack(dir: &Path) -> Result<()> {
-    Destination::new_directory(dir).write(|temporary| {
+    Destination::new_directory(dir).write(|temporary| -> Result<()> {
         for (name, bytes) in FILES {
             write_atomic(temporary.join(name), |w| w.write_all(bytes))?;
         }

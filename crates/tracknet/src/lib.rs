@@ -17,11 +17,9 @@
 
 pub mod bench;
 pub mod config;
-pub mod console;
 pub mod datasets;
 pub mod error;
 pub mod evaluation;
-pub mod files;
 pub mod inference;
 pub mod inspect;
 pub mod models;
@@ -30,3 +28,4 @@ mod random;
 pub mod training;
 
 pub use error::{Error, Result};
+pub use tracknet_io::{console, files};

@@ -238,7 +238,7 @@ fn craft(checkpoint: &Path, edit: impl Fn(&Path)) {
         copy_all(checkpoint, temporary);
         fs::remove_file(temporary.join("checksums.json")).unwrap();
         edit(temporary);
-        Ok(())
+        Ok::<(), tracknet::Error>(())
     };
     destination.write(copy).unwrap();
 }

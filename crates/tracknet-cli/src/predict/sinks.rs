@@ -117,7 +117,7 @@ impl Sink for Pictures {
             Picture::Overlay(threshold) => result.overlay(threshold)?,
             Picture::Heatmap => result.heatmap_picture()?,
         };
-        write_png(&self.folder.join(self.places.picture(result.prediction.frame)), &picture)
+        Ok(write_png(&self.folder.join(self.places.picture(result.prediction.frame)), &picture)?)
     }
 
     fn finish(self: Box<Self>) -> tracknet::Result<()> {

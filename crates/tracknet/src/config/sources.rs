@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use super::error::Problem;
 use super::schema::LONGEST_TYPO;
-use crate::Error;
 use crate::console::listing;
 use crate::files::read::YAML;
 use crate::files::{FileError, read_bytes};
@@ -175,9 +174,9 @@ fn is_path(text: &str) -> bool {
 /// Reads a regular file of a size that a configuration can have. The error does not name the path.
 pub(crate) fn read(path: &Path) -> Result<Found, String> {
     let bytes = read_bytes(path, YAML).map_err(|error| match error {
-        Error::Io { cause, .. } => unreadable(&cause),
-        Error::File(FileError::NotRegular { found, .. }) => format!("is {found}, expected a YAML file"),
-        Error::File(FileError::TooLarge { size, kind, limit, .. }) => {
+        FileError::Io { cause, .. } => unreadable(&cause),
+        FileError::NotRegular { found, .. } => format!("is {found}, expected a YAML file"),
+        FileError::TooLarge { size, kind, limit, .. } => {
             format!("{size} bytes are too many for {kind} (at most {limit})")
         }
         other => other.to_string(),

@@ -62,7 +62,7 @@ impl EvaluationReport {
     /// # Errors
     /// A file that cannot be written.
     pub fn write_json(&self, path: &Path) -> Result<()> {
-        write_atomic(path, |writer| serde_json::to_writer_pretty(writer, self).map_err(std::io::Error::from))
+        Ok(write_atomic(path, |writer| serde_json::to_writer_pretty(writer, self).map_err(std::io::Error::from))?)
     }
 }
 

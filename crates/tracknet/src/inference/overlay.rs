@@ -9,7 +9,7 @@ use crate::datasets::draw::{self, Color, Font, WHITE};
 use crate::datasets::{DatasetError, image::resize};
 use crate::error::Result;
 use crate::evaluation::{Detection, EvaluationError};
-use crate::files::{open_regular, write_atomic};
+use crate::files::{FileError, open_regular, write_atomic};
 use crate::inference::InferenceError;
 
 /// Colour of the predicted ball's ring.
@@ -91,7 +91,7 @@ const MARK: (&str, &str) = ("Software", "tracknet");
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
+pub fn write_png(path: &Path, picture: &RgbImage) -> Result<(), FileError> {
     write_atomic(path, |writer| {
         let mut encoder = png::Encoder::new(writer, picture.width(), picture.height());
         encoder.set_color(png::ColorType::Rgb);

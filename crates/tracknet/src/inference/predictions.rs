@@ -165,18 +165,18 @@ impl RowWriter {
             RowFormat::Csv => prediction.csv_row(self.threshold),
             RowFormat::JsonLines => prediction.json_line(self.threshold)?,
         };
-        self.append(&row)
+        Ok(self.append(&row)?)
     }
 
     /// Makes the rows last through a loss of power.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn finish(self) -> Result<()> {
+    pub fn finish(self) -> Result<(), FileError> {
         self.file.sync_all().at(&self.path)
     }
 
-    fn append(&mut self, row: &str) -> Result<()> {
+    fn append(&mut self, row: &str) -> Result<(), FileError> {
         if let Err(cause) = self.file.write_all(row.as_bytes()) {
             // A full disk takes a part of a row; what cannot be cut off stays.
             let _ = self.file.set_len(self.length).and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
@@ -191,7 +191,7 @@ impl RowWriter {
 ///
 /// # Errors
 /// A file that cannot be written; an old file then stays as it was.
-pub fn write_csv(path: &Path, predictions: &[Prediction], threshold: f32) -> Result<()> {
+pub fn write_csv(path: &Path, predictions: &[Prediction], threshold: f32) -> Result<(), FileError> {
     write_atomic(path, |out| {
         writeln!(out, "{HEADER}")?;
         predictions.iter().try_for_each(|prediction| out.write_all(prediction.csv_row(threshold).as_bytes()))

@@ -56,7 +56,8 @@ pub(super) fn check_file(path: &Path) -> Result<()> {
     if !path.exists() {
         return Err(failure(path, "no such file".to_owned()));
     }
-    open_regular(path).map(drop)
+    open_regular(path)?;
+    Ok(())
 }
 
 /// The frames of a video, in order; the program is stopped when this is dropped.

@@ -95,7 +95,7 @@ impl VideoWriter {
         if std::fs::metadata(temporary.path()).at(&self.path)?.len() == 0 {
             return Err(self.failure("ffmpeg wrote nothing".to_owned()));
         }
-        replace_with(temporary, &self.path)
+        Ok(replace_with(temporary, &self.path)?)
     }
 
     fn wait(&mut self) -> (bool, Complaints) {

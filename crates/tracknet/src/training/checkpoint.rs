@@ -25,7 +25,7 @@ use crate::console::listing;
 use crate::error::{IoContext, Result};
 use crate::files::directory::hash_file;
 use crate::files::read::{JSON, YAML};
-use crate::files::{Destination, Existing, MANIFEST_FILE, Manifest, read_text};
+use crate::files::{Destination, Existing, FileError, MANIFEST_FILE, Manifest, read_text};
 
 use super::TrainingError;
 use super::monitor::{Monitor, exact};
@@ -145,7 +145,7 @@ pub fn write_checkpoint(
     write_weights: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<Option<PathBuf>> {
     let destination = Destination::directory(dir, Existing::Own, &[])?;
-    destination.write(|temporary| {
+    destination.write(|temporary| -> Result<()> {
         let put = |name: &str, bytes: &[u8]| {
             let path = temporary.join(name);
             fs::write(&path, bytes).at(&path)
@@ -153,7 +153,8 @@ pub fn write_checkpoint(
         write_weights(temporary)?;
         put(CONFIG_FILE, config_yaml.as_bytes())?;
         put(STATE_FILE, &json(state, STATE_FILE)?)?;
-        put(OPTIMIZER_FILE, &tensors::to_bytes(optimizer).map_err(|e| TrainingError::damaged(OPTIMIZER_FILE, e))?)
+        let optimizer = tensors::to_bytes(optimizer).map_err(|e| TrainingError::damaged(OPTIMIZER_FILE, e))?;
+        Ok(put(OPTIMIZER_FILE, &optimizer)?)
     })
 }
 
@@ -216,7 +217,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn config_yaml(&self) -> Result<String> {
+    pub fn config_yaml(&self) -> Result<String, FileError> {
         let path = self.dir.join(CONFIG_FILE);
         read_text(&path, YAML)
     }
@@ -290,12 +291,12 @@ impl Checkpoint {
     }
 }
 
-fn is_checkpoint(dir: &Path) -> Result<bool> {
+fn is_checkpoint(dir: &Path) -> Result<bool, FileError> {
     is_file(&dir.join(STATE_FILE))
 }
 
 /// Whether there is such a file. A directory on the way that may not be looked into is an error, not a no.
-pub(super) fn is_file(path: &Path) -> Result<bool> {
+pub(super) fn is_file(path: &Path) -> Result<bool, FileError> {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     match fs::metadata(path) {
         Ok(found) => Ok(found.is_file()),

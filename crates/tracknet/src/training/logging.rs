@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{IoContext, Result};
 use crate::files::read::LOG;
-use crate::files::{read_bytes, write_atomic};
+use crate::files::{FileError, read_bytes, write_atomic};
 
 /// The log that a resumed run continues.
 pub(super) const LOG_FILE: &str = "metrics.jsonl";
@@ -92,7 +92,7 @@ impl MetricLog {
         }
         let line = csv_line(&self.columns, &row);
         let (csv, jsonl) = (self.csv.append(&line), self.jsonl.append(&Value::Object(row).to_string()));
-        csv.and(jsonl)
+        Ok(csv.and(jsonl)?)
     }
 }
 
@@ -103,7 +103,7 @@ impl LogFile {
     }
 
     /// One `write` call per line: a killed run leaves at most one cut line, which the next opening drops.
-    fn append(&mut self, line: &str) -> Result<()> {
+    fn append(&mut self, line: &str) -> Result<(), FileError> {
         let start = if self.torn { "\n" } else { "" };
         let written = self.file.write_all(format!("{start}{line}\n").as_bytes());
         self.torn = written.is_err();

@@ -62,7 +62,7 @@ impl Resumed {
     /// # Errors
     /// There is no checkpoint, it is damaged, it is not this run's, or another process has the run.
     pub(super) fn open(config: &Config, from: &Path) -> Result<Self> {
-        let found = find_checkpoint(from, NAMES).map_err(|error| in_use(from).unwrap_or(error))?;
+        let found = find_checkpoint(from, NAMES).map_err(|error| in_use(from).map_or(error, Error::from))?;
         let (paths, notes) = places(config, from, &found)?;
         let locks = paths.lock()?;
         // Until now another process may have been at work on it.
@@ -79,11 +79,11 @@ impl Resumed {
 }
 
 /// The reason why a checkpoint of a run is not whole at this moment, if another process is replacing it.
-fn in_use(run: &Path) -> Option<Error> {
+fn in_use(run: &Path) -> Option<FileError> {
     if !run.join(CONFIG_FILE).is_file() {
         return None;
     }
-    DirectoryLock::acquire(run).err().filter(|error| matches!(error, Error::File(FileError::Locked { .. })))
+    DirectoryLock::acquire(run).err().filter(|error| matches!(error, FileError::Locked { .. }))
 }
 
 /// The checkpoints that a run can go on from, the first that exists.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Runtime;
 use crate::error::{IoContext, Result};
-use crate::files::{DirectoryLock, temporary};
+use crate::files::{DirectoryLock, FileError, temporary};
 
 /// The directories of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl RunPaths {
             made.iter().rev().for_each(|dir| drop(fs::remove_dir(dir)));
             return match result {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-                other => other.at(dir).map(|()| false),
+                other => Ok(other.at(dir).map(|()| false)?),
             };
         }
         Ok(true)
@@ -122,13 +122,13 @@ impl RunPaths {
     ///
     /// # Errors
     /// Another process has the run: which one, and since when.
-    pub(super) fn lock(&self) -> Result<Vec<DirectoryLock>> {
+    pub(super) fn lock(&self) -> Result<Vec<DirectoryLock>, FileError> {
         let own = self.own();
         let locks = own.iter().map(|dir| {
             fs::create_dir_all(dir).at(dir)?;
             DirectoryLock::acquire(dir)
         });
-        let locks = locks.collect::<Result<_>>()?;
+        let locks = locks.collect::<Result<_, FileError>>()?;
         for dir in own.into_iter().chain([self.checkpoints.as_path(), &self.logs]) {
             temporary::sweep(dir);
         }

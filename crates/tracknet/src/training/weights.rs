@@ -12,6 +12,7 @@ use burn::tensor::{Device, TensorData};
 use crate::config::{Config, LoraConfig, ModelConfig};
 use crate::console::listing;
 use crate::error::{IoContext, Result};
+use crate::files::FileError;
 use crate::models::lora::peft_config::CONFIG_FILE;
 use crate::models::lora::{PeftConfig, peft, write_adapter};
 use crate::models::pretrained::save::read_all;
@@ -264,7 +265,7 @@ pub fn named_adapters(path: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// What is in a directory; nothing if there is none.
-fn entries_of(dir: &Path) -> Result<Vec<PathBuf>> {
+fn entries_of(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
     match fs::read_dir(dir) {
         Ok(entries) => entries.map(|entry| Ok(entry.at(dir)?.path())).collect(),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),

@@ -14,7 +14,7 @@ use super::budget::PIXELS;
 use super::jpeg;
 use crate::config::ExifOrientation;
 use crate::datasets::DatasetError;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::read::PICTURE;
 use crate::files::{FileError, Limit, open_regular, read_bytes};
 
@@ -88,7 +88,7 @@ fn read_header(path: &Path) -> Result<Header, DatasetError> {
     if stored > PICTURE.bytes {
         let (path_buf, Limit { kind, bytes: limit }) = (path.to_path_buf(), PICTURE);
         let error = FileError::TooLarge { path: path_buf, size: stored, kind, limit };
-        return Err(failure(path, unreadable(error.into())));
+        return Err(failure(path, unreadable(error)));
     }
     let header = guarded(path, || header_of(BufReader::new(file)))?;
     Ok(Header { bytes: header.bytes + stored, ..header })
@@ -194,11 +194,11 @@ fn other_kind(start: &[u8]) -> Option<&'static str> {
 }
 
 /// The reason without the path, which the error of the picture names.
-fn unreadable(error: Error) -> String {
+fn unreadable(error: FileError) -> String {
     match error {
-        Error::Io { cause, .. } => format!("cannot read: {cause}"),
-        Error::File(FileError::NotRegular { found, .. }) => format!("is {found}, expected a regular file"),
-        Error::File(FileError::TooLarge { size, kind, limit, .. }) => {
+        FileError::Io { cause, .. } => format!("cannot read: {cause}"),
+        FileError::NotRegular { found, .. } => format!("is {found}, expected a regular file"),
+        FileError::TooLarge { size, kind, limit, .. } => {
             format!("{size} bytes are too many for {kind} (at most {limit})")
         }
         other => other.to_string(),

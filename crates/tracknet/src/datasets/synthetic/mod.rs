@@ -229,7 +229,7 @@ fn write_clip(
         return Ok(None);
     };
     let mut counts = [0; 4];
-    Destination::new_directory(directory).write_plain(|temporary| {
+    Destination::new_directory(directory).write_plain(|temporary| -> Result<()> {
         for (index, (file, truth)) in frames.iter().enumerate() {
             let path = temporary.join(format!("{index:04}.jpg"));
             let bytes =
@@ -240,7 +240,7 @@ fn write_clip(
             }
         }
         let path = temporary.join("Label.csv");
-        fs::write(&path, labels(frames.iter().map(|(_, truth)| truth))).at(&path)
+        Ok(fs::write(&path, labels(frames.iter().map(|(_, truth)| truth))).at(&path)?)
     })?;
     Ok(Some(counts))
 }
@@ -272,10 +272,10 @@ fn write_provenance(root: &Path, options: &GenerateOptions) -> Result<()> {
         renderer_version: u32,
         options: &'a GenerateOptions,
     }
-    write_atomic(root.join("generate.json"), |file| {
-        let provenance = Provenance { renderer_version: RENDERER_VERSION, options };
+    let provenance = Provenance { renderer_version: RENDERER_VERSION, options };
+    Ok(write_atomic(root.join("generate.json"), |file| {
         serde_json::to_writer_pretty(file, &provenance).map_err(std::io::Error::other)
-    })
+    })?)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(super) fn check_root(key: &str, root: &Path) -> Result<()> {
     match fs::metadata(root) {
         Ok(found) if found.is_dir() => Ok(()),
         Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Err(error).at(root)
+            Ok(Err(error).at(root)?)
         }
         _ => Err(DatasetError::RootMissing { root: root.to_path_buf(), advice }.into()),
     }

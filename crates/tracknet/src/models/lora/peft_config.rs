@@ -256,7 +256,7 @@ impl PeftConfig {
     pub fn write(&self, dir: &Path) -> Result<()> {
         let path = dir.join(CONFIG_FILE);
         let text = self.to_json().map_err(|message| ModelError::file(&path, message))?;
-        write_atomic(&path, |w| w.write_all(text.as_bytes()))
+        Ok(write_atomic(&path, |w| w.write_all(text.as_bytes()))?)
     }
 }
 

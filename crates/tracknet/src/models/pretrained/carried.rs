@@ -117,7 +117,7 @@ impl CarriedTensor {
                     Planned { name, dtype, shape: shape.clone(), write }
                 }
                 _ => {
-                    let write = Box::new(move |out: &mut dyn Write| out.write_all(bytes).at(path));
+                    let write = Box::new(move |out: &mut dyn Write| Ok(out.write_all(bytes).at(path)?));
                     Planned { name, dtype: *found, shape: shape.clone(), write }
                 }
             },

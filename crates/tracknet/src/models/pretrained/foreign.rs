@@ -8,8 +8,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::console::{excerpt, listing};
-use crate::error::{Error, IoContext, Result};
-use crate::files::open_regular;
+use crate::error::{IoContext, Result};
+use crate::files::{FileError, open_regular};
 use crate::models::ModelError;
 
 use super::json::shown;
@@ -167,7 +167,7 @@ pub fn is_there(path: &Path) -> Result<bool> {
             }
             Err(_) => Ok(false),
         },
-        Err(cause) => Err(Error::Io { path: path.to_path_buf(), cause }),
+        Err(cause) => Err(FileError::Io { path: path.to_path_buf(), cause }.into()),
     }
 }
 

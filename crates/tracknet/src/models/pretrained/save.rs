@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 
 use crate::error::{IoContext, Result};
-use crate::files::{write_atomic, write_file_atomic};
+use crate::files::{FileError, write_atomic, write_file_atomic};
 use crate::models::backbones::VitNames;
 use crate::models::projection::{Base, VisitProjections};
 use crate::models::state::{Group, Require, load_state, state_dict};
@@ -87,7 +87,7 @@ pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()
         write_stream(path, tensors)
     })?;
     carried.write_preprocessor(dir)?;
-    write_config(&dir.join("config.json"), config_of(backbone, stored))
+    Ok(write_config(&dir.join("config.json"), config_of(backbone, stored))?)
 }
 
 /// Writes the backbone's base weights as a directory of 4-bit weights that `transformers` loads; what is not packed is
@@ -132,7 +132,7 @@ pub fn write_packed_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Re
     carried.write_preprocessor(dir)?;
     let mut config = config_of(backbone, stored);
     config.insert("quantization_config".to_owned(), bnb.to_json());
-    write_config(&dir.join("config.json"), config)
+    Ok(write_config(&dir.join("config.json"), config)?)
 }
 
 /// The parameters of a backbone from the tensors of a directory that [`write_backbone`] wrote.
@@ -241,7 +241,7 @@ pub fn write_tensors(path: &Path, state: BTreeMap<String, TensorData>, stored: S
         .collect::<Result<_>>()?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let file = safetensors::serialize(views, Some(metadata)).map_err(invalid)?;
-    write_atomic(path, |w| w.write_all(&file))
+    Ok(write_atomic(path, |w| w.write_all(&file))?)
 }
 
 fn bytes(data: TensorData, stored: StoredAs) -> Vec<u8> {
@@ -255,7 +255,7 @@ fn bytes(data: TensorData, stored: StoredAs) -> Vec<u8> {
 }
 
 /// Writes a `config.json` with the bytes that `transformers` writes.
-pub(super) fn write_config(path: &Path, config: Map<String, Value>) -> Result<()> {
+pub(super) fn write_config(path: &Path, config: Map<String, Value>) -> Result<(), FileError> {
     let text = python_json(&Value::Object(config));
     write_atomic(path, |w| w.write_all(text.as_bytes()))
 }

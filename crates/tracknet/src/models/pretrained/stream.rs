@@ -64,7 +64,7 @@ pub(super) fn write_stream(path: &Path, mut tensors: Vec<Planned<'_>>) -> Result
     }
     out.flush().at(path)?;
     drop(out);
-    file.sync_all().at(path)
+    Ok(file.sync_all().at(path)?)
 }
 
 struct Counted<W> {

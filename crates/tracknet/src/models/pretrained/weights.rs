@@ -195,7 +195,7 @@ impl Weights {
     /// # Errors
     /// No such tensor, or a file cannot be read or written.
     pub(super) fn copy(&self, name: &str, out: &mut dyn Write, path: &Path) -> Result<()> {
-        self.entry(name)?.pieces(|piece| out.write_all(piece).at(path))
+        self.entry(name)?.pieces(|piece| Ok(out.write_all(piece).at(path)?))
     }
 
     /// Copies the bytes of some rows.
@@ -203,7 +203,7 @@ impl Weights {
     /// # Errors
     /// As [`Weights::copy`], or rows that the tensor does not have.
     pub(super) fn copy_rows(&self, name: &str, rows: Range<usize>, out: &mut dyn Write, path: &Path) -> Result<()> {
-        self.entry(name)?.rows(name, rows)?.pieces(|piece| out.write_all(piece).at(path))
+        self.entry(name)?.rows(name, rows)?.pieces(|piece| Ok(out.write_all(piece).at(path)?))
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, ModelError> {

@@ -100,7 +100,7 @@ impl Targets {
         let all = [("train", &self.train), ("validation", &self.validation)];
         let all: HostTensors = all.into_iter().map(|(name, values)| (name.to_owned(), tensor(values))).collect();
         let bytes = tensors::to_bytes(&all).map_err(|problem| TrainingError::damaged(path, problem))?;
-        write_atomic(path, |w| w.write_all(&bytes))
+        Ok(write_atomic(path, |w| w.write_all(&bytes))?)
     }
 
     /// Reads what [`Targets::write`] wrote.

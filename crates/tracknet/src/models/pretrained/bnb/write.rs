@@ -22,7 +22,7 @@ pub(in crate::models::pretrained) fn parts<'a>(
     path: &'a Path,
 ) -> Vec<Planned<'a>> {
     let bytes = |name: String, shape: Vec<usize>, bytes: Vec<u8>| {
-        let write = Box::new(move |out: &mut dyn Write| out.write_all(&bytes).at(path));
+        let write = Box::new(move |out: &mut dyn Write| Ok(out.write_all(&bytes).at(path)?));
         Planned { name, dtype: Dtype::U8, shape, write }
     };
     let floats = |suffix: &str, values: Vec<f32>| {

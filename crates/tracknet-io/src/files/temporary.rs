@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::directory::Manifest;
-use super::parent_of;
-use crate::error::{IoContext, Result};
+use super::{IoContext, Result, parent_of};
 
 const PREFIX: &str = ".tracknet-";
 const MARK: &str = ".tmp";

@@ -6,8 +6,7 @@ use std::fs::{File, FileType};
 use std::io::Read;
 use std::path::Path;
 
-use super::FileError;
-use crate::error::{IoContext, Result};
+use super::{FileError, IoContext, Result};
 
 /// The most bytes that are read of a kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +49,7 @@ pub fn open_regular(path: impl AsRef<Path>) -> Result<File> {
     if kind.is_file() {
         return Ok(file);
     }
-    Err(FileError::NotRegular { path: path.to_path_buf(), found: name_of(kind) }.into())
+    Err(FileError::NotRegular { path: path.to_path_buf(), found: name_of(kind) })
 }
 
 /// Reads a file as a whole.
@@ -63,7 +62,7 @@ pub fn read_bytes(path: impl AsRef<Path>, limit: Limit) -> Result<Vec<u8>> {
     let size = file.metadata().at(path)?.len();
     let too_large = |size| {
         let (path, kind, limit) = (path.to_path_buf(), limit.kind, limit.bytes);
-        Err(FileError::TooLarge { path, size, kind, limit }.into())
+        Err(FileError::TooLarge { path, size, kind, limit })
     };
     if size > limit.bytes {
         return too_large(size);

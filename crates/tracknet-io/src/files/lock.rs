@@ -4,8 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::FileError;
-use crate::error::{Error, IoContext, Result};
+use super::{FileError, IoContext, Result};
 
 /// Name of the lock file in a directory; removed when the lock is given back.
 pub const LOCK_FILE: &str = ".tracknet-lock";
@@ -32,7 +31,7 @@ impl DirectoryLock {
                     return Err(FileError::Locked { path: dir.to_path_buf(), holder: holder(&mut file) }.into());
                 }
                 Err(fs::TryLockError::Error(cause)) if cause.kind() != std::io::ErrorKind::Unsupported => {
-                    return Err(Error::Io { path, cause });
+                    return Err(FileError::Io { path, cause });
                 }
                 _ => {}
             }

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use super::temporary::file_beside;
-use super::{FileError, parent_of};
-use crate::error::{Error, IoContext, Result};
+use super::{FileError, IoContext, Result, parent_of};
 
 /// Writes a file through `write` under a temporary name in the same directory, then renames it to `path`.
 ///
@@ -34,25 +33,25 @@ pub fn write_atomic(
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write_file_atomic(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn write_file_atomic<E: From<FileError>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     replace_file(path, |_, temporary| write(temporary))
 }
 
-fn replace_file(path: &Path, write: impl FnOnce(&File, &Path) -> Result<()>) -> Result<()> {
+fn replace_file<E: From<FileError>>(path: &Path, write: impl FnOnce(&File, &Path) -> Result<(), E>) -> Result<(), E> {
     let path = &followed(path)?;
     let temporary = file_beside(path, "")?;
     write(temporary.as_file(), temporary.path())?;
-    replace_with(temporary, path)
+    Ok(replace_with(temporary, path)?)
 }
 
 /// Gives a temporary file that is written its name.
 ///
 /// # Errors
 /// A name that cannot be given.
-pub(crate) fn replace_with(temporary: NamedTempFile, path: &Path) -> Result<()> {
+pub fn replace_with(temporary: NamedTempFile, path: &Path) -> Result<()> {
     let path = &followed(path)?;
     temporary.as_file().sync_all().at(path)?;
-    temporary.persist(path).map_err(|e| Error::Io { path: path.clone(), cause: e.error })?;
+    temporary.persist(path).map_err(|e| FileError::Io { path: path.clone(), cause: e.error })?;
     sync_directory(parent_of(path))
 }
 
@@ -69,7 +68,7 @@ fn followed(path: &Path) -> Result<PathBuf> {
 }
 
 /// Makes a rename in this directory last through a loss of power.
-pub(crate) fn sync_directory(path: &Path) -> Result<()> {
+pub fn sync_directory(path: &Path) -> Result<()> {
     // Directories can be opened and synced on Unix only; elsewhere the rename itself is the guarantee.
     #[cfg(unix)]
     File::open(path).and_then(|d| d.sync_all()).at(path)?;

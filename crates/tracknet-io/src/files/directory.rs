@@ -13,8 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::atomic::sync_directory;
 use super::read::{JSON, open_regular, read_text};
-use super::{hex, parent_of, temporary};
-use crate::error::{IoContext, Result};
+use super::{FileError, IoContext, Result, hex, parent_of, temporary};
 
 /// Name of the manifest in a directory.
 pub const MANIFEST_FILE: &str = "checksums.json";
@@ -97,7 +96,11 @@ pub(super) enum Old {
 
 /// Fills a directory through `fill` under a temporary name beside `path`, syncs it, and renames it to `path`.
 /// Returns where the strange files of the directory before it were kept.
-pub(super) fn write(path: &Path, old: Old, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Option<PathBuf>> {
+pub(super) fn write<E: From<FileError>>(
+    path: &Path,
+    old: Old,
+    fill: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<Option<PathBuf>, E> {
     let temporary = temporary::Directory::beside(path)?;
     fill(temporary.path())?;
     for file in files_in(temporary.path())? {
@@ -110,11 +113,12 @@ pub(super) fn write(path: &Path, old: Old, fill: impl FnOnce(&Path) -> Result<()
     let replaced = place(temporary, path, old)?;
     sync_directory(parent_of(path))?;
     match (replaced, old) {
-        (Some(replaced), Old::Own) => retire(&replaced, path),
-        (Some(replaced), _) if replaced.is_dir() => fs::remove_dir_all(&replaced).at(&replaced).map(|()| None),
-        (Some(replaced), _) => fs::remove_file(&replaced).at(&replaced).map(|()| None),
-        (None, _) => Ok(None),
+        (Some(replaced), Old::Own) => return Ok(retire(&replaced, path)?),
+        (Some(replaced), _) if replaced.is_dir() => fs::remove_dir_all(&replaced).at(&replaced)?,
+        (Some(replaced), _) => fs::remove_file(&replaced).at(&replaced)?,
+        (None, _) => {}
     }
+    Ok(None)
 }
 
 /// Gives the temporary directory its name. Returns where the directory that had the name is now.
@@ -216,7 +220,7 @@ fn relative_name(root: &Path, path: &Path) -> String {
 }
 
 /// SHA-256 of a file, in hexadecimal.
-pub(crate) fn hash_file(path: &Path) -> std::io::Result<String> {
+pub fn hash_file(path: &Path) -> std::io::Result<String> {
     let mut file = open_regular(path).map_err(std::io::Error::other)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 1 << 16];

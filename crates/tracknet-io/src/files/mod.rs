@@ -24,10 +24,21 @@ pub use directory::{MANIFEST_FILE, Manifest};
 pub use lock::DirectoryLock;
 pub use read::{Limit, open_regular, read_bytes, read_text};
 
+/// A result with [`FileError`].
+pub type Result<T, E = FileError> = std::result::Result<T, E>;
+
 /// Why a file or directory was not read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
+    /// A file or directory cannot be read or written.
+    #[error("{}: {cause}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said. Part of the message, so not also its `source`: printed once.
+        cause: std::io::Error,
+    },
     /// Something stands at a destination that this program did not write, or that was changed since.
     #[error("{}: {found}; choose another name, or replace it with --overwrite", path.display())]
     Exists {
@@ -84,8 +95,23 @@ pub enum FileError {
     },
 }
 
+/// Adds the path to an I/O result: `std::fs::read(&path).at(&path)?`.
+pub trait IoContext<T> {
+    /// Names the file or directory that the operation was about.
+    ///
+    /// # Errors
+    /// What the operation met.
+    fn at(self, path: impl AsRef<Path>) -> Result<T>;
+}
+
+impl<T> IoContext<T> for std::io::Result<T> {
+    fn at(self, path: impl AsRef<Path>) -> Result<T> {
+        self.map_err(|cause| FileError::Io { path: path.as_ref().to_path_buf(), cause })
+    }
+}
+
 /// The directory that a path lies in.
-pub(crate) fn parent_of(path: &Path) -> &Path {
+pub fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -93,6 +119,21 @@ pub(crate) fn parent_of(path: &Path) -> &Path {
 }
 
 /// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_path_and_the_cause_and_the_chain_does_not_repeat_it() {
+        let error = std::fs::read("no-such-file").at("no-such-file").unwrap_err();
+        let FileError::Io { cause, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(error.to_string(), format!("no-such-file: {cause}"));
+        assert!(error.source().is_none());
+    }
 }

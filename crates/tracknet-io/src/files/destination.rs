@@ -4,8 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::directory::{self, Manifest, Old};
-use super::{FileError, parent_of, temporary};
-use crate::error::{IoContext, Result};
+use super::{FileError, IoContext, Result, parent_of, temporary};
 
 /// What may stand at a destination already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +59,7 @@ impl Destination {
     ///
     /// # Errors
     /// What `fill` returns, something that stands there by now, or a directory that cannot be written.
-    pub fn write(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Option<PathBuf>> {
+    pub fn write<E: From<FileError>>(&self, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<Option<PathBuf>, E> {
         let old = match self.existing {
             Existing::Nothing => Old::None,
             Existing::Own => Old::Own,
@@ -69,7 +68,7 @@ impl Destination {
         directory::write(&self.path, old, |temporary| {
             fill(temporary)?;
             directory::write_manifest(temporary)?;
-            self.check()
+            Ok(self.check()?)
         })
     }
 
@@ -78,7 +77,7 @@ impl Destination {
     ///
     /// # Errors
     /// As there.
-    pub fn write_plain(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    pub fn write_plain<E: From<FileError>>(&self, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
         directory::write(&self.path, Old::None, fill).map(drop)
     }
 
@@ -91,7 +90,7 @@ impl Destination {
         if fs::symlink_metadata(path).is_err() || matches!(self.existing, Existing::Own | Existing::Anything) {
             return Ok(());
         }
-        let exists = |found: &str| FileError::Exists { path: path.clone(), found: found.to_owned() }.into();
+        let exists = |found: &str| FileError::Exists { path: path.clone(), found: found.to_owned() };
         if !path.is_dir() {
             return Err(exists("a file of this name exists"));
         }
@@ -121,7 +120,7 @@ pub fn check_file(path: &Path, overwrite: bool, is_ours: impl FnOnce(&Path) -> b
     }
     let what = if path.is_dir() { "a directory" } else { "a file" };
     let found = format!("{what} of this name exists, and tracknet did not write it");
-    Err(FileError::Exists { path: path.to_path_buf(), found }.into())
+    Err(FileError::Exists { path: path.to_path_buf(), found })
 }
 
 /// Refuses a destination that is one of the inputs, under whatever name, or a directory that holds one.
