@@ -47,7 +47,7 @@ use pretrained::carried::Carried;
 pub use projection::{Projection, VisitProjections};
 
 /// Whether this is Burn's CPU backend, with or without autodiff.
-pub(crate) fn is_cpu(device: &Device) -> bool {
+pub fn is_cpu(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     return *device == Device::flex();
     #[cfg(not(feature = "flex"))]

@@ -676,8 +676,8 @@ fn adapter_config(config: &Config, build: &BuildReport) -> Option<PeftConfig> {
     })
 }
 
-/// Bytes that the run holds on a GPU.
-pub(crate) fn device_memory(device: &Device) -> Option<u64> {
+/// Bytes that this process has reserved on a GPU; `None` on the processor, or where the backend does not tell.
+pub fn device_memory(device: &Device) -> Option<u64> {
     if is_cpu(device) { None } else { device.memory_pool_usage().map(|usage| usage.bytes_reserved) }
 }
 
@@ -699,8 +699,12 @@ pub fn training_peak(config: &Config, model: &HeatmapModel, device: &Device, fra
     training_estimate(model, at_once, config.data.preprocess.resize, device, training.gradient_checkpointing)
 }
 
-/// What takes the steps of a run when all of `model` trains, with the micro-batch that then fits into memory.
-pub(crate) fn thawed_stepper(config: &Config, model: &HeatmapModel, device: &Device) -> Result<Stepper> {
+/// What takes the steps of a run on a [`training_device`] when all of `model` trains, with the micro-batch that then fits
+/// into memory.
+///
+/// # Errors
+/// As [`choose_micro_batch`].
+pub fn thawed_stepper(config: &Config, model: &HeatmapModel, device: &Device) -> Result<Stepper> {
     let mut stepper = stepper(config, device);
     stepper.micro_batch = Some(micro_batch(config, model, device, None)?.size);
     Ok(stepper)
