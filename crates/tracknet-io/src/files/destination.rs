@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::directory::{self, Manifest, Old};
-use super::{FileError, IoContext, Result, parent_of, temporary};
+use super::{FileError, FileId, IoContext, Result, parent_of, temporary};
 
 /// What may stand at a destination already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,16 +128,16 @@ pub fn check_file(path: &Path, overwrite: bool, is_ours: impl FnOnce(&Path) -> b
 /// # Errors
 /// Names both.
 pub fn refuse_inputs(path: &Path, inputs: &[&Path]) -> Result<()> {
-    let place = resolved(path);
+    let (place, id) = (resolved(path), FileId::of(path));
     for input in inputs {
         let source = resolved(input);
         let relation = match () {
-            () if source == place || is_same_file(path, input) => "is",
+            () if source == place || id.as_ref().is_some_and(|id| id.is_at(input)) => "is",
             () if source.starts_with(&place) => "holds",
             () => continue,
         };
         let (path, input) = (path.to_path_buf(), input.to_path_buf());
-        return Err(FileError::OverInput { path, input, relation }.into());
+        return Err(FileError::OverInput { path, input, relation });
     }
     Ok(())
 }
@@ -169,21 +169,6 @@ fn resolved(path: &Path) -> PathBuf {
         }
         path
     })
-}
-
-/// Whether two names are links to the same file.
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let same = |a: fs::Metadata, b: fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
-        fs::metadata(a).ok().zip(fs::metadata(b).ok()).is_some_and(|(a, b)| same(a, b))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = (a, b);
-        false
-    }
 }
 
 #[cfg(test)]
