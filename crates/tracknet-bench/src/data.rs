@@ -12,7 +12,7 @@ use tracknet_render::{GenerateOptions, RenderError, generate};
 
 use crate::{Measurement, Options};
 
-/// Renders frames of 1280×720 pixels: two games, so that there is more than one look and JPEG quality.
+/// Renders 12 frames of 1280×720 pixels: two games, so that there is more than one look and JPEG quality.
 pub(crate) fn prepare(dir: &Path) -> Result<(), RenderError> {
     let options = GenerateOptions { games: 2, clips_per_game: 1, frames_per_clip: 6, ..GenerateOptions::default() };
     generate(&dir.join("frames"), &options, &AtomicBool::new(false), &mut |_, _| {}).map(drop)

@@ -55,7 +55,7 @@ pub struct Options {
     pub overrides: Vec<String>,
 }
 
-/// What a workload took.
+/// Time and memory of a workload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
     /// The workload's name.
@@ -69,7 +69,7 @@ pub struct Measurement {
     pub frames: usize,
     /// Floating-point operations of one repetition, counted from the shapes without what is computed twice.
     pub flop: Option<f64>,
-    /// What most of them are computed in.
+    /// The arithmetic of most of them.
     pub compute: Option<Compute>,
     /// Bytes that one repetition takes in, where that is the figure.
     pub input_bytes: Option<usize>,
@@ -95,7 +95,7 @@ pub enum Compute {
 }
 
 impl Measurement {
-    /// Of a workload that [`measure`] will name.
+    /// With nothing but a time; [`measure`] adds the name and the memory.
     fn new(time: Timing) -> Self {
         Self {
             name: String::new(),

@@ -14,14 +14,14 @@ pub struct Machine {
     pub threads: usize,
     /// Products and sums of 32-bit floats that all threads reach together, in GFLOP/s.
     pub peak_f32: f64,
-    /// The same with bfloat16 factors.
+    /// Likewise with bfloat16 factors and 32-bit sums.
     pub peak_bf16: f64,
-    /// The instructions that reach these.
+    /// The instruction sets that reach these peaks.
     pub instructions: [String; 2],
 }
 
 impl Machine {
-    /// This one, measured for about a second.
+    /// The machine that this runs on; takes about a second.
     pub fn measure() -> Self {
         let (f32, bf16) = (peak::f32(), peak::bf16());
         Self {

@@ -67,7 +67,7 @@ impl Report {
     }
 }
 
-/// Three digits.
+/// Three significant digits, or two decimals below 1.
 fn significant(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),

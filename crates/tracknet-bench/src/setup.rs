@@ -22,7 +22,7 @@ const INPUT: [usize; 2] = [512, 288];
 /// Heatmaps as `[W, H]`.
 const HEATMAP: [usize; 2] = [256, 144];
 
-/// A run that trains.
+/// The configuration of a training workload.
 pub(crate) fn training(mode: Mode, size: Size, batch: usize, overrides: &[String]) -> Result<Config> {
     let mut model = model(size);
     model.backbone.freeze = mode != Mode::Full;
@@ -32,7 +32,7 @@ pub(crate) fn training(mode: Mode, size: Size, batch: usize, overrides: &[String
     config(model, batch, precision, overrides)
 }
 
-/// A model that predicts.
+/// The configuration of an inference or loading workload.
 pub(crate) fn inference(weights: Weights, size: Size, batch: usize, overrides: &[String]) -> Result<Config> {
     let mut model = model(size);
     model.quantization.enabled = weights == Weights::Nf4;
@@ -96,14 +96,14 @@ fn config(model: ModelConfig, batch: usize, precision: Precision, overrides: &[S
     Ok(Config::load(&sources)?.config)
 }
 
-/// What the products with the backbone's weights are computed in.
+/// The arithmetic of the products with the backbone's weights.
 pub(crate) fn compute(config: &Config) -> Compute {
     let quantization = &config.model.quantization;
     let bf16 = ["bfloat16", "bf16"].contains(&quantization.compute_dtype.as_str());
     if quantization.enabled && bf16 { Compute::Bf16 } else { Compute::F32 }
 }
 
-/// What a model of this configuration computes with.
+/// The shapes that the operations of a model follow from.
 pub(crate) fn shapes<'a>(config: &'a Config, model: &'a HeatmapModel) -> Shapes<'a> {
     Shapes {
         backbone: model.backbone.spec(),
@@ -113,7 +113,7 @@ pub(crate) fn shapes<'a>(config: &'a Config, model: &'a HeatmapModel) -> Shapes<
     }
 }
 
-/// Frames of normal noise with targets in 0..1, all of which count.
+/// Frames of normal noise with uniform targets in 0..1 and masks of one.
 pub(crate) fn batch(size: usize, shape: BatchShape) -> Batch {
     let values = |name: &str, channels: usize, [width, height]: [usize; 2], fill| {
         RandomSource { seed: 1 }.values(name, &[size, channels, height, width], fill)

@@ -37,7 +37,7 @@ pub struct Timing {
 }
 
 impl Repeat {
-    /// Runs `work` two times, and then as often as this says.
+    /// Runs `work` twice to warm up, then as often as this says; ends at the first error.
     pub(crate) fn time<E>(self, mut work: impl FnMut() -> Result<(), E>) -> Result<Timing, E> {
         for _ in 0..WARM_UPS {
             work()?;
@@ -68,7 +68,7 @@ impl Timing {
         Self { median_ms: f64::midpoint(low, high), min_ms, max_ms, repetitions: times.len(), cores: None }
     }
 
-    /// The same for a part of each repetition.
+    /// The time of one of `parts` equal parts of a repetition.
     #[must_use]
     pub(crate) fn divided(self, parts: usize) -> Self {
         let [median_ms, min_ms, max_ms] = [self.median_ms, self.min_ms, self.max_ms].map(|ms| ms / parts as f64);
@@ -76,7 +76,7 @@ impl Timing {
     }
 }
 
-/// Since `clock` was started.
+/// Milliseconds since `clock` was started.
 pub(crate) fn milliseconds(clock: Instant) -> f64 {
     clock.elapsed().as_secs_f64() * 1e3
 }

@@ -139,7 +139,7 @@ pub(crate) fn contrast(canvas: &Canvas, layer: &Layer, level: impl Fn(f32) -> f3
     largest - greens.iter().map(|g| (g - mean).abs()).sum::<f32>() / count
 }
 
-/// The part of the streak, 0..1, that is left in front of the later layers; and its mass inside the frame, pixels.
+/// The share of the streak, 0..1, that no later layer covers; and its coverage inside the frame, summed over pixels.
 pub(crate) fn unhidden(streak: &Layer, covers: &[&Layer]) -> (f32, f32) {
     let (mut mass, mut left) = (0.0, 0.0);
     let [x0, y0, x1, y1] = streak.bounds();

@@ -141,6 +141,7 @@ impl Body {
     }
 }
 
+/// A limb as it lies on the picture.
 struct Part {
     depth: f32,
     a: Disc,
@@ -149,71 +150,93 @@ struct Part {
     cloth: bool,
 }
 
+/// The parts of a body, in no order of depth yet.
+struct Parts<'a> {
+    camera: &'a Camera,
+    outfit: &'a Outfit,
+    all: Vec<Part>,
+}
+
+impl Parts<'_> {
+    /// A limb from `a` to `b` with radii in metres; `nudge` moves it away from the camera in the order of drawing.
+    fn add(&mut self, a: V3, b: V3, [ra, rb]: [f32; 2], color: Rgb, nudge: f32) {
+        let (camera, outfit) = (self.camera, self.outfit);
+        if let (Some(p), Some(q)) = (camera.project(a), camera.project(b)) {
+            let disc = |p: Pixel, r: f32| Disc { x: p.x, y: p.y, r: r * outfit.scale * camera.focal / p.depth };
+            let cloth = color == outfit.shirt || color == outfit.shorts;
+            let depth = (p.depth + q.depth) * 0.5 + nudge;
+            self.all.push(Part { depth, a: disc(p, ra), b: disc(q, rb), color, cloth });
+        }
+    }
+
+    /// Legs and arms.
+    fn limbs(&mut self, body: &Body) {
+        let outfit = self.outfit;
+        let legs = if outfit.long_legs { outfit.shorts } else { outfit.skin };
+        let sleeve = if outfit.long_sleeves { outfit.shirt } else { outfit.skin };
+        for i in 0..2 {
+            let at = |pair: &[V3; 2]| if i == 0 { pair[0] } else { pair[1] };
+            let (hip, knee, foot) = (at(&body.hips), at(&body.knees), at(&body.feet));
+            let (shoulder, elbow, hand) = (at(&body.shoulders), at(&body.elbows), at(&body.hands));
+            self.add(hip, knee, [0.085, 0.058], legs, 0.02);
+            self.add(hip, hip.lerp(knee, 0.62), [0.105, 0.095], outfit.shorts, 0.0);
+            self.add(knee, foot, [0.06, 0.038], legs, 0.01);
+            self.add(knee.lerp(foot, 0.72), foot, [0.044, 0.042], outfit.socks, 0.0);
+            let toe = foot + body.facing * 0.17 - v3(0.0, 0.0, 0.045);
+            let heel = foot - body.facing * 0.05 - v3(0.0, 0.0, 0.035);
+            self.add(heel, toe, [0.05, 0.042], outfit.shoes, -0.02);
+            self.add(shoulder, elbow, [0.052, 0.042], sleeve, 0.0);
+            self.add(shoulder, shoulder.lerp(elbow, 0.55), [0.068, 0.066], outfit.shirt, -0.1);
+            self.add(elbow, hand, [0.042, 0.03], sleeve, 0.0);
+            self.add(hand, hand, [0.045, 0.045], outfit.skin, -0.01);
+        }
+    }
+
+    /// Wider than deep: its outline depends on where it is seen from.
+    fn trunk(&mut self, body: &Body) {
+        let Outfit { shirt, shorts, .. } = *self.outfit;
+        let across = (body.shoulders[1] - body.shoulders[0]).unit();
+        let side_on = across.dot((body.chest - self.camera.position).unit());
+        let wide =
+            |half: f32, deep: f32| (half * half * (1.0 - side_on * side_on) + deep * deep * side_on * side_on).sqrt();
+        let waist = body.pelvis.lerp(body.chest, 0.06);
+        let (hip_width, breast) = (wide(0.16, 0.125), wide(0.188, 0.135));
+        self.add(body.pelvis - v3(0.0, 0.0, 0.05), waist, [hip_width * 0.95, hip_width * 0.9], shorts, 0.02);
+        self.add(waist, body.chest - v3(0.0, 0.0, 0.17), [wide(0.158, 0.125), breast], shirt, 0.0);
+        let [left, right] = body.shoulders.map(|shoulder| shoulder.lerp(body.chest, 0.3));
+        self.add(left, right, [0.085, 0.085], shirt, 0.01);
+    }
+
+    fn head(&mut self, body: &Body) {
+        let Outfit { skin, hair, cap, .. } = *self.outfit;
+        let Body { head, facing, .. } = *body;
+        let away = facing.dot(self.camera.forward);
+        self.add(body.chest.lerp(head, 0.3), head, [0.055, 0.05], skin, 0.0);
+        self.add(head, head - v3(0.0, 0.0, 0.05), [0.098, 0.085], skin, 0.0);
+        let back = head - facing * 0.035 + v3(0.0, 0.0, 0.035);
+        self.add(back, back, [0.105, 0.105], hair, away * -0.05);
+        if away < 0.3 {
+            let face = head + facing * 0.045 - v3(0.0, 0.0, 0.025);
+            self.add(face, face - v3(0.0, 0.0, 0.03), [0.085, 0.075], skin, -0.2);
+        }
+        if let Some(cap) = cap {
+            let top = head + v3(0.0, 0.0, 0.075);
+            self.add(top - facing * 0.03, top + facing * 0.02, [0.096, 0.098], cap, -0.16);
+            self.add(top, top + facing * 0.15 - v3(0.0, 0.0, 0.02), [0.05, 0.04], cap, -0.02);
+        }
+    }
+}
+
 /// Draws the body's limbs, farthest first.
 pub(crate) fn draw_body<T: Target>(target: &mut T, camera: &Camera, body: &Body, outfit: &Outfit, light: &Light) {
-    let s = outfit.scale;
-    let mut parts: Vec<Part> = Vec::with_capacity(32);
-    let mut add = |a: V3, b: V3, ra: f32, rb: f32, color: Rgb, nudge: f32| {
-        if let (Some(p), Some(q)) = (camera.project(a), camera.project(b)) {
-            let disc = |p: Pixel, r: f32| Disc { x: p.x, y: p.y, r: r * s * camera.focal / p.depth };
-            let cloth = color == outfit.shirt || color == outfit.shorts;
-            parts.push(Part { depth: (p.depth + q.depth) * 0.5 + nudge, a: disc(p, ra), b: disc(q, rb), color, cloth });
-        }
-    };
-    let legs = if outfit.long_legs { outfit.shorts } else { outfit.skin };
-    let sleeve = if outfit.long_sleeves { outfit.shirt } else { outfit.skin };
-    for i in 0..2 {
-        let at = |pair: &[V3; 2]| if i == 0 { pair[0] } else { pair[1] };
-        let (hip, knee, foot) = (at(&body.hips), at(&body.knees), at(&body.feet));
-        let (shoulder, elbow, hand) = (at(&body.shoulders), at(&body.elbows), at(&body.hands));
-        add(hip, knee, 0.085, 0.058, legs, 0.02);
-        add(hip, hip.lerp(knee, 0.62), 0.105, 0.095, outfit.shorts, 0.0);
-        add(knee, foot, 0.06, 0.038, legs, 0.01);
-        add(knee.lerp(foot, 0.72), foot, 0.044, 0.042, outfit.socks, 0.0);
-        let toe = foot + body.facing * 0.17 - v3(0.0, 0.0, 0.045);
-        add(foot - body.facing * 0.05 - v3(0.0, 0.0, 0.035), toe, 0.05, 0.042, outfit.shoes, -0.02);
-        add(shoulder, elbow, 0.052, 0.042, sleeve, 0.0);
-        add(shoulder, shoulder.lerp(elbow, 0.55), 0.068, 0.066, outfit.shirt, -0.1);
-        add(elbow, hand, 0.042, 0.03, sleeve, 0.0);
-        add(hand, hand, 0.045, 0.045, outfit.skin, -0.01);
-    }
-    // A trunk is wider than deep: its outline depends on where it is seen from.
-    let across = (body.shoulders[1] - body.shoulders[0]).unit();
-    let side_on = across.dot((body.chest - camera.position).unit());
-    let wide =
-        |half: f32, deep: f32| (half * half * (1.0 - side_on * side_on) + deep * deep * side_on * side_on).sqrt();
-    let waist = body.pelvis.lerp(body.chest, 0.06);
-    let (hip_width, breast) = (wide(0.16, 0.125), wide(0.188, 0.135));
-    add(body.pelvis - v3(0.0, 0.0, 0.05), waist, hip_width * 0.95, hip_width * 0.9, outfit.shorts, 0.02);
-    add(waist, body.chest - v3(0.0, 0.0, 0.17), wide(0.158, 0.125), breast, outfit.shirt, 0.0);
-    add(
-        body.shoulders[0].lerp(body.chest, 0.3),
-        body.shoulders[1].lerp(body.chest, 0.3),
-        0.085,
-        0.085,
-        outfit.shirt,
-        0.01,
-    );
-    add(body.chest.lerp(body.head, 0.3), body.head, 0.055, 0.05, outfit.skin, 0.0);
-    add(body.head, body.head - v3(0.0, 0.0, 0.05), 0.098, 0.085, outfit.skin, 0.0);
-    let back = body.head - body.facing * 0.035 + v3(0.0, 0.0, 0.035);
-    add(back, back, 0.105, 0.105, outfit.hair, body.facing.dot(camera.forward) * -0.05);
-    if body.facing.dot(camera.forward) < 0.3 {
-        let face = body.head + body.facing * 0.045 - v3(0.0, 0.0, 0.025);
-        add(face, face - v3(0.0, 0.0, 0.03), 0.085, 0.075, outfit.skin, -0.2);
-    }
-    if let Some(cap) = outfit.cap {
-        let top = body.head + v3(0.0, 0.0, 0.075);
-        add(top - body.facing * 0.03, top + body.facing * 0.02, 0.096, 0.098, cap, -0.16);
-        add(top, top + body.facing * 0.15 - v3(0.0, 0.0, 0.02), 0.05, 0.04, cap, -0.02);
-    }
-    parts.sort_by(|p, q| q.depth.total_cmp(&p.depth));
-    for part in parts {
-        if part.cloth {
-            cloth(target, part.a, part.b, part.color, light);
-        } else {
-            limb(target, part.a, part.b, part.color, light);
-        }
+    let mut parts = Parts { camera, outfit, all: Vec::with_capacity(32) };
+    parts.limbs(body);
+    parts.trunk(body);
+    parts.head(body);
+    parts.all.sort_by(|p, q| q.depth.total_cmp(&p.depth));
+    for part in parts.all {
+        let paint = if part.cloth { cloth } else { limb };
+        paint(target, part.a, part.b, part.color, light);
     }
 }
 

@@ -65,29 +65,34 @@ impl Camera {
     }
 }
 
-/// What a look wants of its camera; lengths in metres, heights as fractions of the frame.
+/// Ranges that a camera's place and framing are drawn from. Heights in the frame are fractions of it, 0 at the top.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct CameraWish {
+pub(crate) struct Framing {
+    /// Distance behind the near baseline, metres.
     pub(crate) behind: [f32; 2],
+    /// Height over that distance.
     pub(crate) slope: [f32; 2],
+    /// Where the baselines lie in the frame.
     pub(crate) near_line: [f32; 2],
     pub(crate) far_line: [f32; 2],
+    /// Length of the near baseline, fraction of the frame's width.
     pub(crate) court_width: [f32; 2],
+    /// Largest distance from the centre line, metres.
     pub(crate) sideways: f32,
 }
 
 /// Draws a pose: place and height are free, pitch and focal length are solved so that both baselines lie where the
-/// wish says. Draws again until the near baseline's width fits, at most 64 times.
-pub(crate) fn sample_camera(wish: &CameraWish, size: [usize; 2], rng: &mut Stream) -> Camera {
+/// framing says. Draws again until the near baseline's length fits, at most 64 times.
+pub(crate) fn sample_camera(framing: &Framing, size: [usize; 2], rng: &mut Stream) -> Camera {
     let [width, height] = size.map(|s| s as f32);
     let center = [(width - 1.0) * 0.5, (height - 1.0) * 0.5];
     let mut camera = Camera::new(v3(0.0, -40.0, 12.0), [0.0, 0.25, 0.0], width * 1.5, center);
     for _ in 0..64 {
-        let behind = rng.range(wish.behind[0], wish.behind[1]);
-        let z = behind * rng.range(wish.slope[0], wish.slope[1]);
-        let near = (rng.range(wish.near_line[0], wish.near_line[1]) - 0.5) * height;
-        let far = (rng.range(wish.far_line[0], wish.far_line[1]) - 0.5) * height;
-        let x = rng.range(-wish.sideways, wish.sideways);
+        let behind = rng.range(framing.behind[0], framing.behind[1]);
+        let z = behind * rng.range(framing.slope[0], framing.slope[1]);
+        let near = (rng.range(framing.near_line[0], framing.near_line[1]) - 0.5) * height;
+        let far = (rng.range(framing.far_line[0], framing.far_line[1]) - 0.5) * height;
+        let x = rng.range(-framing.sideways, framing.sideways);
         let half = 11.885;
         let (angle_near, angle_far) = (atan2(z, behind), atan2(z, behind + 2.0 * half));
         let (mut low, mut high) = (angle_far, angle_near);
@@ -105,7 +110,7 @@ pub(crate) fn sample_camera(wish: &CameraWish, size: [usize; 2], rng: &mut Strea
             (Some(a), Some(b)) => (b.x - a.x) / width,
             _ => 0.0,
         };
-        if span > wish.court_width[0] && span < wish.court_width[1] {
+        if span > framing.court_width[0] && span < framing.court_width[1] {
             break;
         }
     }

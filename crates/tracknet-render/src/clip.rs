@@ -18,7 +18,7 @@ use crate::rally::{Event, Rally};
 use crate::raster::{Canvas, Layer, Light, Target, clip};
 use crate::scenery;
 
-/// Which clip, of what size.
+/// What determines a clip.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClipKey {
     pub(crate) seed: u64,
@@ -28,7 +28,7 @@ pub(crate) struct ClipKey {
     pub(crate) size: [usize; 2],
 }
 
-/// What the label says.
+/// The label of a frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Truth {
     /// 0 absent, 1 visible, 2 hard, 3 occluded.
@@ -38,21 +38,21 @@ pub(crate) struct Truth {
     pub(crate) status: u8,
 }
 
-/// What a frame measured of its ball, before the neighbours are asked.
+/// What is to be seen of the ball in one frame; the label follows from this and the frames around it.
 #[derive(Debug, Clone, Copy)]
 enum Seen {
     Nothing,
     Ball { xy: [f32; 2], left: f32, contrast: f32 },
 }
 
-/// Share of the ball that must be left for a frame to be "visible", and below which nothing is.
+/// Share of the ball that is in front: above the first it is visible, below the second hidden.
 const PARTLY: f32 = 0.7;
 const HIDDEN: f32 = 0.12;
-/// Levels (of 255) that make a ball easy to see.
+/// Contrast, in levels of 255, above which a ball is easy to see.
 const EASY: f32 = 50.0;
-/// Below this no eye finds it, whatever is in front.
+/// Contrast below which it cannot be seen at all.
 const UNSEEN: f32 = 6.0;
-/// A ball hidden for longer cannot be interpolated by a labeller: absent.
+/// Frames that a labeller can interpolate across: a ball hidden for longer is absent.
 const LONGEST_GAP: usize = 5;
 /// Plate border on each side, as a fraction of the frame, for pan and shake.
 const BORDER: f32 = 0.07;
@@ -145,7 +145,7 @@ impl Stage {
         // Most clips begin within the play, some with the wait before the serve.
         let latest = (rally.duration() - seconds - 0.2).max(0.1);
         let start = if play.chance(0.18) { play.range(0.4, 1.7) } else { play.range(0.3, latest) };
-        let [near, far] = rally.parts.clone();
+        let [near, far] = rally.tracks.clone();
         let total = rally.duration() + 1.0;
         let [a, b] = look.players;
         let players = [Player::new(near, a.scale, total), Player::new(far, b.scale, total)];

@@ -121,8 +121,8 @@ impl GroundPainter<'_> {
     fn wear(&self, x: f32, y: f32, ragged: f32) -> f32 {
         let behind = y.abs() - BASELINE - 0.3 + 0.5 * ragged;
         let along = x + 0.6 * ragged;
-        let base = gauss(behind * 0.9) * gauss(along * 0.24);
-        let service = 0.4 * gauss((y.abs() - SERVICE + 1.5) * 0.5) * gauss(x * 0.35);
+        let base = bell_curve(behind * 0.9) * bell_curve(along * 0.24);
+        let service = 0.4 * bell_curve((y.abs() - SERVICE + 1.5) * 0.5) * bell_curve(x * 0.35);
         (base + service).min(1.0)
     }
 
@@ -150,8 +150,8 @@ impl GroundPainter<'_> {
     }
 }
 
-fn gauss(x: f32) -> f32 {
-    // A rational bell: the exact shape is of no matter here.
+/// A bell of height 1: rational, since only its rough shape matters.
+fn bell_curve(x: f32) -> f32 {
     let q = 1.0 + x * x;
     1.0 / (q * q)
 }

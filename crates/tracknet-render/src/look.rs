@@ -8,7 +8,7 @@ mod broadcast;
 mod grass;
 mod words;
 
-use crate::camera::CameraWish;
+use crate::camera::Framing;
 use crate::draw::{Draw, Stream, stream};
 use crate::flight::Ground;
 use crate::math::*;
@@ -40,7 +40,7 @@ pub(crate) struct Look {
     /// The near player and the far one.
     pub(crate) players: [Outfit; 2],
     pub(crate) ball: BallLook,
-    pub(crate) camera: CameraWish,
+    pub(crate) camera: Framing,
     pub(crate) graphics: Option<Graphics>,
     pub(crate) recording: Recording,
 }

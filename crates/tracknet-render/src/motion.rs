@@ -2,7 +2,7 @@
 
 use crate::body::{Body, Pose, Stance};
 use crate::math::*;
-use crate::rally::{Part, Stroke, Swing};
+use crate::rally::{Stroke, Swing, Track};
 
 /// Metres per full run cycle of two steps.
 const STRIDE: f32 = 2.3;
@@ -10,7 +10,7 @@ const STRIDE: f32 = 2.3;
 /// A player along a timeline.
 #[derive(Debug, Clone)]
 pub(crate) struct Player {
-    part: Part,
+    track: Track,
     scale: f32,
     /// Distance run since time 0, every [`Player::TICK`] seconds: the phase of the steps.
     path: Vec<f32>,
@@ -19,29 +19,29 @@ pub(crate) struct Player {
 impl Player {
     const TICK: f32 = 1.0 / 60.0;
 
-    pub(crate) fn new(part: Part, scale: f32, seconds: f32) -> Self {
+    pub(crate) fn new(track: Track, scale: f32, seconds: f32) -> Self {
         let mut path = vec![0.0];
-        let mut last = part.place(0.0);
+        let mut last = track.place(0.0);
         let mut sum = 0.0;
         for i in 1..(seconds / Self::TICK) as usize + 2 {
-            let here = part.place(i as f32 * Self::TICK);
+            let here = track.place(i as f32 * Self::TICK);
             sum += ((here.0 - last.0) * (here.0 - last.0) + (here.1 - last.1) * (here.1 - last.1)).sqrt();
             path.push(sum);
             last = here;
         }
-        Self { part, scale, path }
+        Self { track, scale, path }
     }
 
     /// The body at a time.
     pub(crate) fn body(&self, time: f32) -> Body {
-        let forward = v3(0.0, -self.part.side, 0.0);
-        let (x, y) = self.part.place(time);
-        let (x1, y1) = self.part.place(time + 0.02);
+        let forward = v3(0.0, -self.track.side, 0.0);
+        let (x, y) = self.track.place(time);
+        let (x1, y1) = self.track.place(time + 0.02);
         let right = v3(forward.y, -forward.x, 0.0);
         let velocity = v3((x1 - x) / 0.02, (y1 - y) / 0.02, 0.0);
         let local = v3(velocity.dot(right), velocity.dot(forward), 0.0);
         let mut pose = self.moving(time, local);
-        let swing = self.part.swings.iter().find(|s| time > s.time - 1.1 && time < s.time + 0.55);
+        let swing = self.track.swings.iter().find(|s| time > s.time - 1.1 && time < s.time + 0.55);
         if let Some(swing) = swing {
             pose = self.swinging(pose, swing, time - swing.time, v3(x, y, 0.0), right, forward);
         }
@@ -60,8 +60,8 @@ impl Player {
         let tick = (time / Self::TICK).max(0.0);
         let at = |i: usize| self.path.get(i).or(self.path.last()).copied().unwrap_or(0.0);
         let covered = mix(at(tick as usize), at(tick as usize + 1), tick - tick.floor());
-        let phase = covered / STRIDE * 2.0 * PI + self.part.side;
-        let bob = 0.015 * sin(time * 9.0 + self.part.side * 2.0) * (1.0 - run);
+        let phase = covered / STRIDE * 2.0 * PI + self.track.side;
+        let bob = 0.015 * sin(time * 9.0 + self.track.side * 2.0) * (1.0 - run);
         let along = if speed > 0.1 { local * (1.0 / speed) } else { v3(0.0, 1.0, 0.0) };
         let length = 0.42 * (speed / 4.0).min(1.25);
         let foot = |side: f32, phase: f32| {
@@ -118,76 +118,38 @@ impl Player {
     }
 }
 
+/// A moment of a swing: hands and racket in the player's axes (right, forwards, up), metres.
 #[derive(Debug, Clone, Copy)]
 struct Key {
+    /// Seconds from the contact.
     t: f32,
+    /// The hand that holds the racket, and the other.
     hand: V3,
     other: V3,
+    /// The racket's direction.
     racket: V3,
+    /// Turn of the shoulders, radians; rise of the pelvis and lean of the trunk, metres.
     twist: f32,
     rise: f32,
     lean: f32,
 }
 
+fn key(t: f32, [hand, other, racket]: [V3; 3], [twist, rise, lean]: [f32; 3]) -> Key {
+    Key { t, hand, other, racket, twist, rise, lean }
+}
+
 /// Backswing, drop, contact, follow-through over the other shoulder; `side` 1 is the forehand.
 fn ground_keys(contact: V3, side: f32) -> [Key; 6] {
-    let hand_at_contact = contact - v3(side * 0.42, 0.02, 0.08);
-    let other = v3(-0.35 * side, 0.35, 1.15);
+    let at = |x: f32, y: f32, z: f32| v3(x * side, y, z);
+    let hand = contact - v3(side * 0.42, 0.02, 0.08);
+    let other = at(-0.35, 0.35, 1.15);
     [
-        Key {
-            t: -0.62,
-            hand: v3(0.15 * side, 0.3, 1.1),
-            other,
-            racket: v3(0.2 * side, 0.3, 0.9),
-            twist: 0.0,
-            rise: 0.0,
-            lean: 0.0,
-        },
-        Key {
-            t: -0.24,
-            hand: v3(0.5 * side, -0.32, 1.15),
-            other,
-            racket: v3(0.35 * side, -0.7, 0.6),
-            twist: -0.9 * side,
-            rise: -0.07,
-            lean: 0.06 * side,
-        },
-        Key {
-            t: -0.08,
-            hand: v3(0.52 * side, -0.15, 0.8),
-            other,
-            racket: v3(0.4 * side, -0.9, -0.2),
-            twist: -0.6 * side,
-            rise: -0.05,
-            lean: 0.1 * side,
-        },
-        Key {
-            t: 0.0,
-            hand: hand_at_contact,
-            other: v3(-0.4 * side, 0.1, 1.1),
-            racket: v3(side, 0.1, 0.1),
-            twist: 0.1 * side,
-            rise: 0.03,
-            lean: 0.05 * side,
-        },
-        Key {
-            t: 0.24,
-            hand: v3(-0.25 * side, 0.25, 1.5),
-            other: v3(-0.35 * side, 0.0, 1.2),
-            racket: v3(-0.6 * side, -0.6, 0.3),
-            twist: 0.8 * side,
-            rise: 0.02,
-            lean: 0.0,
-        },
-        Key {
-            t: 0.48,
-            hand: v3(-0.1 * side, 0.3, 1.3),
-            other: v3(-0.25 * side, 0.2, 1.15),
-            racket: v3(-0.5 * side, 0.1, 0.8),
-            twist: 0.4 * side,
-            rise: 0.0,
-            lean: 0.0,
-        },
+        key(-0.62, [at(0.15, 0.3, 1.1), other, at(0.2, 0.3, 0.9)], [0.0, 0.0, 0.0]),
+        key(-0.24, [at(0.5, -0.32, 1.15), other, at(0.35, -0.7, 0.6)], [-0.9 * side, -0.07, 0.06 * side]),
+        key(-0.08, [at(0.52, -0.15, 0.8), other, at(0.4, -0.9, -0.2)], [-0.6 * side, -0.05, 0.1 * side]),
+        key(0.0, [hand, at(-0.4, 0.1, 1.1), at(1.0, 0.1, 0.1)], [0.1 * side, 0.03, 0.05 * side]),
+        key(0.24, [at(-0.25, 0.25, 1.5), at(-0.35, 0.0, 1.2), at(-0.6, -0.6, 0.3)], [0.8 * side, 0.02, 0.0]),
+        key(0.48, [at(-0.1, 0.3, 1.3), at(-0.25, 0.2, 1.15), at(-0.5, 0.1, 0.8)], [0.4 * side, 0.0, 0.0]),
     ]
 }
 
@@ -195,56 +157,16 @@ fn ground_keys(contact: V3, side: f32) -> [Key; 6] {
 fn serve_keys(contact: V3) -> [Key; 6] {
     let hand = contact - v3(0.08, 0.05, 0.5);
     [
-        Key {
-            t: -1.05,
-            hand: v3(0.1, 0.35, 1.0),
-            other: v3(-0.05, 0.4, 1.0),
-            racket: v3(0.0, 0.8, 0.4),
-            twist: -0.3,
-            rise: 0.05,
-            lean: 0.0,
-        },
-        Key {
-            t: -0.8,
-            hand: v3(0.35, -0.2, 0.9),
-            other: v3(-0.25, 0.35, 1.6),
-            racket: v3(0.3, -0.5, -0.4),
-            twist: -0.8,
-            rise: 0.02,
-            lean: -0.05,
-        },
-        Key {
-            t: -0.35,
-            hand: v3(0.42, -0.25, 1.55),
-            other: v3(-0.15, 0.25, 2.1),
-            racket: v3(-0.1, -0.2, 1.0),
-            twist: -1.1,
-            rise: -0.1,
-            lean: -0.1,
-        },
-        Key {
-            t: -0.1,
-            hand: v3(0.32, -0.25, 1.75),
-            other: v3(-0.25, 0.2, 1.5),
-            racket: v3(0.1, -0.4, -0.9),
-            twist: -0.4,
-            rise: 0.1,
-            lean: -0.05,
-        },
-        Key { t: 0.0, hand, other: v3(-0.2, 0.2, 1.2), racket: v3(0.05, 0.1, 1.0), twist: 0.2, rise: 0.2, lean: -0.1 },
-        Key {
-            t: 0.3,
-            hand: v3(-0.3, 0.35, 0.75),
-            other: v3(-0.3, 0.0, 1.15),
-            racket: v3(-0.6, -0.2, -0.6),
-            twist: 0.9,
-            rise: -0.05,
-            lean: 0.0,
-        },
+        key(-1.05, [v3(0.1, 0.35, 1.0), v3(-0.05, 0.4, 1.0), v3(0.0, 0.8, 0.4)], [-0.3, 0.05, 0.0]),
+        key(-0.8, [v3(0.35, -0.2, 0.9), v3(-0.25, 0.35, 1.6), v3(0.3, -0.5, -0.4)], [-0.8, 0.02, -0.05]),
+        key(-0.35, [v3(0.42, -0.25, 1.55), v3(-0.15, 0.25, 2.1), v3(-0.1, -0.2, 1.0)], [-1.1, -0.1, -0.1]),
+        key(-0.1, [v3(0.32, -0.25, 1.75), v3(-0.25, 0.2, 1.5), v3(0.1, -0.4, -0.9)], [-0.4, 0.1, -0.05]),
+        key(0.0, [hand, v3(-0.2, 0.2, 1.2), v3(0.05, 0.1, 1.0)], [0.2, 0.2, -0.1]),
+        key(0.3, [v3(-0.3, 0.35, 0.75), v3(-0.3, 0.0, 1.15), v3(-0.6, -0.2, -0.6)], [0.9, -0.05, 0.0]),
     ]
 }
 
-/// Catmull–Rom-like blending is not needed: the swing is fast, cubic steps between keys look alike.
+/// The swing at a time: cubic steps between its keys, which stop at each; a swing is too fast for that to be seen.
 fn keyed<const N: usize>(keys: &[Key; N], t: f32) -> Key {
     let mut last = keys[0];
     for key in keys {

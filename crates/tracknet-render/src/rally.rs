@@ -21,9 +21,9 @@ pub(crate) struct Swing {
     pub(crate) stroke: Stroke,
 }
 
-/// One player's part: keyed positions (time, x, y) and swings, both in order of time.
+/// One player's track: keyed positions (time, x, y) and swings, both in order of time.
 #[derive(Debug, Clone)]
-pub(crate) struct Part {
+pub(crate) struct Track {
     /// −1 at the camera's end, 1 at the far end.
     pub(crate) side: f32,
     keys: Vec<(f32, f32, f32)>,
@@ -42,14 +42,14 @@ pub(crate) enum Event {
 pub(crate) struct Rally {
     ball: Vec<Option<V3>>,
     pub(crate) events: Vec<(f32, Event)>,
-    pub(crate) parts: [Part; 2],
+    pub(crate) tracks: [Track; 2],
 }
 
 impl Rally {
     /// Plays points until at least `seconds` are filled.
     pub(crate) fn play(seconds: f32, ground: &Ground, rng: &mut Stream) -> Self {
-        let part = |side: f32| Part { side, keys: vec![(0.0, side * 0.5, side * 12.4)], swings: Vec::new() };
-        let mut rally = Self { ball: Vec::new(), events: Vec::new(), parts: [part(-1.0), part(1.0)] };
+        let track = |side: f32| Track { side, keys: vec![(0.0, side * 0.5, side * 12.4)], swings: Vec::new() };
+        let mut rally = Self { ball: Vec::new(), events: Vec::new(), tracks: [track(-1.0), track(1.0)] };
         while rally.duration() < seconds {
             rally.point(ground, rng);
         }
@@ -117,21 +117,21 @@ impl Rally {
         if player == 0 { -1.0 } else { 1.0 }
     }
 
-    fn part(&mut self, player: usize) -> &mut Part {
-        let [near, far] = &mut self.parts;
+    fn track(&mut self, player: usize) -> &mut Track {
+        let [near, far] = &mut self.tracks;
         if player == 0 { near } else { far }
     }
 
     fn run(&mut self, player: usize, time: f32, x: f32, y: f32) {
-        self.part(player).keys.push((time, x, y));
+        self.track(player).keys.push((time, x, y));
     }
 
     /// Drops what the player had planned after `time`: a new plan starts from where that leaves them.
     fn interrupt(&mut self, player: usize, time: f32) {
-        let part = self.part(player);
-        let (x, y) = part.place(time);
-        part.keys.retain(|key| key.0 < time);
-        part.keys.push((time, x, y));
+        let track = self.track(player);
+        let (x, y) = track.place(time);
+        track.keys.retain(|key| key.0 < time);
+        track.keys.push((time, x, y));
     }
 
     fn hide(&mut self, seconds: f32) {
@@ -154,7 +154,7 @@ impl Rally {
             self.ball.push(Some(v3(p.x, p.y, low + up * t - 0.5 * 9.81 * t * t)));
         }
         let now = self.duration();
-        self.part(server).swings.push(Swing { time: now, point: to, stroke: Stroke::Serve });
+        self.track(server).swings.push(Swing { time: now, point: to, stroke: Stroke::Serve });
         self.run(server, now, stand.0, stand.1 - side * 0.1);
         self.run(server, now + 0.35, stand.0, stand.1 - side * 0.7);
         self.recover(server, now + 0.35, rng);
@@ -167,7 +167,7 @@ impl Rally {
         let side = self.side(player);
         let now = self.duration();
         let preferred = rng.range(0.5, 1.25);
-        let part = if player == 0 { &self.parts[0] } else { &self.parts[1] };
+        let track = if player == 0 { &self.tracks[0] } else { &self.tracks[1] };
         let mut bounces = 0;
         let mut best: Option<(f32, f32, V3)> = None;
         for step in 1..1400 {
@@ -184,7 +184,7 @@ impl Rally {
             }
             let p = ball.position;
             if bounces == 1 && step % 6 == 0 && p.z > 0.3 && p.z < 1.7 && p.y * side > 1.5 {
-                let (x, y) = part.place(now + 0.15);
+                let (x, y) = track.place(now + 0.15);
                 let distance = ((p.x - x) * (p.x - x) + (p.y - y) * (p.y - y)).sqrt() - 0.9;
                 let speed = distance / (time - 0.1).max(0.1);
                 // Late contacts are easier to reach; a player prefers a comfortable height behind the baseline.
@@ -201,13 +201,13 @@ impl Rally {
     fn meet(&mut self, player: usize, at: V3, rng: &mut Stream) {
         let side = self.side(player);
         let now = self.duration();
-        let (x, _) = (if player == 0 { &self.parts[0] } else { &self.parts[1] }).place(now - 0.4);
+        let (x, _) = (if player == 0 { &self.tracks[0] } else { &self.tracks[1] }).place(now - 0.4);
         // The right hand of the near player is at +x, of the far player at −x.
         let right = -side;
         let forehand = (at.x - x) * right > -0.35;
         let reach = if forehand { 0.8 } else { -0.7 };
         let stroke = if forehand { Stroke::Forehand } else { Stroke::Backhand };
-        self.part(player).swings.push(Swing { time: now, point: at, stroke });
+        self.track(player).swings.push(Swing { time: now, point: at, stroke });
         self.run(player, now, at.x - right * reach, at.y + side * 0.35);
         self.run(player, now + 0.22, at.x - right * reach * 0.9, at.y + side * 0.25);
         self.recover(player, now + 0.22, rng);
@@ -217,7 +217,7 @@ impl Rally {
     fn recover(&mut self, player: usize, time: f32, rng: &mut Stream) {
         let side = self.side(player);
         let (x, y) = (rng.range(-1.0, 1.0), side * rng.range(12.0, 13.6));
-        let from = self.part(player).place(time);
+        let from = self.track(player).place(time);
         let distance = ((from.0 - x) * (from.0 - x) + (from.1 - y) * (from.1 - y)).sqrt();
         self.run(player, time + (distance / 3.6).max(0.4), x, y);
     }
@@ -263,7 +263,7 @@ impl Rally {
     }
 }
 
-impl Part {
+impl Track {
     /// Ground position at a time: eased between the keys.
     pub(crate) fn place(&self, time: f32) -> (f32, f32) {
         let mut last = self.keys.first().copied().unwrap_or((0.0, 0.0, self.side * 12.0));
@@ -303,7 +303,7 @@ mod tests {
         let mut met = 0;
         for seed in 0..6 {
             let rally = Rally::play(10.0, &CLAY, &mut stream(seed, &[]));
-            for swing in rally.parts.iter().flat_map(|p| &p.swings) {
+            for swing in rally.tracks.iter().flat_map(|p| &p.swings) {
                 let ball = rally.ball_at(swing.time).or(rally.ball_at(swing.time - STEP)).unwrap();
                 // One step of the fastest serve is 0.12 m.
                 assert!((ball - swing.point).length() < 0.2, "{ball:?} {swing:?}");

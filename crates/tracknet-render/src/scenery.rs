@@ -295,52 +295,18 @@ fn official(look: &Look, which: usize) -> Outfit {
     }
 }
 
-/// Line judges and ball kids.
+/// Someone beside the court: where, which way they look, how they wait.
+type Person = (V3, V3, Rest);
+
+/// Line judges and ball kids, or a club's onlookers; farthest first.
 fn officials(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Stream) {
-    let [depth, side, _] = look.surroundings.walls;
-    let back = (depth - 0.6).min(BASELINE + 6.0);
-    let mut people: Vec<(V3, V3, Rest)> = Vec::new();
-    let front = v3(0.0, -1.0, 0.0);
-    if look.venue == Venue::Stadium {
-        for x in [-4.1, 4.1] {
-            people.push((
-                v3(x + rng.bell() * 0.1, back - 0.2, 0.0),
-                front,
-                if rng.chance(0.7) { Rest::Bending } else { Rest::Standing },
-            ));
+    let mut people = match look.venue {
+        Venue::Stadium => {
+            let lowest = canvas.height as f32 * 0.87;
+            stadium_officials(look, |at| camera.project(at).is_some_and(|p| p.y > lowest), rng)
         }
-        for x in [-side + 2.6, side - 2.6] {
-            people.push((v3(x * 0.95, back, 0.0), front, Rest::Standing));
-        }
-        for (x, y) in
-            [(-side + 0.8, 5.5), (side - 0.8, 6.5), (side - 0.8, -4.0), (-side + 0.8, -7.5), (side - 0.8, -9.0)]
-        {
-            people.push((v3(x, y, 0.0), v3(-x.signum(), 0.0, 0.0), Rest::Sitting));
-        }
-        people.push((
-            v3(-look.surroundings.umpire_side * (NET_HALF + 0.7), -0.5, 0.0),
-            v3(look.surroundings.umpire_side, 0.0, 0.0),
-            Rest::Kneeling,
-        ));
-        if rng.chance(0.4) {
-            people.push((v3(0.0, back, 0.0), front, Rest::Sitting));
-        }
-        // Backs of those at the camera's end, at the lower edge of the frame.
-        for x in [-side + 2.2, -4.1, 0.0, 4.1, side - 2.2] {
-            let at = v3(x, -back - rng.range(0.0, 1.0), 0.0);
-            let rest = if rng.chance(0.5) { Rest::Standing } else { Rest::Bending };
-            let low = camera.project(at + v3(0.0, 0.0, 1.4)).is_some_and(|p| p.y > canvas.height as f32 * 0.87);
-            if rng.chance(0.5) && low {
-                people.push((at, v3(0.0, 1.0, 0.0), rest));
-            }
-        }
-    } else {
-        for _ in 0..4 + rng.index(6) {
-            let x = rng.range(-side, side);
-            let rest = if rng.chance(0.5) { Rest::Standing } else { Rest::Sitting };
-            people.push((v3(x, depth - rng.range(0.5, 1.2), 0.0), front, rest));
-        }
-    }
+        Venue::Club => onlookers(look, rng),
+    };
     people.sort_by(|a, b| b.0.y.total_cmp(&a.0.y));
     let lit = light(camera, look);
     for (i, (at, forward, rest)) in people.into_iter().enumerate() {
@@ -358,6 +324,49 @@ fn officials(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Stream
         };
         draw_body(canvas, camera, &body, &outfit, &lit);
     }
+}
+
+/// `at_edge` tells whether a head is at the lower edge of the frame.
+fn stadium_officials(look: &Look, at_edge: impl Fn(V3) -> bool, rng: &mut Stream) -> Vec<Person> {
+    let [depth, side, _] = look.surroundings.walls;
+    let umpire = look.surroundings.umpire_side;
+    let back = (depth - 0.6).min(BASELINE + 6.0);
+    let front = v3(0.0, -1.0, 0.0);
+    let mut people: Vec<Person> = Vec::new();
+    for x in [-4.1, 4.1] {
+        let at = v3(x + rng.bell() * 0.1, back - 0.2, 0.0);
+        people.push((at, front, if rng.chance(0.7) { Rest::Bending } else { Rest::Standing }));
+    }
+    for x in [-side + 2.6, side - 2.6] {
+        people.push((v3(x * 0.95, back, 0.0), front, Rest::Standing));
+    }
+    for (x, y) in [(-side + 0.8, 5.5), (side - 0.8, 6.5), (side - 0.8, -4.0), (-side + 0.8, -7.5), (side - 0.8, -9.0)] {
+        people.push((v3(x, y, 0.0), v3(-x.signum(), 0.0, 0.0), Rest::Sitting));
+    }
+    people.push((v3(-umpire * (NET_HALF + 0.7), -0.5, 0.0), v3(umpire, 0.0, 0.0), Rest::Kneeling));
+    if rng.chance(0.4) {
+        people.push((v3(0.0, back, 0.0), front, Rest::Sitting));
+    }
+    // Backs of those at the camera's end.
+    for x in [-side + 2.2, -4.1, 0.0, 4.1, side - 2.2] {
+        let at = v3(x, -back - rng.range(0.0, 1.0), 0.0);
+        let rest = if rng.chance(0.5) { Rest::Standing } else { Rest::Bending };
+        if rng.chance(0.5) && at_edge(at + v3(0.0, 0.0, 1.4)) {
+            people.push((at, v3(0.0, 1.0, 0.0), rest));
+        }
+    }
+    people
+}
+
+fn onlookers(look: &Look, rng: &mut Stream) -> Vec<Person> {
+    let [depth, side, _] = look.surroundings.walls;
+    let count = 4 + rng.index(6);
+    let person = |_| {
+        let x = rng.range(-side, side);
+        let rest = if rng.chance(0.5) { Rest::Standing } else { Rest::Sitting };
+        (v3(x, depth - rng.range(0.5, 1.2), 0.0), v3(0.0, -1.0, 0.0), rest)
+    };
+    (0..count).map(person).collect()
 }
 
 /// Multiplies the picture by `1 − depth·coverage`.

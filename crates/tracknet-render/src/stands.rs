@@ -8,7 +8,7 @@ use crate::math::*;
 use crate::raster::{Canvas, Disc, Light, Rect3, Target, limb, stroke};
 use crate::scenery::light;
 
-/// Darkness behind the top rows.
+/// A dark wall behind the top rows.
 pub(crate) fn backdrop(canvas: &mut Canvas, camera: &Camera, look: &Look) {
     let [depth, ..] = look.surroundings.walls;
     let rect =
@@ -39,7 +39,8 @@ pub(crate) fn stands(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mu
         tier(canvas, camera, look, &step, row);
         let mut x = -34.0 + (row % 2) as f32 * 0.26;
         while x < 34.0 {
-            seat(canvas, camera, look, v3(x, y - 0.35, z), v3(0.0, -1.0, 0.0), aisle(x, look), &mut seat_rng, rng);
+            let place = [v3(x, y - 0.35, z), v3(0.0, -1.0, 0.0)];
+            seat(canvas, camera, look, place, aisle(x, look), &mut seat_rng, rng);
             x += 0.55;
         }
     }
@@ -56,16 +57,8 @@ pub(crate) fn stands(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mu
             tier(canvas, camera, look, &step, row);
             let mut y = depth - 0.5;
             while y > -34.0 {
-                seat(
-                    canvas,
-                    camera,
-                    look,
-                    v3(x - sign * 0.35, y, z),
-                    v3(-sign, 0.0, 0.0),
-                    aisle(y, look),
-                    &mut seat_rng,
-                    rng,
-                );
+                let place = [v3(x - sign * 0.35, y, z), v3(-sign, 0.0, 0.0)];
+                seat(canvas, camera, look, place, aisle(y, look), &mut seat_rng, rng);
                 y -= 0.58;
             }
         }
@@ -108,13 +101,11 @@ pub(crate) const SKINS: [u32; 4] = [0xd8a988, 0xc08a64, 0x8a5a3a, 0xe6bea0];
 pub(crate) const HAIRS: [u32; 6] = [0x1a1410, 0x3a2a1c, 0x6a4a2a, 0xb09060, 0x909090, 0x100e0c];
 
 /// An empty seat, or someone in it.
-#[expect(clippy::too_many_arguments, reason = "one call each for two stands")]
 fn seat(
     canvas: &mut Canvas,
     camera: &Camera,
     look: &Look,
-    at: V3,
-    forward: V3,
+    [at, forward]: [V3; 2],
     aisle: bool,
     own: &mut Stream,
     clip: &mut Stream,
@@ -131,7 +122,7 @@ fn seat(
         return;
     }
     if taken {
-        spectator(canvas, camera, look, at, forward, person, clip);
+        spectator(canvas, camera, look, [at, forward], person, clip);
     } else {
         let color = scale_rgb(look.surroundings.seats, look.surroundings.crowd_light * (0.6 + 0.2 * own.unit()));
         let right = v3(forward.y, -forward.x, 0.0) * 0.16;
@@ -150,8 +141,7 @@ fn spectator(
     canvas: &mut Canvas,
     camera: &Camera,
     look: &Look,
-    at: V3,
-    forward: V3,
+    [at, forward]: [V3; 2],
     mut own: Stream,
     clip: &mut Stream,
 ) {
@@ -184,10 +174,8 @@ fn spectator(
         let knee = hip + forward * 0.42 + right * (side * 0.11) + v3(0.0, 0.0, 0.04);
         part(canvas, hip + right * (side * 0.09), knee, 0.09, 0.07, trousers);
         part(canvas, knee, knee - v3(0.0, 0.0, 0.42), 0.065, 0.05, trousers);
-        let hand = hip
-            + forward * own.range(0.2, 0.4)
-            + right * (side * own.range(0.02, 0.16))
-            + v3(0.0, 0.0, own.range(0.05, 0.3));
+        let reach = [own.range(0.2, 0.4), own.range(0.02, 0.16), own.range(0.05, 0.3)];
+        let hand = hip + forward * reach[0] + right * (side * reach[1]) + v3(0.0, 0.0, reach[2]);
         let elbow = neck - v3(0.0, 0.0, 0.28) + right * (side * 0.24);
         part(canvas, neck + right * (side * 0.18), elbow, 0.055, 0.05, cloth);
         part(canvas, elbow, hand, 0.045, 0.04, if own.chance(0.5) { skin } else { cloth });
@@ -195,13 +183,8 @@ fn spectator(
     let hat = own.chance(0.2);
     let color = if hat { hex(own.pick(&[0xe8e8e8, 0xd8d4c8, 0x1c2c50, 0x8a2a30])) } else { hex(own.pick(&HAIRS)) };
     let (top, face) = if hat { (0.05, 0.09) } else { (0.03, 0.088) };
-    part(canvas, head + v3(0.0, 0.0, top) - forward * 0.03, head + v3(0.0, 0.0, top), 0.112, 0.108, color);
-    part(
-        canvas,
-        head + forward * 0.06 - v3(0.0, 0.0, 0.025),
-        head + forward * 0.05 - v3(0.0, 0.0, 0.05),
-        face,
-        0.075,
-        skin,
-    );
+    let crown = head + v3(0.0, 0.0, top);
+    part(canvas, crown - forward * 0.03, crown, 0.112, 0.108, color);
+    let brow = head + forward * 0.06 - v3(0.0, 0.0, 0.025);
+    part(canvas, brow, head + forward * 0.05 - v3(0.0, 0.0, 0.05), face, 0.075, skin);
 }

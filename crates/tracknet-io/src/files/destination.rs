@@ -20,7 +20,7 @@ pub enum Existing {
     Anything,
 }
 
-/// A place that may be written.
+/// A directory that may be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     path: PathBuf,
@@ -49,13 +49,13 @@ impl Destination {
         Self { path: path.into(), existing: Existing::Nothing }
     }
 
-    /// Where it is.
+    /// The path that is written.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Fills the directory through `fill` under a temporary name, adds the manifest, and gives it its name; on an error
-    /// nothing has changed. Returns where strange files of the directory before it were kept, with [`Existing::Own`].
+    /// nothing has changed. With [`Existing::Own`], returns where files of others in the replaced directory were moved.
     ///
     /// # Errors
     /// What `fill` returns, something that stands there by now, or a directory that cannot be written.
@@ -76,12 +76,12 @@ impl Destination {
     /// is not there yet.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Destination::write`].
     pub fn write_plain<E: From<FileError>>(&self, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
         directory::write(&self.path, Old::None, fill).map(drop)
     }
 
-    /// Checks what stands there by now.
+    /// Checks again what stands at the destination: it may have changed since the start.
     ///
     /// # Errors
     /// Something that is not to be replaced.

@@ -5,7 +5,7 @@ use super::{
     BallLook, Court, Graphics, Lettering, Lighting, Look, Net, Recording, Surface, Surroundings, Venue, direction,
     outfit, vary,
 };
-use crate::camera::CameraWish;
+use crate::camera::Framing;
 use crate::court::{BASELINE, DOUBLES};
 use crate::draw::{Draw, Stream};
 use crate::flight::Ground;
@@ -51,7 +51,7 @@ pub(super) fn sample(rng: &mut Stream) -> Look {
         surroundings: surroundings(wall, sponsors, night, rng),
         players: [outfit(rng), outfit(rng)],
         ball: ball(clay, rng),
-        camera: CameraWish {
+        camera: Framing {
             behind: [15.0, 38.0],
             slope: [0.3, 0.52],
             near_line: [0.71, 0.83],

@@ -3,7 +3,7 @@
 
 use super::{BallLook, Court, Lighting, Look, Net, Outfit, Recording, Surface, Surroundings, Venue};
 use super::{broadcast, direction, outfit, vary};
-use crate::camera::CameraWish;
+use crate::camera::Framing;
 use crate::court::{BASELINE, DOUBLES};
 use crate::draw::{Draw, Stream};
 use crate::flight::Ground;
@@ -45,7 +45,7 @@ pub(super) fn sample(rng: &mut Stream) -> Look {
             smallest: rng.range(2.8, 3.5),
             bounce: Ground { restitution: 0.7, friction: 0.5, walls: [17.5, 10.5] },
         },
-        camera: CameraWish {
+        camera: Framing {
             behind: [6.5, 11.0],
             slope: [0.34, 0.56],
             near_line: [0.78, 0.93],
