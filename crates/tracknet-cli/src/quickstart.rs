@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
+use tracknet::artifacts::{BuildReport, build_model};
 use tracknet::bench::peak_bytes;
 use tracknet::config::{Config, ConfigSources};
 use tracknet::console;
@@ -19,8 +20,8 @@ use tracknet::evaluation::FrameOutcome;
 use tracknet::evaluation::metrics::DetectionMetrics;
 use tracknet::inference::predictions::{Prediction, write_csv};
 use tracknet::inference::{Predicted, Predictor, overlay};
+use tracknet::models::HeatmapModel;
 use tracknet::models::memory::bytes;
-use tracknet::models::{BuildReport, HeatmapModel, build_model};
 use tracknet::training::{
     Console, EvaluateOptions, Evaluation, FitOptions, Outcome, Trainer, evaluate, training_device,
 };

@@ -9,7 +9,7 @@ use std::process::Output;
 
 use assert_cmd::Command;
 use burn::tensor::TensorData;
-use tracknet::models::pretrained::save::read_all;
+use tracknet::artifacts::pretrained::save::read_all;
 
 /// A tiny DINOv3 on 96×64 frames.
 const TINY: [&str; 14] = [

@@ -4,7 +4,8 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`config`] | YAML → validated structs; no tensors |
-//! | [`models`] | backbone → decoder → head, LoRA, quantization; [`models::build_model`] knows every variant |
+//! | [`models`] | backbone → decoder → head, LoRA, quantization |
+//! | [`artifacts`] | model, adapter and run directories, and how a model comes back from them |
 //! | [`datasets`] | label readers, the synthetic rally renderer, the batch loader |
 //! | [`training`] | losses, optimizer, the fit loop, checkpoints |
 //! | [`evaluation`] | heatmap decoding, metrics, reports |
@@ -15,6 +16,7 @@
 //! | [`console`] | what is said to people |
 #![recursion_limit = "256"]
 
+pub mod artifacts;
 pub mod bench;
 pub mod config;
 pub mod datasets;

@@ -3,8 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::artifacts::build_model;
 use crate::error::Result;
-use crate::models::{HeatmapModel, build_model};
+use crate::models::HeatmapModel;
 use crate::training::{TrainingError, batch_spec, shape_of};
 
 use super::{Measurement, Options, Size, Weights, process, setup};

@@ -9,11 +9,11 @@ use std::time::Instant;
 use burn::module::Module;
 use tracknet_kernels::{ComputeDtype, QuantType, QuantizeOptions};
 
+use crate::artifacts::build_model;
+use crate::artifacts::pretrained::bnb::{QuantizeJob, quantize_checkpoint};
+use crate::artifacts::pretrained::{StoredAs, write_backbone};
 use crate::error::Result;
 use crate::files::Destination;
-use crate::models::build_model;
-use crate::models::pretrained::bnb::{QuantizeJob, quantize_checkpoint};
-use crate::models::pretrained::{StoredAs, write_backbone};
 
 use super::timing::milliseconds;
 use super::{Measurement, Options, Origin, Size, Timing, Weights, infer, process, setup};

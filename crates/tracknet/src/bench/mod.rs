@@ -1,6 +1,6 @@
 //! What the speed and memory of this program are measured on.
 //!
-//! Each workload goes the way of a real run: models are built by [`crate::models::build_model`] from a configuration,
+//! Each workload goes the way of a real run: models are built by [`crate::artifacts::build_model`] from a configuration,
 //! training steps are those of [`crate::training::Stepper`], frames are read by [`crate::datasets::image`]. Weights
 //! are random, because time does not depend on them.
 //!

@@ -1,7 +1,8 @@
 //! Optimizer steps, as a run takes them.
 
+use crate::artifacts::build_model;
 use crate::error::Result;
-use crate::models::{build_model, is_cpu};
+use crate::models::is_cpu;
 use crate::training::{
     NamedOptimizer, ParameterTable, StagedBatch, Staging, batch_spec, set_checkpointing, set_precision, shape_of,
     thawed_stepper, training_device,
