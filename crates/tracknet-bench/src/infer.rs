@@ -4,7 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use tracknet::Result;
-use tracknet::models::{HeatmapModel, build_model};
+use tracknet::artifacts::build_model;
+use tracknet::models::HeatmapModel;
 use tracknet::training::{TrainingError, batch_spec, shape_of};
 use tracknet_io::process;
 

@@ -1,6 +1,6 @@
 //! What the speed and memory of this program are measured on.
 //!
-//! Each workload goes the way of a real run: models are built by [`tracknet::models::build_model`] from a configuration,
+//! Each workload goes the way of a real run: models are built by [`tracknet::artifacts::build_model`] from a configuration,
 //! training steps are those of [`tracknet::training::Stepper`], frames are read by [`tracknet::datasets::image`]. Weights
 //! are random, because time does not depend on them.
 //!

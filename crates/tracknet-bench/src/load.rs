@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use burn::module::Module;
 use tracknet::Result;
-use tracknet::models::build_model;
-use tracknet::models::pretrained::bnb::{QuantizeJob, quantize_checkpoint};
-use tracknet::models::pretrained::{StoredAs, write_backbone};
+use tracknet::artifacts::build_model;
+use tracknet::artifacts::pretrained::bnb::{QuantizeJob, quantize_checkpoint};
+use tracknet::artifacts::pretrained::{StoredAs, write_backbone};
 use tracknet_io::files::Destination;
 use tracknet_io::process;
 use tracknet_kernels::{ComputeDtype, QuantType, QuantizeOptions};

@@ -1,7 +1,8 @@
 //! Optimizer steps, as a run takes them.
 
 use tracknet::Result;
-use tracknet::models::{build_model, is_cpu};
+use tracknet::artifacts::build_model;
+use tracknet::models::is_cpu;
 use tracknet::training::{
     NamedOptimizer, ParameterTable, StagedBatch, Staging, batch_spec, set_checkpointing, set_precision, shape_of,
     thawed_stepper, training_device,

@@ -12,6 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+use tracknet::artifacts::adapter::PeftConfig;
+use tracknet::artifacts::adapter::peft::WEIGHTS_FILE;
 use tracknet::config::Precision;
 use tracknet::console::say;
 use tracknet::datasets::image::pictures_in;
@@ -19,8 +21,6 @@ use tracknet::error::IoContext;
 use tracknet::files::destination::check_file;
 use tracknet::files::read::JSON;
 use tracknet::files::{Destination, read_text, write_atomic};
-use tracknet::models::lora::PeftConfig;
-use tracknet::models::lora::peft::WEIGHTS_FILE;
 use tracknet::process::peak_bytes;
 use tracknet::training::Console;
 use tracknet::training::distill::{

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use tracknet::models::pretrained::{StoredAs, write_backbone, write_head};
+use tracknet::artifacts::pretrained::{StoredAs, write_backbone, write_head};
 use tracknet::training::load_model_for_inference;
 
 use crate::args::{BaseArgs, OverwriteFlag};

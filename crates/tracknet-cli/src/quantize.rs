@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use tracknet::models::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
-use tracknet::models::pretrained::{StoredAs, hub};
+use tracknet::artifacts::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
+use tracknet::artifacts::pretrained::{StoredAs, hub};
 use tracknet::models::{ModelError, memory};
 use tracknet_kernels::fourbit::BLOCKSIZES;
 use tracknet_kernels::{ComputeDtype, QuantType, QuantizeOptions};

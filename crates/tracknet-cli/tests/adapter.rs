@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::TensorData;
-use tracknet::models::pretrained::save::read_all;
+use tracknet::artifacts::pretrained::save::read_all;
 
 use common::{contains_all, ends, failure, fixture, ok, render_rallies, train};
 

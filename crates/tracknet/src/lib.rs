@@ -4,7 +4,8 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`config`] | YAML → validated structs; no tensors |
-//! | [`models`] | backbone → decoder → head, LoRA, quantization; [`models::build_model`] knows every variant |
+//! | [`models`] | backbone → decoder → head, LoRA, quantization |
+//! | [`artifacts`] | model, adapter and run directories, and how a model comes back from them |
 //! | [`datasets`] | label readers, the batch loader |
 //! | [`training`] | losses, optimizer, the fit loop, checkpoints |
 //! | [`evaluation`] | heatmap decoding, metrics, reports |
@@ -14,6 +15,7 @@
 //! | [`console`], [`process`] | what is said to people; what this process takes |
 #![recursion_limit = "256"]
 
+pub mod artifacts;
 pub mod config;
 pub mod datasets;
 pub mod error;

@@ -9,10 +9,10 @@ use std::path::Path;
 use burn::tensor::Device;
 use safetensors::Dtype;
 use serde_json::json;
+use tracknet::artifacts::build_model;
+use tracknet::artifacts::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
 use tracknet::config::ModelConfig;
 use tracknet::files::Destination;
-use tracknet::models::build_model;
-use tracknet::models::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 use tracknet_testing::{CountingAllocator, peak_of};
 

@@ -15,8 +15,8 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracknet::models::pretrained::Weights;
-use tracknet::models::pretrained::bnb::{is_packed, read_packed};
+use tracknet::artifacts::pretrained::Weights;
+use tracknet::artifacts::pretrained::bnb::{is_packed, read_packed};
 use tracknet_random::Stream;
 use tracknet_testing::{CountingAllocator, peak_of};
 

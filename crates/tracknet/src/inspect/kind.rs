@@ -8,15 +8,15 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::artifacts::adapter::peft;
+use crate::artifacts::pretrained::bnb::is_packed;
+use crate::artifacts::pretrained::foreign::{is_there, parse_object};
+use crate::artifacts::pretrained::json::shown;
+use crate::artifacts::pretrained::{Checkpoint, HEAD_FILE, Weights};
 use crate::console::listing;
 use crate::error::{IoContext, Result};
 use crate::files::{read, read_bytes};
 use crate::models::ModelError;
-use crate::models::lora::peft;
-use crate::models::pretrained::bnb::is_packed;
-use crate::models::pretrained::foreign::{is_there, parse_object};
-use crate::models::pretrained::json::shown;
-use crate::models::pretrained::{Checkpoint, HEAD_FILE, Weights};
 use crate::training::find_checkpoint;
 use crate::training::{ADAPTER_DIR, BACKBONE_DIR, CONFIG_FILE};
 

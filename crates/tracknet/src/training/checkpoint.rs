@@ -37,7 +37,7 @@ use super::tensors::{self, HostTensors};
 pub const FORMAT_VERSION: u32 = 2;
 
 /// File of decoder and head weights in a checkpoint.
-pub use crate::models::pretrained::HEAD_FILE;
+pub use crate::artifacts::pretrained::HEAD_FILE;
 /// Directory of adapters in a checkpoint.
 pub const ADAPTER_DIR: &str = "adapter";
 /// Directory of a trained backbone in a checkpoint.

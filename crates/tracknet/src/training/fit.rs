@@ -13,13 +13,14 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 
+use crate::artifacts::adapter::PeftConfig;
+use crate::artifacts::{BuildReport, build_model};
 use crate::config::{Config, Norm, Precision, Runtime};
 use crate::datasets::{Batch, BatchLoader};
 use crate::error::{Error, IoContext, Result};
 use crate::files::{DirectoryLock, write_atomic};
-use crate::models::lora::PeftConfig;
 use crate::models::memory::{MemoryReport, bytes, training_estimate};
-use crate::models::{BuildReport, HeatmapModel, build_model, is_cpu};
+use crate::models::{HeatmapModel, is_cpu};
 use crate::parallel::cores;
 
 use super::evaluate::{EvaluateOptions, Evaluation, Run};

@@ -28,9 +28,9 @@ mod teacher;
 
 use serde::{Deserialize, Serialize};
 
+use crate::artifacts::adapter::peft_config::MAX_RANK;
 use crate::config::{LoraConfig, Precision, QuantizationConfig};
 use crate::models::ModelError;
-use crate::models::lora::peft_config::MAX_RANK;
 use crate::models::lora::quantization::Format;
 use crate::models::lora::wrapper;
 

@@ -9,10 +9,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use crate::artifacts::adapter::{PeftConfig, write_adapter};
 use crate::config::{Interval, OptimizerConfig, Precision, QuantizationConfig, SchedulerConfig, SchedulerName};
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
-use crate::models::lora::{AdaptedModule, PeftConfig, write_adapter};
+use crate::models::lora::AdaptedModule;
 use crate::models::{MemoryReport, VisitProjections, is_cpu};
 use crate::parallel::Pieces;
 use crate::training::TrainingError;

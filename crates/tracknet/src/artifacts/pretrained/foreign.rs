@@ -173,7 +173,7 @@ pub fn is_there(path: &Path) -> Result<bool> {
 
 /// What a directory was to hold and does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lacks {
+pub(crate) enum Lacks {
     /// `config.json`.
     Config,
     /// The tensors.
@@ -184,7 +184,7 @@ pub(super) enum Lacks {
 ///
 /// # Errors
 /// The directory cannot be read.
-pub(super) fn describe_directory(dir: &Path, lacks: Lacks) -> Result<ModelError> {
+pub(crate) fn describe_directory(dir: &Path, lacks: Lacks) -> Result<ModelError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).at(dir)? {
         names.push(entry.at(dir)?.file_name().to_string_lossy().into_owned());

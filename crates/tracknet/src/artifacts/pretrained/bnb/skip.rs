@@ -13,9 +13,9 @@
 
 use regex::Regex;
 
+use crate::artifacts::pretrained::json::shown;
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
-use crate::models::pretrained::json::shown;
 
 /// Skip entries, understood.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +77,7 @@ impl SkipRules {
 
 /// The list to write into a checkpoint whose layers `skipped`, by their paths in files, are floats: it means them and no
 /// other, whatever release of `transformers` reads it.
-pub(in crate::models::pretrained) fn written_list(skipped: &[&str], paths: ModulePaths) -> Vec<String> {
+pub(in crate::artifacts::pretrained) fn written_list(skipped: &[&str], paths: ModulePaths) -> Vec<String> {
     let mut entries: Vec<String> = skipped.iter().flat_map(|path| layer_entries(path, paths)).collect();
     // A stacked projection is one layer to releases before 5.
     for path in skipped {

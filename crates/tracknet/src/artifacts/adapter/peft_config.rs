@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Value, json};
 
+use crate::artifacts::pretrained::json::python_float;
 use crate::config::{
     InitMethod, LoraConfig, PEFT_OPTIONS_WITHOUT_EFFECT, PEFT_OPTIONS_WITHOUT_SUPPORT, Pattern, TargetModules,
 };
@@ -22,11 +23,10 @@ use crate::error::Result;
 use crate::files::{Limit, read_text, write_atomic};
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
-use crate::models::pretrained::json::python_float;
 
-use super::loftq::{self, LoftqBase};
 use super::peft::{PREFIX, what_is_there};
-use super::targets::is_saved;
+use crate::models::lora::loftq::{self, LoftqBase};
+use crate::models::lora::targets::is_saved;
 
 /// The configuration of an adapter directory.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -59,9 +59,9 @@ pub struct PeftConfig {
     /// The model it belongs to.
     pub base_model: Option<String>,
     /// Tensors of the directory for parts of the base that this program does not build; they are written again with it.
-    pub(super) carried: BTreeMap<String, TensorData>,
+    pub(crate) carried: BTreeMap<String, TensorData>,
     /// The base of a `loftq` start that is none of PEFT's.
-    pub(super) loftq: Option<LoftqBase>,
+    pub(crate) loftq: Option<LoftqBase>,
     entries: Vec<(String, Entry)>,
 }
 
@@ -107,7 +107,7 @@ impl PeftConfig {
 
     /// The same for an adapter that began with `loftq` on this base.
     #[must_use]
-    pub(super) fn with_loftq(self, loftq: Option<LoftqBase>) -> Self {
+    pub(crate) fn with_loftq(self, loftq: Option<LoftqBase>) -> Self {
         Self { loftq, ..self }.with_entries()
     }
 
@@ -217,7 +217,7 @@ impl PeftConfig {
     }
 
     /// Whether PEFT wrote the file, or an adapter of PEFT was trained on.
-    pub(super) fn is_of_peft(&self) -> bool {
+    pub(crate) fn is_of_peft(&self) -> bool {
         self.entries.iter().any(|(key, _)| key == "auto_mapping" || key == "peft_version")
     }
 
@@ -227,12 +227,12 @@ impl PeftConfig {
     }
 
     /// Paths of the tensors that are carried along.
-    pub(super) fn carried_paths(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn carried_paths(&self) -> impl Iterator<Item = &str> {
         self.carried.keys().map(|name| name.strip_prefix(PREFIX).unwrap_or(name))
     }
 
     /// Whether the parameter at `path` is saved with the adapter, as part of a module of `modules_to_save`.
-    pub(super) fn saves(&self, path: &str, paths: ModulePaths) -> bool {
+    pub(crate) fn saves(&self, path: &str, paths: ModulePaths) -> bool {
         let module = path.rsplit_once('.').map_or("", |(module, _)| module);
         let spellings = paths.spellings(module);
         self.lora.modules_to_save.iter().flatten().any(|entry| spellings.iter().any(|p| is_saved(p, entry)))

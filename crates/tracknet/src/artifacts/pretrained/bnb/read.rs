@@ -7,9 +7,9 @@ use safetensors::Dtype;
 use tracknet_kernels::fourbit::{NESTED_BLOCKSIZE, dynamic_map};
 use tracknet_kernels::{Absmax, PackedWeight, QuantType};
 
+use crate::artifacts::pretrained::Weights;
 use crate::error::Result;
 use crate::models::ModelError;
-use crate::models::pretrained::Weights;
 
 use super::quant_state::{MAX_BYTES, QuantState};
 
@@ -39,7 +39,7 @@ pub fn is_packed(weights: &Weights, name: &str) -> bool {
 }
 
 /// The names of the tensors beside a packed weight that the file has.
-pub(in crate::models::pretrained) fn side_tensors(weights: &Weights, name: &str) -> Vec<String> {
+pub(in crate::artifacts::pretrained) fn side_tensors(weights: &Weights, name: &str) -> Vec<String> {
     let states = [QuantType::Nf4, QuantType::Fp4].map(|t| state_name(name, t));
     let scales = SUFFIXES.map(|suffix| format!("{name}.{suffix}"));
     states.into_iter().chain(scales).filter(|n| weights.shape(n).is_some()).collect()

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 use tracknet_kernels::{ComputeDtype, QuantType};
 
+use crate::artifacts::pretrained::json::shown;
 use crate::models::ModelError;
-use crate::models::pretrained::json::shown;
 
 use super::quant_state::dtype;
 

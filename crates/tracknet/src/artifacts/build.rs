@@ -16,18 +16,19 @@ use crate::config::{DEFAULT_BACKBONE, LoraConfig, MODEL_NAMES, ModelConfig, Quan
 use crate::error::{Error, Result};
 use crate::files::hex;
 
-use super::backbones::{ModulePaths, VitSpec};
-use super::decoders::UpsamplingSpec;
-use super::init::{Builder, Fill, RandomSource, Source};
-use super::lora::quantization::{Format, Packer, Storage};
-use super::lora::wrapper::{self, FirstValues};
-use super::lora::{AdapterFile, LoraPlan, LoraReport, QuantizationReport, apply_quantization};
-use super::memory::MemoryReport;
+use super::adapter::AdapterFile;
 use super::pretrained::bnb::BnbConfig;
 use super::pretrained::checkpoint::WeightSource;
 use super::pretrained::{Checkpoint, Preprocessing, hub, load_head};
-use super::projection::Base;
-use super::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, VisitProjections, Vit};
+use crate::models::backbones::{ModulePaths, VitSpec};
+use crate::models::decoders::UpsamplingSpec;
+use crate::models::init::{Builder, Fill, RandomSource, Source};
+use crate::models::lora::quantization::{Format, Packer, Storage};
+use crate::models::lora::wrapper::{self, FirstValues};
+use crate::models::lora::{LoraPlan, LoraReport, QuantizationReport, apply_quantization};
+use crate::models::memory::MemoryReport;
+use crate::models::projection::Base;
+use crate::models::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, VisitProjections, Vit};
 
 /// What was built, for the log and the run directory.
 #[derive(Debug, Clone)]

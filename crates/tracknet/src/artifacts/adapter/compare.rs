@@ -10,13 +10,13 @@ use crate::models::ModelError;
 use crate::models::projection::VisitProjections;
 use crate::models::state::NamedModule;
 
-use super::first;
 use super::peft::{AdapterFile, Parts};
 use super::peft_config::PeftConfig;
 use super::peft_names::for_peft;
-use super::ranks::Ranks;
-use super::targets::{is_named, is_saved};
-use super::wrapper::PlannedModule;
+use crate::models::lora::first;
+use crate::models::lora::ranks::Ranks;
+use crate::models::lora::targets::{is_named, is_saved};
+use crate::models::lora::wrapper::PlannedModule;
 
 /// What two adapter directories differ in.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -220,7 +220,7 @@ pub fn convert_adapter<M: NamedModule + VisitProjections + Clone>(
 
 impl AdapterFile {
     /// The modules of the adapter in a model, with the ranks of its configuration.
-    pub(super) fn planned<M: VisitProjections>(&self, model: &M) -> Result<Vec<PlannedModule>> {
+    pub(crate) fn planned<M: VisitProjections>(&self, model: &M) -> Result<Vec<PlannedModule>> {
         let (ranks, paths) = (Ranks::new(&self.config.lora)?, model.module_paths());
         let mut found = Vec::new();
         model.visit_projections(&mut |path, projection| {
@@ -273,7 +273,7 @@ impl AdapterFile {
 
 impl Parts {
     /// `s·B·A` as `[out, in]`, or why the matrices do not fit each other.
-    pub(super) fn update(&self, scale: f32) -> Result<TensorData, String> {
+    pub(crate) fn update(&self, scale: f32) -> Result<TensorData, String> {
         let Self { a: Some(a), b: Some(b), .. } = self.as_rows() else { return Err("lacks a matrix".to_owned()) };
         let matrix = |data: &TensorData| <[usize; 2]>::try_from(data.shape().to_vec()).ok();
         match (matrix(&a), matrix(&b)) {

@@ -12,15 +12,15 @@ use crate::models::projection::{Role, VisitProjections};
 use crate::models::state::{Group, NamedModule, named_parameters};
 
 use super::peft_config::PeftConfig;
-use super::ranks::Ranks;
-use super::targets::{POOLER, PeftRule, is_saved};
-use super::wrapper::in_backbone;
+use crate::models::lora::ranks::Ranks;
+use crate::models::lora::targets::{POOLER, PeftRule, is_saved};
+use crate::models::lora::wrapper::in_backbone;
 
 /// `config` for an adapter of `model` with matrices for the modules `adapted`.
 ///
 /// # Errors
 /// A pattern that is not a regular expression.
-pub(super) fn for_peft<M: NamedModule + VisitProjections>(
+pub(crate) fn for_peft<M: NamedModule + VisitProjections>(
     config: &PeftConfig,
     model: &M,
     adapted: &BTreeSet<String>,

@@ -6,25 +6,25 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
 
+use crate::artifacts::pretrained::carried::Carried;
+use crate::artifacts::pretrained::save::{StoredAs, read_all, write_tensors};
 use crate::config::InitMethod;
 use crate::console::listing;
 use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::backbones::{ModulePaths, halve_rows};
 use crate::models::layers::Conv;
-use crate::models::pretrained::carried::Carried;
-use crate::models::pretrained::save::{StoredAs, read_all, write_tensors};
 use crate::models::projection::VisitProjections;
 use crate::models::state::{Group, NamedModule, Require, load_state, named_parameters, state_dict};
 
-use super::adapter::{LoraAdapter, Scaling};
-use super::first;
-use super::loftq::LoftqBase;
 use super::peft_config::{CONFIG_FILE, PeftConfig};
 use super::peft_names::for_peft;
-use super::quantization::Storage;
-use super::ranks::Ranks;
-use super::wrapper::{AdaptedModule, LoraReport, freeze_base, in_backbone, nested_modules};
+use crate::models::lora::adapter::{LoraAdapter, Scaling};
+use crate::models::lora::first;
+use crate::models::lora::loftq::LoftqBase;
+use crate::models::lora::quantization::Storage;
+use crate::models::lora::ranks::Ranks;
+use crate::models::lora::wrapper::{AdaptedModule, LoraReport, freeze_base, in_backbone, nested_modules};
 
 /// The tensors of an adapter directory.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -32,7 +32,7 @@ pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// The same as PEFT wrote them before release 0.7, and writes them without `safe_serialization`.
 const PICKLE_FILE: &str = "adapter_model.bin";
 
-pub(super) const PREFIX: &str = "base_model.model.";
+pub(crate) const PREFIX: &str = "base_model.model.";
 
 /// How the names of the parts of an adapted module end.
 const ENDS: [&str; 3] = [".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"];
@@ -119,21 +119,21 @@ fn carried_tensors<M: VisitProjections>(
 pub struct AdapterFile {
     /// Its configuration.
     pub config: PeftConfig,
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// How the paths of its modules are spelled.
-    pub(super) paths: ModulePaths,
+    pub(crate) paths: ModulePaths,
     /// The tensors of each adapted module, by its path below the backbone.
-    pub(super) modules: BTreeMap<String, Parts>,
+    pub(crate) modules: BTreeMap<String, Parts>,
     /// Parameters that replace those of the base.
-    pub(super) parameters: BTreeMap<String, TensorData>,
+    pub(crate) parameters: BTreeMap<String, TensorData>,
 }
 
 /// The tensors of one adapted module.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Parts {
-    pub(super) a: Option<TensorData>,
-    pub(super) b: Option<TensorData>,
-    pub(super) magnitude: Option<TensorData>,
+pub(crate) struct Parts {
+    pub(crate) a: Option<TensorData>,
+    pub(crate) b: Option<TensorData>,
+    pub(crate) magnitude: Option<TensorData>,
 }
 
 impl AdapterFile {
@@ -394,7 +394,7 @@ fn notes_of(config: &PeftConfig, carried: &BTreeMap<String, TensorData>) -> Vec<
 }
 
 /// What a directory without an adapter's configuration is, where that can be told, and what to do.
-pub(super) fn what_is_there(dir: &Path) -> Option<String> {
+pub(crate) fn what_is_there(dir: &Path) -> Option<String> {
     let has = |name: &str| dir.join(name).is_file();
     if has(CONFIG_FILE) {
         return None;
@@ -556,7 +556,7 @@ impl Parts {
     }
 
     /// As a model has them: kernels as rows, lengths as a vector.
-    pub(super) fn as_rows(&self) -> Self {
+    pub(crate) fn as_rows(&self) -> Self {
         Self {
             a: self.a.clone().map(|data| as_rows(ENDS[0], data)),
             b: self.b.clone().map(|data| as_rows(ENDS[1], data)),

@@ -60,7 +60,7 @@ impl StoredAs {
     }
 
     /// The type in a safetensors file.
-    pub(super) const fn dtype(self) -> Dtype {
+    pub(crate) const fn dtype(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
             Self::F16 => Dtype::F16,
@@ -255,7 +255,7 @@ fn bytes(data: TensorData, stored: StoredAs) -> Vec<u8> {
 }
 
 /// Writes a `config.json` with the bytes that `transformers` writes.
-pub(super) fn write_config(path: &Path, config: Map<String, Value>) -> Result<(), FileError> {
+pub(crate) fn write_config(path: &Path, config: Map<String, Value>) -> Result<(), FileError> {
     let text = python_json(&Value::Object(config));
     write_atomic(path, |w| w.write_all(text.as_bytes()))
 }

@@ -7,15 +7,15 @@ use safetensors::Dtype;
 use tracknet_kernels::fourbit::dynamic_map;
 use tracknet_kernels::{Absmax, PackedWeight};
 
+use crate::artifacts::pretrained::save::StoredAs;
+use crate::artifacts::pretrained::stream::{Planned, write_values};
 use crate::error::IoContext;
-use crate::models::pretrained::save::StoredAs;
-use crate::models::pretrained::stream::{Planned, write_values};
 
 use super::quant_state::QuantState;
 use super::read::state_name;
 
 /// The tensors of one packed weight.
-pub(in crate::models::pretrained) fn parts<'a>(
+pub(in crate::artifacts::pretrained) fn parts<'a>(
     name: &str,
     state: QuantState,
     weight: PackedWeight,

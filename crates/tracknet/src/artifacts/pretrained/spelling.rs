@@ -22,7 +22,7 @@ const WRAPPERS: [&str; 4] = ["_orig_mod", "module", "_fsdp_wrapped_module", "_ch
 ///
 /// # Errors
 /// Names of another library or family, several backbones, adapters that were not merged, or two tensors of one name.
-pub(super) fn spell(weights: Weights, names: &VitNames) -> Result<(Weights, Vec<String>), ModelError> {
+pub(crate) fn spell(weights: Weights, names: &VitNames) -> Result<(Weights, Vec<String>), ModelError> {
     let path = weights.path().to_path_buf();
     let stored: Vec<&str> = weights.names().collect();
     refuse_others(&stored, names).map_err(|message| ModelError::file(&path, message))?;

@@ -13,16 +13,16 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 use tracknet_kernels::{ComputeDtype, PackedWeight, QuantizeOptions};
 
+use crate::artifacts::pretrained::foreign::is_there;
+use crate::artifacts::pretrained::preprocessing::{PREPROCESSOR_FILE, PROCESSOR_FILE};
+use crate::artifacts::pretrained::save::{HEAD_FILE, write_config};
+use crate::artifacts::pretrained::stream::{Planned, write_stream};
+use crate::artifacts::pretrained::{Checkpoint, Weights};
 use crate::error::{IoContext, Result};
 use crate::files::{Destination, read, read_bytes};
 use crate::models::ModelError;
 use crate::models::backbones::{MODEL_TYPES, ModulePaths, VitSpec, is_head, names_of};
 use crate::models::lora::quantization::{QuantizationReport, QuantizedLayer};
-use crate::models::pretrained::foreign::is_there;
-use crate::models::pretrained::preprocessing::{PREPROCESSOR_FILE, PROCESSOR_FILE};
-use crate::models::pretrained::save::{HEAD_FILE, write_config};
-use crate::models::pretrained::stream::{Planned, write_stream};
-use crate::models::pretrained::{Checkpoint, Weights};
 
 use super::config::BnbConfig;
 use super::quant_state::QuantState;

@@ -95,7 +95,7 @@ impl Weights {
     ///
     /// # Errors
     /// Two tensors that would have one name.
-    pub(super) fn renamed(self, mut rename: impl FnMut(&str) -> Option<String>) -> Result<Self, ModelError> {
+    pub(crate) fn renamed(self, mut rename: impl FnMut(&str) -> Option<String>) -> Result<Self, ModelError> {
         let mut tensors: BTreeMap<String, Entry> = BTreeMap::new();
         let mut from: BTreeMap<String, String> = BTreeMap::new();
         for (old, entry) in self.tensors {
@@ -194,7 +194,7 @@ impl Weights {
     ///
     /// # Errors
     /// No such tensor, or a file cannot be read or written.
-    pub(super) fn copy(&self, name: &str, out: &mut dyn Write, path: &Path) -> Result<()> {
+    pub(crate) fn copy(&self, name: &str, out: &mut dyn Write, path: &Path) -> Result<()> {
         self.entry(name)?.pieces(|piece| Ok(out.write_all(piece).at(path)?))
     }
 
@@ -202,7 +202,7 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::copy`], or rows that the tensor does not have.
-    pub(super) fn copy_rows(&self, name: &str, rows: Range<usize>, out: &mut dyn Write, path: &Path) -> Result<()> {
+    pub(crate) fn copy_rows(&self, name: &str, rows: Range<usize>, out: &mut dyn Write, path: &Path) -> Result<()> {
         self.entry(name)?.rows(name, rows)?.pieces(|piece| Ok(out.write_all(piece).at(path)?))
     }
 

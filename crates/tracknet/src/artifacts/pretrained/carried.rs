@@ -21,9 +21,9 @@ use super::weights::Weights;
 /// What is kept of a checkpoint to be written again.
 #[derive(Debug, Clone, Default)]
 pub struct Carried {
-    pub(super) tensors: Vec<CarriedTensor>,
+    pub(crate) tensors: Vec<CarriedTensor>,
     /// Name and content of the files that say how frames are normalized.
-    pub(super) preprocessor: Vec<(&'static str, Vec<u8>)>,
+    pub(crate) preprocessor: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Carried {
@@ -51,7 +51,7 @@ impl Carried {
     }
 
     /// Writes what is no tensor into a model directory.
-    pub(super) fn write_preprocessor(&self, dir: &Path) -> Result<()> {
+    pub(crate) fn write_preprocessor(&self, dir: &Path) -> Result<()> {
         for (name, text) in &self.preprocessor {
             write_atomic(dir.join(name), |w| w.write_all(text))?;
         }
@@ -61,7 +61,7 @@ impl Carried {
 
 /// A tensor that is kept.
 #[derive(Debug, Clone)]
-pub(super) struct CarriedTensor {
+pub(crate) struct CarriedTensor {
     name: String,
     value: Value,
 }
@@ -79,7 +79,7 @@ impl CarriedTensor {
     ///
     /// # Errors
     /// A damaged file.
-    pub(super) fn read(weights: &Weights, stored: &str, name: &str) -> Result<Self> {
+    pub(crate) fn read(weights: &Weights, stored: &str, name: &str) -> Result<Self> {
         let value = if is_packed(weights, stored) {
             let (weight, state) = read_packed(weights, stored)?;
             Value::Packed { weight, state }
@@ -91,17 +91,17 @@ impl CarriedTensor {
     }
 
     /// What it is called in the file.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Whether it is a weight in 4 bits.
-    pub(super) fn is_packed(&self) -> bool {
+    pub(crate) fn is_packed(&self) -> bool {
         matches!(self.value, Value::Packed { .. })
     }
 
     /// Its tensors in a file of floats at `path`.
-    pub(super) fn as_floats<'a>(&'a self, stored: StoredAs, path: &'a Path) -> Planned<'a> {
+    pub(crate) fn as_floats<'a>(&'a self, stored: StoredAs, path: &'a Path) -> Planned<'a> {
         let (name, dtype) = (self.name.clone(), stored.dtype());
         match &self.value {
             Value::Packed { weight, state } => {
@@ -125,7 +125,7 @@ impl CarriedTensor {
     }
 
     /// Its tensors in a file of 4-bit weights at `path`: what is packed stays so.
-    pub(super) fn as_stored<'a>(&'a self, stored: StoredAs, path: &'a Path) -> Vec<Planned<'a>> {
+    pub(crate) fn as_stored<'a>(&'a self, stored: StoredAs, path: &'a Path) -> Vec<Planned<'a>> {
         match &self.value {
             Value::Packed { weight, state } => parts(&self.name, *state, weight.clone(), path),
             Value::Plain { .. } => vec![self.as_floats(stored, path)],

@@ -14,14 +14,14 @@ use crate::models::ModelError;
 use super::save::StoredAs;
 
 /// Writes the bytes of one tensor.
-pub(super) type WriteBytes<'a> = Box<dyn FnOnce(&mut dyn Write) -> Result<()> + 'a>;
+pub(crate) type WriteBytes<'a> = Box<dyn FnOnce(&mut dyn Write) -> Result<()> + 'a>;
 
 /// A tensor to write: what it is, and who writes its bytes when its turn comes.
-pub(super) struct Planned<'a> {
-    pub(super) name: String,
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
-    pub(super) write: WriteBytes<'a>,
+pub(crate) struct Planned<'a> {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) write: WriteBytes<'a>,
 }
 
 /// Writes `tensors` to a new file with the order, header and metadata of the safetensors library, so that the bytes are
@@ -29,7 +29,7 @@ pub(super) struct Planned<'a> {
 ///
 /// # Errors
 /// The file cannot be written, or a tensor is not written whole.
-pub(super) fn write_stream(path: &Path, mut tensors: Vec<Planned<'_>>) -> Result<()> {
+pub(crate) fn write_stream(path: &Path, mut tensors: Vec<Planned<'_>>) -> Result<()> {
     let invalid = |message: String| ModelError::file(path, message);
     tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
     let mut end = 0;
@@ -88,7 +88,7 @@ impl<W: Write> Write for Counted<W> {
 ///
 /// # Errors
 /// A value that does not fit the type, or the file at `path` cannot be written.
-pub(super) fn write_values(
+pub(crate) fn write_values(
     out: &mut dyn Write,
     name: &str,
     values: &[f32],

@@ -12,7 +12,7 @@ use crate::models::projection::VisitProjections;
 use crate::models::state::NamedModule;
 
 use super::peft::AdapterFile;
-use super::wrapper::LoraReport;
+use crate::models::lora::wrapper::LoraReport;
 
 /// A base model without adapters, and named adapters for it.
 #[derive(Debug, Clone)]

@@ -19,9 +19,9 @@ use super::foreign::{is_there, parse_object};
 use super::json::shown;
 
 /// The file of a model directory.
-pub(super) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+pub(crate) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 /// The file of newer releases, which may hold the same in its `image_processor` section.
-pub(super) const PROCESSOR_FILE: &str = "processor_config.json";
+pub(crate) const PROCESSOR_FILE: &str = "processor_config.json";
 
 /// How frames are normalized before the backbone sees them: `(pixel / 255 - mean) / std`, channel by channel.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,11 +55,11 @@ impl fmt::Display for Preprocessing {
 
 /// The files that say how frames are normalized, as they are, and what they mean.
 #[derive(Debug, Clone, Default)]
-pub(super) struct PreprocessorFiles {
+pub(crate) struct PreprocessorFiles {
     /// Name and content of each file that is there.
-    pub(super) texts: Vec<(&'static str, Vec<u8>)>,
+    pub(crate) texts: Vec<(&'static str, Vec<u8>)>,
     /// What they say; nothing when there is none.
-    pub(super) preprocessing: Option<Preprocessing>,
+    pub(crate) preprocessing: Option<Preprocessing>,
 }
 
 impl PreprocessorFiles {
@@ -67,7 +67,7 @@ impl PreprocessorFiles {
     ///
     /// # Errors
     /// A file that cannot be read or is no JSON object, or a value of it that is not understood, by key.
-    pub(super) fn read(dir: &Path, config: &Map<String, Value>) -> Result<Self> {
+    pub(crate) fn read(dir: &Path, config: &Map<String, Value>) -> Result<Self> {
         let mut files = Self::default();
         let mut section = None;
         for name in [PROCESSOR_FILE, PREPROCESSOR_FILE] {

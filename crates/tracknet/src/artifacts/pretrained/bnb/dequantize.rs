@@ -8,13 +8,13 @@ use safetensors::Dtype;
 use serde_json::json;
 use tracknet_kernels::ComputeDtype;
 
+use crate::artifacts::pretrained::save::{StoredAs, write_config};
+use crate::artifacts::pretrained::stream::{Planned, write_stream, write_values};
+use crate::artifacts::pretrained::{Checkpoint, Weights};
 use crate::error::Result;
 use crate::files::Destination;
 use crate::models::ModelError;
 use crate::models::backbones::{VitNames, names_of};
-use crate::models::pretrained::save::{StoredAs, write_config};
-use crate::models::pretrained::stream::{Planned, write_stream, write_values};
-use crate::models::pretrained::{Checkpoint, Weights};
 
 use super::config::BnbConfig;
 use super::quantize::carry;
