@@ -1,7 +1,7 @@
 //! Which values a dropout keeps: a function of a seed and the place of the value alone, as numbers or as bits.
 
 use crate::parallel::Threads;
-use crate::random::{GOLDEN, mix};
+use tracknet_random::{GOLDEN, mix};
 #[cfg(feature = "flex")]
 use crate::simd::{Kernel, Level, Simd};
 

@@ -39,7 +39,6 @@ pub mod parallel;
 pub mod peak;
 #[cfg(feature = "flex")]
 mod product;
-pub mod random;
 pub mod residual;
 pub mod resize;
 // Without the CPU backend only the codec is left to use it.

@@ -13,7 +13,7 @@ use super::ops::{AdapterOps, AdapterSpec};
 use super::reference;
 use crate::cube::{cast, contiguous, count, elem, expect, grid, launch, product, unwritten, vector_size};
 use crate::dropout::{CHUNK, KeepMask, VALUES_PER_DRAW};
-use crate::random::GOLDEN;
+use tracknet_random::GOLDEN;
 
 /// Parts in which the rows of a tall product are added up, at most, and the fewest rows of one.
 const MOST_PARTS: usize = 64;

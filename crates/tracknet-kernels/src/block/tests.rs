@@ -12,8 +12,8 @@ use crate::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantizeOptions, gelu,
 
 /// Values in -1..1 that look random and are the same everywhere.
 fn values(count: usize, seed: usize) -> Vec<f32> {
-    let mut state = (seed as u64).wrapping_mul(crate::random::GOLDEN);
-    (0..count).map(|_| (crate::random::next(&mut state) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+    let mut state = (seed as u64).wrapping_mul(tracknet_random::GOLDEN);
+    (0..count).map(|_| (tracknet_random::next(&mut state) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
 fn tensor<const D: usize>(shape: [usize; D], seed: usize, size: f32, device: &Device) -> Tensor<D> {

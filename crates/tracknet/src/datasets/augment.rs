@@ -9,7 +9,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 
 use crate::config::AugmentConfig;
-use tracknet_kernels::random::Stream;
+use tracknet_random::Stream;
 
 /// What the stream of one sample decided about its geometry.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +66,7 @@ pub(crate) fn change_pixels(frame: RgbImage, stream: &mut Stream, config: &Augme
     if stream.chance(config.noise_prob) {
         let std = config.noise_std * stream.uniform();
         for value in frame.iter_mut() {
-            *value = (f32::from(*value) + std * stream.normal()).round() as u8;
+            *value = (f32::from(*value) + std * stream.normal() as f32).round() as u8;
         }
     }
     if stream.chance(config.jpeg_prob) {

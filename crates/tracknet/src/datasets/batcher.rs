@@ -17,7 +17,7 @@ use super::sample::{Cache, Sample, Source};
 use super::{BadFrames, DatasetError, FrameRef};
 use crate::config::OnBadFrame;
 use crate::error::Result;
-use tracknet_kernels::random::permutation;
+use tracknet_random::permutation;
 
 pub use super::sample::{BatchSpec, SampleInfo};
 

@@ -13,7 +13,7 @@ use super::heatmap::{Geometry, render_target};
 use super::image::{Normalizer, decode_then, resize};
 use super::{DatasetError, FrameRef, Label, Visibility};
 use crate::config::{AbsentBall, AugmentConfig, ExifOrientation};
-use tracknet_kernels::random::Stream;
+use tracknet_random::Stream;
 
 /// What a batch looks like.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,7 +11,7 @@ use burn::module::{Flag, Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::adapter::dropout;
 use tracknet_kernels::dropout::KeepMask;
-use tracknet_kernels::random::Stream;
+use tracknet_random::Stream;
 
 use super::is_cpu;
 use super::layers::in_dtype_of;

@@ -10,7 +10,7 @@ use std::fmt::Display;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use tracknet_kernels::random::Stream;
+use tracknet_random::Stream;
 
 use super::lora::quantization::Packer;
 use super::projection::Base;
@@ -74,9 +74,9 @@ impl Source for RandomSource {
         match fill {
             Fill::Constant(value) => vec![value; count],
             Fill::Uniform(bound) => (0..count).map(|_| (2.0 * random.uniform_f64() - 1.0) as f32 * bound).collect(),
-            Fill::Normal(deviation) => (0..count).map(|_| random.normal_f64() as f32 * deviation).collect(),
+            Fill::Normal(deviation) => (0..count).map(|_| random.normal() as f32 * deviation).collect(),
             Fill::TruncatedNormal(deviation) => {
-                (0..count).map(|_| random.truncated_normal_f64() as f32 * deviation).collect()
+                (0..count).map(|_| random.truncated_normal() as f32 * deviation).collect()
             }
         }
     }

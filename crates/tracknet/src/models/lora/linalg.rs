@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use tracknet_kernels::random::Stream;
+use tracknet_random::Stream;
 
 /// A matrix by columns.
 #[derive(Debug, Clone, PartialEq)]
@@ -190,7 +190,7 @@ impl Tridiagonal {
 
     /// Orthonormal eigenvectors of the `count` largest eigenvalues.
     fn leading_vectors(&self, count: usize) -> Vec<Vec<f64>> {
-        let mut random = Stream::seeded(0x5eed);
+        let mut random = Stream::from_state(0x5eed);
         let mut found: Vec<Vec<f64>> = Vec::with_capacity(count);
         for i in 0..count {
             let value = self.eigenvalue(i);

@@ -12,7 +12,7 @@ use crate::datasets::DatasetError;
 use crate::datasets::augment::change_pixels;
 use crate::datasets::image::{decode, resize};
 use crate::error::Result;
-use tracknet_kernels::random::{Stream, permutation};
+use tracknet_random::{Stream, permutation};
 
 use super::DistillOptions;
 
