@@ -38,8 +38,8 @@ pub(crate) fn trees(canvas: &mut Canvas, camera: &Camera, look: &Look) {
         for i in 0..900 {
             let level = (i as f32 + 1.0) / 900.0;
             let angle = rng.range(-PI, PI);
-            let spread = wide * rng.unit().sqrt();
-            let z = tall * (0.25 + 0.75 * rng.unit());
+            let spread = wide * rng.uniform().sqrt();
+            let z = tall * (0.25 + 0.75 * rng.uniform());
             let round = (1.0 - ((z / tall - 0.6) / 0.55) * ((z / tall - 0.6) / 0.55)).max(0.05).sqrt();
             let p = at + v3(cos(angle) * spread * round, -level * wide * 0.5, z);
             if let Some(q) = camera.project(p) {

@@ -33,7 +33,7 @@ impl Draw for Stream {
     }
 
     fn bell(&mut self) -> f32 {
-        (self.unit() + self.unit() + self.unit() + self.unit() - 2.0) * 1.732_050_8
+        (self.uniform() + self.uniform() + self.uniform() + self.uniform() - 2.0) * 1.732_050_8
     }
 }
 

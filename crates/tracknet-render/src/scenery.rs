@@ -150,7 +150,7 @@ fn flowers(canvas: &mut Canvas, camera: &Camera, look: &Look, from: V3, along: V
     let mut rng = stream(u64::from(look.seed), &[0xf10]);
     let bloom = hex(rng.pick(&[0xf0f0e8, 0xd03040, 0xe8b0c0, 0xf0d050]));
     for _ in 0..(length * 55.0) as usize {
-        let p = from + along * (rng.unit() * length) + v3(rng.bell() * 0.1, 0.0, rng.range(0.0, 0.4));
+        let p = from + along * (rng.uniform() * length) + v3(rng.bell() * 0.1, 0.0, rng.range(0.0, 0.4));
         let color = if rng.chance(0.35) { bloom } else { scale_rgb(look.surroundings.foliage, rng.range(0.5, 1.4)) };
         if let Some(q) = camera.project(p) {
             let d = Disc { x: q.x, y: q.y, r: rng.range(0.03, 0.08) * camera.focal / q.depth };

@@ -124,7 +124,7 @@ fn seat(
     if taken {
         spectator(canvas, camera, look, [at, forward], person, clip);
     } else {
-        let color = scale_rgb(look.surroundings.seats, look.surroundings.crowd_light * (0.6 + 0.2 * own.unit()));
+        let color = scale_rgb(look.surroundings.seats, look.surroundings.crowd_light * (0.6 + 0.2 * own.uniform()));
         let right = v3(forward.y, -forward.x, 0.0) * 0.16;
         let back = at + v3(0.0, 0.0, 0.62) - forward * 0.2;
         for (middle, tone) in [(back, 1.0), (at + v3(0.0, 0.0, 0.42), 1.35)] {

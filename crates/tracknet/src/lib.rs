@@ -24,7 +24,6 @@ pub mod inference;
 pub mod inspect;
 pub mod models;
 mod parallel;
-mod random;
 pub mod training;
 
 pub use error::{Error, Result};

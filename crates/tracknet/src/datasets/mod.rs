@@ -31,7 +31,6 @@ pub mod heatmap;
 pub mod image;
 pub mod plausibility;
 pub mod preview;
-pub mod random;
 pub mod report;
 pub mod sample;
 pub mod tracknet;

@@ -14,7 +14,6 @@ use crate::error::Result;
 use crate::models::state::{Require, load_state, named_parameters, state_dict};
 use crate::models::{HeatmapModel, ModelError};
 use crate::parallel::Pieces;
-use crate::random;
 
 use super::checkpoint::RunState;
 use super::gradients::{GradientGuard, NamedGradients, clip_limit};
@@ -191,5 +190,5 @@ fn in_dtype(x: Tensor<4>, dtype: DType) -> Tensor<4> {
 
 /// A seed for step `step` of a run; neighbouring steps share nothing.
 pub(super) fn seed_of(seed: u64, step: u64) -> u64 {
-    random::mix(seed ^ step.wrapping_add(1).wrapping_mul(random::GOLDEN))
+    tracknet_random::mix(seed ^ step.wrapping_add(1).wrapping_mul(tracknet_random::GOLDEN))
 }

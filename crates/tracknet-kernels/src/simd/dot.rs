@@ -1,116 +1,102 @@
-//! What the factors of a product are made of.
+//! How the factors of a matrix product lie in registers.
 //!
 //! A register of a factor has as many places as lanes. A place is 32 bits: an f32, or a group of two bfloat16 that
-//! follow each other in the order of the sum. Places are kept, loaded and spread as f32, whatever they hold; only
-//! [`Factors::dot`] looks into them.
+//! follow each other in the order of the sum. Places are kept, loaded and broadcast as f32, whatever they hold; only
+//! [`DotFormat::dot`] looks into them.
 
-use super::lanes::Lanes;
+use super::{Register, Simd};
 
 /// Packs registers of numbers into registers of places, and multiplies these.
-pub(super) trait Factors<L: Lanes> {
+pub(crate) trait DotFormat<S: Simd> {
     /// Numbers of a place, at most [`MAX_GROUP`].
     const GROUP: usize;
 
-    /// Registers of queries in a panel.
+    /// Registers of columns in a panel of the right factor.
     const PANEL: usize;
 
-    /// Consecutive numbers as places, for a sum that runs along them: the first [`Self::GROUP`] registers count.
-    ///
-    /// # Safety
-    /// The processor has the instructions of this type, which can be more than those of `L`.
-    unsafe fn along(numbers: [L; MAX_GROUP]) -> L;
+    /// Consecutive numbers of a row as places, for a sum over the row: the first [`Self::GROUP`] registers count.
+    fn pack_row(simd: S, numbers: [S::F32; MAX_GROUP]) -> S::F32;
 
-    /// The numbers of consecutive rows as places, for a sum that runs across rows: the first [`Self::GROUP`] count.
-    ///
-    /// # Safety
-    /// As [`Self::along`].
-    unsafe fn across(rows: [L; MAX_GROUP]) -> L;
+    /// Numbers of consecutive rows as places, for a sum down the columns: the first [`Self::GROUP`] rows count.
+    fn pack_col(simd: S, rows: [S::F32; MAX_GROUP]) -> S::F32;
 
     /// `sum + Σ left · right` over the numbers of each place.
-    ///
-    /// # Safety
-    /// As [`Self::along`].
-    unsafe fn dot(left: L, right: L, sum: L) -> L;
+    fn dot(simd: S, left: S::F32, right: S::F32, sum: S::F32) -> S::F32;
 }
 
-/// Factors that take no instructions beyond those of `L`.
-pub(super) trait Plain<L: Lanes>: Factors<L> {}
-
-impl<L: Lanes> Plain<L> for Floats {}
-impl<L: Lanes> Plain<L> for RoundedFloats {}
-
 /// The most numbers that a place holds.
-pub(super) const MAX_GROUP: usize = 2;
+pub(crate) const MAX_GROUP: usize = 2;
 
 /// Numbers as they are.
-pub(super) struct Floats;
+pub(crate) struct F32Dot;
 
-impl<L: Lanes> Factors<L> for Floats {
+impl<S: Simd> DotFormat<S> for F32Dot {
     const GROUP: usize = 1;
     const PANEL: usize = 3;
 
     #[inline(always)]
-    unsafe fn along([numbers, _]: [L; MAX_GROUP]) -> L {
+    fn pack_row(_: S, [numbers, _]: [S::F32; MAX_GROUP]) -> S::F32 {
         numbers
     }
 
     #[inline(always)]
-    unsafe fn across([row, _]: [L; MAX_GROUP]) -> L {
+    fn pack_col(_: S, [row, _]: [S::F32; MAX_GROUP]) -> S::F32 {
         row
     }
 
     #[inline(always)]
-    unsafe fn dot(left: L, right: L, sum: L) -> L {
+    fn dot(_: S, left: S::F32, right: S::F32, sum: S::F32) -> S::F32 {
         left.mul_add(right, sum)
     }
 }
 
 /// Numbers rounded to bfloat16 but kept as f32: for processors that cannot multiply bfloat16.
-pub(super) struct RoundedFloats;
+pub(crate) struct RoundedDot;
 
-impl<L: Lanes> Factors<L> for RoundedFloats {
+impl<S: Simd> DotFormat<S> for RoundedDot {
     const GROUP: usize = 1;
     const PANEL: usize = 3;
 
     #[inline(always)]
-    unsafe fn along([numbers, _]: [L; MAX_GROUP]) -> L {
+    fn pack_row(_: S, [numbers, _]: [S::F32; MAX_GROUP]) -> S::F32 {
         numbers.rounded_to_bf16()
     }
 
     #[inline(always)]
-    unsafe fn across([row, _]: [L; MAX_GROUP]) -> L {
+    fn pack_col(_: S, [row, _]: [S::F32; MAX_GROUP]) -> S::F32 {
         row.rounded_to_bf16()
     }
 
     #[inline(always)]
-    unsafe fn dot(left: L, right: L, sum: L) -> L {
+    fn dot(_: S, left: S::F32, right: S::F32, sum: S::F32) -> S::F32 {
         left.mul_add(right, sum)
     }
 }
 
 /// Pairs of bfloat16, for AVX512-BF16.
 #[cfg(target_arch = "x86_64")]
-pub(super) struct Pairs;
+pub(crate) struct Bf16PairDot;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
-    use super::{Factors, MAX_GROUP, Pairs};
+    use super::super::x86::Avx512Bf16;
+    use super::{Bf16PairDot, DotFormat, MAX_GROUP};
 
-    impl Factors<__m512> for Pairs {
+    impl DotFormat<Avx512Bf16> for Bf16PairDot {
         const GROUP: usize = 2;
         const PANEL: usize = 4;
 
         #[inline(always)]
-        unsafe fn along([low, high]: [__m512; MAX_GROUP]) -> __m512 {
-            // SAFETY: the processor has AVX512-BF16 (the caller's); both types are 512 plain bits.
+        fn pack_row(_: Avx512Bf16, [low, high]: [__m512; MAX_GROUP]) -> __m512 {
+            // SAFETY: the processor has AVX512-BF16 (the first argument proves it); both types are 512 plain bits.
             unsafe { transmute(_mm512_cvtne2ps_pbh(high, low)) }
         }
 
         #[inline(always)]
-        unsafe fn across([first, second]: [__m512; MAX_GROUP]) -> __m512 {
+        fn pack_col(_: Avx512Bf16, [first, second]: [__m512; MAX_GROUP]) -> __m512 {
             // SAFETY: as above, and with AVX512-BW beside it.
             unsafe {
                 let zip = _mm512_set_epi16(
@@ -123,7 +109,7 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn dot(left: __m512, right: __m512, sum: __m512) -> __m512 {
+        fn dot(_: Avx512Bf16, left: __m512, right: __m512, sum: __m512) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_dpbf16_ps(sum, transmute::<__m512, __m512bh>(left), transmute::<__m512, __m512bh>(right)) }
         }

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use half::bf16;
 
-use crate::simd::{Arithmetic, Isa, Kernel};
+use crate::simd::{Kernel, Level, Simd, round_bf16};
 
 /// Rows and columns of a block.
 pub(crate) const BLOCK: usize = 32;
@@ -19,15 +19,15 @@ impl Block {
 }
 
 /// Takes the blocks of a product.
-pub(crate) trait Sink: Sync {
+pub(crate) trait Epilogue: Sync {
     /// `[rows, columns]` of the product that it takes.
     fn shape(&self) -> [usize; 2];
 
     /// The values at `row` and `column` on; `[height, width]` of the block count.
     ///
     /// # Safety
-    /// No two of the blocks that a sink is given share a value.
-    unsafe fn take(&self, row: usize, column: usize, block: &Block, size: [usize; 2]);
+    /// No two of the blocks that a epilogue is given share a value.
+    unsafe fn apply(&self, row: usize, column: usize, block: &Block, size: [usize; 2]);
 }
 
 /// A matrix that several tasks write side by side, each value once.
@@ -86,12 +86,12 @@ pub(crate) struct Store<'a> {
     pub(crate) out: Shared<'a, MaybeUninit<f32>>,
 }
 
-impl Sink for Store<'_> {
+impl Epilogue for Store<'_> {
     fn shape(&self) -> [usize; 2] {
         self.out.shape()
     }
 
-    unsafe fn take(&self, row: usize, column: usize, block: &Block, [height, width]: [usize; 2]) {
+    unsafe fn apply(&self, row: usize, column: usize, block: &Block, [height, width]: [usize; 2]) {
         for (line, values) in block.0[..height].iter().enumerate() {
             // SAFETY: no other block has these values (the caller's).
             let out = unsafe { self.out.part(row + line, column, width) };
@@ -105,14 +105,14 @@ pub(crate) struct StoreBf16<'a> {
     pub(crate) out: Shared<'a, MaybeUninit<bf16>>,
 }
 
-impl Sink for StoreBf16<'_> {
+impl Epilogue for StoreBf16<'_> {
     fn shape(&self) -> [usize; 2] {
         self.out.shape()
     }
 
-    unsafe fn take(&self, row: usize, column: usize, block: &Block, [height, width]: [usize; 2]) {
+    unsafe fn apply(&self, row: usize, column: usize, block: &Block, [height, width]: [usize; 2]) {
         let mut rounded = [[0; BLOCK]; BLOCK];
-        Isa::detect().run(Round { from: block.0.as_flattened(), to: rounded.as_flattened_mut() });
+        Level::best().run(Round { from: block.0.as_flattened(), to: rounded.as_flattened_mut() });
         for (line, values) in rounded[..height].iter().enumerate() {
             // SAFETY: no other block has these values (the caller's).
             let out = unsafe { self.out.part(row + line, column, width) };
@@ -130,17 +130,17 @@ pub(crate) struct AddScaled<'a> {
     pub(crate) scale: Option<&'a [f32]>,
 }
 
-impl Sink for AddScaled<'_> {
+impl Epilogue for AddScaled<'_> {
     fn shape(&self) -> [usize; 2] {
         self.out.shape()
     }
 
-    unsafe fn take(&self, row: usize, column: usize, block: &Block, [height, width]: [usize; 2]) {
+    unsafe fn apply(&self, row: usize, column: usize, block: &Block, [height, width]: [usize; 2]) {
         let scale = self.scale.map(|scale| &scale[column..][..width]);
         for (line, values) in block.0[..height].iter().enumerate() {
             // SAFETY: no other block has these values (the caller's).
             let out = unsafe { self.out.part(row + line, column, width) };
-            Isa::detect().run(Add { out, values: &values[..width], scale });
+            Level::best().run(Add { out, values: &values[..width], scale });
         }
     }
 }
@@ -155,7 +155,7 @@ impl Kernel for Add<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
+    fn run<S: Simd>(self, _: S) {
         match self.scale {
             None => {
                 for (out, value) in self.out.iter_mut().zip(self.values) {
@@ -181,35 +181,25 @@ impl Kernel for Round<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
+    fn run<S: Simd>(self, _: S) {
         for (to, from) in self.to.iter_mut().zip(self.from) {
             *to = round_bf16(*from);
         }
     }
 }
 
-/// The bits of the nearest bfloat16, ties to even; NaN stays NaN.
-#[inline(always)]
-pub(crate) fn round_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    // The carry could make an infinity or a zero of a NaN; a quiet one has its highest bit of the fraction set.
-    let bits = if x.is_nan() { bits | 0x0040_0000 } else { nearest };
-    (bits >> 16) as u16
-}
-
 #[cfg(test)]
 mod tests {
     use std::mem::MaybeUninit;
 
-    use super::{BLOCK, Block, Shared, Sink, Store};
+    use super::{BLOCK, Block, Epilogue, Shared, Store};
 
     /// Gives a block to a matrix of two rows of five values.
     fn take(row: usize, column: usize, size: [usize; 2]) -> Vec<f32> {
         let mut values = [MaybeUninit::new(f32::NAN); 10];
-        let sink = Store { out: Shared::new(&mut values, 5) };
+        let epilogue = Store { out: Shared::new(&mut values, 5) };
         // SAFETY: the only block.
-        unsafe { sink.take(row, column, &Block([[1.0; BLOCK]; BLOCK]), size) };
+        unsafe { epilogue.apply(row, column, &Block([[1.0; BLOCK]; BLOCK]), size) };
         // SAFETY: the values had one from the begin.
         values.iter().map(|value| unsafe { value.assume_init() }).collect()
     }

@@ -1,20 +1,56 @@
-//! The registers of AVX-512 and AVX2.
+//! AVX2 and AVX-512.
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-use super::Lanes;
-use crate::transpose::transposed;
+use super::dot::{Bf16PairDot, RoundedDot};
+use super::{Register, Simd, transposed};
 
-/// Implements [`Lanes`] with the intrinsics of one register type; what comes last has no common shape.
-macro_rules! lanes {
+/// AVX2 and FMA. Like the other types here it is made only where its instructions are enabled.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(pub(super) ());
+
+/// AVX-512 F, BW, DQ and VL.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(pub(super) ());
+
+/// The same with dot products of bfloat16.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Bf16(pub(super) ());
+
+// SAFETY: values are made only by functions that enable the instructions (`super::level`), here and below.
+unsafe impl Simd for Avx2 {
+    const FMA: bool = true;
+    const BLOCK_ROWS: usize = 4;
+    type F32 = __m256;
+    type Bf16Dot = RoundedDot;
+}
+
+// SAFETY: as above.
+unsafe impl Simd for Avx512 {
+    const FMA: bool = true;
+    const BLOCK_ROWS: usize = 8;
+    type F32 = __m512;
+    type Bf16Dot = RoundedDot;
+}
+
+// SAFETY: as above.
+unsafe impl Simd for Avx512Bf16 {
+    const FMA: bool = true;
+    const BLOCK_ROWS: usize = 8;
+    type F32 = __m512;
+    type Bf16Dot = Bf16PairDot;
+}
+
+/// Implements [`Register`] with the intrinsics of one register type; what comes last has no common shape.
+macro_rules! register {
     (
         $register:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident,
         $mul_add:ident, $max:ident, |$a:ident, $b:ident| $differs:expr, |$c:ident| $power:expr,
         $transposed:path
     ) => {
-        impl Lanes for $register {
-            const COUNT: usize = $count;
+        impl Register for $register {
+            const LANES: usize = $count;
 
             #[inline(always)]
             unsafe fn splat(value: f32) -> Self {
@@ -30,19 +66,13 @@ macro_rules! lanes {
 
             #[inline(always)]
             unsafe fn store(self, to: *mut f32) {
-                // SAFETY: the caller's for `to`; `self` was created where the instructions exist.
+                // SAFETY: the caller's for `to`; `self` was made where the instructions exist.
                 unsafe { $store(to, self) }
             }
 
             #[inline(always)]
-            fn like(self, value: f32) -> Self {
-                // SAFETY: `self` was created where the instructions exist.
-                unsafe { $splat(value) }
-            }
-
-            #[inline(always)]
             fn add(self, other: Self) -> Self {
-                // SAFETY: as above.
+                // SAFETY: `self` was made where the instructions exist.
                 unsafe { $add(self, other) }
             }
 
@@ -101,7 +131,7 @@ macro_rules! lanes {
     };
 }
 
-lanes!(
+register!(
     __m512,
     16,
     _mm512_set1_ps,
@@ -129,7 +159,7 @@ fn transposed16(rows: [__m512; 16]) -> [__m512; 16] {
     unsafe { transmute::<[__m512i; 16], [__m512; 16]>(transposed(bits)) }
 }
 
-lanes!(
+register!(
     __m256,
     8,
     _mm256_set1_ps,

@@ -1,18 +1,15 @@
-//! Registers of f32 lanes: what the kernels are written in, once for every instruction set.
+//! Registers of f32: what kernels with hand-chosen instructions are written in.
 
-#[cfg(target_arch = "x86_64")]
-mod x86;
+use super::dot::RoundedDot;
+use super::{Simd, round_bf16, widen_bf16};
 
-use super::element::rounded_bits;
-
-/// A register of f32 lanes.
+/// A register of f32.
 ///
-/// Creating a value from memory or a scalar is unsafe, because the processor must have the instructions. Whoever holds
-/// a value has that behind them, so computing with values is safe. Every method is inlined into a function that enables
-/// the instructions.
-pub(super) trait Lanes: Copy {
-    /// Lanes of a register.
-    const COUNT: usize;
+/// Making one from memory or a scalar is unsafe here, because the processor must have the instructions; kernels make them
+/// through [`Simd`], whose values prove it. Whoever holds a register has that behind them, so computing with it is safe.
+pub(crate) trait Register: Copy {
+    /// Numbers in a register.
+    const LANES: usize;
 
     /// The same number in every lane.
     ///
@@ -20,39 +17,25 @@ pub(super) trait Lanes: Copy {
     /// The processor has the instructions of this type.
     unsafe fn splat(value: f32) -> Self;
 
-    /// `COUNT` numbers from memory of any alignment.
+    /// `LANES` numbers from memory of any alignment.
     ///
     /// # Safety
-    /// As [`Self::splat`], and `from` is valid for reading `COUNT` numbers.
+    /// As [`Self::splat`], and `from` is valid for reading `LANES` numbers.
     unsafe fn load(from: *const f32) -> Self;
 
-    /// Writes `COUNT` numbers to memory of any alignment.
+    /// Writes `LANES` numbers to memory of any alignment.
     ///
     /// # Safety
-    /// `to` is valid for writing `COUNT` numbers.
+    /// `to` is valid for writing `LANES` numbers.
     unsafe fn store(self, to: *mut f32);
 
-    /// The first `COUNT` numbers of a slice.
-    ///
-    /// # Safety
-    /// As [`Self::splat`].
-    #[inline(always)]
-    unsafe fn read(numbers: &[f32]) -> Self {
-        let numbers = &numbers[..Self::COUNT];
-        // SAFETY: the caller's; the slice has as many numbers.
-        unsafe { Self::load(numbers.as_ptr()) }
-    }
-
-    /// Over the first `COUNT` numbers of a slice.
+    /// Over the first `LANES` numbers of a slice.
     #[inline(always)]
     fn write(self, numbers: &mut [f32]) {
-        let numbers = &mut numbers[..Self::COUNT];
+        let numbers = &mut numbers[..Self::LANES];
         // SAFETY: the slice has as many numbers.
         unsafe { self.store(numbers.as_mut_ptr()) };
     }
-
-    /// The same number in every lane.
-    fn like(self, value: f32) -> Self;
 
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
@@ -73,21 +56,21 @@ pub(super) trait Lanes: Copy {
     /// The nearest bfloat16, ties to even, as f32.
     #[inline(always)]
     fn rounded_to_bf16(self) -> Self {
-        let mut numbers = [0.0_f32; MAX_COUNT];
+        let mut numbers = [0.0_f32; MAX_LANES];
         self.write(&mut numbers);
-        for number in &mut numbers[..Self::COUNT] {
-            *number = f32::from_bits(rounded_bits(number.to_bits()));
+        for number in &mut numbers[..Self::LANES] {
+            *number = widen_bf16(round_bf16(*number));
         }
-        // SAFETY: `self` was created where the instructions exist.
-        unsafe { Self::read(&numbers) }
+        // SAFETY: `self` was made where the instructions exist, and there are as many numbers.
+        unsafe { Self::load(numbers.as_ptr()) }
     }
 
     /// The sum of the lanes, in halves.
     #[inline(always)]
-    fn total(self) -> f32 {
-        let mut numbers = [0.0_f32; MAX_COUNT];
+    fn sum(self) -> f32 {
+        let mut numbers = [0.0_f32; MAX_LANES];
         self.write(&mut numbers);
-        let mut count = Self::COUNT;
+        let mut count = Self::LANES;
         while count > 1 {
             count /= 2;
             for lane in 0..count {
@@ -97,15 +80,15 @@ pub(super) trait Lanes: Copy {
         numbers[0]
     }
 
-    /// Writes a square of `COUNT` rows, `stride` apart, transposed into rows `to_stride` apart.
+    /// Writes a square of `LANES` rows, `stride` apart, transposed into rows `to_stride` apart.
     ///
     /// # Safety
-    /// As [`Self::splat`]; `from` is valid for reading and `to` for writing `COUNT` such rows of `COUNT` numbers.
+    /// As [`Self::splat`]; `from` is valid for reading and `to` for writing `LANES` such rows of `LANES` numbers.
     unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, to_stride: usize);
 }
 
 /// Lanes of the widest register.
-pub(super) const MAX_COUNT: usize = 16;
+pub(crate) const MAX_LANES: usize = 16;
 
 /// 1.5 · 2²³: adding it to a small number rounds that to a whole one, which then stands in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
@@ -116,22 +99,34 @@ const ROUNDER: f32 = 12_582_912.0;
 /// x is split into a whole number, which becomes the exponent, and a rest f in −½..=½ (exact). The coefficients
 /// interpolate `(2ᶠ − 1) / f` at Chebyshev nodes (error 1.9e-9), so that `2⁰` is exactly 1.
 #[inline(always)]
-pub(super) fn exp2<L: Lanes>(x: L) -> L {
+pub(crate) fn exp2<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     const COEFFICIENTS: [f32; 6] =
         [0.000_154_531_63, 0.001_339_086_3, 0.009_618_083, 0.055_503_57, 0.240_226_5, std::f32::consts::LN_2];
-    let x = x.like(-127.0).max(x);
-    let shifted = x.add(x.like(ROUNDER));
-    let rest = x.sub(shifted.sub(x.like(ROUNDER)));
-    let mut sum = x.like(COEFFICIENTS[0]);
+    let x = simd.splat(-127.0).max(x);
+    let shifted = x.add(simd.splat(ROUNDER));
+    let rest = x.sub(shifted.sub(simd.splat(ROUNDER)));
+    let mut sum = simd.splat(COEFFICIENTS[0]);
     for coefficient in &COEFFICIENTS[1..] {
-        sum = sum.mul_add(rest, x.like(*coefficient));
+        sum = sum.mul_add(rest, simd.splat(*coefficient));
     }
-    sum.mul_add(rest, x.like(1.0)).mul(shifted.power_of_two())
+    sum.mul_add(rest, simd.splat(1.0)).mul(shifted.power_of_two())
 }
 
-/// Four lanes in plain Rust: what the compiler makes of them is at least the baseline of every 64-bit processor.
-impl Lanes for [f32; 4] {
-    const COUNT: usize = 4;
+/// Every processor: registers of four lanes in plain Rust, of which the compiler makes at least the baseline of every
+/// 64-bit processor.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+// SAFETY: plain Rust runs everywhere.
+unsafe impl Simd for Portable {
+    const FMA: bool = false;
+    const BLOCK_ROWS: usize = 4;
+    type F32 = [f32; 4];
+    type Bf16Dot = RoundedDot;
+}
+
+impl Register for [f32; 4] {
+    const LANES: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -148,11 +143,6 @@ impl Lanes for [f32; 4] {
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller's.
         unsafe { to.cast::<Self>().write_unaligned(self) }
-    }
-
-    #[inline(always)]
-    fn like(self, value: f32) -> Self {
-        [value; 4]
     }
 
     #[inline(always)]
