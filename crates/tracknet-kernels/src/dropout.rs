@@ -1,9 +1,9 @@
 //! Which values a dropout keeps: a function of a seed and the place of the value alone, as numbers or as bits.
 
 use crate::parallel::Threads;
-use tracknet_random::{GOLDEN, mix};
 #[cfg(feature = "flex")]
 use crate::simd::{Kernel, Level, Simd};
+use tracknet_random::{GOLDEN, mix};
 
 /// Values that share a stream; fixed, so that the number of threads changes nothing.
 pub(crate) const CHUNK: usize = 1 << 14;
