@@ -59,10 +59,10 @@ fn joint(from: V3, to: &mut V3, upper: f32, lower: f32, bend: V3) -> V3 {
         *to = from + d;
         length = longest;
     }
-    let along = d.uniform();
+    let along = d.unit();
     let a = (length * length + upper * upper - lower * lower) / (2.0 * length.max(1e-3));
     let h = (upper * upper - a * a).max(0.0).sqrt();
-    let side = (bend - along * bend.dot(along)).uniform();
+    let side = (bend - along * bend.dot(along)).unit();
     from + along * a + side * h
 }
 
@@ -103,8 +103,8 @@ impl Body {
             joint(hips[1], right_foot, 0.45 * s, 0.45 * s, knee_bend),
         ];
         let racket = pose.racket.map(|direction| {
-            let d = (world(direction) - world(V3::default())).uniform();
-            let across = d.cross(v3(0.3, 0.2, 1.0)).uniform();
+            let d = (world(direction) - world(V3::default())).unit();
+            let across = d.cross(v3(0.3, 0.2, 1.0)).unit();
             [hands[1], hands[1] + d * (0.5 * s), across]
         });
         Self { pelvis, chest, head, facing: stance.forward, hips, knees, feet, shoulders, elbows, hands, racket }
@@ -195,8 +195,8 @@ impl Parts<'_> {
     /// Wider than deep: its outline depends on where it is seen from.
     fn trunk(&mut self, body: &Body) {
         let Outfit { shirt, shorts, .. } = *self.outfit;
-        let across = (body.shoulders[1] - body.shoulders[0]).uniform();
-        let side_on = across.dot((body.chest - self.camera.position).uniform());
+        let across = (body.shoulders[1] - body.shoulders[0]).unit();
+        let side_on = across.dot((body.chest - self.camera.position).unit());
         let wide =
             |half: f32, deep: f32| (half * half * (1.0 - side_on * side_on) + deep * deep * side_on * side_on).sqrt();
         let waist = body.pelvis.lerp(body.chest, 0.06);
@@ -243,7 +243,7 @@ pub(crate) fn draw_body<T: Target>(target: &mut T, camera: &Camera, body: &Body,
 /// Frame, throat, handle and strings.
 pub(crate) fn draw_racket<T: Target>(target: &mut T, camera: &Camera, body: &Body, outfit: &Outfit) {
     let Some([grip, center, across]) = body.racket else { return };
-    let along = (center - grip).uniform();
+    let along = (center - grip).unit();
     let ring: Vec<(f32, f32)> = (0..20)
         .filter_map(|i| {
             let angle = i as f32 * (2.0 * PI / 20.0);

@@ -55,7 +55,7 @@ impl Ball {
         let mut a = v3(0.0, 0.0, -GRAVITY) - self.velocity * (AREA_PER_MASS * DRAG * speed);
         if rim > 0.1 && speed > 0.5 {
             let lift = 1.0 / (2.0 + speed / rim);
-            a = a + self.spin.cross(self.velocity).uniform() * (AREA_PER_MASS * lift * speed * speed);
+            a = a + self.spin.cross(self.velocity).unit() * (AREA_PER_MASS * lift * speed * speed);
         }
         a
     }

@@ -48,7 +48,7 @@ impl Player {
         // Turn into the run, but keep the chest to the net while hitting.
         let speed = local.length();
         let turn = if swing.is_some() { 0.25 } else { 0.65 } * smoothstep(1.0, 4.0, speed);
-        let facing = if speed > 0.2 { (forward * (1.0 - turn) + velocity * (turn / speed)).uniform() } else { forward };
+        let facing = if speed > 0.2 { (forward * (1.0 - turn) + velocity * (turn / speed)).unit() } else { forward };
         let stance = Stance { at: v3(x, y, 0.0), forward: facing, scale: self.scale };
         Body::new(&stance, &pose)
     }
@@ -98,7 +98,7 @@ impl Player {
         let weight = smoothstep(first.t, first.t + 0.18, t) * (1.0 - smoothstep(last.t - 0.15, last.t + 0.15, t));
         let key = keyed(&keys, t);
         let contact_weight = 1.0 - smoothstep(0.03, 0.12, t.abs());
-        let racket_at_contact = (contact - key.hand).uniform();
+        let racket_at_contact = (contact - key.hand).unit();
         let direction = key.racket.lerp(racket_at_contact, contact_weight);
         let other = match swing.stroke {
             Stroke::Serve => key.other,

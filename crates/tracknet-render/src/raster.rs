@@ -306,7 +306,7 @@ pub(crate) fn limb<T: Target>(target: &mut T, a: Disc, b: Disc, color: Rgb, ligh
 pub(crate) fn cloth<T: Target>(target: &mut T, a: Disc, b: Disc, color: Rgb, light: &Light) {
     let size = 1.0 / a.r.max(1.0);
     sweep(target, a, b, 1.0, |n| {
-        let n = v3(n.x * 0.62, n.y * 0.62, n.z + 0.35).uniform();
+        let n = v3(n.x * 0.62, n.y * 0.62, n.z + 0.35).unit();
         let fold = 1.0 + 0.09 * noise(n.x * 7.0 + a.r, n.y * 3.5 + size, 17);
         let lit = light.on(n);
         [color[0] * lit[0] * fold, color[1] * lit[1] * fold, color[2] * lit[2] * fold]

@@ -9,7 +9,7 @@ use super::ops::{DeformableOps, Pyramid};
 use super::reference;
 use crate::chunks;
 use crate::host::{are_f32, contiguous, slice, tensor};
-use crate::simd::Isa;
+use crate::simd::Level;
 
 /// Queries of one task.
 const QUERIES_PER_TASK: usize = 16;
@@ -24,7 +24,7 @@ impl DeformableOps for Flex {
         if !are_f32([&value, &locations, &weights]) {
             return reference::forward::<Flex>(value, locations, weights, &pyramid);
         }
-        attend(Isa::detect(), [value, locations, weights], &pyramid)
+        attend(Level::best(), [value, locations, weights], &pyramid)
     }
 
     fn deformable_attention_gradients(
@@ -37,7 +37,7 @@ impl DeformableOps for Flex {
         if !are_f32([&value, &locations, &weights, &gradient]) {
             return reference::gradients::<Flex>([value, weights], locations, gradient, &pyramid);
         }
-        gradients(Isa::detect(), [value, locations, weights], gradient, &pyramid)
+        gradients(Level::best(), [value, locations, weights], gradient, &pyramid)
     }
 }
 
@@ -49,20 +49,20 @@ fn arguments<'a>(tensors: &'a [FlexTensor; 3], pyramid: &'a Pyramid) -> Argument
     Arguments { value, locations, weights, pyramid, cells, queries, heads, features }
 }
 
-fn attend(isa: Isa, tensors: [FlexTensor; 3], pyramid: &Pyramid) -> FlexTensor {
+fn attend(level: Level, tensors: [FlexTensor; 3], pyramid: &Pyramid) -> FlexTensor {
     let tensors = tensors.map(contiguous);
     let arguments = arguments(&tensors, pyramid);
     let (batch, Arguments { queries, heads, features, .. }) = (tensors[0].shape()[0], arguments);
     let work = 4 * features * arguments.weights.len();
     let task = QUERIES_PER_TASK * heads * features;
     let (y, _) = chunks::fill_from(batch * queries * heads * features, task, work, |number, y| {
-        isa.run(Attend { arguments, first: number * QUERIES_PER_TASK, y });
+        level.run(Attend { arguments, first: number * QUERIES_PER_TASK, y });
     });
     tensor(y, [batch, queries, heads * features])
 }
 
 fn gradients(
-    isa: Isa,
+    level: Level,
     tensors: [FlexTensor; 3],
     gradient: FlexTensor,
     pyramid: &Pyramid,
@@ -75,13 +75,13 @@ fn gradients(
 
     let task = QUERIES_PER_TASK * heads * places * 3;
     let (of_places, _) = chunks::fill_from(3 * arguments.weights.len(), task, work, |number, of_places| {
-        isa.run(PlaceGradients { arguments, gradient, first: number * QUERIES_PER_TASK, of_places });
+        level.run(PlaceGradients { arguments, gradient, first: number * QUERIES_PER_TASK, of_places });
     });
     let of_weights = of_places.iter().step_by(3).copied().collect();
     let of_locations = of_places.as_chunks::<3>().0.iter().flat_map(|[_, x, y]| [*x, *y]).collect();
 
     let (of_value, _) = chunks::fill_from(arguments.value.len(), cells * features, work, |number, of_value| {
-        isa.run(ValueGradient { arguments, gradient, frame: number / heads, head: number % heads, of_value });
+        level.run(ValueGradient { arguments, gradient, frame: number / heads, head: number % heads, of_value });
     });
     let by_head = tensor(of_value, [batch, heads, cells, features]);
     (
@@ -140,10 +140,10 @@ mod tests {
                 let forward = reference::forward::<Flex>(value.clone(), locations.clone(), weights.clone(), &pyramid);
                 let (of_value, of_locations, of_weights) =
                     reference::gradients::<Flex>([value, weights], locations, gradient.clone(), &pyramid);
-                for isa in Isa::available() {
-                    let what = format!("{isa:?} {pyramid:?} {queries} queries");
-                    assert_close(&attend(isa, tensors.clone(), &pyramid), &forward, &what);
-                    let found = gradients(isa, tensors.clone(), gradient.clone(), &pyramid);
+                for level in Level::available() {
+                    let what = format!("{level:?} {pyramid:?} {queries} queries");
+                    assert_close(&attend(level, tensors.clone(), &pyramid), &forward, &what);
+                    let found = gradients(level, tensors.clone(), gradient.clone(), &pyramid);
                     assert_close(&found.0, &of_value, &format!("{what}: value"));
                     assert_close(&found.1, &of_locations, &format!("{what}: locations"));
                     assert_close(&found.2, &of_weights, &format!("{what}: weights"));
@@ -160,8 +160,8 @@ mod tests {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let y = attend(Isa::detect(), tensors.clone(), pyramid);
-                let (a, b, c) = gradients(Isa::detect(), tensors.clone(), gradient.clone(), pyramid);
+                let y = attend(Level::best(), tensors.clone(), pyramid);
+                let (a, b, c) = gradients(Level::best(), tensors.clone(), gradient.clone(), pyramid);
                 [y, contiguous(a), b, c].map(|t| slice(&t).iter().map(|v| v.to_bits()).collect::<Vec<_>>())
             })
         };

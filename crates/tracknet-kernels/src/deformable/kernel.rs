@@ -1,7 +1,7 @@
 //! Deformable attention on slices, for any instruction set.
 
 use super::ops::Pyramid;
-use crate::simd::{Arithmetic, Kernel, mul_add};
+use crate::simd::{Kernel, Simd, mul_add};
 
 /// Arguments of the operation, contiguous; shapes as [`super::deformable_attention`] has them.
 #[derive(Clone, Copy)]
@@ -77,14 +77,14 @@ impl Kernel for Attend<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
+    fn run<S: Simd>(self, _: S) {
         let Arguments { weights, heads, features, .. } = self.arguments;
         for (number, y) in self.y.chunks_exact_mut(features).enumerate() {
             let (query, head) = (self.first + number / heads, number % heads);
             self.arguments.corners(query, head, |place, corner| {
                 let factor = weights[place] * corner.share;
                 for (y, v) in y.iter_mut().zip(self.arguments.features_of(query, corner.cell, head)) {
-                    *y = mul_add::<A>(factor, *v, *y);
+                    *y = mul_add::<S>(factor, *v, *y);
                 }
             });
         }
@@ -105,7 +105,7 @@ impl Kernel for PlaceGradients<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
+    fn run<S: Simd>(self, _: S) {
         let Arguments { weights, heads, features, pyramid, .. } = self.arguments;
         let places = pyramid.places();
         for (number, of_places) in self.of_places.chunks_exact_mut(3 * places).enumerate() {
@@ -114,7 +114,7 @@ impl Kernel for PlaceGradients<'_> {
             self.arguments.corners(query, head, |place, corner| {
                 let mut product = 0.0;
                 for (g, v) in gradient.iter().zip(self.arguments.features_of(query, corner.cell, head)) {
-                    product = mul_add::<A>(*g, *v, product);
+                    product = mul_add::<S>(*g, *v, product);
                 }
                 let [of_weight, of_x, of_y] = [0, 1, 2].map(|part| 3 * (place % places) + part);
                 of_places[of_weight] += product * corner.share;
@@ -139,7 +139,7 @@ impl Kernel for ValueGradient<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
+    fn run<S: Simd>(self, _: S) {
         let Arguments { weights, heads, features, queries, .. } = self.arguments;
         for query in self.frame * queries..(self.frame + 1) * queries {
             let gradient = &self.gradient[(query * heads + self.head) * features..][..features];
@@ -147,7 +147,7 @@ impl Kernel for ValueGradient<'_> {
                 let factor = weights[place] * corner.share;
                 let of_cell = &mut self.of_value[corner.cell * features..][..features];
                 for (of_value, g) in of_cell.iter_mut().zip(gradient) {
-                    *of_value = mul_add::<A>(factor, *g, *of_value);
+                    *of_value = mul_add::<S>(factor, *g, *of_value);
                 }
             });
         }
