@@ -16,7 +16,6 @@
 #![recursion_limit = "256"]
 
 pub mod bench;
-pub mod config;
 pub mod datasets;
 pub mod error;
 pub mod evaluation;
@@ -28,4 +27,5 @@ mod random;
 pub mod training;
 
 pub use error::{Error, Result};
+pub use tracknet_config as config;
 pub use tracknet_io::{console, files};

@@ -3,7 +3,7 @@
 use super::error::Problem;
 use super::schema;
 use super::yaml::{self, Entry, Node, Origin, Value, YamlProblem, join};
-use crate::console::excerpt;
+use tracknet_io::console::excerpt;
 
 /// The most bytes of an override that its messages repeat.
 const LONGEST_LABEL: usize = 200;

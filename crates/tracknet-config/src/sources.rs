@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::error::Problem;
 use super::schema::LONGEST_TYPO;
-use crate::console::listing;
-use crate::files::read::YAML;
-use crate::files::{FileError, read_bytes};
+use tracknet_io::console::listing;
+use tracknet_io::files::read::YAML;
+use tracknet_io::files::{FileError, read_bytes};
 
 /// The most names that an error lists.
 const MOST_NAMES: usize = 20;
@@ -21,7 +21,7 @@ macro_rules! embedded {
         &[$(Embedded {
             group: $group,
             name: $name,
-            text: include_str!(concat!("../../../../configs/", $group, "/", $name, ".yaml")),
+            text: include_str!(concat!("../../../configs/", $group, "/", $name, ".yaml")),
         }),+]
     };
 }

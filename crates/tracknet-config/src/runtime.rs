@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::training::TrainingConfig;
-use crate::console::excerpt;
+use tracknet_io::console::excerpt;
 
 /// The longest name that the usual file systems take.
 const MOST_BYTES: usize = 255;

@@ -6,7 +6,7 @@ use super::check::Checked;
 use super::layers::Layers;
 use super::model::ModelConfig;
 use super::{Config, DataConfig, InitMethod, Norm, TrainingConfig};
-use crate::console::listing;
+use tracknet_io::console::listing;
 
 /// The most weights of a decoder.
 const MOST_DECODER_WEIGHTS: u128 = 1 << 30;

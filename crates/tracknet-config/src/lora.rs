@@ -351,7 +351,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pattern<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::known_keys;
+    use crate::known_keys;
 
     #[test]
     fn a_pattern_keeps_the_order_of_the_file_and_refuses_a_key_twice() {
