@@ -3,50 +3,49 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tracknet_config_derive::{Section, Words};
+
+use super::key::{Key, Neutral, Status};
+use super::setting::{PIXELS, POSITIVE, PROBABILITY};
 
 /// The `data` section.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
     /// Dataset root: `<root>/<game>/<clip>/…`.
+    #[config(default = "data/tracknet")]
     pub root: PathBuf,
-    /// Label format.
+    /// Label format: `tracknet` (tennis, `Label.csv` beside the frames), or `auto` = by looking.
+    #[config(default = DataFormat::Auto)]
     pub format: DataFormat,
     /// Which games train, validate and test.
+    #[config(section)]
     pub split: SplitConfig,
     /// Resize, normalization and the flip.
+    #[config(section)]
     pub preprocess: PreprocessConfig,
-    /// Opt-in augmentations of training frames.
+    /// Augmentations of training frames; all off by default.
+    #[config(section)]
     pub augment: AugmentConfig,
     /// Windows of several frames.
+    #[config(section)]
     pub sequence: SequenceConfig,
-    /// What a frame without a ball teaches.
+    /// What a frame without a ball teaches: `mask` = nothing, `negative` = an all-zero target.
+    #[config(default = AbsentBall::Mask)]
     pub absent_ball: AbsentBall,
-    /// Whether the labels are those of the upright pictures.
+    /// Which pixels the labels refer to: those of the pictures turned upright by their EXIF orientation (`apply`), or as
+    /// they are stored (`ignore`).
+    #[config(default = ExifOrientation::Apply)]
     pub exif_orientation: ExifOrientation,
-    /// What becomes of a frame that cannot be read.
+    /// What becomes of a frame that cannot be read: `skip` = left out of its batch, named once and counted, `error` = it
+    /// ends the run.
+    #[config(default = OnBadFrame::Skip)]
     pub on_bad_frame: OnBadFrame,
 }
 
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            root: PathBuf::from("data/tracknet"),
-            format: DataFormat::Auto,
-            split: SplitConfig::default(),
-            preprocess: PreprocessConfig::default(),
-            augment: AugmentConfig::default(),
-            sequence: SequenceConfig::default(),
-            absent_ball: AbsentBall::Mask,
-            exif_orientation: ExifOrientation::Apply,
-            on_bad_frame: OnBadFrame::Skip,
-        }
-    }
-}
-
 /// How labels are stored on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+#[word(unavailable = ["badminton", "frames"])]
 pub enum DataFormat {
     /// Found by looking at the root.
     Auto,
@@ -55,26 +54,19 @@ pub enum DataFormat {
 }
 
 /// Directory names of the games in each split.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Section)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitConfig {
-    /// Games to train on.
+    /// Games to train on, as directory names; one that is missing is an error.
+    #[config(default = (1..=9).map(|i| format!("game{i}")).collect())]
     pub train_games: Vec<String>,
     /// Games to validate on.
+    #[config(default = vec!["game10".to_owned()], null_is_default)]
     pub val_games: Vec<String>,
-    /// Games held out for the test; `null` or an empty list when there are none.
+    /// Games held out for the test.
+    #[config(null_is_default)]
     #[serde(deserialize_with = "null_is_empty")]
     pub test_games: Vec<String>,
-}
-
-impl Default for SplitConfig {
-    fn default() -> Self {
-        Self {
-            train_games: (1..=9).map(|i| format!("game{i}")).collect(),
-            val_games: vec!["game10".to_owned()],
-            test_games: Vec::new(),
-        }
-    }
 }
 
 fn null_is_empty<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
@@ -82,84 +74,75 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<String>, 
 }
 
 /// From a decoded frame to the model's input.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreprocessConfig {
-    /// Input size as `[W, H]` in pixels.
+    /// Input size `[W, H]` in pixels; multiples of the backbone's patch size.
+    #[config(default = [512, 288], range = PIXELS)]
     pub resize: [usize; 2],
-    /// Subtract the mean and divide by the deviation (ImageNet's, or the checkpoint's).
+    /// Subtract the mean, divide by the deviation (ImageNet's or the checkpoint's).
+    #[config(default = true)]
     pub normalize: bool,
-    /// Probability of a horizontal flip; training only, one draw per window.
+    /// Probability of a horizontal flip, in training only.
+    #[config(default = 0.0, range = PROBABILITY)]
     pub flip_prob: f32,
 }
 
-impl Default for PreprocessConfig {
-    fn default() -> Self {
-        Self { resize: [512, 288], normalize: true, flip_prob: 0.0 }
-    }
-}
-
 /// Augmentations of training frames; all off by default.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
+#[config(fieldless = mixup)]
 #[serde(default, deny_unknown_fields)]
 pub struct AugmentConfig {
-    /// Probability of a brightness/contrast/saturation/hue jitter.
+    /// Probability of a brightness, contrast, saturation and hue jitter.
+    #[config(default = 0.0, range = PROBABILITY)]
     pub color_jitter_prob: f32,
-    /// Strength of the jitter, 0..1.
+    /// Strength of the jitter.
+    #[config(default = 0.3, range = PROBABILITY)]
     pub color_jitter: f32,
     /// Probability of a Gaussian blur.
+    #[config(default = 0.0, range = PROBABILITY)]
     pub blur_prob: f32,
     /// Probability of additive Gaussian noise.
+    #[config(default = 0.0, range = PROBABILITY)]
     pub noise_prob: f32,
     /// Standard deviation of the noise, in 8-bit grey levels.
+    #[config(default = 6.0, range = 0.0..=255.0)]
     pub noise_std: f32,
     /// Probability of a JPEG re-encoding.
+    #[config(default = 0.0, range = PROBABILITY)]
     pub jpeg_prob: f32,
-    /// JPEG quality range `[low, high]`, 1..100.
+    /// JPEG quality, `[low, high]`.
+    #[config(default = [40, 90], range = 1..=100)]
     pub jpeg_quality: [u8; 2],
     /// Probability of a random zoom-and-shift crop.
+    #[config(default = 0.0, range = PROBABILITY)]
     pub zoom_prob: f32,
-    /// Largest zoom factor of the crop, ≥ 1.
+    /// Largest zoom factor of the crop.
+    #[config(default = 1.5, range = 1.0..=100.0)]
     pub zoom_max: f32,
 }
 
-impl Default for AugmentConfig {
-    fn default() -> Self {
-        Self {
-            color_jitter_prob: 0.0,
-            color_jitter: 0.3,
-            blur_prob: 0.0,
-            noise_prob: 0.0,
-            noise_std: 6.0,
-            jpeg_prob: 0.0,
-            jpeg_quality: [40, 90],
-            zoom_prob: 0.0,
-            zoom_max: 1.5,
-        }
-    }
+fn mixup() -> Vec<Key> {
+    vec![Key::unavailable("mixup")]
 }
 
 /// Windows of `length` frames `stride` apart, never across clips.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Section)]
 #[serde(default, deny_unknown_fields)]
 pub struct SequenceConfig {
-    /// Whether windows are read instead of single frames.
+    /// Read windows instead of single frames.
+    #[config(status = Status::Unavailable(Neutral::Off))]
     pub enabled: bool,
     /// Frames in a window.
+    #[config(default = 1, range = POSITIVE, status = Status::Unavailable(Neutral::One))]
     pub length: usize,
     /// Distance of the frames in a window.
+    #[config(default = 1, range = POSITIVE, status = Status::Unavailable(Neutral::One))]
     pub stride: usize,
 }
 
-impl Default for SequenceConfig {
-    fn default() -> Self {
-        Self { enabled: false, length: 1, stride: 1 }
-    }
-}
-
 /// What a visibility-0 frame teaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
 pub enum AbsentBall {
     /// Nothing: its mask is zero.
     Mask,
@@ -169,8 +152,7 @@ pub enum AbsentBall {
 
 /// What the EXIF orientation of a picture does: the labels of a data set refer either to the upright pictures or to the
 /// pixels as they are stored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Words)]
 pub enum ExifOrientation {
     /// Pictures are turned upright, as viewers, labelling tools and OpenCV show them.
     #[default]
@@ -180,8 +162,7 @@ pub enum ExifOrientation {
 }
 
 /// What becomes of a frame whose picture cannot be read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Words)]
 pub enum OnBadFrame {
     /// It is left out of its batch, named once and counted.
     #[default]

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tracknet_kernels::{Absmax, ComputeDtype};
 
-use crate::config::{DEFAULT_BACKBONE, LoraConfig, MODEL_NAMES, ModelConfig, QuantizationConfig};
+use crate::config::{DEFAULT_BACKBONE, LoraConfig, ModelConfig, QuantMode, QuantizationConfig};
 use crate::error::{Error, Result};
 use crate::files::hex;
 
@@ -27,7 +27,7 @@ use super::pretrained::bnb::BnbConfig;
 use super::pretrained::checkpoint::WeightSource;
 use super::pretrained::{Checkpoint, Preprocessing, hub, load_head};
 use super::projection::Base;
-use super::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, VisitProjections, Vit};
+use super::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, VisitProjections, Vit, words};
 
 /// What was built, for the log and the run directory.
 #[derive(Debug, Clone)]
@@ -126,7 +126,7 @@ pub fn build_model(
 fn starts_from_floats(config: &ModelConfig) -> bool {
     let lora = &config.lora;
     let reads = lora.adapter.is_some() || lora.init_lora_weights.reads_weights();
-    lora.enabled && reads && config.quantization.mode != "hf"
+    lora.enabled && reads && config.quantization.mode != QuantMode::Hf
 }
 
 /// Builds a backbone alone, from a checkpoint (`name` as in `model.pretrained_model_name`), with the adapters and the
@@ -205,10 +205,6 @@ struct Plan {
 
 impl Plan {
     fn new(config: &ModelConfig, input_size: [usize; 2]) -> Result<Self> {
-        if !MODEL_NAMES.contains(&config.model_name.as_str()) {
-            let message = format!("`{}` is not known; known models: {}", config.model_name, MODEL_NAMES.join(", "));
-            return Err(ModelError::key("model.model_name", message).into());
-        }
         check_adaptation(config)?;
         let mut notes = Vec::new();
         let mut compute = ComputeDtype::F32;
@@ -278,7 +274,7 @@ impl Plan {
 fn check_adaptation(config: &ModelConfig) -> Result<(), ModelError> {
     if config.lora.enabled && config.lora.adapter.is_none() {
         wrapper::validate(&config.lora)?;
-        let streamed = config.quantization.enabled && config.quantization.mode == "hf";
+        let streamed = config.quantization.enabled && config.quantization.mode == QuantMode::Hf;
         wrapper::check_start(config.lora.init_lora_weights, config.quantization.enabled, streamed)?;
     }
     if config.quantization.enabled {
@@ -308,7 +304,7 @@ fn stored_packed(
         ));
     }
     if !config.quantization.enabled {
-        let name = bnb.compute_dtype.name();
+        let name = words::dtype_name(bnb.compute_dtype);
         notes.push(format!(
             "the checkpoint is in 4 bits ({}); weights are rounded to {name}, as it says",
             bnb.quant_type

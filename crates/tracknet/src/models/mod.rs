@@ -11,6 +11,7 @@
 //! | [`memory`] | what a model weighs |
 //! | [`pretrained`] | Hugging Face directories and safetensors files |
 //! | [`state`] | parameters by name: for the optimizer, checkpoints and files |
+//! | [`words`] | the words of configurations as the types of the kernels |
 //! | [`build`] | the only place that knows every variant |
 
 pub mod backbones;
@@ -27,6 +28,7 @@ pub mod memory;
 pub mod pretrained;
 pub mod projection;
 pub mod state;
+pub mod words;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};

@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tracknet::config::{LoraConfig, Pattern, TargetModules};
+use tracknet::config::{Bias, LoraConfig, Pattern, TargetModules};
 use tracknet::models::lora::{
     AdapterFile, MergeInto, apply_lora_to_model, compare_adapters, load_adapter, merge_adapters, write_adapter,
 };
@@ -300,7 +300,7 @@ fn names_of_files_and_short_names_are_spelled_out_for_peft() {
 fn parameters_outside_of_the_blocks_are_saved_without_the_prefix_of_the_blocks() {
     let config = LoraConfig {
         enabled: true,
-        bias: "all".to_owned(),
+        bias: Bias::All,
         modules_to_save: Some(vec!["norm".to_owned()]),
         ..LoraConfig::default()
     };

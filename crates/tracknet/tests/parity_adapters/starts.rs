@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tracknet::config::{InitMethod, LoraConfig, QuantizationConfig, TargetModules};
+use tracknet::config::{DtypeName, InitMethod, LoraConfig, QuantizationConfig, TargetModules};
 use tracknet::models::lora::{
     AdapterFile, MergeInto, apply_lora_to_model, apply_quantization, compare_adapters, convert_adapter, layer_status,
     load_adapter, merge_adapters, unmerge_adapters, write_adapter,
@@ -48,9 +48,9 @@ fn outputs(vit: &Vit) -> TensorData {
 fn quantization(quant_type: &str, double_quant: bool) -> QuantizationConfig {
     QuantizationConfig {
         enabled: true,
-        quant_type: quant_type.to_owned(),
+        quant_type: quant_type.parse().unwrap(),
         compress_statistics: double_quant,
-        compute_dtype: "float32".to_owned(),
+        compute_dtype: DtypeName::Float32,
         ..QuantizationConfig::default()
     }
 }
