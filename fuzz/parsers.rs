@@ -10,14 +10,14 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+use tracknet::artifacts::adapter::PeftConfig;
+use tracknet::artifacts::pretrained::Checkpoint as ModelDirectory;
+use tracknet::artifacts::pretrained::bnb::{QuantState, SkipRules};
+use tracknet::artifacts::pretrained::header::Header;
+use tracknet::artifacts::pretrained::index::ShardIndex;
 use tracknet::config::{Config, DataFormat};
 use tracknet::datasets::Dataset;
 use tracknet::models::backbones::{ModulePaths, VitSpec};
-use tracknet::models::lora::PeftConfig;
-use tracknet::models::pretrained::Checkpoint as ModelDirectory;
-use tracknet::models::pretrained::bnb::{QuantState, SkipRules};
-use tracknet::models::pretrained::header::Header;
-use tracknet::models::pretrained::index::ShardIndex;
 use tracknet::training::{Checkpoint, KeepRows, MetricLog, RunState};
 
 /// `adapter_config.json`.

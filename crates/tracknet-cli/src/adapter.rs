@@ -7,18 +7,17 @@ use anyhow::{Context, Result, bail};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Args, Subcommand};
+use tracknet::artifacts::adapter::peft::WEIGHTS_FILE;
+use tracknet::artifacts::adapter::peft_config::CONFIG_FILE;
+use tracknet::artifacts::adapter::{AdapterFile, PeftConfig, compare_adapters, convert_adapter};
+use tracknet::artifacts::build_backbone;
+use tracknet::artifacts::pretrained::{write_backbone, write_head, write_packed_backbone};
 use tracknet::config::{DtypeName, LoraConfig, QuantizationConfig};
 use tracknet::console::printable;
 use tracknet::files::Destination;
 use tracknet::models::backbones::ModulePaths;
-use tracknet::models::lora::peft::WEIGHTS_FILE;
-use tracknet::models::lora::peft_config::CONFIG_FILE;
-use tracknet::models::lora::{
-    AdapterFile, Deviation, MergeInto, PeftConfig, compare_adapters, convert_adapter, counted, dequantize,
-    layer_status, merge_adapters, status_table,
-};
-use tracknet::models::pretrained::{write_backbone, write_head, write_packed_backbone};
-use tracknet::models::{HeatmapModel, VisitProjections, Vit, build_backbone};
+use tracknet::models::lora::{Deviation, MergeInto, counted, dequantize, layer_status, merge_adapters, status_table};
+use tracknet::models::{HeatmapModel, VisitProjections, Vit};
 use tracknet::training::{load_model_for_inference, named_adapters};
 
 use crate::args::{FLOAT_DTYPES, OverwriteFlag, one_of};

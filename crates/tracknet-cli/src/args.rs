@@ -1,6 +1,5 @@
 //! Flags that several verbs share, and how they become configuration sources.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -59,13 +58,11 @@ pub(crate) const FLOAT_DTYPES: &[DtypeName] = &[DtypeName::Float32, DtypeName::F
 /// Reads a flag as one of `words`, in the spellings that configurations have.
 pub(crate) fn one_of<W>(words: &'static [W]) -> impl TypedValueParser<Value = W>
 where
-    W: Words + fmt::Display + FromStr<Err = UnknownWord> + Send + Sync,
+    W: Words + PartialEq + FromStr<Err = UnknownWord> + Send + Sync,
 {
-    let values = words.iter().map(|word| {
-        let name = word.to_string();
-        let aliases = W::WORDS.iter().find(|known| known.name == name).map_or(&[][..], |known| known.aliases);
-        PossibleValue::new(name).aliases(aliases)
-    });
+    let index = |word: &W| W::VARIANTS.iter().position(|variant| variant == word);
+    let values = words.iter().filter_map(|word| W::WORDS.get(index(word)?));
+    let values = values.map(|word| PossibleValue::new(word.name).aliases(word.aliases));
     PossibleValuesParser::new(values).try_map(|text| text.parse::<W>())
 }
 

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use tracknet::artifacts::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
+use tracknet::artifacts::pretrained::{StoredAs, hub};
 use tracknet::config::{DtypeName, QuantTypeName, Words};
-use tracknet::models::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
-use tracknet::models::pretrained::{StoredAs, hub};
 use tracknet::models::{ModelError, memory, words};
 use tracknet_kernels::QuantizeOptions;
 use tracknet_kernels::fourbit::BLOCKSIZES;

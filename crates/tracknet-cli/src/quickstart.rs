@@ -10,20 +10,21 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
-use tracknet::bench::peak_bytes;
+use tracknet::artifacts::{BuildReport, build_model};
 use tracknet::config::{Config, ConfigSources};
 use tracknet::console;
 use tracknet::datasets::Dataset;
-use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
 use tracknet::evaluation::FrameOutcome;
 use tracknet::evaluation::metrics::DetectionMetrics;
 use tracknet::inference::predictions::{Prediction, write_csv};
 use tracknet::inference::{Predicted, Predictor, overlay};
+use tracknet::models::HeatmapModel;
 use tracknet::models::memory::bytes;
-use tracknet::models::{BuildReport, HeatmapModel, build_model};
+use tracknet::process::peak_bytes;
 use tracknet::training::{
     Console, EvaluateOptions, Evaluation, FitOptions, Outcome, Trainer, evaluate, training_device,
 };
+use tracknet_render::{GenerateOptions, LookSet};
 
 use crate::args::DeviceArgs;
 use crate::data::generate_with_bar;

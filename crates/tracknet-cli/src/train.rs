@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use tracknet::artifacts::{BuildReport, build_model};
 use tracknet::config::{Config, Loaded};
 use tracknet::console;
+use tracknet::models::MemoryReport;
 use tracknet::models::memory::bytes;
-use tracknet::models::{BuildReport, MemoryReport, build_model};
 use tracknet::training::{
     Console, EVALUATION_FILE, FitOptions, Outcome, fit, training_device, training_peak, with_schedule,
 };

@@ -35,6 +35,7 @@ pub mod gelu;
 mod host;
 pub mod matmul;
 pub mod norm;
+pub mod parallel;
 pub mod peak;
 #[cfg(feature = "flex")]
 mod product;
@@ -44,8 +45,6 @@ pub mod resize;
 // Without the CPU backend only the codec is left to use it.
 #[cfg_attr(not(feature = "flex"), allow(dead_code, unused_imports, unused_macros))]
 mod simd;
-#[cfg(all(feature = "flex", target_arch = "x86_64"))]
-mod transpose;
 
 pub use depthwise::depthwise_conv3x3;
 pub use fourbit::{

@@ -7,8 +7,9 @@
 #![allow(clippy::print_stdout)]
 
 use burn::tensor::{Device, Distribution, Tensor};
+use tracknet::artifacts::build_model;
 use tracknet::config::{LoraConfig, ModelConfig, QuantizationConfig};
-use tracknet::models::{MemoryReport, apply_lora_to_model, apply_quantization, build_model};
+use tracknet::models::{MemoryReport, apply_lora_to_model, apply_quantization};
 
 fn main() -> tracknet::Result<()> {
     let device = Device::flex().autodiff();

@@ -4,18 +4,18 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`config`] | YAML → validated structs; no tensors |
-//! | [`models`] | backbone → decoder → head, LoRA, quantization; [`models::build_model`] knows every variant |
-//! | [`datasets`] | label readers, the synthetic rally renderer, the batch loader |
+//! | [`models`] | backbone → decoder → head, LoRA, quantization |
+//! | [`artifacts`] | model, adapter and run directories, and how a model comes back from them |
+//! | [`datasets`] | label readers, the batch loader |
 //! | [`training`] | losses, optimizer, the fit loop, checkpoints |
 //! | [`evaluation`] | heatmap decoding, metrics, reports |
 //! | [`inference`] | prediction on images, folders and clips; overlays |
 //! | [`inspect`] | what a file or directory is and holds |
-//! | [`mod@bench`] | the workloads that speed and memory are measured on |
 //! | [`files`] | reading and writing: whole or absent, nothing of the user's lost |
-//! | [`console`] | what is said to people |
+//! | [`console`], [`process`] | what is said to people; what this process takes |
 #![recursion_limit = "256"]
 
-pub mod bench;
+pub mod artifacts;
 pub mod datasets;
 pub mod error;
 pub mod evaluation;
@@ -28,4 +28,4 @@ pub mod training;
 
 pub use error::{Error, Result};
 pub use tracknet_config as config;
-pub use tracknet_io::{console, files};
+pub use tracknet_io::{console, files, process};

@@ -10,15 +10,14 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use proptest::prelude::*;
+use tracknet::artifacts::adapter::{AdapterFile, compare_adapters, convert_adapter, load_adapter, write_adapter};
+use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
+use tracknet::artifacts::pretrained::{StoredAs, write_head};
+use tracknet::artifacts::{build_backbone, build_model};
 use tracknet::config::{Bias, DtypeName, InitMethod, LoraConfig, ModelConfig, Pattern, QuantMode, TargetModules};
-use tracknet::models::lora::{
-    AdapterFile, MergeInto, compare_adapters, convert_adapter, layer_status, load_adapter, merge_adapters,
-    unmerge_adapters, write_adapter,
-};
-use tracknet::models::pretrained::save::{read_all, write_tensors};
-use tracknet::models::pretrained::{StoredAs, write_head};
+use tracknet::models::lora::{MergeInto, layer_status, merge_adapters, unmerge_adapters};
 use tracknet::models::state::{Group, ParameterInfo, named_parameters, state_dict};
-use tracknet::models::{HeatmapModel, MemoryReport, VisitProjections, build_backbone, build_model};
+use tracknet::models::{HeatmapModel, MemoryReport, VisitProjections};
 
 use common::{fixture, largest_difference};
 use training_support::{INPUT, model};

@@ -10,11 +10,11 @@ use std::path::Path;
 use burn::tensor::Device;
 use safetensors::Dtype;
 use serde_json::{Value, json};
+use tracknet::artifacts::build_model;
+use tracknet::artifacts::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
 use tracknet::config::ModelConfig;
 use tracknet::files::Destination;
 use tracknet::inspect::Inspection;
-use tracknet::models::build_model;
-use tracknet::models::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 
 use bnb_support::{RawTensors, change, copy_of, shard};

@@ -8,12 +8,13 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use tracknet::artifacts::build_model;
+use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
+use tracknet::artifacts::pretrained::{HEAD_FILE, StoredAs, write_backbone, write_head};
 use tracknet::config::{Activation, ModelConfig, ModelName, Norm, QuantMode, QuantizationConfig, TargetModules};
-use tracknet::models::pretrained::save::{read_all, write_tensors};
-use tracknet::models::pretrained::{HEAD_FILE, StoredAs, write_backbone, write_head};
 use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, Require, load_state, named_parameters, state_dict};
-use tracknet::models::{HeatmapModel, VisitProjections, apply_quantization, build_model};
+use tracknet::models::{HeatmapModel, VisitProjections, apply_quantization};
 
 use common::{fixture, largest, largest_difference, pixels};
 

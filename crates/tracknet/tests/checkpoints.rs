@@ -10,12 +10,12 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tracknet::artifacts::pretrained::bnb::{QuantizeJob, quantize_checkpoint};
+use tracknet::artifacts::pretrained::{Checkpoint, StoredAs, write_backbone};
+use tracknet::artifacts::{BuildReport, build_backbone, build_model};
 use tracknet::config::ModelConfig;
 use tracknet::files::Destination;
 use tracknet::inspect::Inspection;
-use tracknet::models::pretrained::bnb::{QuantizeJob, quantize_checkpoint};
-use tracknet::models::pretrained::{Checkpoint, StoredAs, write_backbone};
-use tracknet::models::{BuildReport, build_backbone, build_model};
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 
 use bnb_support::{Raw, change, copy_of, read_raw, shard};

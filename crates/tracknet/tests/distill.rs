@@ -10,11 +10,12 @@ use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use image::{Rgb, RgbImage};
 use tempfile::TempDir;
+use tracknet::artifacts::build_backbone;
+use tracknet::artifacts::pretrained::StoredAs;
+use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::config::{LoraConfig, Precision, QuantizationConfig};
-use tracknet::models::pretrained::StoredAs;
-use tracknet::models::pretrained::save::{read_all, write_tensors};
+use tracknet::models::VisitProjections;
 use tracknet::models::state::{Group, state_dict};
-use tracknet::models::{VisitProjections, build_backbone};
 use tracknet::training::distill::{
     Crops, DistillLoss, DistillOptions, FeatureKind, FeatureModel, Student, StudentKind, Targets, Views, teach,
     train_student,

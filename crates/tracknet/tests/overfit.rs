@@ -5,8 +5,8 @@
 
 use burn::tensor::Device;
 use serde_json::json;
+use tracknet::artifacts::build_model;
 use tracknet::datasets::{BatchLoader, Dataset, LoaderOptions};
-use tracknet::models::build_model;
 use tracknet::training::{NamedOptimizer, ParameterTable, Stepper, batch_spec, shape_of, training_device};
 
 mod training_support;

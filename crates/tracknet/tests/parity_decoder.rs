@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use burn::module::Param;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use tracknet::artifacts::build_model;
 use tracknet::config::{DecoderConfig, ModelConfig};
 use tracknet::models::decoders::{UpsamplingDecoder, UpsamplingSpec};
 use tracknet::models::init::{Builder, Fill, Source};
 use tracknet::models::state::{Group, ParameterInfo, ParameterVisitor, visit_parameters};
-use tracknet::models::{Features, HeatmapHead, HeatmapModel, build_model};
+use tracknet::models::{Features, HeatmapHead, HeatmapModel};
 use tracknet_kernels::matmul::matmul;
 
 use common::{assert_close, fixture, tensors};

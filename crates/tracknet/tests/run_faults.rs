@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, TensorData};
 use serde_json::{Value, json};
+use tracknet::artifacts::pretrained::StoredAs;
+use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::config::Config;
 use tracknet::files::{Destination, Existing};
-use tracknet::models::pretrained::StoredAs;
-use tracknet::models::pretrained::save::{read_all, write_tensors};
 use tracknet::training::{
     Checkpoint, FitOptions, FitReport, Outcome, Reporter, StepProgress, find_checkpoint, fit, load_model_for_inference,
 };

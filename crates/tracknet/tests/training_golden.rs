@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use burn::tensor::TensorData;
 use safetensors::SafeTensors;
 use serde_json::json;
+use tracknet::artifacts::build_model;
 use tracknet::config::{ModelConfig, TrainingConfig};
 use tracknet::datasets::Batch;
-use tracknet::models::build_model;
 use tracknet::models::state::{Require, load_state, state_dict};
 use tracknet::training::{BatchShape, NamedOptimizer, ParameterTable, Stepper};
 

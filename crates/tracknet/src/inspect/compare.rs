@@ -5,12 +5,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::artifacts::pretrained::Weights;
+use crate::artifacts::pretrained::bnb::{is_packed, read_packed};
+use crate::artifacts::pretrained::json::shown;
 use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
-use crate::models::pretrained::Weights;
-use crate::models::pretrained::bnb::{is_packed, read_packed};
-use crate::models::pretrained::json::shown;
 
 use super::kind;
 use super::table::ModuleRow;

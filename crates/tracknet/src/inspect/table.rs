@@ -6,12 +6,12 @@ use std::fmt;
 use safetensors::Dtype;
 use serde::Serialize;
 
+use crate::artifacts::pretrained::Weights;
+use crate::artifacts::pretrained::bnb::is_packed;
+use crate::artifacts::pretrained::bnb::read::{read_state, side_tensor_of};
+use crate::artifacts::pretrained::json::shown;
 use crate::error::Result;
 use crate::models::memory;
-use crate::models::pretrained::Weights;
-use crate::models::pretrained::bnb::is_packed;
-use crate::models::pretrained::bnb::read::{read_state, side_tensor_of};
-use crate::models::pretrained::json::shown;
 
 use super::compare::LayerError;
 

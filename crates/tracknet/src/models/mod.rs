@@ -9,13 +9,10 @@
 //! | [`projection`] | the linear layer that can be 4-bit and carry an adapter |
 //! | [`lora`] | adapters, 4-bit storage, and what they are applied to |
 //! | [`memory`] | what a model weighs |
-//! | [`pretrained`] | Hugging Face directories and safetensors files |
 //! | [`state`] | parameters by name: for the optimizer, checkpoints and files |
 //! | [`words`] | the words of configurations as the types of the kernels |
-//! | [`build`] | the only place that knows every variant |
 
 pub mod backbones;
-pub mod build;
 pub mod decoders;
 pub mod dropout;
 mod error;
@@ -25,7 +22,6 @@ pub mod init;
 pub mod layers;
 pub mod lora;
 pub mod memory;
-pub mod pretrained;
 pub mod projection;
 pub mod state;
 pub mod words;
@@ -35,9 +31,9 @@ use burn::tensor::{Device, Tensor};
 
 use crate::parallel;
 
+use crate::artifacts::pretrained::carried::Carried;
 use backbones::ModulePaths;
 pub use backbones::Vit;
-pub use build::{BuildReport, build_backbone, build_model};
 pub use decoders::UpsamplingDecoder;
 pub use error::ModelError;
 pub use features::Features;
@@ -45,11 +41,10 @@ pub use heads::HeatmapHead;
 use layers::Conv;
 pub use lora::{apply_lora_to_model, apply_quantization};
 pub use memory::MemoryReport;
-use pretrained::carried::Carried;
 pub use projection::{Projection, VisitProjections};
 
 /// Whether this is Burn's CPU backend, with or without autodiff.
-pub(crate) fn is_cpu(device: &Device) -> bool {
+pub fn is_cpu(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     return *device == Device::flex();
     #[cfg(not(feature = "flex"))]

@@ -37,3 +37,20 @@ pub const fn quant_type_name(quant_type: QuantType) -> QuantTypeName {
         QuantType::Fp4 => QuantTypeName::Fp4,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Words;
+
+    #[test]
+    fn words_and_types_of_the_kernels_are_one_to_one() {
+        for &name in DtypeName::VARIANTS {
+            assert_eq!(dtype_name(compute_dtype(name)), name);
+        }
+        for &name in QuantTypeName::VARIANTS {
+            assert_eq!(quant_type_name(quant_type(name)), name);
+            assert_eq!(quant_type(name).name(), name.name());
+        }
+    }
+}

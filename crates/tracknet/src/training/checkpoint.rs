@@ -37,7 +37,7 @@ use super::tensors::{self, HostTensors};
 pub const FORMAT_VERSION: u32 = 2;
 
 /// File of decoder and head weights in a checkpoint.
-pub use crate::models::pretrained::HEAD_FILE;
+pub use crate::artifacts::pretrained::HEAD_FILE;
 /// Directory of adapters in a checkpoint.
 pub const ADAPTER_DIR: &str = "adapter";
 /// Directory of a trained backbone in a checkpoint.
@@ -357,7 +357,7 @@ mod tests {
             let adapter = d.join(ADAPTER_DIR);
             fs::create_dir(&adapter).at(&adapter)?;
             fs::write(adapter.join("adapter_config.json"), "{}").at(&adapter)?;
-            fs::write(d.join(HEAD_FILE), [1, 2, 3]).at(d)
+            Ok(fs::write(d.join(HEAD_FILE), [1, 2, 3]).at(d)?)
         })
     }
 
@@ -413,7 +413,7 @@ mod tests {
         let dir = run.path().join("last");
         write(&dir, 1).unwrap();
         let state = RunState::start("run-1", 42, None);
-        let full = |d: &Path| Err(std::io::Error::other("disk full")).at(d);
+        let full = |d: &Path| Ok(Err(std::io::Error::other("disk full")).at(d)?);
         write_checkpoint(&dir, "", &state, &HostTensors::new(), full).unwrap_err();
         assert_eq!(Checkpoint::open(&dir).unwrap().state.step, 1);
         assert_eq!(fs::read_dir(run.path()).unwrap().count(), 1);

@@ -106,14 +106,6 @@ pub enum TrainingError {
         /// Why no smaller one is tried.
         limit: String,
     },
-    /// A split has no frame to use.
-    #[error("no {split} frames: {problem}")]
-    NoFrames {
-        /// `training` or `validation`.
-        split: &'static str,
-        /// Which key to look at.
-        problem: String,
-    },
     /// The model and the batches do not fit together.
     #[error("{0}")]
     Mismatch(String),

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::module::Module;
 use burn::tensor::Device;
 
+use crate::artifacts::BuildReport;
 use crate::config::{Config, LossName};
 use crate::console;
 use crate::datasets::{Batch, BatchLoader, LoaderOptions};
 use crate::error::Result;
 use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
-use crate::models::{BuildReport, HeatmapModel};
+use crate::models::HeatmapModel;
 use crate::parallel::Pieces;
 
 use super::TrainingError;

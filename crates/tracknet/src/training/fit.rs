@@ -13,13 +13,14 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 
+use crate::artifacts::adapter::PeftConfig;
+use crate::artifacts::{BuildReport, build_model};
 use crate::config::{Config, Norm, Precision, Runtime};
 use crate::datasets::{Batch, BatchLoader};
 use crate::error::{Error, IoContext, Result};
 use crate::files::{DirectoryLock, write_atomic};
-use crate::models::lora::PeftConfig;
 use crate::models::memory::{MemoryReport, bytes, training_estimate};
-use crate::models::{BuildReport, HeatmapModel, build_model, is_cpu};
+use crate::models::{HeatmapModel, is_cpu};
 use crate::parallel::cores;
 
 use super::evaluate::{EvaluateOptions, Evaluation, Run};
@@ -676,8 +677,8 @@ fn adapter_config(config: &Config, build: &BuildReport) -> Option<PeftConfig> {
     })
 }
 
-/// Bytes that the run holds on a GPU.
-pub(crate) fn device_memory(device: &Device) -> Option<u64> {
+/// Bytes that this process has reserved on a GPU; `None` on the processor, or where the backend does not tell.
+pub fn device_memory(device: &Device) -> Option<u64> {
     if is_cpu(device) { None } else { device.memory_pool_usage().map(|usage| usage.bytes_reserved) }
 }
 
@@ -699,8 +700,12 @@ pub fn training_peak(config: &Config, model: &HeatmapModel, device: &Device, fra
     training_estimate(model, at_once, config.data.preprocess.resize, device, training.gradient_checkpointing)
 }
 
-/// What takes the steps of a run when all of `model` trains, with the micro-batch that then fits into memory.
-pub(crate) fn thawed_stepper(config: &Config, model: &HeatmapModel, device: &Device) -> Result<Stepper> {
+/// What takes the steps of a run on a [`training_device`] when all of `model` trains, with the micro-batch that then fits
+/// into memory.
+///
+/// # Errors
+/// As [`choose_micro_batch`].
+pub fn thawed_stepper(config: &Config, model: &HeatmapModel, device: &Device) -> Result<Stepper> {
     let mut stepper = stepper(config, device);
     stepper.micro_batch = Some(micro_batch(config, model, device, None)?.size);
     Ok(stepper)

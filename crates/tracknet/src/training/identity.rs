@@ -2,12 +2,13 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::artifacts::BuildReport;
 use crate::config::Config;
 use crate::datasets::{BatchLoader, BatchSpec};
 use crate::files::hex;
 use crate::models::backbones::Position;
 use crate::models::projection::Base;
-use crate::models::{BuildReport, HeatmapModel, VisitProjections, words};
+use crate::models::{HeatmapModel, VisitProjections, words};
 
 use super::checkpoint::{BaseIdentity, Computation, FrameList};
 

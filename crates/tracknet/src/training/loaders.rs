@@ -1,10 +1,10 @@
 //! The batches of a run, from its configuration.
 
+use crate::artifacts::BuildReport;
 use crate::config::{Config, OnBadFrame};
 use crate::console::listing;
 use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, LoaderOptions, ProblemKind};
 use crate::error::Result;
-use crate::models::BuildReport;
 
 use super::memory::MemoryBound;
 use super::staging::BatchShape;

@@ -34,10 +34,9 @@ pub use checkpoint::{
 pub use error::TrainingError;
 pub use evaluate::{EvaluateOptions, Evaluation, activation_of, evaluate};
 pub use fit::{
-    EVALUATION_FILE, FitOptions, FitReport, Outcome, Trainer, fit, set_checkpointing, set_precision, training_device,
-    training_peak,
+    EVALUATION_FILE, FitOptions, FitReport, Outcome, Trainer, device_memory, fit, set_checkpointing, set_precision,
+    thawed_stepper, training_device, training_peak,
 };
-pub(crate) use fit::{device_memory, thawed_stepper};
 pub use freeze::with_schedule;
 pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_limit};
 pub use loaders::{Loaders, batch_spec, shape_of};
@@ -52,8 +51,7 @@ pub use reporter::{Console, Reporter, Silent, StepProgress};
 pub use resume::find_checkpoint;
 pub use run::RunPaths;
 pub use schedule::Schedule;
-pub(crate) use staging::Staging;
-pub use staging::{BatchShape, BatchTensors, StagedBatch, mask_weight};
+pub use staging::{BatchShape, BatchTensors, StagedBatch, Staging, mask_weight};
 pub use step::{StepReport, Stepper};
 pub use tensors::{HostTensor, HostTensors};
 pub use weights::{

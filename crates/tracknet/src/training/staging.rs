@@ -155,9 +155,9 @@ impl StagedBatch {
     }
 }
 
-/// Stages the batches of a run.
+/// Brings the batches of a run to its device: the next one is copied while a step computes.
 #[derive(Debug, Clone)]
-pub(crate) struct Staging {
+pub struct Staging {
     shape: BatchShape,
     device: Device,
     /// Whether the device has room for whole batches.
@@ -166,7 +166,7 @@ pub(crate) struct Staging {
 
 impl Staging {
     /// For batches of this shape.
-    pub(crate) fn new(shape: BatchShape, device: &Device) -> Self {
+    pub fn new(shape: BatchShape, device: &Device) -> Self {
         Self { shape, device: device.clone(), roomy: Arc::new(AtomicBool::new(true)) }
     }
 
@@ -181,7 +181,7 @@ impl Staging {
     }
 
     /// The batches of an iterator: one ahead, on a thread of its own, unless the device is the processor.
-    pub(crate) fn stage(
+    pub fn stage(
         &self,
         batches: impl Iterator<Item = Result<Batch>> + Send + 'static,
     ) -> Box<dyn Iterator<Item = Result<StagedBatch>>> {

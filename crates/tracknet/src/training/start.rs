@@ -2,10 +2,11 @@
 
 use burn::tensor::Device;
 
+use crate::artifacts::BuildReport;
 use crate::config::Config;
 use crate::error::Result;
 use crate::files::DirectoryLock;
-use crate::models::{BuildReport, HeatmapModel};
+use crate::models::HeatmapModel;
 
 use super::checkpoint::{Checkpoint, FORMAT_VERSION};
 use super::loaders::Loaders;

@@ -9,16 +9,17 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 
+use crate::artifacts::adapter::peft_config::CONFIG_FILE;
+use crate::artifacts::adapter::{PeftConfig, peft, write_adapter};
+use crate::artifacts::pretrained::save::read_all;
+use crate::artifacts::pretrained::{HEAD_FILE, StoredAs, backbone_state, load_head, write_backbone, write_head};
+use crate::artifacts::{BuildReport, build_model};
 use crate::config::{Config, LoraConfig, ModelConfig};
 use crate::console::listing;
 use crate::error::{IoContext, Result};
 use crate::files::FileError;
-use crate::models::lora::peft_config::CONFIG_FILE;
-use crate::models::lora::{PeftConfig, peft, write_adapter};
-use crate::models::pretrained::save::read_all;
-use crate::models::pretrained::{HEAD_FILE, StoredAs, backbone_state, load_head, write_backbone, write_head};
 use crate::models::state::{Require, load_state};
-use crate::models::{BuildReport, HeatmapModel, ModelError, VisitProjections, build_model};
+use crate::models::{HeatmapModel, ModelError, VisitProjections};
 
 use super::TrainingError;
 use super::checkpoint::{ADAPTER_DIR, BACKBONE_DIR, Checkpoint, is_file};

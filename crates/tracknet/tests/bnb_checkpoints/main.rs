@@ -15,17 +15,18 @@ use burn::tensor::{Device, TensorData};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tracknet::artifacts::build_model;
+use tracknet::artifacts::pretrained::bnb::{
+    QuantState, QuantizeJob, dequantize_checkpoint, is_packed, quantize_checkpoint, read_packed,
+};
+use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
+use tracknet::artifacts::pretrained::{Checkpoint, StoredAs, Weights};
 use tracknet::config::{LoraConfig, ModelConfig, QuantMode, QuantTypeName};
 use tracknet::files::Destination;
 use tracknet::inspect::{Inspection, Kind};
-use tracknet::models::pretrained::bnb::{
-    QuantState, QuantizeJob, dequantize_checkpoint, is_packed, quantize_checkpoint, read_packed,
-};
-use tracknet::models::pretrained::save::{read_all, write_tensors};
-use tracknet::models::pretrained::{Checkpoint, StoredAs, Weights};
 use tracknet::models::projection::Base;
 use tracknet::models::state::named_parameters;
-use tracknet::models::{HeatmapModel, VisitProjections, build_model};
+use tracknet::models::{HeatmapModel, VisitProjections};
 use tracknet_kernels::{ComputeDtype, PackedWeight, QuantType, QuantizeOptions};
 
 use bnb_support::{Raw, change, copy_of, read_raw, shard};

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
+use tracknet::artifacts::pretrained::Checkpoint;
+use tracknet::artifacts::pretrained::checkpoint::WeightSource;
 use tracknet::models::Vit;
 use tracknet::models::backbones::{ModulePaths, VitSpec};
 use tracknet::models::init::Builder;
-use tracknet::models::pretrained::Checkpoint;
-use tracknet::models::pretrained::checkpoint::WeightSource;
 
 /// A file or directory of `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {

@@ -8,12 +8,11 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tracknet::artifacts::adapter::{AdapterFile, compare_adapters, load_adapter, write_adapter};
+use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
+use tracknet::artifacts::pretrained::{StoredAs, write_backbone};
 use tracknet::config::{Bias, LoraConfig, Pattern, TargetModules};
-use tracknet::models::lora::{
-    AdapterFile, MergeInto, apply_lora_to_model, compare_adapters, load_adapter, merge_adapters, write_adapter,
-};
-use tracknet::models::pretrained::save::{read_all, write_tensors};
-use tracknet::models::pretrained::{StoredAs, write_backbone};
+use tracknet::models::lora::{MergeInto, apply_lora_to_model, merge_adapters};
 use tracknet::models::state::{Group, named_parameters};
 use tracknet::models::{Vit, lora};
 

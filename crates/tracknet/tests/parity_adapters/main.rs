@@ -11,13 +11,13 @@ use std::fs;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
+use tracknet::artifacts::adapter::{AdapterFile, AdapterSet, load_adapter, write_adapter};
+use tracknet::artifacts::pretrained::StoredAs;
+use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::config::{Bias, DtypeName, LoraConfig, QuantizationConfig};
 use tracknet::models::lora::{
-    AdapterFile, AdapterSet, LoraReport, MergeInto, layer_status, load_adapter, merge_adapters, merge_and_compare,
-    status_table, unmerge_adapters, write_adapter,
+    LoraReport, MergeInto, layer_status, merge_adapters, merge_and_compare, status_table, unmerge_adapters,
 };
-use tracknet::models::pretrained::StoredAs;
-use tracknet::models::pretrained::save::{read_all, write_tensors};
 use tracknet::models::state::{
     Group, ParameterInfo, ParameterVisitor, Require, load_state, named_parameters, state_dict, visit_parameters,
 };

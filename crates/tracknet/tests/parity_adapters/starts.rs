@@ -7,14 +7,15 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tracknet::artifacts::adapter::{AdapterFile, compare_adapters, convert_adapter, load_adapter, write_adapter};
+use tracknet::artifacts::build_backbone;
+use tracknet::artifacts::pretrained::StoredAs;
+use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::config::{DtypeName, InitMethod, LoraConfig, QuantizationConfig, TargetModules};
+use tracknet::models::Vit;
 use tracknet::models::lora::{
-    AdapterFile, MergeInto, apply_lora_to_model, apply_quantization, compare_adapters, convert_adapter, layer_status,
-    load_adapter, merge_adapters, unmerge_adapters, write_adapter,
+    MergeInto, apply_lora_to_model, apply_quantization, layer_status, merge_adapters, unmerge_adapters,
 };
-use tracknet::models::pretrained::StoredAs;
-use tracknet::models::pretrained::save::{read_all, write_tensors};
-use tracknet::models::{Vit, build_backbone};
 
 use super::common::{assert_close, backbone, fixture, largest_difference, paths, pixels, tensors};
 use super::{TOLERANCE, WEIGHTS};

@@ -3,9 +3,9 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::artifacts::pretrained::json::shown;
 use crate::models::ModelError;
 use crate::models::layers::Activation;
-use crate::models::pretrained::json::shown;
 
 use super::names::VitNames;
 use super::{dinov2, dinov3, vit};

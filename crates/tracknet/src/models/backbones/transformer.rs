@@ -10,10 +10,10 @@ use tracknet_kernels::attention::{Rotary, attention};
 use tracknet_kernels::block::frozen_block;
 use tracknet_kernels::residual::add_scaled;
 
+use crate::artifacts::pretrained::carried::Carried;
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
 use crate::models::layers::{Conv, ConvSpec, LayerNorm, in_dtype_of};
-use crate::models::pretrained::carried::Carried;
 use crate::models::projection::{Projection, Role, VisitProjections};
 
 use super::paths::ModulePaths;

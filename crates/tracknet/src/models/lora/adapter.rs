@@ -243,10 +243,10 @@ mod tests {
     use burn::tensor::{Distribution, Gradients};
 
     use super::*;
+    use crate::artifacts::adapter::peft::as_rows;
+    use crate::artifacts::pretrained::save::read_all;
     use crate::models::init::{Builder, RandomSource};
     use crate::models::layers::ConvSpec;
-    use crate::models::lora::peft::as_rows;
-    use crate::models::pretrained::save::read_all;
 
     fn random(shape: [usize; 2], device: &Device) -> Tensor<2> {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)

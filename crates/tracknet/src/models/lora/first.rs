@@ -31,7 +31,7 @@ pub(crate) type Matrices = BTreeMap<String, [TensorData; 2]>;
 ///
 /// # Errors
 /// As [`values_of`].
-pub(super) fn split<M: VisitProjections>(
+pub(crate) fn split<M: VisitProjections>(
     method: InitMethod,
     model: &mut M,
     modules: &[PlannedModule],
@@ -51,7 +51,7 @@ pub(super) fn split<M: VisitProjections>(
 }
 
 /// Visits the planned projections of a model up to the first error.
-pub(super) fn for_each<M: VisitProjections>(
+pub(crate) fn for_each<M: VisitProjections>(
     model: &mut M,
     modules: &[PlannedModule],
     mut visit: impl FnMut(&PlannedModule, &mut Base) -> Result<(), ModelError>,
@@ -69,7 +69,7 @@ pub(super) fn for_each<M: VisitProjections>(
 ///
 /// # Errors
 /// A weight that is already packed or holds a value that is not finite, or a rank that is too large.
-pub(super) fn values_of(module: &PlannedModule, base: &Base, method: InitMethod) -> Result<Vec<f32>, ModelError> {
+pub(crate) fn values_of(module: &PlannedModule, base: &Base, method: InitMethod) -> Result<Vec<f32>, ModelError> {
     let refuse = |message: String| Err(ModelError::Tensor { name: format!("{}.weight", module.path), message });
     let Base::Dense(weight) = base else {
         return refuse(format!("is stored in 4 bits; init_lora_weights: {method} is computed from float weights"));
@@ -94,14 +94,14 @@ pub(super) fn values_of(module: &PlannedModule, base: &Base, method: InitMethod)
 }
 
 /// Gives a projection another float weight.
-pub(super) fn replace_weight(module: &PlannedModule, base: &mut Base, values: Vec<f32>) {
+pub(crate) fn replace_weight(module: &PlannedModule, base: &mut Base, values: Vec<f32>) {
     if let Base::Dense(weight) = base {
         *weight = replace(weight.clone(), TensorData::new(values, module.shape));
     }
 }
 
 /// `Aᵀ: [in, rank]` and `B: [out, rank]`.
-pub(super) struct Start {
+pub(crate) struct Start {
     a: Matrix,
     b: Matrix,
 }
@@ -114,19 +114,19 @@ impl Start {
     }
 
     /// `s·B·A` is the nearest matrix of this rank.
-    pub(super) fn principal(weight: &[f32], shape: [usize; 2], rank: usize, scale: f32) -> Self {
+    pub(crate) fn principal(weight: &[f32], shape: [usize; 2], rank: usize, scale: f32) -> Self {
         let Svd { left, values, right } = svd(&Matrix::from_rows(weight, shape), rank);
         let roots: Vec<f64> = values.iter().map(|v| (v / f64::from(scale)).sqrt()).collect();
         Self { a: right.scaled(&roots), b: left.scaled(&roots) }
     }
 
-    pub(super) fn tensors(&self) -> [TensorData; 2] {
+    pub(crate) fn tensors(&self) -> [TensorData; 2] {
         let tensor = |m: &Matrix| TensorData::new(m.to_rows(), m.shape());
         [tensor(&self.a.transposed()), tensor(&self.b)]
     }
 
     /// `weight − s·B·A`, with the matrices rounded as they are stored.
-    pub(super) fn without(&self, weight: &[f32], scale: f32) -> Vec<f32> {
+    pub(crate) fn without(&self, weight: &[f32], scale: f32) -> Vec<f32> {
         let [a, b] = [&self.a, &self.b].map(|m| (m.to_rows(), m.shape()));
         let ((a, [input, rank]), (b, _)) = (a, b);
         let mut rest = weight.to_vec();
@@ -142,7 +142,7 @@ impl Start {
 
 /// Random first matrices `[A, B]` for a module `[out, in]`; methods that read weights start as `true` does where there
 /// is no weight to read.
-pub(super) fn random(
+pub(crate) fn random(
     method: InitMethod,
     [output, input]: [usize; 2],
     rank: usize,
@@ -161,7 +161,7 @@ pub(super) fn random(
     }
 }
 
-pub(super) fn parameter(data: TensorData, device: &Device) -> Param<Tensor<2>> {
+pub(crate) fn parameter(data: TensorData, device: &Device) -> Param<Tensor<2>> {
     Param::from_tensor(Tensor::from_data(data, device))
 }
 

@@ -15,11 +15,11 @@ use super::quantization::{Format, Storage};
 use super::wrapper::PlannedModule;
 
 /// The key of `adapter_config.json` for a base that PEFT has no word for.
-pub(super) const KEY: &str = "tracknet_loftq";
+pub(crate) const KEY: &str = "tracknet_loftq";
 
 /// The base of an adapter that began with `loftq`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LoftqBase {
+pub(crate) struct LoftqBase {
     format: Format,
     turns: usize,
     /// Whether the update of a turn has the adapter's scale.
@@ -46,7 +46,7 @@ impl LoftqBase {
     ///
     /// # Errors
     /// None.
-    pub(super) fn of_peft(lora: &LoraConfig) -> Result<Self, ModelError> {
+    pub(crate) fn of_peft(lora: &LoraConfig) -> Result<Self, ModelError> {
         let config = QuantizationConfig {
             quant_type: QuantTypeName::Nf4,
             blocksize: 64,
@@ -62,7 +62,7 @@ impl LoftqBase {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn from_entry(value: &serde_json::Value) -> Result<Self, String> {
+    pub(crate) fn from_entry(value: &serde_json::Value) -> Result<Self, String> {
         let entry = Entry::deserialize(value).map_err(|e| format!("{KEY} is {value}: {e}"))?;
         let Entry { quant_type, blocksize, double_quant, compute_dtype, turns, floats } = entry;
         let config = QuantizationConfig {
@@ -77,7 +77,7 @@ impl LoftqBase {
     }
 
     /// The value of [`KEY`].
-    pub(super) fn to_entry(&self) -> serde_json::Value {
+    pub(crate) fn to_entry(&self) -> serde_json::Value {
         let QuantizeOptions { quant_type, blocksize, double_quant } = self.format.options();
         serde_json::json!(Entry {
             quant_type: words::quant_type_name(quant_type),
@@ -90,7 +90,7 @@ impl LoftqBase {
     }
 
     /// Alternations of storing and computing, at least one.
-    pub(super) fn turns(&self) -> usize {
+    pub(crate) fn turns(&self) -> usize {
         self.turns
     }
 
@@ -98,7 +98,7 @@ impl LoftqBase {
     ///
     /// # Errors
     /// As [`values_of`]; a weight that cannot be stored in 4 bits.
-    pub(super) fn begin<M: VisitProjections>(
+    pub(crate) fn begin<M: VisitProjections>(
         model: &mut M,
         modules: &[PlannedModule],
         storage: &Storage,
@@ -129,7 +129,7 @@ impl LoftqBase {
     ///
     /// # Errors
     /// A weight that is or will be stored in another way; as [`values_of`].
-    pub(super) fn restore<M: VisitProjections>(
+    pub(crate) fn restore<M: VisitProjections>(
         &self,
         model: &mut M,
         modules: &[PlannedModule],

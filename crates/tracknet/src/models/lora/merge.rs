@@ -16,8 +16,8 @@ use crate::models::layers::Conv;
 use crate::models::projection::{Base, Projection, VisitProjections};
 
 use super::adapter::LoraAdapter;
-use super::peft::AdapterFile;
 use super::ranks::Ranks;
+use crate::artifacts::adapter::peft::AdapterFile;
 
 /// What a 4-bit weight becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -11,27 +11,18 @@
 //! | [`quantization`] | [`apply_quantization`] |
 
 pub mod adapter;
-pub mod compare;
-mod first;
+pub(crate) mod first;
 mod linalg;
-mod loftq;
+pub(crate) mod loftq;
 pub mod merge;
-pub mod peft;
-pub mod peft_config;
-mod peft_names;
 pub mod quantization;
-mod ranks;
-pub mod set;
+pub(crate) mod ranks;
 pub mod status;
 pub mod targets;
 pub mod wrapper;
 
 pub use adapter::LoraAdapter;
-pub use compare::{AdapterDifference, compare_adapters, convert_adapter};
 pub use merge::{Deviation, MergeInto, merge_adapters, merge_and_compare, unmerge_adapters};
-pub use peft::{AdapterFile, load_adapter, write_adapter};
-pub use peft_config::PeftConfig;
 pub use quantization::{QuantizationReport, apply_quantization, dequantize, plan_quantization};
-pub use set::AdapterSet;
 pub use status::{AdapterStatus, LayerStatus, layer_status, status_table};
 pub use wrapper::{AdaptedModule, LoraPlan, LoraReport, apply_lora_to_model, counted};

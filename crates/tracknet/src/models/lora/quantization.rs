@@ -8,9 +8,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::fourbit::BLOCKSIZES;
 use tracknet_kernels::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantizeOptions};
 
+use crate::artifacts::pretrained::bnb::SkipRules;
 use crate::config::{QuantMode, QuantizationConfig};
 use crate::models::backbones::ModulePaths;
-use crate::models::pretrained::bnb::SkipRules;
 use crate::models::projection::{Base, Projection, VisitProjections};
 use crate::models::{ModelError, words};
 
@@ -165,12 +165,12 @@ impl Storage {
     }
 
     /// The format of the weights that are packed.
-    pub(super) fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> Format {
         self.format
     }
 
     /// The format of the weight of the projection at `path`; nothing when it stays float.
-    pub(super) fn format_of(&self, path: &str) -> Option<Format> {
+    pub(crate) fn format_of(&self, path: &str) -> Option<Format> {
         (!self.skip.skips(path)).then_some(self.format)
     }
 }

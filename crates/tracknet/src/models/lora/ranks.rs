@@ -8,7 +8,7 @@ use super::adapter::Scaling;
 
 /// The `lora` section's ranks and scales, with its patterns compiled.
 #[derive(Debug)]
-pub(super) struct Ranks {
+pub(crate) struct Ranks {
     rank: usize,
     alpha: f32,
     rslora: bool,
@@ -17,7 +17,7 @@ pub(super) struct Ranks {
 }
 
 impl Ranks {
-    pub(super) fn new(config: &LoraConfig) -> Result<Self, ModelError> {
+    pub(crate) fn new(config: &LoraConfig) -> Result<Self, ModelError> {
         Ok(Self {
             rank: config.r,
             alpha: config.lora_alpha,
@@ -31,7 +31,7 @@ impl Ranks {
     ///
     /// # Errors
     /// A pattern whose match takes too long.
-    pub(super) fn of(&self, path: &str, paths: ModulePaths) -> Result<(usize, Scaling), ModelError> {
+    pub(crate) fn of(&self, path: &str, paths: ModulePaths) -> Result<(usize, Scaling), ModelError> {
         let spelled = paths.spellings(path);
         let rank = first("rank_pattern", &self.ranks, &spelled)?.unwrap_or(self.rank);
         let alpha = first("alpha_pattern", &self.alphas, &spelled)?.unwrap_or(self.alpha);
@@ -54,7 +54,7 @@ fn first<T: Copy>(key: &str, patterns: &[(PathPattern, T)], spelled: &[String]) 
 }
 
 /// Whether any spelling of a path matches.
-pub(super) fn matches_any(pattern: &PathPattern, spelled: &[String]) -> Result<bool, PatternError> {
+pub(crate) fn matches_any(pattern: &PathPattern, spelled: &[String]) -> Result<bool, PatternError> {
     for path in spelled {
         if pattern.matches(path)? {
             return Ok(true);
@@ -64,7 +64,7 @@ pub(super) fn matches_any(pattern: &PathPattern, spelled: &[String]) -> Result<b
 }
 
 /// What is wrong with a pattern of a key of the `lora` section.
-pub(super) fn of_key(key: &str) -> impl Fn(PatternError) -> ModelError + '_ {
+pub(crate) fn of_key(key: &str) -> impl Fn(PatternError) -> ModelError + '_ {
     move |error| ModelError::key(format!("lora.{key}"), error.to_string())
 }
 

@@ -73,7 +73,7 @@ fn kept<'a>(
 }
 
 /// Whether PEFT, which knows one spelling of every path and no short names, would adapt the layer at `path`.
-pub(super) struct PeftRule<'a> {
+pub(crate) struct PeftRule<'a> {
     exclusion: Exclusion<'a>,
     layers: Layers<'a>,
     all_linear: bool,
@@ -82,7 +82,7 @@ pub(super) struct PeftRule<'a> {
 }
 
 impl<'a> PeftRule<'a> {
-    pub(super) fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
+    pub(crate) fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
         let (all_linear, pattern, list) = match &config.target_modules {
             None => (false, None, &[][..]),
             Some(TargetModules::List(list)) => (false, None, list.as_slice()),
@@ -94,7 +94,7 @@ impl<'a> PeftRule<'a> {
 
     /// # Errors
     /// A pattern whose match takes too long.
-    pub(super) fn adapts(&self, path: &str, role: Role) -> Result<bool, ModelError> {
+    pub(crate) fn adapts(&self, path: &str, role: Role) -> Result<bool, ModelError> {
         if self.exclusion.excludes(path)? {
             return Ok(false);
         }
@@ -122,7 +122,7 @@ struct Spelled<'a> {
 
 /// Whether the module at `path`, or one that it lies in, is saved as a whole because of an `entry` of `modules_to_save`:
 /// PEFT saves every module whose path ends with the entry.
-pub(super) fn is_saved(path: &str, entry: &str) -> bool {
+pub(crate) fn is_saved(path: &str, entry: &str) -> bool {
     let ends = path.match_indices('.').map(|(i, _)| i).chain([path.len()]);
     !entry.is_empty() && ends.into_iter().any(|end| path[..end].ends_with(entry))
 }
@@ -258,20 +258,20 @@ fn by_list(
 }
 
 /// Whether an entry of a list names the linear layer after the last norm, where the family has one.
-pub(super) fn names_pooler(entry: &str, paths: ModulePaths) -> bool {
+pub(crate) fn names_pooler(entry: &str, paths: ModulePaths) -> bool {
     paths.names().is_some_and(|names| names.has_pooler()) && (is_named(POOLER, entry) || is_named(entry, POOLER))
 }
 
 /// What a note says of [`names_pooler`].
-pub(super) fn unused_pooler(entry: &str) -> String {
+pub(crate) fn unused_pooler(entry: &str) -> String {
     format!("`{entry}` is kept as its file has it, because heatmaps do not need it")
 }
 
 /// The linear layer after the last norm.
-pub(super) const POOLER: &str = "pooler.dense";
+pub(crate) const POOLER: &str = "pooler.dense";
 
 /// The whole path, or the end of it from a `.` on.
-pub(super) fn is_named(path: &str, entry: &str) -> bool {
+pub(crate) fn is_named(path: &str, entry: &str) -> bool {
     path == entry || path.strip_suffix(entry).is_some_and(|head| head.ends_with('.'))
 }
 

@@ -14,10 +14,10 @@ use crate::models::state::{Group, NamedModule, ParameterInfo, named_parameters, 
 use super::adapter::{LoraAdapter, Scaling};
 use super::first::{self, Matrices};
 use super::loftq::LoftqBase;
-use super::peft_config::PeftConfig;
 use super::quantization::Storage;
 use super::ranks::Ranks;
 use super::targets::{Candidate, condense, is_saved, select};
+use crate::artifacts::adapter::peft_config::PeftConfig;
 
 /// Which modules were adapted, and what the user should know about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +46,7 @@ pub struct AdaptedModule {
 }
 
 impl AdaptedModule {
-    pub(super) fn of(path: &str, shape: [usize; 2], adapter: &LoraAdapter) -> Self {
+    pub(crate) fn of(path: &str, shape: [usize; 2], adapter: &LoraAdapter) -> Self {
         let dora = adapter.dora.is_some();
         Self { path: path.to_owned(), shape, rank: adapter.rank(), scale: adapter.scale(), dora }
     }
@@ -232,7 +232,7 @@ impl LoraPlan {
 }
 
 /// Whether an adapted module is one of the backbone: its adapter belongs into the directory of an adapter.
-pub(super) fn in_backbone(path: &str) -> bool {
+pub(crate) fn in_backbone(path: &str) -> bool {
     !path.starts_with("decoder.")
 }
 
@@ -315,7 +315,7 @@ impl Attach<'_> {
 ///
 /// # Errors
 /// A module of `modules_to_save` that is stored in 4 bits.
-pub(super) fn freeze_base<M: NamedModule + VisitProjections>(
+pub(crate) fn freeze_base<M: NamedModule + VisitProjections>(
     model: M,
     config: &LoraConfig,
     adapted: &[&str],
@@ -370,7 +370,7 @@ fn names_head(entry: &str, paths: ModulePaths) -> bool {
 
 /// Modules of the backbone that an entry of `modules_to_save` names and that lie directly in another one that is named.
 /// PEFT wraps both, and computes with the inner module as the base has it: what it saves of it has no effect.
-pub(super) fn nested_modules<M: NamedModule + VisitProjections>(model: &M, config: &LoraConfig) -> BTreeSet<String> {
+pub(crate) fn nested_modules<M: NamedModule + VisitProjections>(model: &M, config: &LoraConfig) -> BTreeSet<String> {
     let (naming, paths) = (model.naming(), model.module_paths());
     let entries = config.modules_to_save.as_deref().unwrap_or_default();
     let named = |path: &str| entries.iter().any(|e| !e.is_empty() && path.ends_with(e.as_str()));

@@ -9,14 +9,15 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::artifacts::pretrained::{Checkpoint, hub};
+use crate::artifacts::{BuildReport, build_backbone};
 use crate::config::{LoraConfig, Precision, QuantizationConfig};
 use crate::datasets::BatchSpec;
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::models::layers::Activation;
 use crate::models::lora::{LoraPlan, LoraReport};
-use crate::models::pretrained::{Checkpoint, hub};
-use crate::models::{BuildReport, ModelError, VisitProjections, Vit, build_backbone, is_cpu};
+use crate::models::{ModelError, VisitProjections, Vit, is_cpu};
 use crate::parallel::Pieces;
 use crate::training::precision::compute_dtype;
 

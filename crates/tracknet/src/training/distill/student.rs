@@ -9,13 +9,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-use crate::bench::Timing;
+use crate::artifacts::adapter::{PeftConfig, write_adapter};
 use crate::config::{
     DtypeName, Interval, OptimizerConfig, Precision, QuantizationConfig, SchedulerConfig, SchedulerName,
 };
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
-use crate::models::lora::{AdaptedModule, PeftConfig, write_adapter};
+use crate::models::lora::AdaptedModule;
 use crate::models::{MemoryReport, VisitProjections, is_cpu};
 use crate::parallel::Pieces;
 use crate::training::TrainingError;
@@ -344,7 +344,11 @@ fn rows(values: &[f32], columns: usize, rows: impl Iterator<Item = usize>, devic
     Tensor::from_data(TensorData::new(values, [count, columns]), device)
 }
 
-/// The middle of some times in ms; 0 of none.
-fn median(times: Vec<f64>) -> f64 {
-    Timing::of(times).map_or(0.0, |timing| timing.median_ms)
+/// The median; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        count => f64::midpoint(values[(count - 1) / 2], values[count / 2]),
+    }
 }

@@ -1,0 +1,268 @@
+//! Writes weights in the layouts that other programs read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use half::{bf16, f16};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::{Map, Value, json};
+use tracknet_kernels::{ComputeDtype, QuantizeOptions};
+
+use crate::config::DtypeName;
+use crate::error::{IoContext, Result};
+use crate::files::{FileError, write_atomic, write_file_atomic};
+use crate::models::backbones::VitNames;
+use crate::models::projection::{Base, VisitProjections};
+use crate::models::state::{Group, Require, load_state, state_dict};
+use crate::models::{HeatmapModel, ModelError, Vit, words};
+
+use super::bnb::skip::written_list;
+use super::bnb::write::parts;
+use super::bnb::{BnbConfig, QuantState};
+use super::json::python_json;
+use super::stream::{Planned, write_stream, write_values};
+use super::weights::Weights;
+
+/// The file that holds decoder and head, beside an adapter or alone.
+pub const HEAD_FILE: &str = "tracknet_head.safetensors";
+
+/// How values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredAs {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats: half the size, three decimal digits.
+    F16,
+    /// bfloat16: half the size, two decimal digits, the range of 32-bit floats.
+    Bf16,
+}
+
+impl From<DtypeName> for StoredAs {
+    fn from(name: DtypeName) -> Self {
+        match name {
+            DtypeName::Float32 => Self::F32,
+            DtypeName::Float16 => Self::F16,
+            DtypeName::Bfloat16 => Self::Bf16,
+        }
+    }
+}
+
+impl StoredAs {
+    /// PyTorch's name, as `config.json: dtype` has it.
+    pub const fn name(self) -> &'static str {
+        words::dtype_name(self.compute()).name()
+    }
+
+    /// The type that a packed weight was before.
+    const fn compute(self) -> ComputeDtype {
+        match self {
+            Self::F32 => ComputeDtype::F32,
+            Self::F16 => ComputeDtype::F16,
+            Self::Bf16 => ComputeDtype::Bf16,
+        }
+    }
+
+    /// The type in a safetensors file.
+    pub(crate) const fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::BF16,
+        }
+    }
+}
+
+/// Writes the backbone's base weights as a directory of floats that `transformers` loads: `config.json` and
+/// `model.safetensors`, and `preprocessor_config.json` if its checkpoint had one. Adapters are not part of it; tensors of
+/// its checkpoint that heatmaps do not need are.
+///
+/// # Errors
+/// The backbone's weights are packed, or the directory cannot be written.
+pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()> {
+    if backbone.is_quantized() {
+        let message = "the backbone is stored in 4 bits; only float weights are written in this layout";
+        return Err(ModelError::file(dir, message).into());
+    }
+    let carried = backbone.carried();
+    write_model_file(dir, |path| {
+        let mut tensors = float_tensors(backbone, stored, path);
+        tensors.extend(carried.tensors.iter().map(|tensor| tensor.as_floats(stored, path)));
+        write_stream(path, tensors)
+    })?;
+    carried.write_preprocessor(dir)?;
+    Ok(write_config(&dir.join("config.json"), config_of(backbone, stored))?)
+}
+
+/// Writes the backbone's base weights as a directory of 4-bit weights that `transformers` loads; what is not packed is
+/// stored as `stored`.
+///
+/// # Errors
+/// No weight is packed, or the directory cannot be written.
+pub fn write_packed_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()> {
+    let paths = backbone.module_paths();
+    let (mut packed, mut skip, mut failed) = (Vec::new(), Vec::new(), None);
+    backbone.visit_projections(&mut |path, projection| match &projection.base {
+        Base::Dense(_) => skip.push(path.to_owned()),
+        Base::Packed(weight) => match weight.to_packed() {
+            Ok(bytes) => packed.push((format!("{path}.weight"), weight.compute_dtype(), bytes)),
+            Err(error) => {
+                failed = Some(ModelError::Tensor { name: format!("{path}.weight"), message: error.to_string() })
+            }
+        },
+    });
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    let Some((_, compute_dtype, first)) = packed.first() else {
+        return Err(ModelError::file(dir, "the backbone has no weight in 4 bits").into());
+    };
+    let QuantizeOptions { quant_type, double_quant, .. } = first.options();
+    let carried = backbone.carried();
+    let pooler = carried.tensors.iter().find(|tensor| tensor.name() == "pooler.dense.weight");
+    skip.extend(pooler.filter(|tensor| !tensor.is_packed()).map(|_| "pooler.dense".to_owned()));
+    let skip: Vec<&str> = skip.iter().map(String::as_str).collect();
+    // As `quantize_checkpoint` does, where releases differ in what they expect without a list.
+    let skip_modules = (!skip.is_empty() || pooler.is_some()).then(|| written_list(&skip, paths));
+    let bnb = BnbConfig { quant_type, compute_dtype: *compute_dtype, double_quant, skip_modules };
+    write_model_file(dir, |path| {
+        let mut tensors = float_tensors(backbone, stored, path);
+        for (name, _, weight) in &packed {
+            tensors.extend(parts(name, QuantState::of(weight, stored.compute()), weight.clone(), path));
+        }
+        tensors.extend(carried.tensors.iter().flat_map(|tensor| tensor.as_stored(stored, path)));
+        write_stream(path, tensors)
+    })?;
+    carried.write_preprocessor(dir)?;
+    let mut config = config_of(backbone, stored);
+    config.insert("quantization_config".to_owned(), bnb.to_json());
+    Ok(write_config(&dir.join("config.json"), config)?)
+}
+
+/// The parameters of a backbone from the tensors of a directory that [`write_backbone`] wrote.
+pub(crate) fn backbone_state(tensors: BTreeMap<String, TensorData>, names: &VitNames) -> BTreeMap<String, TensorData> {
+    let mut state = names.unstack(tensors);
+    state.retain(|name, _| !names.is_carried(name));
+    state
+}
+
+fn write_model_file(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    fs::create_dir_all(dir).at(dir)?;
+    write_file_atomic(&dir.join("model.safetensors"), write)
+}
+
+/// The float parameters as files have them.
+fn float_tensors<'a>(backbone: &Vit, stored: StoredAs, path: &'a Path) -> Vec<Planned<'a>> {
+    let state = backbone.spec().names.stack(state_dict(backbone, |p| p.group == Group::Backbone));
+    let tensor = |(name, data): (String, TensorData)| {
+        let shape = data.shape().to_vec();
+        let label = name.clone();
+        let write = Box::new(move |out: &mut dyn Write| {
+            let values: Vec<f32> = data.iter::<f32>().collect();
+            write_values(out, &label, &values, stored, path)
+        });
+        Planned { name, dtype: stored.dtype(), shape, write }
+    };
+    state.into_iter().map(tensor).collect()
+}
+
+fn config_of(backbone: &Vit, stored: StoredAs) -> Map<String, Value> {
+    let spec = backbone.spec();
+    let mut config = spec.config.clone();
+    config.insert("model_type".to_owned(), json!(spec.names.model_type));
+    config.insert("architectures".to_owned(), json!([spec.names.architecture]));
+    config.insert("patch_size".to_owned(), json!(spec.patch));
+    config.remove("torch_dtype");
+    // A base that was read in 4 bits may be floats now, and `transformers` believes the file.
+    config.remove("quantization_config");
+    config.insert("dtype".to_owned(), json!(stored.name()));
+    config
+}
+
+/// Writes decoder and head to [`HEAD_FILE`] in `dir`.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_head(dir: &Path, model: &HeatmapModel) -> Result<()> {
+    let state = state_dict(model, |p| is_head(p.group));
+    write_tensors(&dir.join(HEAD_FILE), state, StoredAs::F32)
+}
+
+/// Loads decoder and head from a file, or from [`HEAD_FILE`] in a directory.
+///
+/// # Errors
+/// The file is missing or damaged, or its tensors are not exactly those of the model's decoder and head.
+pub fn load_head(path: &Path, model: HeatmapModel) -> Result<HeatmapModel> {
+    let file: PathBuf = if path.is_dir() { path.join(HEAD_FILE) } else { path.to_path_buf() };
+    let state = read_all(&file)?;
+    let expected = crate::models::state::named_parameters(&model);
+    let missing = expected.iter().filter(|p| is_head(p.group) && !state.contains_key(&p.name));
+    let mut problems: Vec<String> = missing.map(|p| format!("{}: missing, expected {:?}", p.name, p.shape)).collect();
+    let loaded = load_state(model, state, Require::Nothing);
+    if let Err(ModelError::Tensors { problems: more, .. }) = &loaded {
+        problems.extend(more.iter().cloned());
+    }
+    if !problems.is_empty() {
+        return Err(ModelError::Tensors { path: file, problems }.into());
+    }
+    Ok(loaded?)
+}
+
+fn is_head(group: Group) -> bool {
+    matches!(group, Group::Decoder | Group::Head)
+}
+
+/// Every tensor of a safetensors file, as `f32`.
+///
+/// # Errors
+/// The file cannot be read, or a tensor is damaged.
+pub fn read_all(path: &Path) -> Result<BTreeMap<String, TensorData>> {
+    let weights = Weights::open_file(path)?;
+    let read = |name: &str| {
+        let shape = weights.shape(name).unwrap_or_default().to_vec();
+        Ok((name.to_owned(), TensorData::new(weights.read(name)?, shape)))
+    };
+    weights.names().map(read).collect()
+}
+
+/// Writes a safetensors file with the metadata PyTorch programs expect. The file is whole or absent.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_tensors(path: &Path, state: BTreeMap<String, TensorData>, stored: StoredAs) -> Result<()> {
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = state
+        .into_iter()
+        .map(|(name, data)| {
+            let shape = data.shape().to_vec();
+            (name, shape, bytes(data, stored))
+        })
+        .collect();
+    let dtype = stored.dtype();
+    let invalid = |e: safetensors::SafeTensorError| ModelError::file(path, e.to_string());
+    let views: Vec<(&str, TensorView<'_>)> = tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(dtype, shape.clone(), bytes).map_err(invalid)?)))
+        .collect::<Result<_>>()?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let file = safetensors::serialize(views, Some(metadata)).map_err(invalid)?;
+    Ok(write_atomic(path, |w| w.write_all(&file))?)
+}
+
+fn bytes(data: TensorData, stored: StoredAs) -> Vec<u8> {
+    let data = data.convert::<f32>();
+    let values = data.iter::<f32>();
+    match stored {
+        StoredAs::F32 => values.flat_map(f32::to_le_bytes).collect(),
+        StoredAs::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
+        StoredAs::Bf16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
+    }
+}
+
+/// Writes a `config.json` with the bytes that `transformers` writes.
+pub(crate) fn write_config(path: &Path, config: Map<String, Value>) -> Result<(), FileError> {
+    let text = python_json(&Value::Object(config));
+    write_atomic(path, |w| w.write_all(text.as_bytes()))
+}
