@@ -16,7 +16,6 @@
 #![recursion_limit = "256"]
 
 pub mod artifacts;
-pub mod config;
 pub mod datasets;
 pub mod error;
 pub mod evaluation;
@@ -27,4 +26,5 @@ mod parallel;
 pub mod training;
 
 pub use error::{Error, Result};
+pub use tracknet_config as config;
 pub use tracknet_io::{console, files, process};

@@ -12,7 +12,7 @@ use serde_json::json;
 use tracknet::Error;
 use tracknet::artifacts::build_model;
 use tracknet::artifacts::pretrained::save::read_all;
-use tracknet::config::{Config, ModelConfig};
+use tracknet::config::{Config, DtypeName, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
 use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
@@ -443,7 +443,7 @@ fn a_metric_that_does_not_exist_cannot_be_watched() {
 #[test]
 fn gradient_checkpointing_trains_the_same_weights_on_float_and_4_bit_backbones() {
     let mut bfloat16 = qlora();
-    bfloat16.quantization.compute_dtype = "bfloat16".to_owned();
+    bfloat16.quantization.compute_dtype = DtypeName::Bfloat16;
     for section in [model(lora()), qlora(), bfloat16] {
         let trained = |checkpointing: bool| {
             let dir = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use crate::datasets::{BatchLoader, BatchSpec};
 use crate::files::hex;
 use crate::models::backbones::Position;
 use crate::models::projection::Base;
-use crate::models::{HeatmapModel, VisitProjections};
+use crate::models::{HeatmapModel, VisitProjections, words};
 
 use super::checkpoint::{BaseIdentity, Computation, FrameList};
 
@@ -44,7 +44,7 @@ pub(super) fn computation_of(model: &HeatmapModel, build: &BuildReport) -> Compu
     let mut compute = None;
     model.visit_projections(&mut |_, projection| {
         if let Base::Packed(weight) = &projection.base {
-            compute = Some(weight.compute_dtype().name().to_owned());
+            compute = Some(words::dtype_name(weight.compute_dtype()).to_string());
         }
     });
     values.extend(compute.map(|dtype| ("bnb_4bit_compute_dtype", dtype)));

@@ -10,7 +10,9 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::artifacts::adapter::{PeftConfig, write_adapter};
-use crate::config::{Interval, OptimizerConfig, Precision, QuantizationConfig, SchedulerConfig, SchedulerName};
+use crate::config::{
+    DtypeName, Interval, OptimizerConfig, Precision, QuantizationConfig, SchedulerConfig, SchedulerName,
+};
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::models::lora::AdaptedModule;
@@ -130,7 +132,8 @@ pub fn train_student(
     let [latency_ms, batch_ms] = lesson.time(&trained.model)?;
     let report = StudentReport {
         student: kind,
-        storage: if kind == StudentKind::Lora { "float32" } else { &options.quant_type }.to_owned(),
+        storage: if kind == StudentKind::Lora { DtypeName::Float32.name() } else { options.quant_type.name() }
+            .to_owned(),
         linear_layers,
         packed_layers,
         precision: if mixed { options.precision } else { Precision::Fp32 },
