@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use tracknet::artifacts::AdapterChoice;
+use tracknet::artifacts::run::find_adapter;
 use tracknet::config::ConfigSources;
 use tracknet::files::destination::check_file;
 use tracknet::files::{self, Destination, Existing, read_text};
-use tracknet::training::{AdapterChoice, find_adapter};
 
 /// Where the configuration comes from: three groups, then overrides.
 #[derive(Debug, Clone, Args)]

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use tracknet::artifacts::load_model_for_inference;
 use tracknet::artifacts::pretrained::{StoredAs, write_backbone, write_head};
-use tracknet::training::load_model_for_inference;
 
 use crate::args::{BaseArgs, OverwriteFlag};
 use crate::device;

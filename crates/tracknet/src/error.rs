@@ -22,6 +22,9 @@ pub enum Error {
     /// A model cannot be built, loaded, adapted or quantized.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A run or checkpoint cannot be read.
+    #[error(transparent)]
+    Run(#[from] crate::artifacts::run::RunError),
     /// A training run cannot start or go on.
     #[error(transparent)]
     Training(#[from] crate::training::TrainingError),

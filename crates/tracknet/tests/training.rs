@@ -11,15 +11,17 @@ use burn::tensor::Device;
 use serde_json::json;
 use tracknet::Error;
 use tracknet::artifacts::build_model;
+use tracknet::artifacts::load_model_for_inference;
 use tracknet::artifacts::pretrained::save::read_all;
+use tracknet::artifacts::run::{Checkpoint, LossScale};
 use tracknet::config::{Config, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
 use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
 use tracknet::models::{HeatmapModel, VisitProjections};
 use tracknet::training::{
-    BatchShape, Checkpoint, GradientNorm, LossScale, NamedGradients, NamedOptimizer, Outcome, ParameterTable,
-    StagedBatch, StepReport, Stepper, batch_spec, load_model_for_inference, shape_of, training_device,
+    BatchShape, GradientNorm, NamedGradients, NamedOptimizer, Outcome, ParameterTable, StagedBatch, StepReport,
+    Stepper, batch_spec, shape_of, training_device,
 };
 
 mod common;

@@ -12,7 +12,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 
-use crate::artifacts::BuildReport;
+use crate::artifacts::{BuildReport, load_model_for_inference};
 use crate::config::Config;
 use crate::console::excerpt;
 use crate::datasets::image::{Normalizer, decode as decode_image, is_picture, pictures_in, resize};
@@ -20,7 +20,7 @@ use crate::datasets::{BatchSpec, Geometry};
 use crate::error::Result;
 use crate::evaluation::decode::{Activation, DecodeOptions, decode};
 use crate::models::HeatmapModel;
-use crate::training::{TrainingError, activation_of, batch_spec, load_model_for_inference};
+use crate::training::{TrainingError, activation_of, batch_spec};
 
 use super::overlay::{heatmap_picture, overlay};
 use super::video::VideoTools;

@@ -14,6 +14,8 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 
 use crate::artifacts::adapter::PeftConfig;
+use crate::artifacts::run::weights::{load_weights, section_of, write_weights};
+use crate::artifacts::run::{CONFIG_FILE, Checkpoint, RunPaths, RunState, write_checkpoint};
 use crate::artifacts::{BuildReport, build_model};
 use crate::config::{Config, Norm, Precision, Runtime};
 use crate::datasets::{Batch, BatchLoader};
@@ -23,25 +25,23 @@ use crate::models::memory::{MemoryReport, bytes, training_estimate};
 use crate::models::{HeatmapModel, is_cpu};
 use crate::parallel::cores;
 
+use super::TrainingError;
 use super::evaluate::{EvaluateOptions, Evaluation, Run};
 use super::freeze;
 use super::loaders::Loaders;
 use super::logging::{KeepRows, MetricLog, RowKind};
 use super::memory::{MemoryBound, MicroBatch, choose_micro_batch};
 use super::monitor::{STAND_IN, Verdict};
-use super::optimizer::NamedOptimizer;
+use super::optimizer::{NamedOptimizer, Part};
 use super::overlays::write_overlays;
 use super::parameters::ParameterTable;
 use super::precision::compute_dtype;
 use super::reporter::{Reporter, StepProgress};
 use super::resume::{self, Resumed};
-use super::run::RunPaths;
 use super::schedule::Schedule;
 use super::staging::{StagedBatch, Staging};
 use super::start::{Place, Start};
 use super::step::{StepReport, Stepper};
-use super::weights;
-use super::{CONFIG_FILE, Checkpoint, RunState, TrainingError, write_checkpoint};
 
 /// How a run is started.
 #[derive(Debug, Clone)]
@@ -477,8 +477,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self, dir: &Path) -> Result<()> {
+        let with_backbone = self.table.trains(Part::Backbone);
         let kept = write_checkpoint(dir, &self.config_yaml, &self.state, &self.optimizer.to_tensors()?, |temporary| {
-            weights::write(&self.model, &self.table, self.adapter.as_ref(), temporary)
+            write_weights(&self.model, with_backbone, self.adapter.as_ref(), temporary)
         })?;
         if let Some(kept) = kept {
             self.reporter.note(&format!(
@@ -509,7 +510,7 @@ impl<'a> Trainer<'a> {
                 // It is from before the epochs were raised, when the backbone was not to train.
                 self.model.backbone = self.built(&best)?.backbone;
             }
-            self.model = weights::load(self.model.clone(), self.adapter.as_ref(), &best)?;
+            self.model = load_weights(self.model.clone(), self.adapter.as_ref(), &best)?;
         }
         if let Some(chosen) = self.chosen() {
             self.reporter.report(&chosen);
@@ -523,7 +524,7 @@ impl<'a> Trainer<'a> {
 
     /// The model of a checkpoint as it is built, before its weights are loaded.
     fn built(&self, checkpoint: &Checkpoint) -> Result<HeatmapModel> {
-        let (section, training) = (weights::section_of(self.config, checkpoint), &self.config.training);
+        let (section, training) = (section_of(self.config, checkpoint), &self.config.training);
         let resize = self.config.data.preprocess.resize;
         Ok(build_model(&section, resize, training.seed, &self.stepper.device)?.0)
     }

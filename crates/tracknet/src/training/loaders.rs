@@ -1,10 +1,14 @@
 //! The batches of a run, from its configuration.
 
+use sha2::{Digest, Sha256};
+
 use crate::artifacts::BuildReport;
+use crate::artifacts::run::FrameList;
 use crate::config::{Config, OnBadFrame};
 use crate::console::listing;
 use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, LoaderOptions, ProblemKind};
 use crate::error::Result;
+use crate::files::hex;
 
 use super::memory::MemoryBound;
 use super::staging::BatchShape;
@@ -72,6 +76,16 @@ impl Loaders {
             validation: validation.map(|d| validation_loader(config, d.frames(), spec, cache_bytes)).transpose()?,
             report,
         })
+    }
+
+    /// The training frames that the order of an epoch is drawn from.
+    pub(super) fn frame_list(&self) -> FrameList {
+        let frames = self.train.frames();
+        let mut hasher = Sha256::new();
+        for frame in frames {
+            hasher.update(format!("{frame}\n"));
+        }
+        FrameList { count: frames.len(), sha256: hex(&hasher.finalize()) }
     }
 
     /// Sizes of a batch's tensors.

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
+use crate::artifacts::run::Monitor;
 use crate::config::{EarlyStoppingConfig, MonitorMode};
 
 /// Stands in for a watched metric that has had no value yet (nothing is validated, or it is not defined on these
@@ -21,29 +20,7 @@ pub enum Verdict {
     Stop,
 }
 
-/// Best value so far and how long ago it was; saved in checkpoints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Monitor {
-    /// The metric that the best value is of: the watched one or [`STAND_IN`]. `None` before the first, and in
-    /// checkpoints of format version 1.
-    #[serde(default)]
-    pub metric: Option<String>,
-    /// Best value; `None` before the first finite one.
-    #[serde(with = "exact_option")]
-    pub best: Option<f64>,
-    /// Epoch (from 0) of the best value.
-    pub best_epoch: Option<usize>,
-    /// Epochs since then.
-    pub stale_epochs: usize,
-}
-
 impl Monitor {
-    /// Nothing seen yet.
-    pub fn new() -> Self {
-        Self { metric: None, best: None, best_epoch: None, stale_epochs: 0 }
-    }
-
     /// Judges the metrics of `epoch`. The first value of the watched metric is the best, whatever the stand-in was
     /// before it. A value that is missing or not finite is never an improvement.
     pub fn judge(&mut self, config: &EarlyStoppingConfig, epoch: usize, metrics: &BTreeMap<String, f64>) -> Verdict {
@@ -76,37 +53,6 @@ impl Monitor {
     /// Whether the run should already have stopped.
     pub fn is_exhausted(&self, config: &EarlyStoppingConfig) -> bool {
         config.enabled && self.stale_epochs >= config.patience.max(1)
-    }
-}
-
-impl Default for Monitor {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Floats as strings: JSON readers may round a number in its last bit, and JSON has no infinities.
-pub(crate) mod exact {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(crate) fn serialize<S: Serializer>(value: &f64, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&value.to_string())
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
-        String::deserialize(d)?.parse().map_err(D::Error::custom)
-    }
-}
-
-mod exact_option {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, s: S) -> Result<S::Ok, S::Error> {
-        value.map(|v| v.to_string()).serialize(s)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Error> {
-        Option::<String>::deserialize(d)?.map(|s| s.parse().map_err(D::Error::custom)).transpose()
     }
 }
 
@@ -173,15 +119,5 @@ mod tests {
     fn a_disabled_monitor_still_finds_the_best_but_never_stops() {
         let config = EarlyStoppingConfig { enabled: false, ..config(MonitorMode::Min, 0.0) };
         assert!(judge(&config, &[1.0, 2.0, 3.0, 4.0, 0.5]).iter().all(|v| *v != Verdict::Stop));
-    }
-
-    #[test]
-    fn the_best_value_survives_json_bit_for_bit() {
-        for value in [0.1 + 0.2, 1.0 / 3.0, 5e-324, 123_456.789_012_345_67] {
-            let metric = Some("val/f1".to_owned());
-            let monitor = Monitor { metric, best: Some(value), best_epoch: Some(3), stale_epochs: 1 };
-            let json = serde_json::to_string(&monitor).unwrap();
-            assert_eq!(serde_json::from_str::<Monitor>(&json).unwrap(), monitor);
-        }
     }
 }

@@ -13,12 +13,12 @@ use burn_optim::{
 };
 use tracknet_kernels::adamw::{AdamWStep, adamw_step};
 
+use crate::artifacts::run::{HostTensor, HostTensors};
 use crate::config::{OptimizerConfig, OptimizerName};
 use crate::error::Result;
 use crate::models::is_cpu;
 
 use super::TrainingError;
-use super::tensors::{HostTensor, HostTensors};
 
 /// Which part of the model a parameter belongs to, as far as learning rates and decay care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

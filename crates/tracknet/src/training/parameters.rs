@@ -44,6 +44,11 @@ impl ParameterTable {
         all
     }
 
+    /// Whether a parameter of `part` may train.
+    pub(super) fn trains(&self, part: Part) -> bool {
+        self.by_id.values().any(|p| p.kind.part == part)
+    }
+
     /// Element counts by name.
     pub fn lengths(&self) -> BTreeMap<String, usize> {
         self.by_id.values().map(|p| (p.name.clone(), p.elements)).collect()

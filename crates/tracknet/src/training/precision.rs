@@ -6,8 +6,8 @@
 //! et al. 2018, <https://arxiv.org/abs/1710.03740>), a scale that grows until something overflows.
 
 use burn::tensor::{DType, Device};
-use serde::{Deserialize, Serialize};
 
+use crate::artifacts::run::LossScale;
 use crate::config::Precision;
 
 /// The dtype of frames and features for a precision, or float32 if the device cannot compute in it.
@@ -19,15 +19,6 @@ pub fn compute_dtype(precision: Precision, device: &Device) -> DType {
     };
     // The CPU backend takes half precision, and computes it in float32, slower.
     if !crate::models::is_cpu(device) && device.supports_dtype(wanted) { wanted } else { DType::F32 }
-}
-
-/// What the loss is multiplied by before a backward pass in float16: a power of two.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct LossScale {
-    /// The factor.
-    pub scale: f64,
-    /// Steps since it last changed.
-    pub steady_steps: u32,
 }
 
 impl LossScale {

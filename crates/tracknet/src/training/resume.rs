@@ -3,44 +3,21 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::artifacts::run::checkpoint::is_file;
+use crate::artifacts::run::weights::section_of;
+use crate::artifacts::run::{CONFIG_FILE, Checkpoint, RunError, RunPaths, find_checkpoint};
 use crate::config::{Config, DataConfig, ModelConfig, OptimizerConfig, OptimizerName};
 use crate::console::listing;
 use crate::error::{Error, IoContext, Result};
 use crate::files::{DirectoryLock, FileError, parent_of};
 
 use super::TrainingError;
-use super::checkpoint::{CONFIG_FILE, Checkpoint, is_file};
 use super::evaluate::Evaluation;
 use super::gradients::clip_limit;
 use super::logging::LOG_FILE;
 use super::monitor::STAND_IN;
 use super::optimizer::{NamedOptimizer, Part};
 use super::parameters::ParameterTable;
-use super::run::RunPaths;
-use super::weights;
-
-/// Finds a checkpoint of a run (the first of `names` that exists), or opens `path` if it is a checkpoint itself.
-/// A run whose `ckpt_dir` is elsewhere is looked up there; what is found must be its own.
-///
-/// # Errors
-/// If there is none, it is another run's, or a file of it is damaged.
-pub fn find_checkpoint(path: &Path, names: &[&str]) -> Result<Checkpoint> {
-    let missing = match Checkpoint::find(path, names) {
-        Err(Error::Training(missing @ TrainingError::NoCheckpoint { .. })) => missing,
-        found => return found,
-    };
-    if !is_file(&path.join(CONFIG_FILE))? {
-        return Err(missing.into());
-    }
-    let config = Config::from_run_dir(path)?;
-    let run_id = &config.runtime.run_id;
-    let checkpoint = Checkpoint::find(&paths_at(path.to_path_buf(), &config, run_id).checkpoints, names)?;
-    if checkpoint.state.run_id == *run_id {
-        return Ok(checkpoint);
-    }
-    let problem = format!("is of the run {}, but {} is the run {run_id}", checkpoint.state.run_id, path.display());
-    Err(TrainingError::DoesNotFit { path: checkpoint.dir, problem }.into())
-}
 
 /// A run that is continued: found, held and opened.
 #[derive(Debug)]
@@ -72,7 +49,7 @@ impl Resumed {
 
     /// The `model` section that builds the model of the run. The backbone comes from where `config` says.
     pub(super) fn section(&self, config: &Config) -> ModelConfig {
-        let mut section = weights::section_of(config, &self.checkpoint);
+        let mut section = section_of(config, &self.checkpoint);
         section.pretrained_model_name.clone_from(&config.model.pretrained_model_name);
         section
     }
@@ -102,7 +79,7 @@ fn places(config: &Config, from: &Path, checkpoint: &Checkpoint) -> Result<(RunP
             root
         }
     };
-    let mut logs = paths_at(root.clone(), config, run_id).logs;
+    let mut logs = RunPaths::configured(root.clone(), &config.runtime, run_id).logs;
     if !logs.starts_with(&root) && !is_file(&logs.join(LOG_FILE))? {
         logs = root.join("logs");
         let dir = config.training.log_dir.display();
@@ -136,7 +113,7 @@ fn root_elsewhere(config: &Config, checkpoint: &Checkpoint) -> Result<PathBuf> {
     }
     let known = if is_file(&root.join(CONFIG_FILE))? { Some(Config::from_run_dir(&root)?) } else { None };
     let belongs = known.is_some_and(|known| {
-        let folder = paths_at(root.clone(), &known, &known.runtime.run_id).checkpoints;
+        let folder = RunPaths::configured(root.clone(), &known.runtime, &known.runtime.run_id).checkpoints;
         known.runtime.run_id == *run_id && is_same(&folder, parent_of(&checkpoint.dir))
     });
     if belongs {
@@ -147,7 +124,7 @@ fn root_elsewhere(config: &Config, checkpoint: &Checkpoint) -> Result<PathBuf> {
          another training.output_dir",
         root.display()
     );
-    Err(TrainingError::DoesNotFit { path: checkpoint.dir.clone(), problem }.into())
+    Err(RunError::DoesNotFit { path: checkpoint.dir.clone(), problem }.into())
 }
 
 /// Whether two paths lead to the same directory.
@@ -155,14 +132,9 @@ fn is_same(a: &Path, b: &Path) -> bool {
     a == b || a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b)
 }
 
-fn paths_at(root: PathBuf, config: &Config, run_id: &str) -> RunPaths {
-    let runtime = &config.runtime;
-    RunPaths::at(root, &runtime.output_dir, &runtime.log_dir, &runtime.ckpt_dir, run_id)
-}
-
 /// Whether the backbone is named by checkpoints and not held by them: when it never trains.
 pub(super) fn names_base(table: &ParameterTable, lora: bool) -> bool {
-    lora || !table.sorted().iter().any(|p| p.kind.part == Part::Backbone)
+    lora || !table.trains(Part::Backbone)
 }
 
 /// Why a model has no trainable parameter, in terms of the configuration.
@@ -207,7 +179,7 @@ pub(super) fn differences(config: &Config, checkpoint: &Checkpoint) -> Result<Ve
         let problem = "the `model` section differs from the one the run is to go on with: resume with the run's own \
                        configuration, or start a new run"
             .to_owned();
-        return Err(TrainingError::DoesNotFit { path: label, problem }.into());
+        return Err(RunError::DoesNotFit { path: label, problem }.into());
     }
     let mut notes = Vec::new();
     for change in CHANGES.iter().filter(|change| (change.differs)(&old, config)) {
@@ -218,7 +190,7 @@ pub(super) fn differences(config: &Config, checkpoint: &Checkpoint) -> Result<Ve
                  with the value it began with, or go on from the end of an epoch, as checkpoints/best is",
                 checkpoint.state.epoch + 1
             );
-            return Err(TrainingError::DoesNotFit { path: label, problem }.into());
+            return Err(RunError::DoesNotFit { path: label, problem }.into());
         }
         notes.push(format!("{key} differs from what the run began with: {means}"));
     }
@@ -384,5 +356,5 @@ pub(super) fn check_optimizer(
         return Ok(());
     }
     let problem = format!("no state of {}, which the run has trained", listing(missing, 5));
-    Err(TrainingError::damaged(checkpoint.optimizer_path(), problem).into())
+    Err(RunError::damaged(checkpoint.optimizer_path(), problem).into())
 }

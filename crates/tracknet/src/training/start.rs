@@ -3,21 +3,19 @@
 use burn::tensor::Device;
 
 use crate::artifacts::BuildReport;
+use crate::artifacts::run::weights::load_weights;
+use crate::artifacts::run::{Checkpoint, FORMAT_VERSION, RunError, RunPaths, RunState, UNKNOWN_COMPUTATION, identity};
 use crate::config::Config;
 use crate::error::Result;
 use crate::files::DirectoryLock;
 use crate::models::HeatmapModel;
 
-use super::checkpoint::{Checkpoint, FORMAT_VERSION};
 use super::loaders::Loaders;
 use super::monitor::STAND_IN;
 use super::optimizer::NamedOptimizer;
 use super::parameters::ParameterTable;
 use super::reporter::Reporter;
 use super::resume::{self, Resumed};
-use super::run::RunPaths;
-use super::weights::{self, UNKNOWN_COMPUTATION};
-use super::{RunState, TrainingError, identity};
 
 /// Weights, optimizer and position of a run.
 pub(super) struct Start {
@@ -60,7 +58,7 @@ impl Start {
         let base = resume::names_base(table, config.model.lora.enabled).then(|| identity::base_of(config, build));
         let state = RunState {
             computation: Some(identity::computation_of(&model, build)),
-            frames: Some(identity::frames_of(&loaders.train)),
+            frames: Some(loaders.frame_list()),
             ..RunState::start(&config.runtime.run_id, config.training.seed, base)
         };
         let optimizer = NamedOptimizer::new(&config.training.optimizer);
@@ -83,10 +81,10 @@ impl Start {
             notes.push(UNKNOWN_COMPUTATION.to_owned());
         }
         notes.extend(resume::differences(config, &checkpoint)?);
-        self.model = weights::load(self.model, build.lora.as_ref().map(|lora| &lora.peft), &checkpoint)?;
+        self.model = load_weights(self.model, build.lora.as_ref().map(|lora| &lora.peft), &checkpoint)?;
         self.optimizer
             .load_tensors(&checkpoint.optimizer()?, &table.lengths(), device)
-            .map_err(|problem| TrainingError::DoesNotFit { path: checkpoint.optimizer_path(), problem })?;
+            .map_err(|problem| RunError::DoesNotFit { path: checkpoint.optimizer_path(), problem })?;
         resume::check_optimizer(&self.optimizer, table, &checkpoint, &config.training.optimizer)?;
         let (state, left_out) = goes_on(config, &checkpoint, self.state, self.batches);
         notes.extend(left_out);

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use crate::artifacts::run::{LossScale, RunState};
 use crate::config::TrainingConfig;
 use crate::error::Result;
 use crate::models::state::{Require, load_state, named_parameters, state_dict};
@@ -16,12 +17,11 @@ use crate::models::{HeatmapModel, ModelError};
 use crate::parallel::Pieces;
 use crate::random;
 
-use super::checkpoint::RunState;
 use super::gradients::{GradientGuard, NamedGradients, clip_limit};
 use super::loss::HeatmapLoss;
 use super::optimizer::{NamedOptimizer, StepFactors};
 use super::parameters::ParameterTable;
-use super::precision::{LossScale, compute_dtype};
+use super::precision::compute_dtype;
 use super::staging::StagedBatch;
 
 /// What a step did.

@@ -10,6 +10,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use crate::artifacts::adapter::{PeftConfig, write_adapter};
+use crate::artifacts::run::LossScale;
 use crate::bench::Timing;
 use crate::config::{Interval, OptimizerConfig, Precision, QuantizationConfig, SchedulerConfig, SchedulerName};
 use crate::datasets::image::Normalizer;
@@ -21,7 +22,6 @@ use crate::training::TrainingError;
 use crate::training::gradients::{GradientGuard, NamedGradients};
 use crate::training::optimizer::{NamedOptimizer, StepFactors};
 use crate::training::parameters::ParameterTable;
-use crate::training::precision::LossScale;
 use crate::training::reporter::{Reporter, StepProgress};
 use crate::training::schedule::Schedule;
 use crate::training::step::seed_of;

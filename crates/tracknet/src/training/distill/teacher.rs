@@ -8,13 +8,13 @@ use std::path::Path;
 use burn::tensor::Device;
 use image::RgbImage;
 
+use crate::artifacts::run::{HostTensor, HostTensors, RunError, tensors};
 use crate::config::QuantizationConfig;
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::files::write_atomic;
 use crate::models::MemoryReport;
 use crate::training::TrainingError;
-use crate::training::tensors::{self, HostTensor, HostTensors};
 
 use super::feature::{FeatureModel, normalizer};
 use super::{Crops, DistillOptions, TeacherReport};
@@ -99,7 +99,7 @@ impl Targets {
         };
         let all = [("train", &self.train), ("validation", &self.validation)];
         let all: HostTensors = all.into_iter().map(|(name, values)| (name.to_owned(), tensor(values))).collect();
-        let bytes = tensors::to_bytes(&all).map_err(|problem| TrainingError::damaged(path, problem))?;
+        let bytes = tensors::to_bytes(&all).map_err(|problem| RunError::damaged(path, problem))?;
         Ok(write_atomic(path, |w| w.write_all(&bytes))?)
     }
 
@@ -111,12 +111,12 @@ impl Targets {
         let mut all = tensors::read(path)?;
         let mut take = |name: &str| match all.remove(name) {
             Some(HostTensor { shape, values }) if shape.len() == 2 => Ok((shape[1], values)),
-            _ => Err(TrainingError::damaged(path, format!("has no features called `{name}`"))),
+            _ => Err(RunError::damaged(path, format!("has no features called `{name}`"))),
         };
         let ((features, train), (other, validation)) = (take("train")?, take("validation")?);
         if features != other {
             let problem = format!("features to learn have {features} values, those to validate {other}");
-            return Err(TrainingError::damaged(path, problem).into());
+            return Err(RunError::damaged(path, problem).into());
         }
         Ok(Self { features, train, validation })
     }
