@@ -11,8 +11,8 @@ use tracknet::config::{DataFormat, ExifOrientation};
 use tracknet::console;
 use tracknet::datasets::synthetic::{GenerateOptions, GenerateReport, LookSet, generate_until};
 use tracknet::datasets::{Dataset, preview};
+use tracknet::evaluation::overlay;
 use tracknet::files::destination::check_file;
-use tracknet::inference::overlay;
 
 use crate::args::{OverwriteFlag, parse_count};
 use crate::interrupt::Interrupt;

@@ -18,8 +18,9 @@ use tracknet::datasets::Dataset;
 use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
 use tracknet::evaluation::FrameOutcome;
 use tracknet::evaluation::metrics::DetectionMetrics;
+use tracknet::evaluation::overlay;
 use tracknet::inference::predictions::{Prediction, write_csv};
-use tracknet::inference::{Predicted, Predictor, overlay};
+use tracknet::inference::{Predicted, Predictor};
 use tracknet::models::HeatmapModel;
 use tracknet::models::memory::bytes;
 use tracknet::training::{

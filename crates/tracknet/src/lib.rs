@@ -3,13 +3,14 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`compute`] | where and how things are computed |
 //! | [`config`] | YAML → validated structs; no tensors |
 //! | [`models`] | backbone → decoder → head, LoRA, quantization |
 //! | [`artifacts`] | model, adapter and run directories, and how a model comes back from them |
 //! | [`datasets`] | label readers, the synthetic rally renderer, the batch loader |
-//! | [`training`] | losses, optimizer, the fit loop, checkpoints |
-//! | [`evaluation`] | heatmap decoding, metrics, reports |
-//! | [`inference`] | prediction on images, folders and clips; overlays |
+//! | [`training`] | losses, optimizer, the fit loop, distillation |
+//! | [`evaluation`] | heatmap decoding, metrics, reports, pictures of detections |
+//! | [`inference`] | prediction on images, folders and clips |
 //! | [`inspect`] | what a file or directory is and holds |
 //! | [`mod@bench`] | the workloads that speed and memory are measured on |
 //! | [`files`] | reading and writing: whole or absent, nothing of the user's lost |
@@ -18,6 +19,7 @@
 
 pub mod artifacts;
 pub mod bench;
+pub mod compute;
 pub mod config;
 pub mod datasets;
 pub mod error;

@@ -262,7 +262,8 @@ fn a_run_with_adapters_on_the_decoder_alone_is_read_back() {
     let (report, _) =
         training_support::run(&training_support::config(root.path(), section, training), None, None).unwrap();
     assert!(!report.paths.best().join("adapter").exists(), "nothing of it belongs to the backbone");
-    let loaded = tracknet::artifacts::load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap().model;
+    let loaded =
+        tracknet::artifacts::load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap().model;
     assert!(state_dict(&loaded, |_| true) == state_dict(&report.model, |_| true));
 }
 

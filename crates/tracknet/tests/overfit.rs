@@ -6,8 +6,8 @@
 use burn::tensor::Device;
 use serde_json::json;
 use tracknet::artifacts::build_model;
-use tracknet::datasets::{BatchLoader, Dataset, LoaderOptions};
-use tracknet::training::{NamedOptimizer, ParameterTable, Stepper, batch_spec, shape_of, training_device};
+use tracknet::datasets::{BatchLoader, BatchSpec, Dataset, LoaderOptions};
+use tracknet::training::{NamedOptimizer, ParameterTable, Stepper, shape_of, training_device};
 
 mod training_support;
 use training_support::{config, lora, model, training};
@@ -24,7 +24,7 @@ fn overfit(model_json: serde_json::Value, loss: &str, steps: u64) -> [f64; 2] {
     let device = training_device(&Device::flex());
     let (mut model, build) = build_model(&config.model, config.data.preprocess.resize, 1, &device).unwrap();
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
-    let spec = batch_spec(&config, &build);
+    let spec = BatchSpec::new(&config, build.normalization());
     let mut stepper = Stepper::new(&config.training, &device);
     let shape = shape_of(&spec);
     let loader = BatchLoader::new(data.frames(), spec, 4, LoaderOptions::default()).unwrap();

@@ -15,13 +15,13 @@ use tracknet::artifacts::load_model_for_inference;
 use tracknet::artifacts::pretrained::save::read_all;
 use tracknet::artifacts::run::{Checkpoint, LossScale};
 use tracknet::config::{Config, ModelConfig};
-use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
+use tracknet::datasets::{Batch, BatchLoader, BatchSpec, Dataset, LoaderOptions};
 use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
 use tracknet::models::{HeatmapModel, VisitProjections};
 use tracknet::training::{
     BatchShape, GradientNorm, NamedGradients, NamedOptimizer, Outcome, ParameterTable, StagedBatch, StepReport,
-    Stepper, batch_spec, shape_of, training_device,
+    Stepper, shape_of, training_device,
 };
 
 mod common;
@@ -179,7 +179,7 @@ fn bench_on(training_json: serde_json::Value, model_json: serde_json::Value) -> 
     let device = training_device(&Device::flex());
     let (model, build) = build_model(&config.model, config.data.preprocess.resize, 3, &device).unwrap();
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
-    let spec = batch_spec(&config, &build);
+    let spec = BatchSpec::new(&config, build.normalization());
     let (shape, stepper) = (shape_of(&spec), Stepper::new(&config.training, &device));
     let options = LoaderOptions { workers: 0, ..LoaderOptions::default() };
     let loader = BatchLoader::new(data.frames().split_off(4), spec, 7, options).unwrap();
@@ -380,7 +380,7 @@ fn a_backbone_that_trained_keeps_the_normalization_and_the_rest_of_its_checkpoin
     let (report, _) = run(&config, None, None).unwrap();
 
     let loaded = load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap();
-    assert_eq!(batch_spec(&loaded.config, &loaded.build).mean, [0.5, 0.25, 0.125]);
+    assert_eq!(BatchSpec::new(&loaded.config, loaded.build.normalization()).mean, [0.5, 0.25, 0.125]);
     let tensors = |dir: &Path| read_all(&dir.join("model.safetensors")).unwrap();
     let [before, after] = [&base, &report.paths.best().join("backbone")].map(|dir| tensors(dir));
     assert!(before.keys().eq(after.keys()), "{:?}", after.keys());

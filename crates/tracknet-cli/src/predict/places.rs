@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use tracknet::evaluation::overlay;
 use tracknet::files::destination::{check_file, refuse_inputs};
-use tracknet::inference::{RowFormat, Source, VideoTools, overlay};
+use tracknet::inference::{RowFormat, Source, VideoTools};
 
 use super::PredictArgs;
 

@@ -4,9 +4,11 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::artifacts::build_model;
+use crate::compute::DeviceError;
+use crate::datasets::BatchSpec;
 use crate::error::Result;
 use crate::models::HeatmapModel;
-use crate::training::{TrainingError, batch_spec, shape_of};
+use crate::training::shape_of;
 
 use super::{Measurement, Options, Size, Weights, process, setup};
 
@@ -15,7 +17,7 @@ pub(super) fn run(weights: Weights, size: Size, batch: usize, options: &Options)
     let resize = config.data.preprocess.resize;
     let (model, build) = build_model(&config.model, resize, config.training.seed, &options.device)?;
     let model = model.valid();
-    let batch = setup::batch(batch, shape_of(&batch_spec(&config, &build)));
+    let batch = setup::batch(batch, shape_of(&BatchSpec::new(&config, build.normalization())));
     let flop = setup::shapes(&config, &model).inference(batch.size);
 
     process::reset_peak();
@@ -41,5 +43,5 @@ pub(super) fn heatmaps(
 ) -> Result<Vec<f32>> {
     let images = Tensor::from_data(TensorData::new(images.to_vec(), [frames, 3, height, width]), device);
     let heatmaps = model.predict(images).try_into_vec_as::<f32>();
-    Ok(heatmaps.map_err(|e| TrainingError::device("heatmap", e))?)
+    Ok(heatmaps.map_err(|e| DeviceError::new("heatmap", e))?)
 }

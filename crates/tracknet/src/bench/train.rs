@@ -1,11 +1,12 @@
 //! Optimizer steps, as a run takes them.
 
 use crate::artifacts::build_model;
+use crate::datasets::BatchSpec;
 use crate::error::Result;
 use crate::models::is_cpu;
 use crate::training::{
-    NamedOptimizer, ParameterTable, StagedBatch, Staging, batch_spec, set_checkpointing, set_precision, shape_of,
-    thawed_stepper, training_device,
+    NamedOptimizer, ParameterTable, StagedBatch, Staging, set_checkpointing, set_precision, shape_of, thawed_stepper,
+    training_device,
 };
 
 use super::{Compute, Measurement, Mode, Options, Size, process, setup};
@@ -18,7 +19,7 @@ pub(super) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Re
     let mut model = table.set_active(model, |_| true);
     set_checkpointing(&config, &mut model);
     let mixed = set_precision(config.training.precision, &mut model, &options.device);
-    let shape = shape_of(&batch_spec(&config, &build));
+    let shape = shape_of(&BatchSpec::new(&config, build.normalization()));
     let mut stepper = thawed_stepper(&config, &model, &device)?;
     let mut optimizer = NamedOptimizer::new(&config.training.optimizer);
     let first = setup::batch(batch, shape);

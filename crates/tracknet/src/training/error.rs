@@ -59,9 +59,6 @@ pub enum TrainingError {
     /// The model and the batches do not fit together.
     #[error("{0}")]
     Mismatch(String),
-    /// A heatmap or an option of the evaluation is wrong.
-    #[error(transparent)]
-    Evaluation(#[from] crate::evaluation::EvaluationError),
     /// A run ended before its time, and nothing of it is lost.
     #[error("{cause}\nthe run is saved at step {step}; once the cause is mended, continue with: tracknet train --resume {}", run.display())]
     Saved {
@@ -84,39 +81,4 @@ pub enum TrainingError {
         /// Where the earlier ones are.
         checkpoints: PathBuf,
     },
-    /// A tensor could not be read back from the device.
-    #[error("reading `{name}` from the device: {problem}")]
-    Device {
-        /// Tensor name.
-        name: String,
-        /// What the backend said.
-        problem: String,
-    },
-}
-
-impl TrainingError {
-    /// What the device said when it had no memory left for what was to be read. It is usable, and less at once may fit.
-    pub fn out_of_device_memory(&self) -> Option<&str> {
-        let Self::Device { problem, .. } = self else { return None };
-        problem.lines().map(str::trim).find(|line| line.contains("out of device memory"))
-    }
-
-    /// A tensor that could not be read back.
-    pub(crate) fn device(name: impl Into<String>, problem: impl std::fmt::Display) -> Self {
-        Self::Device { name: name.into(), problem: problem.to_string() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::TrainingError;
-
-    #[test]
-    fn what_the_device_said_about_its_memory_is_found_among_what_else_failed() {
-        let said = "Several failures at once\nCaused by:\n  skipped `ReduceKernel`: it needed memory\nCaused by:\n  \
-                    out of device memory allocating 154140672 bytes\nNo backtrace available";
-        let error = TrainingError::device("loss", said);
-        assert_eq!(error.out_of_device_memory(), Some("out of device memory allocating 154140672 bytes"));
-        assert_eq!(TrainingError::device("loss", "the device was lost").out_of_device_memory(), None);
-    }
 }

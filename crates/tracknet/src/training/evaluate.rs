@@ -7,16 +7,17 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::artifacts::BuildReport;
-use crate::config::{Config, LossName};
+use crate::compute::DeviceError;
+use crate::config::Config;
 use crate::console;
-use crate::datasets::{Batch, BatchLoader, LoaderOptions};
+use crate::datasets::{Batch, BatchLoader, BatchSpec, LoaderOptions};
 use crate::error::Result;
 use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
 use crate::models::HeatmapModel;
 use crate::parallel::Pieces;
 
 use super::TrainingError;
-use super::loaders::{batch_spec, loader_options, open_checked, shape_of};
+use super::loaders::{loader_options, open_checked, shape_of};
 use super::loss::{HeatmapLoss, MIN_MASK_WEIGHT};
 use super::staging::mask_weight;
 
@@ -42,14 +43,6 @@ pub struct Evaluation {
     pub outcomes: Vec<FrameOutcome>,
 }
 
-/// What turns the logits of a model trained with this configuration into values in 0..1.
-pub fn activation_of(config: &Config) -> Activation {
-    match config.training.loss.name {
-        LossName::Mse => Activation::Clamp,
-        LossName::Focal | LossName::Wbce => Activation::Sigmoid,
-    }
-}
-
 /// Evaluates `model` on games of the configuration's dataset. `build` is the report of the model's build: it knows the
 /// normalization of the checkpoint. Frames whose label lies outside the image or whose image has no readable header are
 /// left out; a note on standard error lists them, and labels that cannot be true as a whole.
@@ -69,7 +62,7 @@ pub fn evaluate(
         console::note(format_args!("the labels of this evaluation: {}", data.report.findings().trim_end()));
     }
     let loader_options = LoaderOptions { limit: options.limit_batches, cache_bytes: 0, ..loader_options(config) };
-    let spec = batch_spec(config, build);
+    let spec = BatchSpec::new(config, build.normalization());
     let loader = BatchLoader::new(data.frames(), spec, config.training.batch_size, loader_options)?;
     let no_stop = AtomicBool::new(false);
     let evaluation =
@@ -110,8 +103,7 @@ impl Run<'_> {
             weight += mask_weight(&batch);
             let pixels = heatmaps.len() / batch.size.max(1);
             for (info, heatmap) in batch.samples.iter().zip(heatmaps.chunks(pixels.max(1))) {
-                let outcome = FrameOutcome::from_heatmap(info, heatmap, &self.options.decode);
-                outcomes.push(outcome.map_err(TrainingError::from)?);
+                outcomes.push(FrameOutcome::from_heatmap(info, heatmap, &self.options.decode)?);
             }
             if let Some(first) = first.take() {
                 first(&batch, &heatmaps)?;
@@ -132,14 +124,14 @@ impl Run<'_> {
             let chunk = shape.tensors(batch, frames, self.device)?;
             let logits = self.model.forward(chunk.images);
             let sum = loss.sum(logits.clone(), chunk.targets, chunk.masks, 1.0)?.sum;
-            let values = logits.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("heatmap", e))?;
+            let values = logits.try_into_vec_as::<f32>().map_err(|e| DeviceError::new("heatmap", e))?;
             Ok((values, sum))
         })?;
         for (values, piece_sum) in pieces {
             heatmaps.extend(values);
             sum += piece_sum;
         }
-        activation_of(self.config).apply(&mut heatmaps);
+        Activation::from(self.config.training.loss.name).apply(&mut heatmaps);
         Ok((heatmaps, sum))
     }
 }

@@ -327,7 +327,7 @@ impl<'a> Trainer<'a> {
             let step = self.state.step;
             let result = self.stepper.step(&mut self.model, batch, &self.table, &mut self.optimizer, step, factor);
             let problem = match &result {
-                Err(Error::Training(error)) => error.out_of_device_memory().map(str::to_owned),
+                Err(Error::Device(error)) => error.out_of_memory().map(str::to_owned),
                 _ => None,
             };
             let Some(problem) = problem else { return result };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use tracknet_kernels::adamw::sums_of_squares;
 
+use crate::compute::DeviceError;
 use crate::error::Result;
 use crate::models::is_cpu;
 
@@ -56,14 +57,14 @@ impl NamedGradients {
     fn squares(&self) -> Result<Vec<f64>> {
         if self.0.values().all(|gradient| is_cpu(&gradient.device())) {
             let square = |(name, gradient): (&String, &Tensor<1>)| {
-                let data = gradient.try_to_data().map_err(|e| TrainingError::device(name, e))?;
-                let values = data.as_slice::<f32>().map_err(|e| TrainingError::device(name, e))?;
+                let data = gradient.try_to_data().map_err(|e| DeviceError::new(name, e))?;
+                let values = data.as_slice::<f32>().map_err(|e| DeviceError::new(name, e))?;
                 Ok(values.iter().map(|&v| f64::from(v) * f64::from(v)).sum())
             };
             return self.0.iter().map(square).collect();
         }
         let sums = sums_of_squares(self.0.values().cloned());
-        let sums = sums.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("gradient norms", e))?;
+        let sums = sums.try_into_vec_as::<f32>().map_err(|e| DeviceError::new("gradient norms", e))?;
         Ok(sums.into_iter().map(f64::from).collect())
     }
 

@@ -24,25 +24,6 @@ pub struct Loaders {
     pub report: String,
 }
 
-/// What a batch of this configuration looks like; the checkpoint's normalization goes before ImageNet's.
-pub fn batch_spec(config: &Config, build: &BuildReport) -> BatchSpec {
-    let mut spec = BatchSpec {
-        input_size: config.data.preprocess.resize,
-        heatmap_size: config.model.heatmap.size,
-        sigma: config.model.heatmap.sigma,
-        normalize: config.data.preprocess.normalize,
-        absent_ball: config.data.absent_ball,
-        exif_orientation: config.data.exif_orientation,
-        flip_prob: config.data.preprocess.flip_prob,
-        augment: config.data.augment.clone(),
-        ..BatchSpec::default()
-    };
-    if let Some(preprocessing) = build.preprocessing {
-        (spec.mean, spec.std) = (preprocessing.mean, preprocessing.std);
-    }
-    spec
-}
-
 impl Loaders {
     /// Opens the training and validation games.
     ///
@@ -59,7 +40,7 @@ impl Loaders {
         if let Some(validation) = &validation {
             report.push_str(&format!("\nvalidation: {}", validation.report));
         }
-        let spec = batch_spec(config, build);
+        let spec = BatchSpec::new(config, build.normalization());
         let loader = &config.training.data_loader;
         let cache_bytes = cache_bytes(memory_limit);
         let options = LoaderOptions {

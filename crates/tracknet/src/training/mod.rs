@@ -23,7 +23,7 @@ mod start;
 mod step;
 
 pub use error::TrainingError;
-pub use evaluate::{EvaluateOptions, Evaluation, activation_of, evaluate};
+pub use evaluate::{EvaluateOptions, Evaluation, evaluate};
 pub use fit::{
     EVALUATION_FILE, FitOptions, FitReport, Outcome, Trainer, fit, set_checkpointing, set_precision, training_device,
     training_peak,
@@ -31,7 +31,7 @@ pub use fit::{
 pub(crate) use fit::{device_memory, thawed_stepper};
 pub use freeze::with_schedule;
 pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_limit};
-pub use loaders::{Loaders, batch_spec, shape_of};
+pub use loaders::{Loaders, shape_of};
 pub use logging::{KeepRows, MetricLog, RowKind};
 pub use loss::{HeatmapLoss, LossSum, MIN_MASK_WEIGHT};
 pub use memory::{MemoryBound, MicroBatch, choose_micro_batch};

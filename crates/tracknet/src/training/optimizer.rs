@@ -14,11 +14,10 @@ use burn_optim::{
 use tracknet_kernels::adamw::{AdamWStep, adamw_step};
 
 use crate::artifacts::run::{HostTensor, HostTensors};
+use crate::compute::DeviceError;
 use crate::config::{OptimizerConfig, OptimizerName};
 use crate::error::Result;
 use crate::models::is_cpu;
-
-use super::TrainingError;
 
 /// Which part of the model a parameter belongs to, as far as learning rates and decay care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +171,7 @@ impl NamedOptimizer {
             let mut put = |leaf: &str, data: TensorData| -> Result<()> {
                 let key = format!("{name}.{leaf}");
                 let shape = data.shape().to_vec();
-                let values = data.try_into_vec::<f32>().map_err(|e| TrainingError::device(&key, e))?;
+                let values = data.try_into_vec::<f32>().map_err(|e| DeviceError::new(&key, e))?;
                 tensors.insert(key, HostTensor { shape, values });
                 Ok(())
             };

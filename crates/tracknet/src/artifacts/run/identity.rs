@@ -1,7 +1,6 @@
 //! By what a checkpoint recognizes the backbone that its weights belong to: its tensors, and what it computes with them.
 
 use crate::artifacts::BuildReport;
-use crate::artifacts::pretrained::Preprocessing;
 use crate::config::Config;
 use crate::models::backbones::Position;
 use crate::models::projection::Base;
@@ -20,7 +19,7 @@ pub(crate) fn base_of(config: &Config, build: &BuildReport) -> BaseIdentity {
 /// What decides the outputs of a backbone besides its tensors and their shapes.
 pub(crate) fn computation_of(model: &HeatmapModel, build: &BuildReport) -> Computation {
     let spec = model.backbone.spec();
-    let Preprocessing { mean, std } = build.preprocessing.unwrap_or(Preprocessing::IMAGENET);
+    let (mean, std) = build.normalization();
     let position = match spec.position {
         Position::Rope { theta } => ("rope_theta", theta.to_string()),
         Position::Learned { grid, resampling } => ("position_embeddings", format!("{grid}×{grid}, {resampling:?}")),

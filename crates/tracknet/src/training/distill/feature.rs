@@ -12,7 +12,6 @@ use serde_json::Value;
 use crate::artifacts::pretrained::{Checkpoint, hub};
 use crate::artifacts::{BuildReport, build_backbone};
 use crate::config::{LoraConfig, Precision, QuantizationConfig};
-use crate::datasets::BatchSpec;
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::models::layers::Activation;
@@ -161,8 +160,7 @@ pub(super) fn tensor(pictures: &[RgbImage], normalizer: &Normalizer, device: &De
 
 /// The normalization that the checkpoint asks for, or ImageNet's.
 pub(super) fn normalizer(report: &BuildReport) -> Normalizer {
-    let default = BatchSpec::default();
-    Normalizer::new(Some(report.preprocessing.map_or((default.mean, default.std), |p| (p.mean, p.std))))
+    Normalizer::new(Some(report.normalization()))
 }
 
 /// `activation(W·x + b)` of the class token. It is frozen, and stays float when the backbone is packed.

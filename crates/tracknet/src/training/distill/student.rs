@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifacts::adapter::{PeftConfig, write_adapter};
 use crate::artifacts::run::LossScale;
 use crate::bench::Timing;
+use crate::compute::DeviceError;
 use crate::config::{Interval, OptimizerConfig, Precision, QuantizationConfig, SchedulerConfig, SchedulerName};
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
@@ -322,7 +323,7 @@ impl Lesson<'_> {
             let clock = Instant::now();
             model.map_features(pictures, &self.normalizer, self.device, |_, features| {
                 // Reading the values back ends the work on every device.
-                Ok(features.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("features", e))?)
+                Ok(features.try_into_vec_as::<f32>().map_err(|e| DeviceError::new("features", e))?)
             })?;
             Ok(clock.elapsed().as_secs_f64() * 1e3)
         };

@@ -9,6 +9,7 @@ use burn::tensor::Device;
 use image::RgbImage;
 
 use crate::artifacts::run::{HostTensor, HostTensors, RunError, tensors};
+use crate::compute::DeviceError;
 use crate::config::QuantizationConfig;
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
@@ -61,7 +62,7 @@ fn features(
     device: &Device,
 ) -> Result<Vec<f32>> {
     let pieces = teacher.map_features(pictures, normalizer, device, |_, features| {
-        Ok(features.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("features", e))?)
+        Ok(features.try_into_vec_as::<f32>().map_err(|e| DeviceError::new("features", e))?)
     })?;
     let values = pieces.concat();
     match values.iter().position(|v| !v.is_finite()) {

@@ -1,0 +1,5 @@
+//! Where and how things are computed.
+
+mod error;
+
+pub use error::DeviceError;
