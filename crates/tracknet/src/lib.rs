@@ -27,7 +27,6 @@ pub mod evaluation;
 pub mod inference;
 pub mod inspect;
 pub mod models;
-mod parallel;
 mod random;
 pub mod training;
 

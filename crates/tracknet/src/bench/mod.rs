@@ -1,7 +1,7 @@
 //! What the speed and memory of this program are measured on.
 //!
 //! Each workload goes the way of a real run: models are built by [`crate::artifacts::build_model`] from a configuration,
-//! training steps are those of [`crate::training::Stepper`], frames are read by [`crate::datasets::image`]. Weights
+//! training steps are those of [`crate::training::Trainer`], frames are read by [`crate::datasets::image`]. Weights
 //! are random, because time does not depend on them.
 //!
 //! One workload is measured in one process: [`prepare`] writes the files that it reads, [`measure`] runs it, and
@@ -33,8 +33,8 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::compute;
 use crate::error::Result;
-use crate::training::device_memory;
 
 pub use process::{Machine, peak_bytes};
 pub use report::Report;
@@ -148,6 +148,6 @@ pub fn measure(workload: &Workload, options: &Options, dir: &Path) -> Result<Mea
     };
     measurement.name = workload.to_string();
     measurement.peak_bytes = process::peak_bytes();
-    measurement.device_bytes = device_memory(&options.device);
+    measurement.device_bytes = compute::Compute::new(&options.device).device_memory();
     Ok(measurement)
 }

@@ -7,14 +7,13 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::artifacts::BuildReport;
-use crate::compute::DeviceError;
+use crate::compute::{Compute, DeviceError, MicroBatches};
 use crate::config::Config;
 use crate::console;
 use crate::datasets::{Batch, BatchLoader, BatchSpec, LoaderOptions};
 use crate::error::Result;
 use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
 use crate::models::HeatmapModel;
-use crate::parallel::Pieces;
 
 use super::TrainingError;
 use super::loaders::{loader_options, open_checked, shape_of};
@@ -65,22 +64,23 @@ pub fn evaluate(
     let spec = BatchSpec::new(config, build.normalization());
     let loader = BatchLoader::new(data.frames(), spec, config.training.batch_size, loader_options)?;
     let no_stop = AtomicBool::new(false);
-    let evaluation =
-        Run { model: &model.valid(), config, device, options, stop: &no_stop }.over(&loader, |_, _| Ok(()))?;
+    let compute = Compute::new(device);
+    let evaluator = Evaluator { model: &model.valid(), config, compute: &compute, options, stop: &no_stop };
+    let evaluation = evaluator.over(&loader, |_, _| Ok(()))?;
     evaluation.ok_or_else(|| TrainingError::Mismatch("the evaluation was stopped".to_owned()).into())
 }
 
-/// One pass over a loader.
-pub(super) struct Run<'a> {
+/// A model with everything that its evaluation on a loader needs.
+pub(super) struct Evaluator<'a> {
     /// The model, without autodiff.
     pub(super) model: &'a HeatmapModel,
     pub(super) config: &'a Config,
-    pub(super) device: &'a Device,
+    pub(super) compute: &'a Compute,
     pub(super) options: &'a EvaluateOptions,
     pub(super) stop: &'a AtomicBool,
 }
 
-impl Run<'_> {
+impl Evaluator<'_> {
     /// Evaluates every batch; `first` sees the first batch and its activated heatmaps. `None` if the stop flag was set.
     pub(super) fn over(
         &self,
@@ -120,16 +120,16 @@ impl Run<'_> {
         let loss = HeatmapLoss::from(&self.config.training.loss);
         let mut heatmaps = Vec::with_capacity(batch.targets.len());
         let mut sum = 0.0;
-        let pieces = Pieces::to_predict(batch.size, self.device).map(|_, frames| {
-            let chunk = shape.tensors(batch, frames, self.device)?;
+        let parts = MicroBatches::to_predict(batch.size, self.compute).map(|_, frames| -> Result<_> {
+            let chunk = shape.tensors(batch, frames, self.compute.device())?;
             let logits = self.model.forward(chunk.images);
             let sum = loss.sum(logits.clone(), chunk.targets, chunk.masks, 1.0)?.sum;
             let values = logits.try_into_vec_as::<f32>().map_err(|e| DeviceError::new("heatmap", e))?;
             Ok((values, sum))
         })?;
-        for (values, piece_sum) in pieces {
+        for (values, part_sum) in parts {
             heatmaps.extend(values);
-            sum += piece_sum;
+            sum += part_sum;
         }
         Activation::from(self.config.training.loss.name).apply(&mut heatmaps);
         Ok((heatmaps, sum))

@@ -4,13 +4,13 @@ use sha2::{Digest, Sha256};
 
 use crate::artifacts::BuildReport;
 use crate::artifacts::run::FrameList;
+use crate::compute::Compute;
 use crate::config::{Config, OnBadFrame};
 use crate::console::listing;
 use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, LoaderOptions, ProblemKind};
 use crate::error::Result;
 use crate::files::hex;
 
-use super::memory::MemoryBound;
 use super::staging::BatchShape;
 
 /// Training batches, and validation batches when there are validation games.
@@ -29,7 +29,7 @@ impl Loaders {
     ///
     /// # Errors
     /// If a game is missing or nothing in it can be used.
-    pub fn open(config: &Config, build: &BuildReport, memory_limit: Option<u64>) -> Result<Self> {
+    pub fn open(config: &Config, build: &BuildReport, compute: &Compute) -> Result<Self> {
         let split = &config.data.split;
         let train = open_checked(config, "data.split.train_games", &split.train_games)?;
         let validation = match split.val_games.as_slice() {
@@ -42,7 +42,7 @@ impl Loaders {
         }
         let spec = BatchSpec::new(config, build.normalization());
         let loader = &config.training.data_loader;
-        let cache_bytes = cache_bytes(memory_limit);
+        let cache_bytes = cache_bytes(compute);
         let options = LoaderOptions {
             cache_bytes,
             drop_last: loader.drop_last,
@@ -108,8 +108,8 @@ fn validation_loader(
 }
 
 /// Decoded frames may take a sixteenth of the memory that the run may use, up to 1 GiB a split.
-fn cache_bytes(memory_limit: Option<u64>) -> usize {
-    MemoryBound::find(memory_limit).map_or(256 << 20, |bound| (bound.bytes / 16).min(1 << 30) as usize)
+fn cache_bytes(compute: &Compute) -> usize {
+    compute.host_memory_bound().map_or(256 << 20, |bound| (bound.bytes / 16).min(1 << 30) as usize)
 }
 
 /// Workers and prefetch of the configuration; the rest as for evaluation.

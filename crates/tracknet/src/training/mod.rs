@@ -1,4 +1,13 @@
-//! Losses, optimizer, schedule, the fit loop and its logs; [`distill`], a training of its own.
+//! Losses, optimizer, schedule, the training of a run and its logs; [`distill`], a training of its own.
+//!
+//! A kind of training is a [`TrainStep`]: how a model gives a loss for a batch. The [`Trainer`] makes an optimizer step of
+//! it, and knows of no heatmaps:
+//!
+//! ```text
+//! micro-batches → loss, gradients → sum → GradientReducer → finite? → clip → update → loss scale
+//! ```
+//!
+//! [`TrainingRun`] takes the steps of the epochs of a heatmap model, with validation, checkpoints and logs.
 
 pub mod distill;
 mod error;
@@ -6,41 +15,43 @@ mod evaluate;
 mod fit;
 mod freeze;
 mod gradients;
+mod heatmap_step;
 mod loaders;
 mod logging;
 mod loss;
-mod memory;
+mod micro_batch;
 mod monitor;
 mod optimizer;
-mod overlays;
 mod parameters;
 mod precision;
+mod reduce;
 mod reporter;
 mod resume;
 mod schedule;
 mod staging;
-mod start;
-mod step;
+mod train_step;
+mod trainer;
 
 pub use error::TrainingError;
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate};
+pub(crate) use fit::unfrozen_trainer;
 pub use fit::{
-    EVALUATION_FILE, FitOptions, FitReport, Outcome, Trainer, fit, set_checkpointing, set_precision, training_device,
-    training_peak,
+    EVALUATION_FILE, FitOptions, FitReport, Outcome, TrainingRun, fit, set_checkpointing, set_precision, training_peak,
 };
-pub(crate) use fit::{device_memory, thawed_stepper};
 pub use freeze::with_schedule;
 pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_limit};
+pub use heatmap_step::HeatmapStep;
 pub use loaders::{Loaders, shape_of};
 pub use logging::{KeepRows, MetricLog, RowKind};
 pub use loss::{HeatmapLoss, LossSum, MIN_MASK_WEIGHT};
-pub use memory::{MemoryBound, MicroBatch, choose_micro_batch};
-pub use monitor::{STAND_IN, Verdict};
+pub use micro_batch::{MicroBatchSize, choose_micro_batch};
+pub use monitor::{MonitorStatus, STAND_IN};
 pub use optimizer::{NamedOptimizer, ParameterKind, Part, StepFactors};
 pub use parameters::{ParameterTable, TrainableParameter};
-pub use precision::compute_dtype;
+pub use reduce::{BatchGradients, GradientReducer, SingleProcess};
 pub use reporter::{Console, Reporter, Silent, StepProgress};
 pub use schedule::Schedule;
 pub(crate) use staging::Staging;
 pub use staging::{BatchShape, BatchTensors, StagedBatch, mask_weight};
-pub use step::{StepReport, Stepper};
+pub use train_step::TrainStep;
+pub use trainer::{StepReport, Trainer};

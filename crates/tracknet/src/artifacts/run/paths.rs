@@ -37,7 +37,7 @@ impl RunPaths {
         Self::at(output_dir.join(run_id), output_dir, log_dir, ckpt_dir, run_id)
     }
 
-    /// The same for a run whose directory is known, such as one that is resumed and may have been moved.
+    /// [`RunPaths::new`] for a run whose directory is known, such as one that is resumed and may have been moved.
     pub fn at(root: PathBuf, output_dir: &Path, log_dir: &Path, ckpt_dir: &Path, run_id: &str) -> Self {
         let place = |dir: &Path, name: &str| {
             let usual = dir == output_dir.join(name) || dir == Path::new("outputs").join(name);
@@ -115,7 +115,7 @@ impl RunPaths {
         let mut found: Vec<(&str, PathBuf)> = Vec::new();
         for (what, place) in places {
             let place = real(&place);
-            // What is below a directory that was found goes without saying.
+            // A place below one that was found is part of it.
             if !place.starts_with(&root) && !found.iter().any(|(_, known)| place.starts_with(known)) {
                 found.push((what, place));
             }

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use image::RgbImage;
 
 use crate::artifacts::run::{HostTensor, HostTensors, RunError, tensors};
-use crate::compute::DeviceError;
+use crate::compute::{Compute, DeviceError};
 use crate::config::QuantizationConfig;
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
@@ -36,9 +36,10 @@ pub struct Targets {
 /// # Errors
 /// The model cannot be used as a teacher, or a feature is not finite.
 pub fn teach(options: &DistillOptions, crops: &Crops, device: &Device) -> Result<(Targets, TeacherReport)> {
-    let (teacher, build) = FeatureModel::build(options, &QuantizationConfig::default(), device)?;
+    let compute = Compute::new(device);
+    let (teacher, build) = FeatureModel::build(options, &QuantizationConfig::default(), compute.device())?;
     let normalizer = normalizer(&build);
-    let look = |pictures: &[RgbImage], split| features(&teacher, pictures, split, &normalizer, device);
+    let look = |pictures: &[RgbImage], split| features(&teacher, pictures, split, &normalizer, &compute);
     let targets = Targets {
         features: teacher.feature_count(),
         train: look(&crops.train, "training")?,
@@ -59,12 +60,12 @@ fn features(
     pictures: &[RgbImage],
     split: &str,
     normalizer: &Normalizer,
-    device: &Device,
+    compute: &Compute,
 ) -> Result<Vec<f32>> {
-    let pieces = teacher.map_features(pictures, normalizer, device, |_, features| {
+    let parts = teacher.map_features(pictures, normalizer, compute, |_, features| {
         Ok(features.try_into_vec_as::<f32>().map_err(|e| DeviceError::new("features", e))?)
     })?;
-    let values = pieces.concat();
+    let values = parts.concat();
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(values),
         Some(at) => {
