@@ -34,12 +34,7 @@ impl Place {
 }
 
 /// The state of a run before its first step.
-pub(super) fn new_state(
-    config: &Config,
-    build: &BuildReport,
-    trainer: &Trainer<HeatmapStep>,
-    loaders: &Loaders,
-) -> RunState {
+fn new_state(config: &Config, build: &BuildReport, trainer: &Trainer<HeatmapStep>, loaders: &Loaders) -> RunState {
     let named = names_base(&trainer.table, config.model.lora.enabled);
     let base = named.then(|| identity::base_of(config, build));
     RunState {
@@ -54,43 +49,58 @@ fn names_base(table: &ParameterTable, lora: bool) -> bool {
     lora || !table.trains(Part::Backbone)
 }
 
-/// Gives a trainer the weights and the optimizer's state of the checkpoint that a run goes on from, and `state`, which is
-/// that of a new run, its position.
-pub(super) fn go_on(
-    config: &Config,
-    build: &BuildReport,
-    resumed: Resumed,
-    trainer: &mut Trainer<HeatmapStep>,
-    state: &mut RunState,
-    loaders: &Loaders,
-    reporter: &mut dyn Reporter,
-) -> Result<Place> {
-    let Resumed { checkpoint, paths, mut notes, locks } = resumed;
-    checkpoint.check_base(Some(&identity::base_of(config, build)))?;
-    if !checkpoint.check_computation(&identity::computation_of(&trainer.model, build))? {
-        notes.push(UNKNOWN_COMPUTATION.to_owned());
+/// What a run begins with.
+pub(super) struct Beginning {
+    /// With the weights and the optimizer's state of the checkpoint, if the run is continued.
+    pub(super) trainer: Trainer<HeatmapStep>,
+    /// The position.
+    pub(super) state: RunState,
+    /// The directories of a run that is continued.
+    pub(super) place: Option<Place>,
+}
+
+impl Beginning {
+    /// Of a new run, or of one that goes on where a checkpoint was written.
+    pub(super) fn of(
+        config: &Config,
+        build: &BuildReport,
+        resumed: Option<Resumed>,
+        trainer: Trainer<HeatmapStep>,
+        loaders: &Loaders,
+        reporter: &mut dyn Reporter,
+    ) -> Result<Self> {
+        let new = Self { state: new_state(config, build, &trainer, loaders), trainer, place: None };
+        let Some(Resumed { checkpoint, paths, mut notes, locks }) = resumed else { return Ok(new) };
+        checkpoint.check_base(Some(&identity::base_of(config, build)))?;
+        if !checkpoint.check_computation(&identity::computation_of(&new.trainer.model, build))? {
+            notes.push(UNKNOWN_COMPUTATION.to_owned());
+        }
+        notes.extend(resume::differences(config, &checkpoint)?);
+        let mut trainer = load(build, &checkpoint, new.trainer)?;
+        resume::check_optimizer(&trainer.optimizer, &trainer.table, &checkpoint, &config.training.optimizer)?;
+        let (state, left_out) = continued(config, &checkpoint, new.state, loaders.train.batches());
+        trainer.loss_scale = trainer.loss_scale.map(|start| state.loss_scale.unwrap_or(start));
+        notes.extend(left_out);
+        let (epoch, batch, step) = (state.epoch + 1, state.batch, state.step);
+        notes.push(format!("continuing {} at epoch {epoch}, batch {batch}, step {step}", state.run_id));
+        notes.iter().for_each(|note| reporter.note(note));
+        let is_last = checkpoint.dir == paths.last();
+        Ok(Self { trainer, state, place: Some(Place { paths, locks, is_last }) })
     }
-    notes.extend(resume::differences(config, &checkpoint)?);
-    load(build, &checkpoint, trainer)?;
-    resume::check_optimizer(&trainer.optimizer, &trainer.table, &checkpoint, &config.training.optimizer)?;
-    let left_out;
-    (*state, left_out) = continued(config, &checkpoint, state.clone(), loaders.train.batches());
-    trainer.loss_scale = trainer.loss_scale.map(|start| state.loss_scale.unwrap_or(start));
-    notes.extend(left_out);
-    let (epoch, batch, step) = (state.epoch + 1, state.batch, state.step);
-    notes.push(format!("continuing {} at epoch {epoch}, batch {batch}, step {step}", state.run_id));
-    notes.iter().for_each(|note| reporter.note(note));
-    let is_last = checkpoint.dir == paths.last();
-    Ok(Place { paths, locks, is_last })
 }
 
 /// Weights and optimizer of a checkpoint.
-fn load(build: &BuildReport, checkpoint: &Checkpoint, trainer: &mut Trainer<HeatmapStep>) -> Result<()> {
+fn load(
+    build: &BuildReport,
+    checkpoint: &Checkpoint,
+    mut trainer: Trainer<HeatmapStep>,
+) -> Result<Trainer<HeatmapStep>> {
     let adapter = build.lora.as_ref().map(|lora| &lora.peft);
-    trainer.model = load_weights(trainer.model.clone(), adapter, checkpoint)?;
+    trainer.model = load_weights(trainer.model, adapter, checkpoint)?;
     let (lengths, device) = (trainer.table.lengths(), trainer.compute.device());
     let loaded = trainer.optimizer.load_tensors(&checkpoint.optimizer()?, &lengths, device);
-    loaded.map_err(|problem| RunError::DoesNotFit { path: checkpoint.optimizer_path(), problem }.into())
+    loaded.map_err(|problem| RunError::DoesNotFit { path: checkpoint.optimizer_path(), problem })?;
+    Ok(trainer)
 }
 
 /// The state of a checkpoint in a run that is otherwise like `new`, and what is left out of an epoch that cannot be

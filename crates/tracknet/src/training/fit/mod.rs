@@ -53,7 +53,7 @@ use super::schedule::Schedule;
 use super::staging::Staging;
 use super::trainer::Trainer;
 
-use begin::Place;
+use begin::{Beginning, Place};
 pub(crate) use setup::unfrozen_trainer;
 pub use setup::{set_checkpointing, set_precision, training_peak};
 
@@ -177,13 +177,10 @@ impl<'a> TrainingRun<'a> {
         let compute = setup::compute(config, &options);
         let loaders = Loaders::open(config, build, &compute)?;
         let holds_backbone = resumed.as_ref().is_some_and(|resumed| resumed.checkpoint.backbone_dir().is_some());
-        let mut trainer = setup::trainer(config, model, holds_backbone, &compute)?;
+        let trainer = setup::trainer(config, model, holds_backbone, &compute)?;
         introduce::introduce(config, &trainer.model, build, &loaders, reporter);
-        let mut state = begin::new_state(config, build, &trainer, &loaders);
-        let place = match resumed {
-            None => None,
-            Some(resumed) => Some(begin::go_on(config, build, resumed, &mut trainer, &mut state, &loaders, reporter)?),
-        };
+        let beginning = Beginning::of(config, build, resumed, trainer, &loaders, reporter)?;
+        let Beginning { mut trainer, mut state, place } = beginning;
         trainer.model = freeze::activate(config, &trainer.table, trainer.model, state.epoch);
         introduce::precision(config.training.precision, &mut trainer.model, &compute, reporter);
         introduce::checkpointing(config, &mut trainer.model, reporter);
