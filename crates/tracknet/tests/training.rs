@@ -109,7 +109,7 @@ fn qlora() -> ModelConfig {
 }
 
 #[test]
-fn a_quantized_base_never_thaws_and_is_never_written() {
+fn a_quantized_base_is_never_unfrozen_and_never_written() {
     use Group::{Adapter, Decoder, Head};
     assert_eq!(changed(qlora(), 1, 1), [Decoder, Head]);
     assert_eq!(changed(qlora(), 1, 2), [Adapter, Decoder, Head]);
