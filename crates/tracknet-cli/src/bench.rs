@@ -7,9 +7,9 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::de::DeserializeOwned;
-use tracknet::bench::{Machine, Measurement, Options, Repeat, Report, Workload, measure, prepare};
 use tracknet::console;
 use tracknet::files::write_atomic;
+use tracknet_bench::{Machine, Measurement, Options, Repeat, Report, Workload, measure, prepare};
 
 use crate::args::{DeviceArgs, OverwriteFlag, parse_count};
 use crate::device;

@@ -9,10 +9,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracknet::config::{DataFormat, ExifOrientation};
 use tracknet::console;
-use tracknet::datasets::synthetic::{GenerateOptions, GenerateReport, LookSet, generate_until};
 use tracknet::datasets::{Dataset, preview};
 use tracknet::evaluation::overlay;
 use tracknet::files::destination::check_file;
+use tracknet_render::{GenerateOptions, GenerateReport, LookSet, generate};
 
 use crate::args::{OverwriteFlag, parse_count};
 use crate::interrupt::Interrupt;
@@ -204,7 +204,7 @@ pub(crate) fn generate_with_bar(
     let style = ProgressStyle::with_template("rendering {wide_bar} {pos}/{len} frames, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::new(0).with_style(style);
-    let report = generate_until(root, options, stop, &mut |done, total| {
+    let report = generate(root, options, stop, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });

@@ -14,20 +14,20 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tracknet::artifacts::adapter::PeftConfig;
 use tracknet::artifacts::adapter::peft::WEIGHTS_FILE;
-use tracknet::bench::peak_bytes;
 use tracknet::config::Precision;
 use tracknet::console::say;
 use tracknet::datasets::image::pictures_in;
-use tracknet::datasets::synthetic::{GenerateOptions, LookSet};
 use tracknet::error::IoContext;
 use tracknet::files::destination::check_file;
 use tracknet::files::read::JSON;
 use tracknet::files::{Destination, read_text, write_atomic};
+use tracknet::process::peak_bytes;
 use tracknet::training::Console;
 use tracknet::training::distill::{
     Crops, DistillLoss, DistillOptions, DistillReport, FeatureKind, StudentKind, StudentReport, Targets, Views, teach,
     train_student,
 };
+use tracknet_render::{GenerateOptions, LookSet};
 
 use crate::args::{DeviceArgs, OverwriteFlag, parse_count};
 use crate::data::generate_with_bar;

@@ -3,87 +3,22 @@
 // Helpers beside the tests: a failure there is a failed test.
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Output;
+mod common;
 
-use assert_cmd::Command;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use tempfile::TempDir;
 use tracknet::config::Config;
 
-/// A tiny DINOv3 with random weights on 96×64 frames; seconds on one core, even in the dev profile.
-const TINY: [&str; 15] = [
-    "data.root=rallies",
-    "data.split.train_games=[game1]",
-    "data.split.val_games=[game2]",
-    "data.preprocess.resize=[96,64]",
-    "model.pretrained_model_name=null",
-    "model.backbone.architecture={hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}",
-    "model.decoder.channels=[32,16]",
-    "model.decoder.upsample=[2]",
-    "model.heatmap.size=[24,16]",
-    "training.epochs=1",
-    "training.batch_size=2",
-    "training.precision=fp32",
-    "training.backbone_freeze_epochs=0",
-    "training.scheduler.warmup_epochs=0",
-    "training.data_loader.num_workers=1",
-];
-
-/// `tracknet` in `dir`, away from the settings of whoever runs the tests.
-fn tracknet<S: AsRef<str>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tracknet"));
-    for arg in args {
-        command.arg(arg.as_ref());
-    }
-    command.current_dir(dir).env_remove("TRACKNET_CONFIG_DIR").output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Runs a command that must succeed; returns what it printed.
-fn ok<S: AsRef<str>>(dir: &Path, args: impl IntoIterator<Item = S>) -> String {
-    let output = tracknet(dir, args);
-    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
-    stdout(&output)
-}
-
-/// Runs a command that must fail with exit code 1; returns its message.
-fn failure<S: AsRef<str>>(dir: &Path, args: impl IntoIterator<Item = S>) -> String {
-    let output = tracknet(dir, args);
-    assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
-    let message = stderr(&output);
-    assert!(message.contains("error: ") && !message.contains("panicked"), "{message}");
-    message
-}
-
-fn contains_all(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no `{part}` in:\n{text}");
-    }
-}
+use common::{TINY, contains_all, ends, failure, fixture, ok, program, render_rallies, train};
 
 /// Two games of one clip of three frames, in `rallies`.
 fn with_rallies() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let sizes = ["--games", "2", "--clips", "1", "--frames", "3", "--size", "96x64", "--seed", "3"];
-    ok(dir.path(), ["data", "generate", "rallies"].into_iter().chain(sizes));
+    render_rallies(dir.path(), 3);
     dir
-}
-
-/// Trains `model` for an epoch; returns the run's directory.
-fn train(dir: &Path, model: &str, overrides: &[&str]) -> PathBuf {
-    let flags = ["train", "--model", model, "--output-dir", "runs"];
-    let printed = ok(dir, flags.iter().chain(&TINY).chain(overrides));
-    let line = printed.lines().find_map(|line| line.strip_prefix("run: ")).unwrap().to_owned();
-    assert!(printed.contains("best checkpoint on the validation games"), "{printed}");
-    dir.join(line)
 }
 
 fn assert_files(dir: &Path, names: &[&str]) {
@@ -144,9 +79,8 @@ fn wrong_usage_ends_with_exit_code_2() {
         &["export", "run", "out", "--dtype", "int3"],
     ];
     for args in wrong {
-        let output = tracknet(dir.path(), args);
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
-        assert!(stderr(&output).contains("Usage") || stderr(&output).contains("--help"), "{args:?}: {output:?}");
+        let [_, message] = ends(2, dir.path(), args);
+        assert!(message.contains("Usage") || message.contains("--help"), "{args:?}: {message}");
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "wrong usage wrote something");
 }
@@ -166,9 +100,8 @@ fn a_number_that_makes_no_sense_is_wrong_usage_that_says_what_is_expected() {
         (&["data", "preview", "rallies", "--count=-3"], "expected a whole number of at least 1"),
     ];
     for (args, expected) in wrong {
-        let output = tracknet(dir.path(), args);
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
-        contains_all(&stderr(&output), &["invalid value", expected]);
+        let [_, message] = ends(2, dir.path(), args);
+        contains_all(&message, &["invalid value", expected]);
     }
 }
 
@@ -301,10 +234,9 @@ fn a_broken_label_row_is_named_with_file_and_line_and_fails_a_strict_check() {
 
     let tolerant = ok(dir.path(), ["data", "check", "rallies"]);
     contains_all(&tolerant, &["rallies/game1/Clip1/Label.csv:3: 0001.jpg: x `many` is not a number"]);
-    let strict = tracknet(dir.path(), ["data", "check", "rallies", "--strict"]);
-    assert_eq!(strict.status.code(), Some(1));
-    contains_all(&stdout(&strict), &["Label.csv:3:"]);
-    contains_all(&stderr(&strict), &["error: rallies has problems"]);
+    let [report, message] = ends(1, dir.path(), ["data", "check", "rallies", "--strict"]);
+    contains_all(&report, &["Label.csv:3:"]);
+    contains_all(&message, &["error: rallies has problems"]);
     ok(dir.path(), ["data", "check", "rallies", "--strict", "--games", "game2"]);
 }
 
@@ -321,9 +253,7 @@ fn labels_outside_the_frame_are_reported_when_training_begins() {
     };
     outside("game1", 1);
     let args = ["train", "--model", "vit_heatmap", "--output-dir", "runs"];
-    let output = tracknet(dir.path(), args.iter().chain(&TINY));
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let report = stderr(&output);
+    let [_, report] = ends(0, dir.path(), args.iter().chain(&TINY));
     contains_all(&report, &["1 problem, skipped:", "coordinates outside the frame"]);
     contains_all(&report, &["game1/Clip1/Label.csv:2: 0000.jpg: (500, 5) is outside the 96×64 image"]);
 
@@ -346,18 +276,15 @@ fn labels_that_cannot_be_true_are_said_by_the_check_the_training_and_the_evaluat
     let checked = ok(dir.path(), ["data", "check", "rallies"]);
     contains_all(&checked, &expected);
     assert!(!checked.contains("no problems"), "{checked}");
-    let strict = tracknet(dir.path(), ["data", "check", "rallies", "--strict"]);
-    assert_eq!(strict.status.code(), Some(1));
-    assert_eq!(tracknet(dir.path(), ["data", "check", "rallies", "--strict", "--skip-images"]).status.code(), Some(1));
+    ends(1, dir.path(), ["data", "check", "rallies", "--strict"]);
+    ends(1, dir.path(), ["data", "check", "rallies", "--strict", "--skip-images"]);
 
     let args = ["train", "--model", "vit_heatmap", "--output-dir", "runs"];
-    let trained = tracknet(dir.path(), args.iter().chain(&TINY));
-    assert_eq!(trained.status.code(), Some(0), "{}", stderr(&trained));
-    contains_all(&stderr(&trained), &expected);
+    let [_, notes] = ends(0, dir.path(), args.iter().chain(&TINY));
+    contains_all(&notes, &expected);
     let run = fs::read_dir(dir.path().join("runs")).unwrap().next().unwrap().unwrap().path();
-    let evaluated = tracknet(dir.path(), ["eval", run.to_str().unwrap(), "--games", "game2"]);
-    assert_eq!(evaluated.status.code(), Some(0), "{}", stderr(&evaluated));
-    contains_all(&stderr(&evaluated), &["note: the labels of this evaluation: 1 doubt", &doubt("game2")]);
+    let [_, notes] = ends(0, dir.path(), ["eval", run.to_str().unwrap(), "--games", "game2"]);
+    contains_all(&notes, &["note: the labels of this evaluation: 1 doubt", &doubt("game2")]);
 }
 
 #[test]
@@ -376,9 +303,8 @@ fn a_game_or_a_parent_given_as_root_is_answered_with_the_directory_that_is_meant
 fn an_image_that_does_not_decode_is_named() {
     let dir = with_rallies();
     fs::write(dir.path().join("rallies/game2/Clip1/0001.jpg"), b"not a picture").unwrap();
-    let strict = tracknet(dir.path(), ["data", "check", "rallies", "--strict"]);
-    assert_eq!(strict.status.code(), Some(1));
-    contains_all(&stdout(&strict), &["game2/Clip1/0001.jpg", "images that cannot be decoded"]);
+    let [report, _] = ends(1, dir.path(), ["data", "check", "rallies", "--strict"]);
+    contains_all(&report, &["game2/Clip1/0001.jpg", "images that cannot be decoded"]);
     ok(dir.path(), ["data", "check", "rallies", "--strict", "--skip-images"]);
 }
 
@@ -409,8 +335,7 @@ fn targets_that_match_nothing_and_packed_weights_that_should_train_are_refused()
 
 /// The tiny checkpoint of the library's tests.
 fn tiny_checkpoint() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tracknet/tests/fixtures/dinov3_tiny");
-    path.to_str().unwrap().to_owned()
+    fixture("dinov3_tiny").display().to_string()
 }
 
 #[test]
@@ -445,7 +370,7 @@ fn a_checkpoint_goes_to_4_bits_and_back_and_is_inspected() {
     contains_all(&failure(dir.path(), ["dequantize", &packed, &over, "--overwrite"]), &["holds the input"]);
     contains_all(&failure(dir.path(), ["dequantize", &source, "g"]), &["is no 4-bit checkpoint"]);
     contains_all(&failure(dir.path(), ["inspect", "no-such"]), &["no-such"]);
-    assert_eq!(tracknet(dir.path(), ["quantize", &source, "g", "--blocksize", "100"]).status.code(), Some(2));
+    ends(2, dir.path(), ["quantize", &source, "g", "--blocksize", "100"]);
     assert!(!at("g").exists());
 }
 
@@ -455,36 +380,39 @@ fn a_run_on_a_checkpoint_in_4_bits_trains_resumes_its_identity_and_is_inspected(
     ok(dir.path(), ["quantize", &tiny_checkpoint(), "q"]);
     let pretrained = ["model.pretrained_model_name=q", "model.decoder.channels=[64,16]", "model.quantization.mode=hf"];
     let run = train(dir.path(), "vit_qlora_heatmap", &pretrained);
-    let printed = ok(dir.path(), ["inspect", run.to_str().unwrap()]);
+    let printed = ok(dir.path(), ["inspect", &run]);
     contains_all(&printed, &["tracknet run", "checkpoint: ", "base: q (sha256 ", "adapter: ", "of adapters)", "rank"]);
-    let best = run.join("checkpoints/best");
-    contains_all(&ok(dir.path(), ["inspect", best.to_str().unwrap()]), &["tracknet checkpoint", "optimizer steps"]);
-    contains_all(&ok(dir.path(), ["eval", run.to_str().unwrap()]), &["F1"]);
+    let best = format!("{run}/checkpoints/best");
+    contains_all(&ok(dir.path(), ["inspect", &best]), &["tracknet checkpoint", "optimizer steps"]);
+    contains_all(&ok(dir.path(), ["eval", &run]), &["F1"]);
     // Another base is told apart by its packed bytes.
     ok(dir.path(), ["quantize", &tiny_checkpoint(), "other", "--quant-type", "fp4"]);
-    failure(dir.path(), ["eval", run.to_str().unwrap(), "--base", "other"]);
+    failure(dir.path(), ["eval", &run, "--base", "other"]);
+}
+
+/// What a command whose reader leaves at once writes to standard error; it must succeed.
+#[cfg(unix)]
+fn unheard(dir: &Path, args: &[&str]) -> String {
+    let mut child = program(dir).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
+    said
 }
 
 #[cfg(unix)]
 #[test]
 fn an_inspection_whose_reader_leaves_ends_quietly() {
     let dir = tempfile::tempdir().unwrap();
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tracknet"))
-        .args(["inspect", &tiny_checkpoint(), "--json"])
-        .current_dir(dir.path())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+    assert_eq!(unheard(dir.path(), &["inspect", &tiny_checkpoint(), "--json"]), "");
 }
 
 #[test]
 fn a_quantized_run_with_adapters_goes_from_frames_to_marked_pictures() {
     let dir = with_rallies();
-    let run = train(dir.path(), "vit_qlora_heatmap", &[]);
+    let name = train(dir.path(), "vit_qlora_heatmap", &[]);
+    let run = dir.path().join(&name);
     assert_files(
         &run,
         &[
@@ -504,7 +432,6 @@ fn a_quantized_run_with_adapters_goes_from_frames_to_marked_pictures() {
         assert!(!checkpoint.join("backbone").exists(), "a packed base was copied");
     }
 
-    let name = run.strip_prefix(dir.path()).unwrap().display().to_string();
     let report = ok(dir.path(), ["eval", &name, "--json", "report.json"]);
     contains_all(&report, &["F1", "game2", "total"]);
     let json: serde_json::Value = serde_json::from_slice(&fs::read(dir.path().join("report.json")).unwrap()).unwrap();
@@ -533,8 +460,8 @@ fn a_quantized_run_with_adapters_goes_from_frames_to_marked_pictures() {
 #[test]
 fn a_finished_run_goes_on_when_its_epochs_are_raised() {
     let dir = with_rallies();
-    let run = train(dir.path(), "vit_lora_heatmap", &[]);
-    let name = run.strip_prefix(dir.path()).unwrap().display().to_string();
+    let name = train(dir.path(), "vit_lora_heatmap", &[]);
+    let run = dir.path().join(&name);
     let printed = ok(dir.path(), ["train", "--resume", &name, "training.epochs=2"]);
     assert!(printed.contains(&format!("run: {name}")), "{printed}");
     let state = fs::read(run.join("checkpoints/last/state.json")).unwrap();
@@ -551,9 +478,11 @@ fn a_finished_run_goes_on_when_its_epochs_are_raised() {
 #[test]
 fn a_backbone_that_trained_is_exported_and_can_be_started_from() {
     let dir = with_rallies();
-    let run = train(dir.path(), "vit_heatmap", &["model.backbone.freeze=false"]);
-    assert_files(&run, &["checkpoints/best/backbone/config.json", "checkpoints/best/backbone/model.safetensors"]);
-    let name = run.strip_prefix(dir.path()).unwrap().display().to_string();
+    let name = train(dir.path(), "vit_heatmap", &["model.backbone.freeze=false"]);
+    assert_files(
+        &dir.path().join(&name),
+        &["checkpoints/best/backbone/config.json", "checkpoints/best/backbone/model.safetensors"],
+    );
     ok(dir.path(), ["export", &name, "mine"]);
     assert_files(&dir.path().join("mine"), &["config.json", "model.safetensors", "tracknet_head.safetensors"]);
     fs::write(dir.path().join("mine/config.json"), "{}").unwrap();
@@ -570,17 +499,16 @@ fn a_backbone_that_trained_is_exported_and_can_be_started_from() {
 #[test]
 fn a_base_that_was_moved_is_found_with_base_and_another_is_refused() {
     let dir = with_rallies();
-    let path = |run: PathBuf| run.strip_prefix(dir.path()).unwrap().display().to_string();
     for seed in ["1", "2"] {
         let extra = ["model.backbone.freeze=false".to_owned(), format!("training.seed={seed}")];
-        let trained = path(train(dir.path(), "vit_heatmap", &extra.each_ref().map(String::as_str)));
+        let trained = train(dir.path(), "vit_heatmap", &extra.each_ref().map(String::as_str));
         ok(dir.path(), ["export", &trained, &format!("base{seed}")]);
         let refused = failure(dir.path(), ["eval", &trained, "--base", "base1"]);
         contains_all(&refused, &["the backbone trained and is in the checkpoint"]);
     }
     let on_base = |seed| ["model.pretrained_model_name=./base1", seed];
-    let run = path(train(dir.path(), "vit_qlora_heatmap", &on_base("training.seed=3")));
-    let frozen = path(train(dir.path(), "vit_heatmap", &on_base("training.seed=4")));
+    let run = train(dir.path(), "vit_qlora_heatmap", &on_base("training.seed=3"));
+    let frozen = train(dir.path(), "vit_heatmap", &on_base("training.seed=4"));
     fs::rename(dir.path().join("base1"), dir.path().join("moved")).unwrap();
 
     let clip = "rallies/game2/Clip1";
@@ -611,37 +539,21 @@ fn the_guide_shows_the_example_as_it_is() {
 #[cfg(unix)]
 #[test]
 fn a_reader_that_leaves_early_ends_the_program_quietly() {
-    use std::process::{Command, Stdio};
-
     let dir = with_rallies();
     let dry_run: Vec<&str> = ["train", "--model", "vit_heatmap", "--dry-run"].into_iter().chain(TINY).collect();
     for args in [vec!["config", "print"], vec!["data", "check", "rallies"], dry_run] {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_tracknet"))
-            .args(&args)
-            .current_dir(dir.path())
-            .env_remove("TRACKNET_CONFIG_DIR")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(program.stdout.take());
-        let output = program.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
-        assert!(!stderr(&output).contains("panicked") && !stderr(&output).contains("error:"), "{}", stderr(&output));
+        let said = unheard(dir.path(), &args);
+        assert!(!said.contains("panicked") && !said.contains("error:"), "{args:?}: {said}");
     }
 }
 
 #[cfg(unix)]
 #[test]
 fn a_training_that_nobody_listens_to_any_more_is_finished_and_evaluated() {
-    use std::process::{Command, Stdio};
-
     let dir = with_rallies();
-    let mut run = Command::new(env!("CARGO_BIN_EXE_tracknet"))
+    let mut run = program(dir.path())
         .args(["train", "--model", "vit_lora_heatmap", "--output-dir", "runs"])
         .args(TINY)
-        .current_dir(dir.path())
-        .env_remove("TRACKNET_CONFIG_DIR")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -656,18 +568,15 @@ fn a_training_that_nobody_listens_to_any_more_is_finished_and_evaluated() {
 #[test]
 fn an_interrupted_run_writes_a_checkpoint_and_leaves_with_the_code_of_the_signal() {
     use std::io::{BufRead, BufReader};
-    use std::process::{Command, Stdio};
 
     let dir = with_rallies();
     let hangup = cfg!(target_os = "linux").then_some(("-HUP", 129));
     for (signal, code) in [("-INT", 130), ("-TERM", 143)].into_iter().chain(hangup) {
         let output_dir = format!("runs{signal}");
-        let mut run = Command::new(env!("CARGO_BIN_EXE_tracknet"))
+        let mut run = program(dir.path())
             .args(["train", "--model", "vit_heatmap", "--output-dir", &output_dir])
             .args(TINY)
             .arg("training.epochs=100000")
-            .current_dir(dir.path())
-            .env_remove("TRACKNET_CONFIG_DIR")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

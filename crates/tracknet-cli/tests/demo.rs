@@ -3,33 +3,23 @@
 // Helpers beside the tests: a failure there is a failed test.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 
-use assert_cmd::Command;
 use serde_json::Value;
 
-fn tracknet<S: AsRef<str>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tracknet"));
-    for arg in args {
-        command.arg(arg.as_ref());
-    }
-    command.current_dir(dir).env_remove("TRACKNET_CONFIG_DIR").env("TMPDIR", dir.join("tmp")).output().unwrap()
-}
+use common::{contains_all, finish, program};
 
 /// Runs a command that must end with this exit code; returns standard output and standard error.
-fn ends<S: AsRef<str>>(code: i32, dir: &Path, args: impl IntoIterator<Item = S>) -> [String; 2] {
-    let output = tracknet(dir, args);
-    let texts = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    assert_eq!(output.status.code(), Some(code), "{texts:?}");
-    assert!(!texts.concat().contains("panicked"), "{texts:?}");
-    texts
+fn ends<S: AsRef<OsStr>>(code: i32, dir: &Path, args: impl IntoIterator<Item = S>) -> [String; 2] {
+    finish(code, program(dir).env("TMPDIR", dir.join("tmp")).args(args))
 }
 
 fn fixture(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tracknet/tests/fixtures").join(name);
-    path.display().to_string()
+    common::fixture(name).display().to_string()
 }
 
 /// A directory with a temporary directory of its own, so that what a demonstration leaves there is seen.
@@ -100,9 +90,7 @@ fn two_students_learn_the_report_says_so_and_their_adapters_load() {
         "validation loss after",
         "wrote first",
     ];
-    for word in words {
-        assert!(table.contains(word), "no `{word}` in:\n{table}");
-    }
+    contains_all(&table, &words);
     assert!(progress.contains("batch 20/20"), "{progress}");
     assert_nothing_is_left(dir);
 
@@ -147,9 +135,7 @@ fn rendered_frames_do_where_no_picture_is_given_and_a_pooler_can_be_distilled() 
     let model = fixture("vit_tiny");
     let flags = ["2", "--model", &model, "--feature", "pooler", "--loss", "mse", "--quant-type", "fp4"];
     let [table, _] = ends(0, dir, TINY.iter().copied().chain(flags));
-    for word in ["pooler output, 64 features", "8 of 24 pictures to learn from, 6 of 6 others", "fp4"] {
-        assert!(table.contains(word), "no `{word}` in:\n{table}");
-    }
+    contains_all(&table, &["pooler output, 64 features", "8 of 24 pictures to learn from, 6 of 6 others", "fp4"]);
     assert_nothing_is_left(dir);
 }
 
@@ -188,9 +174,7 @@ fn the_task_of_the_original_runs_with_its_options_and_fills_its_csv() {
         " || all params: ",
         "wrote results.csv",
     ];
-    for word in words {
-        assert!(table.contains(word), "no `{word}` in:\n{table}");
-    }
+    contains_all(&table, &words);
     // Two passes over eight crops in batches of four.
     assert!(notes.contains("batch 4/4"), "{notes}");
     // On a processor; both students say so.
@@ -237,35 +221,30 @@ fn what_cannot_work_is_named() {
         assert_nothing_is_left(dir);
         error
     };
-    let contains = |text: String, parts: &[&str]| {
-        for part in parts {
-            assert!(text.contains(part), "no `{part}` in:\n{text}");
-        }
-    };
-    contains(refused(&["--model", &fixture("bnb_checkpoint")]), &["bnb_checkpoint", "in 4 bits"]);
-    contains(refused(&["--model", "nowhere/at/all"]), &["nowhere/at/all", "neither a directory"]);
+    contains_all(&refused(&["--model", &fixture("bnb_checkpoint")]), &["bnb_checkpoint", "in 4 bits"]);
+    contains_all(&refused(&["--model", "nowhere/at/all"]), &["nowhere/at/all", "neither a directory"]);
     let [_, error] = ends(1, dir, ["demo", "distill", "--image", "pictures", "--size", "72"]);
-    contains(error, &["size: ", "64 or 80"]);
-    contains(refused(&["--lr", "0"]), &["lr: is 0"]);
+    contains_all(&error, &["size: ", "64 or 80"]);
+    contains_all(&refused(&["--lr", "0"]), &["lr: is 0"]);
     let [_, error] = ends(1, dir, ["demo", "distill", "--image", "pictures", "--steps", "18446744073709551615"]);
-    contains(error, &["steps: make 18446744073709551615 optimizer steps"]);
+    contains_all(&error, &["steps: make 18446744073709551615 optimizer steps"]);
     let [_, error] = ends(2, dir, TINY.iter().chain(&["2", "--epochs", "1"]));
-    contains(error, &["--epochs", "cannot be used with", "--steps"]);
+    contains_all(&error, &["--epochs", "cannot be used with", "--steps"]);
 
     fs::create_dir(dir.join("convnext")).unwrap();
     fs::write(dir.join("convnext/config.json"), r#"{"model_type": "dinov3_convnext"}"#).unwrap();
     let weights = Path::new(&fixture("vit_tiny")).join("model.safetensors");
     fs::copy(weights, dir.join("convnext/model.safetensors")).unwrap();
-    contains(refused(&["--model", "convnext"]), &["convnext/config.json", "`dinov3_convnext` is not supported"]);
+    contains_all(&refused(&["--model", "convnext"]), &["convnext/config.json", "`dinov3_convnext` is not supported"]);
 
     let [_, error] = ends(1, dir, TINY.iter().chain(&["2", "--image", "missing.jpg"]));
-    contains(error, &["missing.jpg", "cannot read"]);
+    contains_all(&error, &["missing.jpg", "cannot read"]);
     fs::create_dir(dir.join("empty")).unwrap();
     let [_, error] = ends(1, dir, TINY.iter().chain(&["2", "--image", "empty"]));
-    contains(error, &["empty", "no jpg or png"]);
+    contains_all(&error, &["empty", "no jpg or png"]);
     let [_, error] = ends(2, dir, TINY.iter().chain(&["0"]));
-    contains(error, &["at least 1"]);
+    contains_all(&error, &["at least 1"]);
     // The process of a student has no job when a user starts it.
     let [_, error] = ends(1, dir, ["demo", "distill-student", "empty", "lora"]);
-    contains(error, &["job.json"]);
+    contains_all(&error, &["job.json"]);
 }

@@ -3,42 +3,16 @@
 // Helpers beside the tests: a failure there is a failed test.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-/// A tiny DINOv3 with random weights on 96×64 frames.
-const TINY: [&str; 13] = [
-    "data.root=rallies",
-    "data.split.train_games=[game1]",
-    "data.split.val_games=[game2]",
-    "data.preprocess.resize=[96,64]",
-    "model.pretrained_model_name=null",
-    "model.backbone.architecture={hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}",
-    "model.decoder.channels=[32,16]",
-    "model.decoder.upsample=[2]",
-    "model.heatmap.size=[24,16]",
-    "training.epochs=2",
-    "training.batch_size=1",
-    "training.backbone_freeze_epochs=0",
-    "training.scheduler.warmup_epochs=0",
-];
-
-fn tracknet<'a>(dir: &Path, args: impl IntoIterator<Item = &'a str>) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tracknet"));
-    command.args(args).current_dir(dir).env_remove("TRACKNET_CONFIG_DIR").output().unwrap()
-}
-
-/// Both streams of a command that must end with this exit code.
-fn ends<'a>(code: i32, dir: &Path, args: impl IntoIterator<Item = &'a str>) -> [String; 2] {
-    let output = tracknet(dir, args);
-    let streams = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    assert_eq!(output.status.code(), Some(code), "{}\n{}", streams[0], streams[1]);
-    streams
-}
+use common::{TINY, ends, fixture, program, render_rallies};
 
 fn picture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tracknet/tests/fixtures/pictures").join(name)
+    fixture("pictures").join(name)
 }
 
 /// A clip of copies of a picture with one label for each.
@@ -95,14 +69,15 @@ fn a_preview_draws_what_can_be_drawn_and_never_over_anything() {
 #[test]
 fn a_run_leaves_damaged_frames_out_and_says_at_its_end_how_many() {
     let dir = tempfile::tempdir().unwrap();
-    let sizes = ["--games", "2", "--clips", "1", "--frames", "3", "--size", "96x64", "--seed", "3"];
-    ends(0, dir.path(), ["data", "generate", "rallies"].into_iter().chain(sizes));
+    render_rallies(dir.path(), 3);
     for game in ["game1", "game2"] {
         let frame = dir.path().join(format!("rallies/{game}/Clip1/0001.jpg"));
         let bytes = fs::read(&frame).unwrap();
         fs::write(&frame, &bytes[..bytes.len() * 2 / 3]).unwrap();
     }
-    let train = |last: &'static str| ["train", "--output-dir", "runs"].into_iter().chain(TINY).chain([last]);
+    let steps = ["training.epochs=2", "training.batch_size=1"];
+    let train =
+        |last: &'static str| ["train", "--output-dir", "runs"].into_iter().chain(TINY).chain(steps).chain([last]);
     let [_, notes] = ends(0, dir.path(), train("data.on_bad_frame=skip"));
     for game in ["game1", "game2"] {
         let note = format!("note: frame {game}/Clip1/0001.jpg (");
@@ -126,9 +101,8 @@ fn a_run_leaves_damaged_frames_out_and_says_at_its_end_how_many() {
 #[test]
 fn an_interrupted_rendering_ends_with_130_and_leaves_whole_clips() {
     let dir = tempfile::tempdir().unwrap();
-    let mut run = Command::new(env!("CARGO_BIN_EXE_tracknet"))
+    let mut run = program(dir.path())
         .args(["data", "generate", "data", "--games", "200", "--clips", "1", "--frames", "3", "--size", "160x96"])
-        .current_dir(dir.path())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

@@ -3,64 +3,24 @@
 // Helpers beside the tests: a failure there is a failed test.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-/// A tiny DINOv3 with random weights on 96×64 frames.
-const TINY: [&str; 14] = [
-    "data.root=rallies",
-    "data.split.train_games=[game1]",
-    "data.split.val_games=[game2]",
-    "data.preprocess.resize=[96,64]",
-    "model.backbone.architecture={hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}",
-    "model.decoder.channels=[32,16]",
-    "model.decoder.upsample=[2]",
-    "model.heatmap.size=[24,16]",
-    "training.epochs=1",
-    "training.batch_size=2",
-    "training.precision=fp32",
-    "training.backbone_freeze_epochs=0",
-    "training.scheduler.warmup_epochs=0",
-    "training.data_loader.num_workers=1",
-];
-
-fn program(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tracknet"));
-    command.current_dir(dir).env_remove("TRACKNET_CONFIG_DIR");
-    command
-}
-
-/// Runs a command that must end with this exit code; returns what it wrote to standard output and to standard error.
-fn ends(code: i32, dir: &Path, args: &[&str]) -> (String, String) {
-    let Output { status, stdout, stderr } = program(dir).args(args).output().unwrap();
-    let [stdout, stderr] = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    assert_eq!(status.code(), Some(code), "{stdout}{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    (stdout, stderr)
-}
-
-fn contains_all(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no `{part}` in:\n{text}");
-    }
-}
+use common::{contains_all, ends, program, render_rallies, train};
 
 /// A run, and the frames of its games; made once.
 fn run() -> (&'static str, PathBuf) {
     static MADE: OnceLock<(TempDir, String)> = OnceLock::new();
     let (dir, run) = MADE.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        let sizes = ["--games", "2", "--clips", "1", "--frames", "4", "--size", "96x64", "--seed", "3"];
-        ends(0, dir.path(), &[&["data", "generate", "rallies"][..], &sizes].concat());
-        let random = ["model.pretrained_model_name=null"];
-        let flags = ["train", "--model", "vit_heatmap", "--output-dir", "runs"];
-        let printed = ends(0, dir.path(), &[&flags[..], &TINY, &random].concat()).0;
-        let run = printed.lines().find_map(|line| line.strip_prefix("run: ")).unwrap();
-        let run = dir.path().join(run).display().to_string();
+        render_rallies(dir.path(), 4);
+        let run = dir.path().join(train(dir.path(), "vit_heatmap", &[])).display().to_string();
         (dir, run)
     });
     (run, dir.path().join("rallies/game2/Clip1"))
@@ -105,7 +65,7 @@ fn a_damaged_frame_costs_its_row_and_is_named() {
     let path = dir.path().join("frames/0002.jpg");
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-    let (told, named) = ends(0, dir.path(), &["predict", run, "frames", "--jsonl", "--overlays"]);
+    let [told, named] = ends(0, dir.path(), &["predict", run, "frames", "--jsonl", "--overlays"]);
     contains_all(&told, &["of 4 frames; 1 frame is damaged", "predictions/frames/frames.csv"]);
     contains_all(&named, &["frame 2 is damaged", "frames/0002.jpg"]);
     let out = dir.path().join("predictions/frames");
@@ -115,10 +75,10 @@ fn a_damaged_frame_costs_its_row_and_is_named() {
     assert!(json["error"].as_str().unwrap().contains("0002.jpg"), "{json}");
     assert!(out.join("overlays/0003.png").is_file() && !out.join("overlays/0002.png").exists());
 
-    let (_, error) = ends(1, dir.path(), &["predict", run, "frames", "--strict"]);
+    let [_, error] = ends(1, dir.path(), &["predict", run, "frames", "--strict"]);
     contains_all(&error, &["error: 1 of 4 frames could not be read"]);
     assert_eq!(rows(&out.join("frames.csv")), csv);
-    let (_, error) = ends(1, dir.path(), &["predict", run, "frames/0002.jpg"]);
+    let [_, error] = ends(1, dir.path(), &["predict", run, "frames/0002.jpg"]);
     contains_all(&error, &["error: 1 of 1 frames could not be read"]);
 }
 
@@ -158,7 +118,7 @@ fn no_input_is_written_over_by_whatever_name() {
     for output in outputs {
         for more in [&[][..], &["--overwrite"]] {
             let args = [&["predict", run, "rally.mp4", "--video", "--output", output][..], more].concat();
-            let (_, error) = ends(1, dir.path(), &args);
+            let [_, error] = ends(1, dir.path(), &args);
             contains_all(&error, &["is the input rally.mp4, which is never written over"]);
             assert_eq!(fs::read(dir.path().join("rally.mp4")).unwrap(), source);
         }
@@ -168,13 +128,13 @@ fn no_input_is_written_over_by_whatever_name() {
 
     // Pictures of an earlier prediction as frames of the next.
     ends(0, dir.path(), &["predict", run, "frames", "--overlays", "--output", "found"]);
-    let (_, error) =
+    let [_, error] =
         ends(1, dir.path(), &["predict", run, "found/overlays", "--overlays", "--output", "found", "--overwrite"]);
     contains_all(&error, &["overlays/000", "never written over"]);
 
     let config = Path::new(run).join("config.yaml").display().to_string();
     for report in [config, Path::new(run).join("checkpoints/best/state.json").display().to_string()] {
-        let (_, error) = ends(1, dir.path(), &["eval", run, "--json", &report, "--overwrite"]);
+        let [_, error] = ends(1, dir.path(), &["eval", run, "--json", &report, "--overwrite"]);
         contains_all(&error, &["never written over"]);
     }
 }
@@ -187,7 +147,7 @@ fn what_this_program_did_not_write_is_replaced_only_when_asked() {
     for (name, flag) in [("frames.csv", "--jsonl"), ("frames.jsonl", "--jsonl"), ("overlays/0001.png", "--overlays")] {
         fs::write(at(name), "mine\n").unwrap();
         let args = ["predict", run, "frames", flag, "--output", "found"];
-        let (_, error) = ends(1, dir.path(), &args);
+        let [_, error] = ends(1, dir.path(), &args);
         contains_all(&error, &[name, "tracknet did not write it", "--overwrite"]);
         assert_eq!(fs::read(at(name)).unwrap(), b"mine\n");
         // Pictures that no frame would be written to are nobody's business.
@@ -200,7 +160,7 @@ fn what_this_program_did_not_write_is_replaced_only_when_asked() {
         fs::write(dir.path().join("notes.json"), "{}").unwrap();
         let root = format!("data.root={data}");
         let more: &[&str] = if args[0] == "eval" { &[&root] } else { &[] };
-        let (_, error) = ends(1, dir.path(), &[&args[..], more].concat());
+        let [_, error] = ends(1, dir.path(), &[&args[..], more].concat());
         contains_all(&error, &["notes.json", "tracknet did not write it"]);
         ends(0, dir.path(), &[&args[..], more, &["--overwrite"]].concat());
         ends(0, dir.path(), &[&args[..], more].concat());
@@ -223,7 +183,7 @@ fn a_cut_video_keeps_its_rows_and_fails() {
     let path = dir.path().join("rally.mp4");
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() * 6 / 10]).unwrap();
-    let (told, error) = ends(1, dir.path(), &["predict", run, "rally.mp4", "--video", "--output", "found"]);
+    let [told, error] = ends(1, dir.path(), &["predict", run, "rally.mp4", "--video", "--output", "found"]);
     let csv = rows(&dir.path().join("found/rally.csv"));
     let read = csv.len() - 1;
     assert!((10..40).contains(&read), "{csv:?}");
@@ -235,7 +195,7 @@ fn a_cut_video_keeps_its_rows_and_fails() {
     assert!(dir.path().join("found/rally.mp4").is_file());
 
     fs::write(&path, &whole[..40]).unwrap();
-    let (_, error) = ends(1, dir.path(), &["predict", run, "rally.mp4", "--output", "none"]);
+    let [_, error] = ends(1, dir.path(), &["predict", run, "rally.mp4", "--output", "none"]);
     contains_all(&error, &["rally.mp4: the file has no video stream"]);
     assert!(!dir.path().join("none").exists());
 }
@@ -249,10 +209,10 @@ fn a_run_that_is_stopped_or_killed_leaves_every_row_until_then() {
         fs::hard_link(frames.join("0000.jpg"), frames.join(format!("{index:05}.jpg"))).unwrap();
     }
     for (signal, code) in [("-INT", Some(130)), ("-TERM", Some(143)), ("-HUP", Some(129)), ("-KILL", None)] {
-        let output = format!("out{signal}");
-        let csv = dir.path().join(&output).join("frames.csv");
+        let folder = format!("out{signal}");
+        let csv = dir.path().join(&folder).join("frames.csv");
         let child = program(dir.path())
-            .args(["predict", run, "frames", "--output", &output])
+            .args(["predict", run, "frames", "--output", &folder])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -261,9 +221,9 @@ fn a_run_that_is_stopped_or_killed_leaves_every_row_until_then() {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-        let Output { status, stderr, .. } = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8_lossy(&stderr);
-        assert_eq!(status.code(), code, "{stderr}");
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), code, "{stderr}");
         let written = rows(&csv);
         assert!(written.len() >= 10 && written.len() < 20_000, "{signal} {}", written.len());
         for (index, row) in written[1..].iter().enumerate() {

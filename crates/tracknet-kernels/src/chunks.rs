@@ -3,16 +3,11 @@
 //! Chunks are fixed by the caller, so the number of threads changes who fills a chunk and never what is in it.
 
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rayon::prelude::*;
+use crate::parallel::Threads;
 
 /// Below this many values a call takes less time than handing it to other threads.
 const SERIAL_VALUES: usize = 1 << 15;
-
-/// Callers at work. A caller that is not alone keeps its work: the others keep the cores busy, and no thread waits for
-/// another to wake up.
-static CALLERS: AtomicUsize = AtomicUsize::new(0);
 
 /// A result of `len` values, and what `fill(number of the chunk, chunk)` returned for each chunk in order. A chunk has
 /// `chunk` values (the last may have fewer) that are zero when `fill` gets them.
@@ -35,19 +30,11 @@ pub(crate) fn fill_from<T: Send>(
 ) -> (Vec<f32>, Vec<T>) {
     let mut values = Vec::with_capacity(len);
     let spare = &mut values.spare_capacity_mut()[..len];
-    let fill = |(number, chunk): (usize, &mut [MaybeUninit<f32>])| {
+    let returned = threads(work).map_chunks(spare, chunk, |number, chunk| {
         chunk.fill(MaybeUninit::new(0.0));
         // SAFETY: every value was written in the line above.
         fill(number, unsafe { chunk.assume_init_mut() })
-    };
-    let caller = Caller::enter();
-    let chunk = chunk.max(1);
-    let returned = if caller.is_alone() && work > SERIAL_VALUES {
-        spare.par_chunks_mut(chunk).enumerate().map(fill).collect()
-    } else {
-        spare.chunks_mut(chunk).enumerate().map(fill).collect()
-    };
-    drop(caller);
+    });
     // SAFETY: the chunks cover the first `len` values, and each was written before it was filled.
     unsafe { values.set_len(len) };
     (values, returned)
@@ -55,35 +42,11 @@ pub(crate) fn fill_from<T: Send>(
 
 /// Changes values in chunks: `change(number of the chunk, chunk)`.
 pub(crate) fn for_each(values: &mut [f32], chunk: usize, change: impl Fn(usize, &mut [f32]) + Sync) {
-    let caller = Caller::enter();
-    let change = |(number, chunk): (usize, &mut [f32])| change(number, chunk);
-    if caller.is_alone() && values.len() > SERIAL_VALUES {
-        values.par_chunks_mut(chunk.max(1)).enumerate().for_each(change);
-    } else {
-        values.chunks_mut(chunk.max(1)).enumerate().for_each(change);
-    }
+    threads(values.len()).for_each_chunk(values, chunk, change);
 }
 
-/// A caller at work, counted off on drop and so also when it panics.
-pub(crate) struct Caller {
-    alone: bool,
-}
-
-impl Caller {
-    pub(crate) fn enter() -> Self {
-        Self { alone: CALLERS.fetch_add(1, Ordering::Relaxed) == 0 }
-    }
-
-    /// Whether it found no other at work, and so may share its work out.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.alone
-    }
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        CALLERS.fetch_sub(1, Ordering::Relaxed);
-    }
+fn threads(values: usize) -> Threads {
+    Threads::of_caller().if_worth(values > SERIAL_VALUES)
 }
 
 #[cfg(test)]

@@ -48,6 +48,32 @@ pub(crate) fn grid(tensor: &CubeTensor, units: usize) -> (CubeCount, CubeDim) {
     (calculate_cube_count_elemwise(&tensor.client, units, dim), dim)
 }
 
+/// Launches `launch!(kernel, grid, [vector sizes], [buffers], arguments…)`: the buffers are tensors of one device, and the
+/// arguments what the kernel takes behind them. It is unsafe to call, as `launch_unchecked` is: the kernel may not reach past
+/// the end of a buffer.
+macro_rules! launch {
+    (
+        $($kernel:ident)::+,
+        $grid:expr,
+        [$($vector_size:expr),*],
+        [$first:expr $(, $buffer:expr)* $(,)?],
+        $($argument:expr),+ $(,)?
+    ) => {{
+        let (cubes, dim) = $grid;
+        $($kernel)::+::launch_unchecked(
+            &$first.client,
+            cubes,
+            dim,
+            $crate::cube::address_type([&$first $(, &$buffer)*]),
+            $($vector_size,)*
+            $first.clone().into_buffer_arg(),
+            $($buffer.clone().into_buffer_arg(),)*
+            $($argument),+
+        );
+    }};
+}
+pub(crate) use launch;
+
 /// The widest index that any of the tensors needs.
 pub(crate) fn address_type<const N: usize>(tensors: [&CubeTensor; N]) -> AddressType {
     tensors.into_iter().map(CubeTensor::required_address_type).max().unwrap_or_default()

@@ -1,10 +1,9 @@
 //! Which values a dropout keeps: a function of a seed and the place of the value alone, as numbers or as bits.
 
-use rayon::prelude::*;
-
-use crate::random::{GOLDEN, mix};
+use crate::parallel::Threads;
 #[cfg(feature = "flex")]
-use crate::simd::{Arithmetic, Isa, Kernel};
+use crate::simd::{Kernel, Level, Simd};
+use tracknet_random::{GOLDEN, mix};
 
 /// Values that share a stream; fixed, so that the number of threads changes nothing.
 pub(crate) const CHUNK: usize = 1 << 14;
@@ -34,7 +33,7 @@ impl KeepMask {
     pub fn factors(self, count: usize) -> Vec<f32> {
         let (gain, threshold) = (self.gain(), self.threshold());
         let mut factors = vec![0f32; count];
-        factors.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, factors)| {
+        Threads::of_caller().for_each_chunk(&mut factors, CHUNK, |chunk, factors| {
             let stream = self.stream(chunk);
             for (draw, four) in factors.chunks_mut(VALUES_PER_DRAW).enumerate() {
                 let bits = draw_of(stream, draw);
@@ -50,7 +49,7 @@ impl KeepMask {
     /// word of a row may have bits to spare, which are 0.
     #[cfg(feature = "flex")]
     pub(crate) fn bits(self, first: usize, columns: usize, words: &mut [u32]) {
-        Isa::detect().run(Bits { mask: self, first, columns, words });
+        Level::best().run(Bits { mask: self, first, columns, words });
     }
 
     #[cfg(feature = "flex")]
@@ -83,7 +82,7 @@ impl Kernel for Bits<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
+    fn run<S: Simd>(self, _: S) {
         let Self { mask, first, columns, words } = self;
         let width = columns.div_ceil(WORD);
         for (row, words) in words.chunks_exact_mut(width).enumerate() {

@@ -36,10 +36,10 @@ pub(crate) mod tests {
 
     use super::{during, of_family};
     use crate::attention::attention;
-    use crate::attention::kernel::{AttentionShape, Inputs, Isa as AttentionIsa};
+    use crate::attention::kernel::{AttentionShape, Inputs};
     use crate::fourbit::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantizeOptions};
-    use crate::product::{Implementation, Side, Values, Weight};
-    use crate::simd::{Arithmetic, Isa, Kernel, Lanes, mul_add};
+    use crate::product::{self, Side, Storage, Weight, levels};
+    use crate::simd::{F32x16, InstructionSet, Kernel, Level, Simd, mul_add};
     use crate::{
         FusedActivation, NormSpec, depthwise_conv3x3, gelu, group_norm, layer_norm, linear_4bit, resize_bilinear,
     };
@@ -55,21 +55,14 @@ pub(crate) mod tests {
     /// Implementations and what each needs, those of every machine first.
     type Needs = &'static [(&'static str, &'static [&'static str])];
 
-    const SIMD: Needs = &[
-        ("portable", &[]),
-        ("AVX2", &["avx2", "fma"]),
-        ("AVX-512", &["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"]),
-    ];
-    const ATTENTION: Needs = &[
-        ("portable", &[]),
-        ("AVX2", &["avx2", "fma"]),
-        ("AVX-512", &["avx512f"]),
-        ("AVX512-BF16", &["avx512f", "avx512bw", "avx512_bf16"]),
-    ];
+    const SIMD: Needs =
+        &[("portable", &[]), ("AVX2", &["avx2", "fma"]), ("AVX-512", AVX512), ("AVX512-BF16", AVX512_BF16)];
+    const AVX512: &[&str] = &["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"];
+    const AVX512_BF16: &[&str] = &["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"];
     const PRODUCT: Needs = &[
         ("f32", &[]),
-        ("AVX512-BF16", &["avx512f", "avx512bw", "avx512vl", "avx512_bf16"]),
-        ("AMX", &["avx512f", "avx512bw", "avx512vl", "avx512_bf16", "amx_tile", "amx_bf16"]),
+        ("AVX512-BF16", AVX512_BF16),
+        ("AMX", &["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "amx_tile", "amx_bf16"]),
     ];
 
     /// The implementations that this machine must have, in the order of the list; all that it has where the system does
@@ -101,18 +94,17 @@ pub(crate) mod tests {
             && expected.iter().any(|x| x.abs() > 10.0 * tolerance)
     }
 
-    fn simd_sets() -> Vec<&'static str> {
-        expected(SIMD, Isa::available().len())
-    }
-
-    fn attention_sets() -> Vec<AttentionIsa> {
-        use AttentionIsa::{Avx2, Avx512, Avx512Bf16, Portable};
-        [Portable, Avx2, Avx512, Avx512Bf16].into_iter().filter(|isa| isa.is_available()).collect()
+    /// The copies of a kernel that this machine must have.
+    fn copies(multiplies_bf16: bool) -> Vec<&'static str> {
+        let mut copies = expected(SIMD, Level::available().filter(|level| !level.has(InstructionSet::AmxBf16)).count());
+        copies.retain(|name| multiplies_bf16 || *name != "AVX512-BF16");
+        copies
     }
 
     #[test]
     fn operations_run_the_best_vectors_that_the_processor_has() {
-        let best = &simd_sets()[simd_sets().len() - 1..];
+        let copies = copies(false);
+        let best = &copies[copies.len() - 1..];
         let image = || tensor([1, 4, 6, 5]);
         let spec = NormSpec { groups: 2, epsilon: 1e-5, activation: FusedActivation::Gelu };
         let operations: [(&str, &(dyn Fn() + Sync)); 6] = [
@@ -132,21 +124,20 @@ pub(crate) mod tests {
 
     #[test]
     fn attention_runs_the_best_instructions_that_the_processor_has_for_its_factors() {
-        let sets = expected(ATTENTION, attention_sets().len());
         let run = |compute| {
-            of_family("attention", move || {
+            of_family("simd", move || {
                 let [query, key, value] = [(); 3].map(|()| tensor([1, 9, 32]));
                 drop(attention(query, key, value, 2, 0.25, None, compute));
             })
         };
-        assert_eq!(run(ComputeDtype::Bf16), sets[sets.len() - 1..]);
-        let floats: Vec<_> = sets.into_iter().filter(|name| *name != "AVX512-BF16").collect();
-        assert_eq!(run(ComputeDtype::F32), floats[floats.len() - 1..]);
+        for (compute, copies) in [(ComputeDtype::Bf16, copies(true)), (ComputeDtype::F32, copies(false))] {
+            assert_eq!(run(compute), copies[copies.len() - 1..], "{compute:?}");
+        }
     }
 
     #[test]
     fn products_run_the_best_unit_that_the_processor_has_for_their_factors() {
-        let units = expected(PRODUCT, Implementation::available().len());
+        let units = expected(PRODUCT, levels().len());
         let packed = PackedWeight::quantize(&values(64 * 96, 1), [64, 96], &QuantizeOptions::default()).unwrap();
         let run = |compute| {
             of_family("product", || {
@@ -159,72 +150,80 @@ pub(crate) mod tests {
     }
 
     /// `a · b − 1` where the product needs more bits than an f32 has: what is left shows whether it was rounded first.
-    struct Probe;
+    struct Probe<const MULTIPLIES_BF16: bool>;
 
-    impl Kernel for Probe {
+    impl<const MULTIPLIES_BF16: bool> Kernel for Probe<MULTIPLIES_BF16> {
         type Output = [f32; 2];
+        const MULTIPLIES_BF16: bool = MULTIPLIES_BF16;
 
         #[inline(always)]
-        fn run<A: Arithmetic>(self) -> [f32; 2] {
+        fn run<S: Simd>(self, _: S) -> [f32; 2] {
             let near = std::hint::black_box(1.0 + f32::EPSILON);
-            let lanes = Lanes::splat(near).mul_add::<A>(Lanes::splat(near), Lanes::splat(-1.0));
-            [mul_add::<A>(near, near, -1.0), lanes.0[15]]
+            let lanes = F32x16::splat(near).mul_add::<S>(F32x16::splat(near), F32x16::splat(-1.0));
+            [mul_add::<S>(near, near, -1.0), lanes.0[15]]
         }
+    }
+
+    /// Runs a probe on every level; the copies that ran, each counted once.
+    fn probed<const MULTIPLIES_BF16: bool>() -> Vec<&'static str> {
+        let mut found: Vec<_> = Level::available()
+            .map(|level| {
+                let (rest, entered) = during(|| level.run(Probe::<MULTIPLIES_BF16>));
+                // (1 + ε)² = 1 + 2ε + ε², of which rounding takes ε².
+                let fused = 2.0 * f32::EPSILON + f32::EPSILON * f32::EPSILON;
+                let expected = if level == Level::PORTABLE { 2.0 * f32::EPSILON } else { fused };
+                assert_eq!(rest, [expected; 2], "{level:?}");
+                let names: Vec<_> = entered.into_iter().collect();
+                assert!(names.len() == 1 && names[0].1 == 1, "{level:?}: {names:?}");
+                names[0].0.1
+            })
+            .collect();
+        found.dedup();
+        found
     }
 
     #[test]
     fn every_set_of_vectors_that_is_forced_runs_and_fuses_what_it_can() {
-        let found: Vec<_> = Isa::available()
-            .into_iter()
-            .map(|isa| {
-                let (rest, entered) = during(|| isa.run(Probe));
-                // (1 + ε)² = 1 + 2ε + ε², of which rounding takes ε².
-                let fused = 2.0 * f32::EPSILON + f32::EPSILON * f32::EPSILON;
-                let expected = if isa == Isa::PORTABLE { 2.0 * f32::EPSILON } else { fused };
-                assert_eq!(rest, [expected; 2], "{isa:?}");
-                let names: Vec<_> = entered.into_iter().collect();
-                assert!(names.len() == 1 && names[0].1 == 1, "{isa:?}: {names:?}");
-                names[0].0.1
-            })
-            .collect();
-        assert_eq!(found, simd_sets());
+        assert_eq!(probed::<false>(), copies(false));
+        assert_eq!(probed::<true>(), copies(true));
     }
 
     #[test]
     fn every_attention_that_is_forced_runs_and_agrees_with_the_portable_one() {
         let shape = AttentionShape { batch: 1, tokens: 37, heads: 2, head_dim: 16 };
         let [query, key, value] = [1, 2, 3].map(|seed| values(37 * 32, seed << 20));
-        let run = |isa: AttentionIsa, compute| {
-            let inputs = Inputs { query: &query, key: &key, value: &value, shape, scale: 0.25, angles: None, compute };
-            during(|| inputs.forward::<f32>(isa).0)
+        let run = |level: Level, compute| {
+            let inputs = Inputs { query: &query, key: &key, value: &value, shape, scale: 0.25, rotary: None, compute };
+            during(|| inputs.forward::<f32>(level).0)
         };
-        let found = attention_sets().into_iter().map(|isa| {
-            let (expected, _) = run(AttentionIsa::Portable, ComputeDtype::Bf16);
-            let (found, entered) = run(isa, ComputeDtype::Bf16);
+        let (expected, _) = run(Level::PORTABLE, ComputeDtype::Bf16);
+        let found = Level::available().map(|level| {
+            let (found, entered) = run(level, ComputeDtype::Bf16);
             // Outputs are means of values below 1; another order of a sum can round one factor to the other side, 2⁻⁸ of it.
-            assert!(agree(&found, &expected, 1e-3), "{isa:?}: {found:?}");
+            assert!(agree(&found, &expected, 1e-3), "{level:?}: {found:?}");
             let names: Vec<_> = entered.into_keys().collect();
-            assert!(names.len() == 1, "{isa:?}: {names:?}");
+            assert!(names.len() == 1, "{level:?}: {names:?}");
             names[0].1
         });
-        let found: Vec<_> = found.collect();
-        assert_eq!(found, expected(ATTENTION, found.len()));
+        let mut found: Vec<_> = found.collect();
+        found.dedup();
+        assert_eq!(found, copies(true));
     }
 
     #[test]
     fn every_product_that_is_forced_runs_and_agrees_with_that_of_f32() {
         let packed = PackedWeight::quantize(&values(70 * 45, 1), [70, 45], &QuantizeOptions::default()).unwrap();
         let weight =
-            Weight { values: Values::Packed(packed.view()), shape: [70, 45], compute_dtype: ComputeDtype::Bf16 };
+            Weight { values: Storage::Packed(packed.view()), shape: [70, 45], compute_dtype: ComputeDtype::Bf16 };
         let x = values(33 * 45, 9);
-        let run = |implementation: Implementation| during(|| implementation.multiply(&x, weight, Side::In, None));
-        let (expected_values, _) = run(Implementation::FLOAT);
-        let found = Implementation::available().into_iter().map(|implementation| {
-            let (found, entered) = run(implementation);
+        let run = |level: Level| during(|| product::multiply(level, &x, weight, Side::In, None));
+        let (expected_values, _) = run(Level::PORTABLE);
+        let found = levels().into_iter().map(|level| {
+            let (found, entered) = run(level);
             // Sums in f32 of 45 products below 1, in another order.
-            assert!(agree(&found, &expected_values, 45.0 * 45.0 * f32::EPSILON), "{implementation:?}: {found:?}");
+            assert!(agree(&found, &expected_values, 45.0 * 45.0 * f32::EPSILON), "{level:?}: {found:?}");
             let names: Vec<_> = entered.into_keys().filter(|(family, _)| *family == "product").collect();
-            assert!(names.len() == 1, "{implementation:?}: {names:?}");
+            assert!(names.len() == 1, "{level:?}: {names:?}");
             names[0].1
         });
         let found: Vec<_> = found.collect();

@@ -1,5 +1,6 @@
 //! Numeric kernels of tracknet on plain Burn tensors; nothing here knows of balls, models or YAML.
 //!
+//! * [`deformable`]: attention to a few places of every level of a feature pyramid;
 //! * [`depthwise`]: 3×3 convolutions with one filter for each channel.
 //! * [`mod@gelu`]: the activation, with a vectorized error function.
 //! * [`norm`]: layer and group normalization, with the activation behind them.
@@ -25,6 +26,7 @@ mod chunks;
 mod cube;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod deformable;
 pub mod depthwise;
 pub mod dropout;
 #[cfg(all(test, feature = "flex"))]
@@ -35,17 +37,15 @@ pub mod gelu;
 mod host;
 pub mod matmul;
 pub mod norm;
+pub mod parallel;
 pub mod peak;
 #[cfg(feature = "flex")]
 mod product;
-pub mod random;
 pub mod residual;
 pub mod resize;
 // Without the CPU backend only the codec is left to use it.
 #[cfg_attr(not(feature = "flex"), allow(dead_code, unused_imports, unused_macros))]
 mod simd;
-#[cfg(all(feature = "flex", target_arch = "x86_64"))]
-mod transpose;
 
 pub use depthwise::depthwise_conv3x3;
 pub use fourbit::{

@@ -158,6 +158,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::Loop;
+    use crate::simd::{InstructionSet, Level};
 
     /// Two a cycle with a latency of four cycles need eight sums under way; with the factors they fit the 16 registers
     /// of AVX2.
@@ -167,13 +168,13 @@ mod x86 {
 
     pub(super) fn f32_loops() -> Vec<Loop> {
         let mut loops = Vec::new();
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the features were found in the line above.
+        if Level::best().has(InstructionSet::Avx2) {
+            // SAFETY: the level has the features.
             let run = |rounds| unsafe { fma_256(rounds) };
             loops.push(Loop { instructions: "AVX2 FMA", operations: 2 * SUMS * 8, run });
         }
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the feature was found in the line above.
+        if Level::best().has(InstructionSet::Avx512) {
+            // SAFETY: as above.
             let run = |rounds| unsafe { fma_512(rounds) };
             loops.push(Loop { instructions: "AVX-512 FMA", operations: 2 * SUMS * 16, run });
         }
@@ -181,10 +182,10 @@ mod x86 {
     }
 
     pub(super) fn bf16_loop() -> Option<Loop> {
-        if !(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")) {
+        if !Level::best().has(InstructionSet::Avx512Bf16) {
             return None;
         }
-        // SAFETY: the features were found in the line above.
+        // SAFETY: the level has the features.
         let run = |rounds| unsafe { dot_512(rounds) };
         Some(Loop { instructions: "AVX512-BF16 dot products", operations: 4 * DOT_SUMS * 16, run })
     }

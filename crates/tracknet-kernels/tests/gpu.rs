@@ -9,6 +9,8 @@ mod adamw;
 mod adapter;
 #[path = "attention.rs"]
 mod attention;
+#[path = "deformable.rs"]
+mod deformable;
 #[path = "depthwise.rs"]
 mod depthwise;
 #[path = "linear.rs"]

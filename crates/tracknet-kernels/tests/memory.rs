@@ -1,33 +1,12 @@
 //! What the layer holds between forward and backward, measured on the allocator.
 #![cfg(feature = "flex")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use burn::tensor::{Device, Tensor};
 use tracknet_kernels::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantizeOptions, linear_4bit};
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-// SAFETY: every call goes to the system allocator unchanged; only a counter is kept beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are those the system allocator asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are those the system allocator asks for.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use tracknet_testing::{CountingAllocator, live_bytes};
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[test]
 fn no_dense_weight_and_no_input_is_kept_between_forward_and_backward() {
@@ -38,9 +17,9 @@ fn no_dense_weight_and_no_input_is_kept_between_forward_and_backward() {
     let weight = Linear4bitWeight::from_packed(&packed, ComputeDtype::Bf16, &device).unwrap();
     let run = || {
         let x = Tensor::<2>::ones([rows, inner], &device).require_grad();
-        let before = LIVE.load(Ordering::Relaxed);
+        let before = live_bytes();
         let y = linear_4bit(x.clone(), &weight, None);
-        let held = LIVE.load(Ordering::Relaxed).saturating_sub(before);
+        let held = live_bytes().saturating_sub(before);
         let gradients = y.sum().backward();
         assert!(x.grad(&gradients).is_some());
         held

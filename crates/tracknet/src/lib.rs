@@ -7,18 +7,16 @@
 //! | [`config`] | YAML → validated structs; no tensors |
 //! | [`models`] | backbone → decoder → head, LoRA, quantization |
 //! | [`artifacts`] | model, adapter and run directories, and how a model comes back from them |
-//! | [`datasets`] | label readers, the synthetic rally renderer, the batch loader |
+//! | [`datasets`] | label readers, the batch loader |
 //! | [`training`] | losses, optimizer, the fit loop, distillation |
 //! | [`evaluation`] | heatmap decoding, metrics, reports, pictures of detections |
 //! | [`inference`] | prediction on images, folders and clips |
 //! | [`inspect`] | what a file or directory is and holds |
-//! | [`mod@bench`] | the workloads that speed and memory are measured on |
 //! | [`files`] | reading and writing: whole or absent, nothing of the user's lost |
-//! | [`console`] | what is said to people |
+//! | [`console`], [`process`] | what is said to people; what this process takes |
 #![recursion_limit = "256"]
 
 pub mod artifacts;
-pub mod bench;
 pub mod compute;
 pub mod config;
 pub mod datasets;
@@ -27,8 +25,7 @@ pub mod evaluation;
 pub mod inference;
 pub mod inspect;
 pub mod models;
-mod random;
 pub mod training;
 
 pub use error::{Error, Result};
-pub use tracknet_io::{console, files};
+pub use tracknet_io::{console, files, process};

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 mod bnb_support;
-mod peak_support;
 
 use std::fs;
 use std::path::Path;
@@ -15,9 +14,12 @@ use tracknet::artifacts::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, q
 use tracknet::config::ModelConfig;
 use tracknet::files::Destination;
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
+use tracknet_testing::{CountingAllocator, peak_of};
 
 use bnb_support::{Raw, RawTensors, write_raw};
-use peak_support::peak_of;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const HIDDEN: usize = 512;
 const MLP: usize = 2048;

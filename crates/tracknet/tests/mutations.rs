@@ -7,7 +7,6 @@ mod bnb_support;
 mod common;
 #[path = "../../../fuzz/parsers.rs"]
 mod parsers;
-mod peak_support;
 
 use std::env;
 use std::fs;
@@ -18,30 +17,18 @@ use std::time::{Duration, Instant};
 
 use tracknet::artifacts::pretrained::Weights;
 use tracknet::artifacts::pretrained::bnb::{is_packed, read_packed};
+use tracknet_random::Stream;
+use tracknet_testing::{CountingAllocator, peak_of};
 
 use parsers::Folder;
-use peak_support::peak_of;
 
-/// SplitMix64 (Steele et al. 2014).
-struct Random(u64);
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-
-    fn range(&mut self, length: usize) -> std::ops::Range<usize> {
-        let start = self.below(length + 1);
-        start..(start + 1 + self.below(16)).min(length).max(start)
-    }
+/// A range of up to 16 places.
+fn range(random: &mut Stream, length: usize) -> std::ops::Range<usize> {
+    let start = random.below(length + 1);
+    start..(start + 1 + random.below(16)).min(length).max(start)
 }
 
 /// Values that parsers get wrong.
@@ -115,7 +102,7 @@ const TOKENS: [&str; 48] = [
 ];
 
 /// Applies one to four changes.
-fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
+fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Stream) {
     for _ in 0..=random.below(4) {
         match random.below(9) {
             0 if !input.is_empty() => {
@@ -124,14 +111,14 @@ fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
             }
             1 if !input.is_empty() => {
                 let at = random.below(input.len());
-                input[at] = random.next() as u8;
+                input[at] = random.next_u64() as u8;
             }
             2 => {
-                let range = random.range(input.len());
+                let range = range(random, input.len());
                 drop(input.drain(range));
             }
             3 => {
-                let copy = input[random.range(input.len())].to_vec();
+                let copy = input[range(random, input.len())].to_vec();
                 let at = random.below(input.len() + 1);
                 input.splice(at..at, copy);
             }
@@ -153,7 +140,7 @@ fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
     input.truncate(1 << 16);
 }
 
-fn replace_a_number(input: &mut Vec<u8>, random: &mut Random) {
+fn replace_a_number(input: &mut Vec<u8>, random: &mut Stream) {
     let starts: Vec<usize> = (0..input.len())
         .filter(|i| input[*i].is_ascii_digit() && (*i == 0 || !input[*i - 1].is_ascii_digit()))
         .collect();
@@ -186,7 +173,8 @@ fn run(name: &str, seeds: &[Vec<u8>], (default_count, memory): Bounds, mut check
     let number = |key: &str| env::var(key).ok().and_then(|text| text.parse::<u64>().ok());
     let seconds = number("TRACKNET_FUZZ_SECONDS").map(Duration::from_secs);
     let count = number("TRACKNET_FUZZ_COUNT").unwrap_or(default_count);
-    let (mut random, start) = (Random(number("TRACKNET_FUZZ_SEED").unwrap_or(0x5eed)), Instant::now());
+    let mut random = Stream::from_state(number("TRACKNET_FUZZ_SEED").unwrap_or(0x5eed));
+    let start = Instant::now();
     let (mut done, mut accepted, mut highest, mut steepest) = (0, 0_u64, 0, 0);
     let mut input = Vec::new();
     while seconds.map_or(done < count, |limit| start.elapsed() < limit) {

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use tracknet::evaluation::overlay;
+use tracknet::files::FileId;
 use tracknet::files::destination::{check_file, refuse_inputs};
 use tracknet::inference::{RowFormat, Source, VideoTools};
 
@@ -63,7 +64,7 @@ impl Places {
         if let Some(video) = &self.video {
             check_file(video, overwrite, |path| VideoTools::default().is_ours(path), &paths)?;
         }
-        let inputs: HashSet<FileId> = inputs.iter().filter_map(|path| file_id(path)).collect();
+        let inputs: HashSet<FileId> = inputs.iter().filter_map(|path| FileId::of(path)).collect();
         for folder in self.overlays.iter().chain(&self.heatmaps) {
             self.check_pictures(folder, overwrite, &inputs, &paths)?;
         }
@@ -89,7 +90,7 @@ impl Places {
                 continue;
             }
             // Most files are no input; only one that is has to be named.
-            if file_id(&path).is_some_and(|id| inputs.contains(&id)) {
+            if FileId::of(&path).is_some_and(|id| inputs.contains(&id)) {
                 refuse_inputs(&path, paths)?;
             }
             if !overwrite && !overlay::is_ours(&path) {
@@ -120,25 +121,6 @@ fn picture_names(files: &[PathBuf]) -> Vec<String> {
     let names: Vec<String> = files.iter().map(|file| text(file.file_name()) + ".png").collect();
     // Names that are no text, or that only case tells apart.
     if differ(&names) { names } else { (0..files.len()).map(|index| format!("{index:06}.png")).collect() }
-}
-
-/// What a file is, whatever its names.
-#[derive(PartialEq, Eq, Hash)]
-enum FileId {
-    #[cfg(unix)]
-    Node(u64, u64),
-    #[cfg(not(unix))]
-    Path(PathBuf),
-}
-
-fn file_id(path: &Path) -> Option<FileId> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        std::fs::metadata(path).ok().map(|file| FileId::Node(file.dev(), file.ino()))
-    }
-    #[cfg(not(unix))]
-    std::fs::canonicalize(path).ok().map(FileId::Path)
 }
 
 #[cfg(test)]

@@ -44,10 +44,10 @@ fn replace_file<E: From<FileError>>(path: &Path, write: impl FnOnce(&File, &Path
     Ok(replace_with(temporary, path)?)
 }
 
-/// Gives a temporary file that is written its name.
+/// Syncs a written temporary file and renames it to `path`.
 ///
 /// # Errors
-/// A name that cannot be given.
+/// `path` is a directory, or the file cannot be synced or renamed.
 pub fn replace_with(temporary: NamedTempFile, path: &Path) -> Result<()> {
     let path = &followed(path)?;
     temporary.as_file().sync_all().at(path)?;
@@ -58,7 +58,7 @@ pub fn replace_with(temporary: NamedTempFile, path: &Path) -> Result<()> {
 /// What `path` points to if it is a symbolic link, else itself. A directory cannot be replaced by a file.
 fn followed(path: &Path) -> Result<PathBuf> {
     if path.is_dir() {
-        return Err(FileError::NotRegular { path: path.to_path_buf(), found: "a directory" }.into());
+        return Err(FileError::NotRegular { path: path.to_path_buf(), found: "a directory" });
     }
     Ok(if path.is_symlink() {
         fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::directory::{self, Manifest, Old};
-use super::{FileError, IoContext, Result, parent_of, temporary};
+use super::{FileError, FileId, IoContext, Result, parent_of, temporary};
 
 /// What may stand at a destination already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Existing {
     Anything,
 }
 
-/// A place that may be written.
+/// A directory that may be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     path: PathBuf,
@@ -49,13 +49,13 @@ impl Destination {
         Self { path: path.into(), existing: Existing::Nothing }
     }
 
-    /// Where it is.
+    /// The path that is written.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Fills the directory through `fill` under a temporary name, adds the manifest, and gives it its name; on an error
-    /// nothing has changed. Returns where strange files of the directory before it were kept, with [`Existing::Own`].
+    /// nothing has changed. With [`Existing::Own`], returns where files of others in the replaced directory were moved.
     ///
     /// # Errors
     /// What `fill` returns, something that stands there by now, or a directory that cannot be written.
@@ -76,12 +76,12 @@ impl Destination {
     /// is not there yet.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Destination::write`].
     pub fn write_plain<E: From<FileError>>(&self, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
         directory::write(&self.path, Old::None, fill).map(drop)
     }
 
-    /// Checks what stands there by now.
+    /// Checks again what stands at the destination: it may have changed since the start.
     ///
     /// # Errors
     /// Something that is not to be replaced.
@@ -128,16 +128,16 @@ pub fn check_file(path: &Path, overwrite: bool, is_ours: impl FnOnce(&Path) -> b
 /// # Errors
 /// Names both.
 pub fn refuse_inputs(path: &Path, inputs: &[&Path]) -> Result<()> {
-    let place = resolved(path);
+    let (place, id) = (resolved(path), FileId::of(path));
     for input in inputs {
         let source = resolved(input);
         let relation = match () {
-            () if source == place || is_same_file(path, input) => "is",
+            () if source == place || id.as_ref().is_some_and(|id| id.is_at(input)) => "is",
             () if source.starts_with(&place) => "holds",
             () => continue,
         };
         let (path, input) = (path.to_path_buf(), input.to_path_buf());
-        return Err(FileError::OverInput { path, input, relation }.into());
+        return Err(FileError::OverInput { path, input, relation });
     }
     Ok(())
 }
@@ -169,21 +169,6 @@ fn resolved(path: &Path) -> PathBuf {
         }
         path
     })
-}
-
-/// Whether two names are links to the same file.
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let same = |a: fs::Metadata, b: fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
-        fs::metadata(a).ok().zip(fs::metadata(b).ok()).is_some_and(|(a, b)| same(a, b))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = (a, b);
-        false
-    }
 }
 
 #[cfg(test)]

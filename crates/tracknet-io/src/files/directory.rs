@@ -83,7 +83,7 @@ pub(super) fn write_manifest(dir: &Path) -> Result<()> {
     fs::write(&path, text).at(&path)
 }
 
-/// What becomes of a directory that another takes the name of.
+/// What happens to the directory that stood at the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Old {
     /// There must be none.
@@ -95,7 +95,7 @@ pub(super) enum Old {
 }
 
 /// Fills a directory through `fill` under a temporary name beside `path`, syncs it, and renames it to `path`.
-/// Returns where the strange files of the directory before it were kept.
+/// Returns where files of others in the replaced directory were moved.
 pub(super) fn write<E: From<FileError>>(
     path: &Path,
     old: Old,
@@ -121,7 +121,7 @@ pub(super) fn write<E: From<FileError>>(
     Ok(None)
 }
 
-/// Gives the temporary directory its name. Returns where the directory that had the name is now.
+/// Renames the temporary directory to its destination. Returns where the directory that stood there is now.
 ///
 /// The two are exchanged in one step where the file system can; elsewhere the old one is moved aside first, under a name of
 /// this call's own.

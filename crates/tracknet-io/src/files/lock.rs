@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::identity::leads_to;
 use super::{FileError, IoContext, Result};
 
 /// Name of the lock file in a directory; removed when the lock is given back.
@@ -28,7 +29,7 @@ impl DirectoryLock {
             let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).at(&path)?;
             match file.try_lock() {
                 Err(fs::TryLockError::WouldBlock) => {
-                    return Err(FileError::Locked { path: dir.to_path_buf(), holder: holder(&mut file) }.into());
+                    return Err(FileError::Locked { path: dir.to_path_buf(), holder: holder(&mut file) });
                 }
                 Err(fs::TryLockError::Error(cause)) if cause.kind() != std::io::ErrorKind::Unsupported => {
                     return Err(FileError::Io { path, cause });
@@ -36,7 +37,7 @@ impl DirectoryLock {
                 _ => {}
             }
             // A holder removes the file before it gives the lock back: what was locked may be nobody's file any more.
-            if !is_at(&file, &path) {
+            if !leads_to(&path, &file) {
                 continue;
             }
             file.set_len(0).at(&path)?;
@@ -58,21 +59,6 @@ fn holder(file: &mut File) -> String {
     let mut text = String::new();
     let known = file.take(256).read_to_string(&mut text).is_ok() && !text.is_empty();
     if known { text } else { "another process".to_owned() }
-}
-
-/// Whether `path` is the name of this very file.
-fn is_at(file: &File, path: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let same = |a: fs::Metadata, b: fs::Metadata| a.dev() == b.dev() && a.ino() == b.ino();
-        file.metadata().ok().zip(fs::metadata(path).ok()).is_some_and(|(a, b)| same(a, b))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = file;
-        path.exists()
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | [`directory`] | the same for directories, with a manifest that tells later what this program wrote |
 //! | [`destination`] | nothing of the user's is replaced unasked, and no input is written over |
 //! | [`temporary`] | temporary names that tell whether their writer still lives, and the removal of those it left |
+//! | [`identity`] | whether two names lead to the same file |
 //! | [`lock`] | one process at a time in a directory |
 //! | [`read`] | regular files only, up to a size that fits their kind |
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 pub mod atomic;
 pub mod destination;
 pub mod directory;
+pub mod identity;
 pub mod lock;
 pub mod read;
 pub mod temporary;
@@ -21,6 +23,7 @@ pub mod temporary;
 pub use atomic::{write_atomic, write_file_atomic};
 pub use destination::{Destination, Existing};
 pub use directory::{MANIFEST_FILE, Manifest};
+pub use identity::FileId;
 pub use lock::DirectoryLock;
 pub use read::{Limit, open_regular, read_bytes, read_text};
 

@@ -72,12 +72,12 @@ impl Directory {
         }
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Gives it up without removing it.
+    /// Leaves the directory on disk: the caller renames or removes it.
     pub(super) fn keep(self) -> PathBuf {
         self.directory.keep()
     }

@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::{AdamWOps, AdamWStep};
 use crate::cube::{
-    Team, address_type, contiguous, count, expect, grid, place_in_team, team_sum, unwritten, vector_size, vector_sum,
+    Team, contiguous, count, expect, grid, launch, place_in_team, team_sum, unwritten, vector_size, vector_sum,
 };
 
 /// Units that add up the squares of a tensor together, at most.
@@ -27,7 +27,6 @@ impl AdamWOps for CubeBackend {
         let values = count(&value);
         expect([&value, &gradient, &first, &second].map(|tensor| (tensor, values, DType::F32)));
         let width = vector_size(&value, DType::F32, [values]);
-        let (cubes, dim) = grid(&value, values / width);
         let [correction_1, correction_2] = step.corrections();
         let numbers = NumbersLaunch::new(
             step.gradient_factor as f32,
@@ -42,21 +41,13 @@ impl AdamWOps for CubeBackend {
         // SAFETY: a unit reads and writes the vectors of its position only if that is below the count that fills all
         // seven tensors, which have one length and type (checked).
         unsafe {
-            update::launch_unchecked(
-                &value.client,
-                cubes,
-                dim,
-                address_type([&value]),
-                width,
-                value.clone().into_buffer_arg(),
-                gradient.into_buffer_arg(),
-                first.into_buffer_arg(),
-                second.into_buffer_arg(),
-                new_value.clone().into_buffer_arg(),
-                new_first.clone().into_buffer_arg(),
-                new_second.clone().into_buffer_arg(),
+            launch!(
+                update,
+                grid(&value, values / width),
+                [width],
+                [value, gradient, first, second, new_value, new_first, new_second],
                 values / width,
-                numbers,
+                numbers
             );
         }
         (new_value, new_first, new_second)
@@ -74,17 +65,7 @@ impl AdamWOps for CubeBackend {
         let dim = CubeDim::new_2d(wide, (hardware.max_units_per_cube.min(MAX_UNITS) / wide).max(1));
         // SAFETY: the one cube reads the vectors of `x` and writes one of the sums, which are more (checked).
         unsafe {
-            squares::launch_unchecked(
-                &x.client,
-                CubeCount::new_single(),
-                dim,
-                address_type([&x]),
-                width,
-                x.clone().into_buffer_arg(),
-                sums.clone().into_buffer_arg(),
-                values / width,
-                slot,
-            );
+            launch!(squares, (CubeCount::new_single(), dim), [width], [x, sums], values / width, slot);
         }
         sums
     }

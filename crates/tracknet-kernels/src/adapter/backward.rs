@@ -19,7 +19,7 @@ impl<B: AdapterOps> Backward<B, 1> for DroppedBackward {
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let mask = ops.state;
-        unary::<B, _>(ops.parents, ops.node, grads, |gradient| B::dropped(gradient, mask));
+        unary::<B, _>(ops.parents, ops.node, grads, |gradient| B::dropout(gradient, mask));
     }
 }
 
@@ -54,11 +54,11 @@ impl<B: AdapterOps> Backward<B, 5> for AdapterBackward {
 }
 
 impl<B: AdapterOps, C: CheckpointStrategy> AdapterOps for Autodiff<B, C> {
-    fn dropped(x: FloatTensor<Self>, mask: KeepMask) -> FloatTensor<Self> {
+    fn dropout(x: FloatTensor<Self>, mask: KeepMask) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
         match DroppedBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(mask, B::dropped(x, mask)),
-            OpsKind::UnTracked(prep) => prep.finish(B::dropped(x, mask)),
+            OpsKind::Tracked(prep) => prep.finish(mask, B::dropout(x, mask)),
+            OpsKind::UnTracked(prep) => prep.finish(B::dropout(x, mask)),
         }
     }
 

@@ -11,38 +11,34 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::{AdapterOps, AdapterSpec};
 use super::reference;
-use crate::cube::{address_type, cast, contiguous, count, elem, expect, grid, product, unwritten, vector_size};
+use crate::cube::{cast, contiguous, count, elem, expect, grid, launch, product, unwritten, vector_size};
 use crate::dropout::{CHUNK, KeepMask, VALUES_PER_DRAW};
-use crate::random::GOLDEN;
+use tracknet_random::GOLDEN;
 
 /// Parts in which the rows of a tall product are added up, at most, and the fewest rows of one.
 const MOST_PARTS: usize = 64;
 const FEWEST_ROWS: usize = 128;
 
 impl AdapterOps for CubeBackend {
-    fn dropped(x: CubeTensor, mask: KeepMask) -> CubeTensor {
+    fn dropout(x: CubeTensor, mask: KeepMask) -> CubeTensor {
         if !x.client.properties().supports_type(ElemType::UInt(UIntKind::U64)) {
-            return reference::dropped::<Self>(x, mask);
+            return reference::mask_values::<Self>(x, mask);
         }
         let x = contiguous(x);
         let (y, values) = (unwritten(&x, x.shape(), x.dtype), count(&x));
         let width = vector_size(&x, x.dtype, [values]);
-        let (cubes, dim) = grid(&x, values / width);
         // SAFETY: a unit reads and writes the vector of its position only if that is below the count that fills both.
         unsafe {
-            drop_values::launch_unchecked(
-                &x.client,
-                cubes,
-                dim,
-                address_type([&x]),
-                width,
-                x.clone().into_buffer_arg(),
-                y.clone().into_buffer_arg(),
+            launch!(
+                apply_mask,
+                grid(&x, values / width),
+                [width],
+                [x, y],
                 values / width,
                 mask.seed,
                 mask.threshold(),
                 mask.gain(),
-                elem(x.dtype),
+                elem(x.dtype)
             );
         }
         y
@@ -58,7 +54,7 @@ impl AdapterOps for CubeBackend {
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
         let dtype = x.dtype;
         let (a, b) = (cast(a, dtype), scaled(b, spec.scale, dtype));
-        let thin = product(drop(x, spec), Self::float_transpose(a.clone()), dtype);
+        let thin = product(dropout(x, spec), Self::float_transpose(a.clone()), dtype);
         let update = product(thin.clone(), Self::float_transpose(b.clone()), dtype);
         (sum(y, update, bias, spec.bias), thin, a, b)
     }
@@ -75,15 +71,15 @@ impl AdapterOps for CubeBackend {
         let gradient = contiguous(gradient);
         let of_b = scaled(tall_product(gradient.clone(), thin), spec.scale, DType::F32);
         let of_thin = product(gradient, scaled_b, dtype);
-        let of_a = tall_product(of_thin.clone(), drop(x, spec));
-        let of_x = drop(product(of_thin, a, dtype), spec);
+        let of_a = tall_product(of_thin.clone(), dropout(x, spec));
+        let of_x = dropout(product(of_thin, a, dtype), spec);
         (of_x, of_a, of_b)
     }
 }
 
-fn drop(x: CubeTensor, spec: AdapterSpec) -> CubeTensor {
+fn dropout(x: CubeTensor, spec: AdapterSpec) -> CubeTensor {
     match spec.dropout {
-        Some(mask) => CubeBackend::dropped(x, mask),
+        Some(mask) => CubeBackend::dropout(x, mask),
         None => x,
     }
 }
@@ -109,21 +105,9 @@ fn scaled(x: CubeTensor, factor: f32, dtype: DType) -> CubeTensor {
     let x = contiguous(x);
     let (y, values) = (unwritten(&x, x.shape(), dtype), count(&x));
     let width = vector_size(&x, DType::F32, [values]);
-    let (cubes, dim) = grid(&x, values / width);
-    // SAFETY: as in `dropped`.
+    // SAFETY: as in `dropout`.
     unsafe {
-        scale::launch_unchecked(
-            &x.client,
-            cubes,
-            dim,
-            address_type([&x, &y]),
-            width,
-            x.clone().into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            values / width,
-            factor,
-            [elem(x.dtype), elem(dtype)],
-        );
+        launch!(scale, grid(&x, values / width), [width], [x, y], values / width, factor, [elem(x.dtype), elem(dtype)]);
     }
     y
 }
@@ -136,24 +120,18 @@ fn sum(y: CubeTensor, update: CubeTensor, bias: CubeTensor, with_bias: bool) -> 
     let (out, values) = (unwritten(&y, y.shape(), y.dtype), count(&y));
     expect([(&update, values, update.dtype), (&bias, if with_bias { columns } else { count(&bias) }, bias.dtype)]);
     let width = vector_size(&y, DType::F32, [columns]);
-    let (cubes, dim) = grid(&y, values / width);
-    // SAFETY: as in `dropped`; `update` is as long, and the bias has one value for each column (checked) and is not read
+    // SAFETY: as in `dropout`; `update` is as long, and the bias has one value for each column (checked) and is not read
     // where there is none.
     unsafe {
-        add::launch_unchecked(
-            &y.client,
-            cubes,
-            dim,
-            address_type([&y]),
-            width,
-            y.clone().into_buffer_arg(),
-            update.clone().into_buffer_arg(),
-            bias.into_buffer_arg(),
-            out.clone().into_buffer_arg(),
+        launch!(
+            add,
+            grid(&y, values / width),
+            [width],
+            [y, update, bias, out],
             values / width,
             columns / width,
             with_bias,
-            [elem(y.dtype), elem(update.dtype)],
+            [elem(y.dtype), elem(update.dtype)]
         );
     }
     out
@@ -161,7 +139,7 @@ fn sum(y: CubeTensor, update: CubeTensor, bias: CubeTensor, with_bias: bool) -> 
 
 #[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
-fn drop_values<F: Float, N: Size>(
+fn apply_mask<F: Float, N: Size>(
     x: &[Vector<F, N>],
     y: &mut [Vector<F, N>],
     units: usize,

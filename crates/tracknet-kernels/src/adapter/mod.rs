@@ -50,5 +50,5 @@ pub fn add_adapter(
 
 /// Each value times the gain of the mask, or 0, as the mask says for its place.
 pub fn dropout<const D: usize>(x: Tensor<D>, mask: KeepMask) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::dropped(x.into_dispatch(), mask))
+    Tensor::from_dispatch(Dispatch::dropout(x.into_dispatch(), mask))
 }

@@ -23,8 +23,8 @@ pub struct AdapterSpec {
 #[backend_extension(Autodiff, Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"))]
 pub trait AdapterOps: Backend {
     /// Each value times the gain of the mask, or 0.
-    fn dropped(x: FloatTensor<Self>, mask: KeepMask) -> FloatTensor<Self> {
-        reference::dropped::<Self>(x, mask)
+    fn dropout(x: FloatTensor<Self>, mask: KeepMask) -> FloatTensor<Self> {
+        reference::mask_values::<Self>(x, mask)
     }
 
     /// The sum, `[rows, out]`, and what backward wants to know again: the thin product, `[rows, rank]`, and the factors that

@@ -8,7 +8,7 @@ use burn::tensor::{FloatDType, Scalar, Shape, TensorData};
 use super::ops::{AdapterOps, AdapterSpec};
 use crate::dropout::KeepMask;
 
-pub(super) fn dropped<B: Backend>(x: FloatTensor<B>, mask: KeepMask) -> FloatTensor<B> {
+pub(super) fn mask_values<B: Backend>(x: FloatTensor<B>, mask: KeepMask) -> FloatTensor<B> {
     let shape = x.shape();
     let factors = TensorData::new(mask.factors(shape.num_elements()), shape);
     let factors = B::float_from_data(factors, &x.device());
@@ -25,7 +25,7 @@ pub(super) fn add_adapter<B: AdapterOps>(
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let dtype = FloatDType::from(x.dtype());
     let a = B::float_cast(a, dtype);
-    let thin = B::float_matmul(drop::<B>(x, spec), B::float_transpose(a.clone()));
+    let thin = B::float_matmul(dropout::<B>(x, spec), B::float_transpose(a.clone()));
     let b = B::float_cast(B::float_mul_scalar(b, Scalar::from(spec.scale)), dtype);
     let sum = B::float_add(y, B::float_matmul(thin.clone(), B::float_transpose(b.clone())));
     if !spec.bias {
@@ -49,14 +49,14 @@ pub(super) fn gradients<B: AdapterOps>(
     let of_b = B::float_matmul(B::float_transpose(gradient.clone()), thin);
     let of_b = B::float_mul_scalar(B::float_cast(of_b, FloatDType::F32), scale);
     let of_thin = B::float_matmul(gradient, scaled_b);
-    let of_a = B::float_matmul(B::float_transpose(of_thin.clone()), drop::<B>(x, spec));
-    let of_x = drop::<B>(B::float_matmul(of_thin, a), spec);
+    let of_a = B::float_matmul(B::float_transpose(of_thin.clone()), dropout::<B>(x, spec));
+    let of_x = dropout::<B>(B::float_matmul(of_thin, a), spec);
     (of_x, B::float_cast(of_a, FloatDType::F32), of_b)
 }
 
-fn drop<B: AdapterOps>(x: FloatTensor<B>, spec: AdapterSpec) -> FloatTensor<B> {
+fn dropout<B: AdapterOps>(x: FloatTensor<B>, spec: AdapterSpec) -> FloatTensor<B> {
     match spec.dropout {
-        Some(mask) => B::dropped(x, mask),
+        Some(mask) => B::dropout(x, mask),
         None => x,
     }
 }

@@ -6,8 +6,9 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{DType, FloatDType, TensorData};
 
-use super::kernel::{Angles, AttentionShape, Inputs, Isa};
+use super::kernel::{AttentionShape, Inputs, RotaryTable};
 use super::ops::{AttentionFormat, AttentionOps};
+use crate::simd::Level;
 
 impl AttentionOps for Flex {
     fn multi_head_attention(
@@ -31,7 +32,7 @@ impl AttentionOps for Flex {
         let dtype = query.dtype();
         let host = HostTensors::new([query, key, value], table, format);
         let inputs = host.inputs();
-        let (output, lse) = inputs.forward::<f32>(Isa::best());
+        let (output, lse) = inputs.forward::<f32>(Level::best());
         let AttentionShape { batch, tokens, heads, .. } = inputs.shape;
         let lse = FlexTensor::from_data(TensorData::new(lse, [batch, heads, tokens]));
         (host.tensor(output, dtype), lse)
@@ -51,7 +52,7 @@ impl AttentionOps for Flex {
         let host = HostTensors::new([query, key, value], table, format);
         let [output, statistics, gradient] = [output, statistics, gradient].map(on_host);
         let [output, statistics, gradient] = [&output, &statistics, &gradient].map(slice);
-        let gradients: [Vec<f32>; 3] = host.inputs().backward(output, statistics, gradient, Isa::best());
+        let gradients: [Vec<f32>; 3] = host.inputs().backward(output, statistics, gradient, Level::best());
         let [d_query, d_key, d_value] = gradients.map(|values| host.tensor(values, dtype));
         (d_query, d_key, d_value)
     }
@@ -80,10 +81,10 @@ impl HostTensors {
             shape: AttentionShape { batch, tokens, heads, head_dim: hidden / heads },
             scale: self.format.scale,
             compute: self.format.compute,
-            angles: self.table.as_ref().map(|table| {
+            rotary: self.table.as_ref().map(|table| {
                 let table = slice(table);
                 let (cos, sin) = table.split_at(table.len() / 2);
-                Angles { cos, sin }
+                RotaryTable { cos, sin }
             }),
         }
     }

@@ -7,9 +7,9 @@ use crate::ComputeDtype;
 
 use super::ops::{AttentionFormat, AttentionOps};
 
-/// Rotary position embedding: the angle by which each pair of numbers of queries and keys turns at each token
+/// Rotary position embedding: the angle by which each pair of numbers of queries and keys is rotated at each token
 /// (RoFormer, Su et al., 2021). A pair is a number of the first half of a head and the same of the second half; all
-/// heads turn alike. A token with cosines 1 and sines 0 stays as it is.
+/// heads are rotated alike. A token with cosines 1 and sines 0 stays as it is.
 #[derive(Debug, Clone)]
 pub struct Rotary {
     /// `[2, tokens, head_dim / 2]`: cosines, then sines.
@@ -39,7 +39,7 @@ impl Rotary {
 /// Multi-head attention: `softmax(scale · Q·Kᵀ) · V` for each head, without ever keeping the scores.
 ///
 /// * `query`, `key`, `value`: `[batch, tokens, heads · head_dim]`, one float dtype; contiguous ones are not copied.
-/// * `rotary`: turns queries and keys before they meet.
+/// * `rotary`: rotates queries and keys before they meet.
 /// * `compute`: [`ComputeDtype::Bf16`] rounds what enters a product to bfloat16, for twice the speed where the processor
 ///   multiplies it; others round nothing.
 /// * returns the same shape and dtype.

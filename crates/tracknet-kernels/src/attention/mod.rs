@@ -6,8 +6,8 @@
 //! before a larger score came. Forward leaves its output and one number a row, from which backward computes the
 //! probabilities again (FlashAttention-2, Dao, 2023, <https://arxiv.org/abs/2307.08691>).
 //!
-//! The rotation of queries and keys by their position happens on the way into the tiles, so no turned copy is kept, and
-//! backward turns the gradients back.
+//! The rotation of queries and keys by their position happens on the way into the tiles, so no rotated copy is kept, and
+//! backward rotates the gradients back.
 
 mod backward;
 #[cfg(feature = "cube")]

@@ -13,7 +13,7 @@ pub struct AttentionFormat {
     pub heads: usize,
     /// Factor of the scores.
     pub scale: f32,
-    /// Whether queries and keys are turned by the table; if not, any tensor may stand in its place.
+    /// Whether queries and keys are rotated by the table; if not, any tensor may stand in its place.
     pub rotary: bool,
     /// With bfloat16 a kernel may round the factors of products to it; sums and the softmax stay f32.
     pub compute: ComputeDtype,

@@ -8,7 +8,7 @@ use burn::tensor::{Scalar, Shape, Slice};
 
 use super::ops::AttentionFormat;
 
-/// The backend's fused attention on turned queries and keys.
+/// The backend's fused attention on rotated queries and keys.
 pub(super) fn forward<B: Backend>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,
@@ -17,9 +17,9 @@ pub(super) fn forward<B: Backend>(
     format: AttentionFormat,
 ) -> FloatTensor<B> {
     let heads = Heads::new::<B>(&query, format);
-    let turns = Turns::<B>::new(table, heads, format);
-    let query = turns.turn(heads.split::<B>(query));
-    let key = turns.turn(heads.split::<B>(key));
+    let rotary = RotaryTable::<B>::new(table, heads, format);
+    let query = rotary.apply(heads.split::<B>(query));
+    let key = rotary.apply(heads.split::<B>(key));
     let options = AttentionModuleOptions { scale: Some(f64::from(format.scale)), ..Default::default() };
     heads.join::<B>(B::attention(query, key, heads.split::<B>(value), None, None, options))
 }
@@ -33,10 +33,10 @@ pub(super) fn backward<B: Backend>(
     gradient: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let heads = Heads::new::<B>(&query, format);
-    let turns = Turns::<B>::new(table, heads, format);
+    let rotary = RotaryTable::<B>::new(table, heads, format);
     let [value, output, gradient] = [value, output, gradient].map(|x| heads.split::<B>(x));
-    let query = B::float_mul_scalar(turns.turn(heads.split::<B>(query)), Scalar::from(format.scale));
-    let key = turns.turn(heads.split::<B>(key));
+    let query = B::float_mul_scalar(rotary.apply(heads.split::<B>(query)), Scalar::from(format.scale));
+    let key = rotary.apply(heads.split::<B>(key));
 
     let scores = B::float_matmul(query.clone(), B::float_transpose(key.clone()));
     let powers = B::float_exp(B::float_sub(scores.clone(), B::float_max_dim(scores, 3)));
@@ -47,7 +47,7 @@ pub(super) fn backward<B: Backend>(
     let d_scores = B::float_mul(p, B::float_sub(d_p, delta));
     let d_key = B::float_matmul(B::float_transpose(d_scores.clone()), query);
     let d_query = B::float_mul_scalar(B::float_matmul(d_scores, key), Scalar::from(format.scale));
-    (heads.join::<B>(turns.turn_back(d_query)), heads.join::<B>(turns.turn_back(d_key)), heads.join::<B>(d_value))
+    (heads.join::<B>(rotary.invert(d_query)), heads.join::<B>(rotary.invert(d_key)), heads.join::<B>(d_value))
 }
 
 #[derive(Clone, Copy)]
@@ -77,10 +77,10 @@ impl Heads {
     }
 }
 
-/// Cosines and sines as `[1, 1, tokens, head_dim / 2]`, where queries and keys are turned.
-struct Turns<B: Backend>(Option<[FloatTensor<B>; 2]>, Heads);
+/// Cosines and sines as `[1, 1, tokens, head_dim / 2]`, where queries and keys are rotated.
+struct RotaryTable<B: Backend>(Option<[FloatTensor<B>; 2]>, Heads);
 
-impl<B: Backend> Turns<B> {
+impl<B: Backend> RotaryTable<B> {
     fn new(table: FloatTensor<B>, heads: Heads, format: AttentionFormat) -> Self {
         let part = |index: usize| {
             let one = B::float_slice(table.clone(), &[Slice::from(index..index + 1)]);
@@ -90,7 +90,7 @@ impl<B: Backend> Turns<B> {
     }
 
     /// `(x₁, x₂)` to `(x₁ cos − x₂ sin, x₂ cos + x₁ sin)` for the halves of each head.
-    fn turn(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+    fn apply(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         match &self.0 {
             Some([cos, sin]) => self.rotate(x, cos, sin),
             None => x,
@@ -98,7 +98,7 @@ impl<B: Backend> Turns<B> {
     }
 
     /// The reverse, and the transpose.
-    fn turn_back(&self, x: FloatTensor<B>) -> FloatTensor<B> {
+    fn invert(&self, x: FloatTensor<B>) -> FloatTensor<B> {
         match &self.0 {
             Some([cos, sin]) => self.rotate(x, cos, &B::float_neg(sin.clone())),
             None => x,

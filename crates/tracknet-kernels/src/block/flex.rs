@@ -8,12 +8,13 @@ use burn::tensor::DType;
 
 use super::kernel::{Adapter, Block, LAYERS, Linear, Norm, Saved, Shape};
 use super::ops::{BlockGradients, BlockOps, Tape};
-use crate::attention::kernel::Angles;
+use crate::attention::kernel::RotaryTable;
 use crate::dropout::KeepMask;
 use crate::fourbit::PackedFormat;
 use crate::fourbit::flex::HostTensors;
 use crate::host::{cast, contiguous, slice, tensor};
-use crate::product::{Implementation, Weight};
+use crate::product::Weight;
+use crate::simd::Level;
 
 /// A frozen block as tensors of the CPU backend; cheap to make, because tensors are handles.
 #[derive(Debug, Clone)]
@@ -121,13 +122,13 @@ impl HostBlock {
         let mlp = self.linears[4].weight.shape()[0];
         let [query, key, value, output, up, down] = self.linears.each_ref().map(|linear| linear.borrow(&mut adapters));
         let [scale1, scale2] = self.scales.each_ref().map(|scale| scale.as_ref().map(slice));
-        let angles = self.table.as_ref().map(|table| {
+        let rotary = self.table.as_ref().map(|table| {
             let table = slice(table);
             let (cos, sin) = table.split_at(table.len() / 2);
-            Angles { cos, sin }
+            RotaryTable { cos, sin }
         });
         let shape = Shape { batch, tokens, hidden, mlp, heads: self.heads };
-        Block { shape, norm1, query, key, value, output, scale1, norm2, up, down, scale2, angles }
+        Block { shape, norm1, query, key, value, output, scale1, norm2, up, down, scale2, rotary }
     }
 }
 
@@ -136,7 +137,7 @@ impl BlockOps for Flex {
         let dtype = x.dtype();
         let (x, adapters) = (on_host(x), on_host(adapters));
         let shape = x.shape();
-        let (y, saved) = block.borrow(shape.dims(), slice(&adapters)).forward(slice(&x), Implementation::detect());
+        let (y, saved) = block.borrow(shape.dims(), slice(&adapters)).forward(slice(&x), Level::best());
         if let Some(tape) = tape {
             let saved = (!block.checkpoint).then_some(saved);
             *tape.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Kept { x, saved });
@@ -156,10 +157,10 @@ impl BlockGradients for Flex {
         let Kept { x, saved } = kept.unwrap_or_else(|| panic!("frozen_block: a second backward pass over one graph"));
         let dtype = gradient.dtype();
         let (gradient, adapters) = (on_host(gradient), on_host(adapters));
-        let implementation = Implementation::detect();
+        let level = Level::best();
         let host = block.borrow(x.shape().dims(), slice(&adapters));
-        let saved = saved.unwrap_or_else(|| host.forward(slice(&x), implementation).1);
-        let (of_x, of_adapters) = host.backward(slice(&x), saved, slice(&gradient), implementation);
+        let saved = saved.unwrap_or_else(|| host.forward(slice(&x), level).1);
+        let (of_x, of_adapters) = host.backward(slice(&x), saved, slice(&gradient), level);
         let mut flat: Vec<f32> = of_adapters.into_iter().flatten().flatten().flatten().collect();
         // Without adapters the operation still has a tensor in their place.
         flat.resize(adapters.shape().num_elements(), 0.0);

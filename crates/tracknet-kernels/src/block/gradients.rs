@@ -9,57 +9,55 @@ use std::marker::PhantomData;
 use half::bf16;
 
 use super::kernel::{Block, LAYERS, Linear, Norm, Saved, Thin, lanes, widen};
-use crate::attention::kernel::Isa as AttentionIsa;
 use crate::gelu::kernel::{Activate, Gelu, Identity};
 use crate::norm::kernel::RowsGradient;
-use crate::product::{AddScaled, Implementation, LowRank, Product, Rows, Shared, Side, Sink, StoreBf16, filled};
-use crate::simd::{Arithmetic, Isa, Kernel, LANES};
+use crate::product::{self, AddScaled, Epilogue, LowRank, PackedLhs, Product, Shared, Side, StoreBf16, filled};
+use crate::simd::{Kernel, LANES, Level, Simd};
 
 /// Gradients of an adapter's matrices, `[rank, in]` and `[out, rank]`.
 pub(super) type OfAdapter = Option<[Vec<f32>; 2]>;
 
 impl Linear<'_> {
-    /// Hands the gradient of the input to `sink`, as a product does, from that of the output (`gradient`) and the input (`x`); returns those
+    /// Hands the gradient of the input to `epilogue`, as a product does, from that of the output (`gradient`) and the input (`x`); returns those
     /// of the adapter.
-    fn backward<S: Sink>(
+    fn backward<E: Epilogue>(
         &self,
-        gradient: &Rows,
-        x: &Rows,
+        gradient: &PackedLhs,
+        x: &PackedLhs,
         thin: Option<&Thin>,
-        implementation: Implementation,
-        sink: S,
+        level: Level,
+        epilogue: E,
     ) -> OfAdapter {
         let Self { weight, .. } = *self;
-        let product = |low_rank| Product { left: gradient, weight, side: Side::Out, bias: None, low_rank };
+        let base = |low_rank| Product { lhs: gradient, weight, side: Side::Out, bias: None, low_rank };
         let Some((adapter, thin)) = self.adapter.zip(thin) else {
-            implementation.run(&product(None), sink);
+            product::run(level, &base(None), epilogue);
             return None;
         };
         let mask = thin.mask.as_ref();
-        let back = implementation.thin(gradient, None, (adapter.b, Side::Out), adapter.factor());
-        let low_rank = LowRank { left: &back, weight: adapter.a, side: Side::Out, mask };
-        implementation.run(&product(Some(low_rank)), sink);
-        let of_a = implementation.outer(&back, x, mask);
-        let of_b = transposed(&implementation.outer(&thin.rows, gradient, None), thin.rows.columns());
+        let back = product::thin(level, gradient, None, (adapter.b, Side::Out), adapter.factor());
+        let low_rank = LowRank { lhs: &back, weight: adapter.a, side: Side::Out, mask };
+        product::run(level, &base(Some(low_rank)), epilogue);
+        let of_a = product::outer(level, &back, x, mask);
+        let of_b = transposed(&product::outer(level, &thin.rows, gradient, None), thin.rows.columns());
         Some([of_a, of_b])
     }
 }
 
 impl Norm<'_> {
     /// Adds the gradient of the normalization's input `x` to `of_x`, from that of its output.
-    fn backward(&self, x: &[f32], gradient: &[f32], of_x: &mut [f32]) {
+    fn backward(&self, x: &[f32], gradient: &[f32], of_x: &mut [f32], level: Level) {
         let Self { weight, bias, epsilon } = *self;
         let columns = weight.len();
-        let isa = Isa::detect();
         crate::chunks::for_each(of_x, ROWS_PER_TASK * columns, |number, of_x| {
             let range = number * ROWS_PER_TASK * columns..;
             let [x, gradient] = [x, gradient].map(|all| &all[range.clone()][..of_x.len()]);
             let mut part = vec![0.0; of_x.len()];
-            let statistics = isa.run(Statistics { x, columns, epsilon });
+            let statistics = level.run(Statistics { x, columns, epsilon });
             let activation = PhantomData::<Identity>;
             let (statistics, parameters) = (statistics.as_slice(), false);
             let of_part = part.as_mut_slice();
-            isa.run(RowsGradient { x, weight, bias, statistics, gradient, of_x: of_part, parameters, activation });
+            level.run(RowsGradient { x, weight, bias, statistics, gradient, of_x: of_part, parameters, activation });
             for (of_x, part) in of_x.iter_mut().zip(&part) {
                 *of_x += part;
             }
@@ -77,39 +75,39 @@ impl Block<'_> {
         x: &[f32],
         saved: Saved,
         gradient: &[f32],
-        implementation: Implementation,
+        level: Level,
     ) -> (Vec<f32>, [OfAdapter; LAYERS]) {
         let mut of_x = gradient.to_vec();
         let Saved { middle, normal1, normal2, query, key, value, attended, lse, inner, thin } = saved;
         let [thin_query, thin_key, thin_value, thin_output, thin_up, thin_down] = thin;
 
-        let [up, down] = self.mlp_backward(&middle, &normal2, inner, [thin_up, thin_down], &mut of_x, implementation);
+        let [up, down] = self.mlp_backward(&middle, &normal2, inner, [thin_up, thin_down], &mut of_x, level);
         drop((middle, normal2));
 
         let (rows, hidden) = (self.shape.rows(), self.shape.hidden);
-        let of_branch = scaled_rows(&of_x, self.scale1, hidden, implementation);
-        let attended_rows = implementation.rows(rows, hidden, |first, y| widen(&attended[first * hidden..], y));
+        let of_branch = scaled_rows(&of_x, self.scale1, hidden, level);
+        let attended_rows = PackedLhs::new(level, [rows, hidden], |first, y| widen(&attended[first * hidden..], y));
         // SAFETY: the blocks of a product are the whole result, and `StoreBf16` writes all of each.
         let (of_attended, output) = unsafe {
             filled([rows, hidden], |out| {
-                let sink = StoreBf16 { out };
-                self.output.backward(&of_branch, &attended_rows, thin_output.as_ref(), implementation, sink)
+                let epilogue = StoreBf16 { out };
+                self.output.backward(&of_branch, &attended_rows, thin_output.as_ref(), level, epilogue)
             })
         };
         drop((of_branch, attended_rows));
         let attention = self.attention(&query, &key, &value);
-        let gradients: [Vec<bf16>; 3] = attention.backward(&attended, &lse, &of_attended, AttentionIsa::best());
+        let gradients: [Vec<bf16>; 3] = attention.backward(&attended, &lse, &of_attended, level);
         drop((of_attended, attended, query, key, value));
 
         let mut of_normal = vec![0.0; rows * hidden];
         let mut layers = [(&self.query, thin_query), (&self.key, thin_key), (&self.value, thin_value)].into_iter();
         let of_layers = gradients.map(|gradient| {
             let (linear, thin) = layers.next()?;
-            let gradient = implementation.rows(rows, hidden, |first, y| widen(&gradient[first * hidden..], y));
-            let sink = AddScaled { out: Shared::new(&mut of_normal, hidden), scale: None };
-            linear.backward(&gradient, &normal1, thin.as_ref(), implementation, sink)
+            let gradient = PackedLhs::new(level, [rows, hidden], |first, y| widen(&gradient[first * hidden..], y));
+            let epilogue = AddScaled { out: Shared::new(&mut of_normal, hidden), scale: None };
+            linear.backward(&gradient, &normal1, thin.as_ref(), level, epilogue)
         });
-        self.norm1.backward(x, &of_normal, &mut of_x);
+        self.norm1.backward(x, &of_normal, &mut of_x, level);
         let [query, key, value] = of_layers;
         (of_x, [query, key, value, output, up, down])
     }
@@ -118,40 +116,40 @@ impl Block<'_> {
     fn mlp_backward(
         &self,
         middle: &[f32],
-        normal: &Rows,
+        normal: &PackedLhs,
         inner: Vec<bf16>,
         [thin_up, thin_down]: [Option<Thin>; 2],
         of_x: &mut [f32],
-        implementation: Implementation,
+        level: Level,
     ) -> [OfAdapter; 2] {
         let (rows, hidden, mlp) = (self.shape.rows(), self.shape.hidden, self.shape.mlp);
-        let of_branch = scaled_rows(of_x, self.scale2, hidden, implementation);
-        let active = self.activated(&inner, implementation);
+        let of_branch = scaled_rows(of_x, self.scale2, hidden, level);
+        let active = self.activated(&inner, level);
         // SAFETY: as for the attention.
         let (of_active, down) = unsafe {
             filled([rows, mlp], |out| {
-                let sink = StoreBf16 { out };
-                self.down.backward(&of_branch, &active, thin_down.as_ref(), implementation, sink)
+                let epilogue = StoreBf16 { out };
+                self.down.backward(&of_branch, &active, thin_down.as_ref(), level, epilogue)
             })
         };
         drop((active, of_branch));
-        let of_inner = implementation.rows(rows, mlp, |first, y| {
+        let of_inner = PackedLhs::new(level, [rows, mlp], |first, y| {
             let [x, gradient] = [&inner, &of_active].map(|all| &all[first * mlp..][..y.len()]);
-            Isa::detect().run(Slope { x, gradient, y });
+            level.run(Slope { x, gradient, y });
         });
         drop((inner, of_active));
         let mut of_normal = vec![0.0; rows * hidden];
-        let sink = AddScaled { out: Shared::new(&mut of_normal, hidden), scale: None };
-        let up = self.up.backward(&of_inner, normal, thin_up.as_ref(), implementation, sink);
+        let epilogue = AddScaled { out: Shared::new(&mut of_normal, hidden), scale: None };
+        let up = self.up.backward(&of_inner, normal, thin_up.as_ref(), level, epilogue);
         drop(of_inner);
-        self.norm2.backward(middle, &of_normal, of_x);
+        self.norm2.backward(middle, &of_normal, of_x, level);
         [up, down]
     }
 }
 
 /// A gradient as rows to multiply, behind the scale of its branch.
-fn scaled_rows(gradient: &[f32], scale: Option<&[f32]>, columns: usize, implementation: Implementation) -> Rows {
-    implementation.rows(gradient.len() / columns, columns, |first, y| {
+fn scaled_rows(gradient: &[f32], scale: Option<&[f32]>, columns: usize, level: Level) -> PackedLhs {
+    PackedLhs::new(level, [gradient.len() / columns, columns], |first, y| {
         let gradient = &gradient[first * columns..][..y.len()];
         match scale {
             None => y.copy_from_slice(gradient),
@@ -189,14 +187,14 @@ impl Kernel for Slope<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
+    fn run<S: Simd>(self, _: S) {
         let ((x, x_rest), (g, g_rest)) = (self.x.as_chunks::<LANES>(), self.gradient.as_chunks::<LANES>());
         let (y, y_rest) = self.y.as_chunks_mut::<LANES>();
         for ((x, g), y) in x.iter().zip(g).zip(y) {
-            *y = (Gelu::slope::<A>(lanes(x)) * lanes(g)).0;
+            *y = (Gelu::slope::<S>(lanes(x)) * lanes(g)).0;
         }
         for ((x, g), y) in x_rest.iter().zip(g_rest).zip(y_rest) {
-            *y = (Gelu::slope::<A>(lanes(&[*x; LANES])) * lanes(&[*g; LANES])).0[0];
+            *y = (Gelu::slope::<S>(lanes(&[*x; LANES])) * lanes(&[*g; LANES])).0[0];
         }
     }
 }
@@ -212,10 +210,10 @@ impl Kernel for Statistics<'_> {
     type Output = Vec<[f32; 2]>;
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) -> Vec<[f32; 2]> {
+    fn run<S: Simd>(self, _: S) -> Vec<[f32; 2]> {
         let mut all = Vec::with_capacity(self.x.len() / self.columns);
         for row in self.x.chunks_exact(self.columns) {
-            all.push(crate::norm::kernel::statistics::<A>(row, self.epsilon));
+            all.push(crate::norm::kernel::statistics::<S>(row, self.epsilon));
         }
         all
     }

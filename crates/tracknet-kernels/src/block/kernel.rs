@@ -4,15 +4,15 @@ use std::marker::PhantomData;
 
 use half::bf16;
 
-use crate::attention::kernel::{Angles, AttentionShape, Inputs, Isa as AttentionIsa};
+use crate::attention::kernel::{AttentionShape, Inputs, RotaryTable};
 use crate::dropout::KeepMask;
 use crate::fourbit::ComputeDtype;
 use crate::gelu::kernel::{Activate, Gelu, Identity};
 use crate::norm::kernel::Rows as NormRows;
 use crate::product::{
-    AddScaled, Implementation, LowRank, Mask, Product, Rows, Shared, Side, Sink, StoreBf16, Weight, filled,
+    self, AddScaled, Epilogue, LowRank, Mask, PackedLhs, Product, Shared, Side, StoreBf16, Weight, filled,
 };
-use crate::simd::{Arithmetic, Isa, Kernel, LANES, Lanes};
+use crate::simd::{F32x16, Kernel, LANES, Level, Simd, widen_bf16};
 
 /// Sizes of a block and of what goes through it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,8 +53,8 @@ pub(super) struct Block<'a> {
     pub(super) up: Linear<'a>,
     pub(super) down: Linear<'a>,
     pub(super) scale2: Option<&'a [f32]>,
-    /// Turns queries and keys.
-    pub(super) angles: Option<Angles<'a>>,
+    /// The rotary embedding of queries and keys.
+    pub(super) rotary: Option<RotaryTable<'a>>,
 }
 
 /// Layer normalization.
@@ -89,8 +89,8 @@ pub(super) struct Saved {
     /// The residual stream between attention and MLP.
     pub(super) middle: Vec<f32>,
     /// The normalized inputs of attention and MLP.
-    pub(super) normal1: Rows,
-    pub(super) normal2: Rows,
+    pub(super) normal1: PackedLhs,
+    pub(super) normal2: PackedLhs,
     pub(super) query: Vec<bf16>,
     pub(super) key: Vec<bf16>,
     pub(super) value: Vec<bf16>,
@@ -109,7 +109,7 @@ pub(super) const LAYERS: usize = 6;
 
 /// The thin side of an adapter: `scale · gain · A(mask ∘ x)`, and the mask.
 pub(super) struct Thin {
-    pub(super) rows: Rows,
+    pub(super) rows: PackedLhs,
     pub(super) mask: Option<Mask>,
 }
 
@@ -119,70 +119,70 @@ impl Adapter<'_> {
         self.scale * self.dropout.map_or(1.0, KeepMask::gain)
     }
 
-    fn thin(&self, x: &Rows, implementation: Implementation) -> Thin {
-        let mask = self.dropout.map(|keep| Mask::draw(keep, x.count(), x.columns()));
-        let rows = implementation.thin(x, mask.as_ref(), (self.a, Side::In), self.factor());
+    fn thin(&self, x: &PackedLhs, level: Level) -> Thin {
+        let mask = self.dropout.map(|keep| Mask::draw(keep, x.rows(), x.columns()));
+        let rows = product::thin(level, x, mask.as_ref(), (self.a, Side::In), self.factor());
         Thin { rows, mask }
     }
 }
 
 impl Linear<'_> {
-    /// Hands `x · Wᵀ + bias` with the adapter's part to `sink`, as a product does.
-    fn forward<S: Sink>(&self, x: &Rows, implementation: Implementation, sink: S) -> Option<Thin> {
-        let thin = self.adapter.map(|adapter| adapter.thin(x, implementation));
+    /// Hands `x · Wᵀ + bias` with the adapter's part to `epilogue`, as a product does.
+    fn forward<E: Epilogue>(&self, x: &PackedLhs, level: Level, epilogue: E) -> Option<Thin> {
+        let thin = self.adapter.map(|adapter| adapter.thin(x, level));
         let low_rank = self.adapter.zip(thin.as_ref()).map(|(adapter, thin)| LowRank {
-            left: &thin.rows,
+            lhs: &thin.rows,
             weight: adapter.b,
             side: Side::In,
             mask: None,
         });
         let Self { weight, bias, .. } = *self;
-        implementation.run(&Product { left: x, weight, side: Side::In, bias, low_rank }, sink);
+        product::run(level, &Product { lhs: x, weight, side: Side::In, bias, low_rank }, epilogue);
         thin
     }
 
     /// The same as bfloat16, row by row.
-    fn forward_bf16(&self, x: &Rows, implementation: Implementation) -> (Vec<bf16>, Option<Thin>) {
-        let shape = [x.count(), self.weight.shape[0]];
+    fn forward_bf16(&self, x: &PackedLhs, level: Level) -> (Vec<bf16>, Option<Thin>) {
+        let shape = [x.rows(), self.weight.shape[0]];
         // SAFETY: the blocks of a product are the whole result, and `StoreBf16` writes all of each.
-        unsafe { filled(shape, |out| self.forward(x, implementation, StoreBf16 { out })) }
+        unsafe { filled(shape, |out| self.forward(x, level, StoreBf16 { out })) }
     }
 }
 
 impl Norm<'_> {
     /// Normalized rows, ready to multiply.
-    pub(super) fn rows(&self, x: &[f32], implementation: Implementation) -> Rows {
-        let (columns, isa) = (self.weight.len(), Isa::detect());
-        implementation.rows(x.len() / columns, columns, |first, y| {
+    pub(super) fn rows(&self, x: &[f32], level: Level) -> PackedLhs {
+        let columns = self.weight.len();
+        PackedLhs::new(level, [x.len() / columns, columns], |first, y| {
             let Self { weight, bias, epsilon } = *self;
             let x = &x[first * columns..][..y.len()];
-            isa.run(NormRows { x, weight, bias, epsilon, y, activation: PhantomData::<Identity> });
+            level.run(NormRows { x, weight, bias, epsilon, y, activation: PhantomData::<Identity> });
         })
     }
 }
 
 impl Block<'_> {
     /// `[batch, tokens, hidden]` → the same, and what backward wants.
-    pub(super) fn forward(&self, x: &[f32], implementation: Implementation) -> (Vec<f32>, Saved) {
+    pub(super) fn forward(&self, x: &[f32], level: Level) -> (Vec<f32>, Saved) {
         let (rows, hidden) = (self.shape.rows(), self.shape.hidden);
-        let normal1 = self.norm1.rows(x, implementation);
-        let (query, thin_query) = self.query.forward_bf16(&normal1, implementation);
-        let (key, thin_key) = self.key.forward_bf16(&normal1, implementation);
-        let (value, thin_value) = self.value.forward_bf16(&normal1, implementation);
-        let (attended, lse) = self.attention(&query, &key, &value).forward::<bf16>(AttentionIsa::best());
+        let normal1 = self.norm1.rows(x, level);
+        let (query, thin_query) = self.query.forward_bf16(&normal1, level);
+        let (key, thin_key) = self.key.forward_bf16(&normal1, level);
+        let (value, thin_value) = self.value.forward_bf16(&normal1, level);
+        let (attended, lse) = self.attention(&query, &key, &value).forward::<bf16>(level);
 
         let mut middle = x.to_vec();
-        let attended_rows = implementation.rows(rows, hidden, |first, y| widen(&attended[first * hidden..], y));
-        let sink = AddScaled { out: Shared::new(&mut middle, hidden), scale: self.scale1 };
-        let thin_output = self.output.forward(&attended_rows, implementation, sink);
+        let attended_rows = PackedLhs::new(level, [rows, hidden], |first, y| widen(&attended[first * hidden..], y));
+        let epilogue = AddScaled { out: Shared::new(&mut middle, hidden), scale: self.scale1 };
+        let thin_output = self.output.forward(&attended_rows, level, epilogue);
         drop(attended_rows);
 
-        let normal2 = self.norm2.rows(&middle, implementation);
-        let (inner, thin_up) = self.up.forward_bf16(&normal2, implementation);
-        let active = self.activated(&inner, implementation);
+        let normal2 = self.norm2.rows(&middle, level);
+        let (inner, thin_up) = self.up.forward_bf16(&normal2, level);
+        let active = self.activated(&inner, level);
         let mut y = middle.clone();
-        let sink = AddScaled { out: Shared::new(&mut y, hidden), scale: self.scale2 };
-        let thin_down = self.down.forward(&active, implementation, sink);
+        let epilogue = AddScaled { out: Shared::new(&mut y, hidden), scale: self.scale2 };
+        let thin_down = self.down.forward(&active, level, epilogue);
 
         let thin = [thin_query, thin_key, thin_value, thin_output, thin_up, thin_down];
         (y, Saved { middle, normal1, normal2, query, key, value, attended, lse, inner, thin })
@@ -191,14 +191,14 @@ impl Block<'_> {
     pub(super) fn attention<'b>(&'b self, query: &'b [bf16], key: &'b [bf16], value: &'b [bf16]) -> Inputs<'b, bf16> {
         let shape = self.shape.attention();
         let scale = 1.0 / (shape.head_dim as f32).sqrt();
-        Inputs { query, key, value, shape, scale, angles: self.angles, compute: ComputeDtype::Bf16 }
+        Inputs { query, key, value, shape, scale, rotary: self.rotary, compute: ComputeDtype::Bf16 }
     }
 
     /// The MLP behind its activation.
-    pub(super) fn activated(&self, inner: &[bf16], implementation: Implementation) -> Rows {
+    pub(super) fn activated(&self, inner: &[bf16], level: Level) -> PackedLhs {
         let mlp = self.shape.mlp;
-        implementation.rows(self.shape.rows(), mlp, |first, y| {
-            Isa::detect().run(Activated { x: &inner[first * mlp..][..y.len()], y });
+        PackedLhs::new(level, [self.shape.rows(), mlp], |first, y| {
+            level.run(Activated { x: &inner[first * mlp..][..y.len()], y });
         })
     }
 }
@@ -206,7 +206,7 @@ impl Block<'_> {
 /// bfloat16 as f32, as many as `y` has places.
 pub(super) fn widen(x: &[bf16], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
-        *y = f32::from_bits(u32::from(x.to_bits()) << 16);
+        *y = widen_bf16(x.to_bits());
     }
 }
 
@@ -220,23 +220,23 @@ impl Kernel for Activated<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
+    fn run<S: Simd>(self, _: S) {
         let ((x, x_rest), (y, y_rest)) = (self.x.as_chunks::<LANES>(), self.y.as_chunks_mut::<LANES>());
         for (x, y) in x.iter().zip(y) {
-            *y = Gelu::value::<A>(lanes(x)).0;
+            *y = Gelu::value::<S>(lanes(x)).0;
         }
         for (x, y) in x_rest.iter().zip(y_rest) {
-            *y = Gelu::value::<A>(lanes(&[*x; LANES])).0[0];
+            *y = Gelu::value::<S>(lanes(&[*x; LANES])).0[0];
         }
     }
 }
 
 /// Sixteen bfloat16 as f32.
 #[inline(always)]
-pub(super) fn lanes(x: &[bf16; LANES]) -> Lanes {
-    let mut lanes = Lanes::ZERO;
+pub(super) fn lanes(x: &[bf16; LANES]) -> F32x16 {
+    let mut lanes = F32x16::ZERO;
     for (lane, x) in lanes.0.iter_mut().zip(x) {
-        *lane = f32::from_bits(u32::from(x.to_bits()) << 16);
+        *lane = widen_bf16(x.to_bits());
     }
     lanes
 }

@@ -17,6 +17,8 @@
 //! This exists on the CPU and for compute dtype bfloat16; whoever builds a model asks [`FrozenBlock::is_supported`] and
 //! composes the block of ordinary operations otherwise.
 
+use crate::simd::{InstructionSet, Level};
+
 mod backward;
 mod flex;
 mod gradients;
@@ -33,5 +35,5 @@ pub use ops::{BlockGradients, BlockOps, Tape};
 
 /// Whether this processor multiplies bfloat16 faster than f32.
 pub fn has_bfloat16() -> bool {
-    crate::product::Implementation::detect() != crate::product::Implementation::FLOAT
+    Level::best().has(InstructionSet::Avx512Bf16)
 }

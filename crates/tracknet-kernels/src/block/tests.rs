@@ -6,13 +6,14 @@ use super::layer::prepared;
 use super::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
 use crate::attention::{Rotary, attention};
 use crate::dropout::KeepMask;
-use crate::product::Implementation;
+use crate::product::levels;
+use crate::simd::Level;
 use crate::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantizeOptions, gelu, layer_norm};
 
 /// Values in -1..1 that look random and are the same everywhere.
 fn values(count: usize, seed: usize) -> Vec<f32> {
-    let mut state = (seed as u64).wrapping_mul(crate::random::GOLDEN);
-    (0..count).map(|_| (crate::random::next(&mut state) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+    let mut state = (seed as u64).wrapping_mul(tracknet_random::GOLDEN);
+    (0..count).map(|_| (tracknet_random::next(&mut state) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
 fn tensor<const D: usize>(shape: [usize; D], seed: usize, size: f32, device: &Device) -> Tensor<D> {
@@ -306,20 +307,20 @@ fn every_implementation_agrees_with_the_portable_one() {
         let parts = Parts::new(case, &device);
         let (block, adapters) = prepared(&parts.x, parts.rotary.as_ref(), parts.block(false));
         let [x, adapters, gradient] = [host(parts.x.clone()), host(adapters), host(parts.weights.clone())];
-        let run = |implementation| {
+        let run = |level| {
             let host = block.borrow(parts.x.dims(), &adapters);
-            let (y, saved) = host.forward(&x, implementation);
-            let (of_x, of_adapters) = host.backward(&x, saved, &gradient, implementation);
+            let (y, saved) = host.forward(&x, level);
+            let (of_x, of_adapters) = host.backward(&x, saved, &gradient, level);
             let mut all = vec![y, of_x];
             all.extend(of_adapters.into_iter().flatten().flatten());
             all
         };
-        let expected = run(Implementation::FLOAT);
-        for implementation in Implementation::available() {
-            for (i, (found, expected)) in run(implementation).iter().zip(&expected).enumerate() {
+        let expected = run(Level::PORTABLE);
+        for level in levels() {
+            for (i, (found, expected)) in run(level).iter().zip(&expected).enumerate() {
                 let distance = distance(found, expected);
                 // Sums in another order now and then fall on the other side of a rounding to bfloat16.
-                assert!(distance < 3e-3, "{implementation:?} {case:?}: result {i} is {distance} off");
+                assert!(distance < 3e-3, "{level:?} {case:?}: result {i} is {distance} off");
             }
         }
     }

@@ -10,8 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::DepthwiseOps;
 use crate::cube::{
-    Team, address_type, cast, contiguous, count, elem, expect, grid, place_in_team, row_of_team, team_sum, teams,
-    unwritten,
+    Team, cast, contiguous, count, elem, expect, grid, launch, place_in_team, row_of_team, team_sum, teams, unwritten,
 };
 
 /// Taps of a filter.
@@ -36,20 +35,7 @@ impl DepthwiseOps for CubeBackend {
         // SAFETY: a team works on its map only if there is one, on pixels within it that both tensors have
         // (checked), and writes the nine sums of it.
         unsafe {
-            tap_sums::launch_unchecked(
-                &x.client,
-                cubes,
-                dim,
-                address_type([&x]),
-                x.clone().into_buffer_arg(),
-                gradient.into_buffer_arg(),
-                sums.clone().into_buffer_arg(),
-                maps,
-                height,
-                width,
-                team,
-                elem(x.dtype),
-            );
+            launch!(tap_sums, (cubes, dim), [], [x, gradient, sums], maps, height, width, team, elem(x.dtype));
         }
         let sum = CubeBackend::float_reshape(CubeBackend::float_sum_dim(sums, 0), Shape::from([channels, 1, 3, 3]));
         cast(sum, x.dtype)
@@ -62,25 +48,10 @@ fn convolve_with(x: CubeTensor, weight: CubeTensor, reversed: bool) -> CubeTenso
     let [_, channels, height, width] = x.shape().dims();
     expect([(&weight, channels * TAPS, DType::F32)]);
     let (y, units) = (unwritten(&x, x.shape(), x.dtype), count(&x));
-    let (cubes, dim) = grid(&x, units);
     // SAFETY: a unit writes the value of its position if that is below their count, and reads only pixels of its map and
     // taps of its channel (checked).
     unsafe {
-        convolve::launch_unchecked(
-            &x.client,
-            cubes,
-            dim,
-            address_type([&x]),
-            x.clone().into_buffer_arg(),
-            weight.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            units,
-            channels,
-            height,
-            width,
-            reversed,
-            elem(y.dtype),
-        );
+        launch!(convolve, grid(&x, units), [], [x, weight, y], units, channels, height, width, reversed, elem(y.dtype));
     }
     y
 }
@@ -168,10 +139,10 @@ fn neighbour<F: Float>(
     width: usize,
     #[comptime] tap: usize,
 ) -> f32 {
-    let down = row + comptime!(tap / 3);
-    let across = column + comptime!(tap % 3);
+    let tap_row = row + comptime!(tap / 3);
+    let tap_column = column + comptime!(tap % 3);
     // Counted from one row and column before the map, so that nothing is below zero.
-    let inside = down >= 1 && down <= height && across >= 1 && across <= width;
+    let inside = tap_row >= 1 && tap_row <= height && tap_column >= 1 && tap_column <= width;
     let place = at + width * comptime!(tap / 3) + comptime!(tap % 3);
     let mut value = 0.0f32;
     if inside {

@@ -9,7 +9,7 @@ use super::ops::DepthwiseOps;
 use super::reference;
 use crate::chunks;
 use crate::host::{are_f32, contiguous, slice, tensor};
-use crate::simd::Isa;
+use crate::simd::Level;
 
 /// Planes that share one border of zeros.
 const PLANES_PER_TASK: usize = 4;
@@ -19,18 +19,18 @@ impl DepthwiseOps for Flex {
         if !are_f32([&x, &weight]) {
             return reference::forward::<Flex>(x, weight);
         }
-        convolve(Isa::detect(), x, weight)
+        convolve(Level::best(), x, weight)
     }
 
     fn depthwise_conv3x3_weight_gradient(x: FlexTensor, gradient: FlexTensor) -> FlexTensor {
         if !are_f32([&x, &gradient]) {
             return reference::weight_gradient::<Flex>(x, gradient);
         }
-        weight_gradient(Isa::detect(), x, gradient)
+        weight_gradient(Level::best(), x, gradient)
     }
 }
 
-fn convolve(isa: Isa, x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+fn convolve(level: Level, x: FlexTensor, weight: FlexTensor) -> FlexTensor {
     let (x, weight) = (contiguous(x), contiguous(weight));
     let shape = x.shape();
     let [_, channels, height, width] = shape.dims();
@@ -42,13 +42,13 @@ fn convolve(isa: Isa, x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         for (at, y) in y.chunks_exact_mut(plane).enumerate() {
             let number = task * PLANES_PER_TASK + at;
             let x = &values[number * plane..][..plane];
-            isa.run(Convolve { scratch: &mut scratch, x, weight: filters[number % channels], y });
+            level.run(Convolve { scratch: &mut scratch, x, weight: filters[number % channels], y });
         }
     });
     tensor(y, shape)
 }
 
-fn weight_gradient(isa: Isa, x: FlexTensor, gradient: FlexTensor) -> FlexTensor {
+fn weight_gradient(level: Level, x: FlexTensor, gradient: FlexTensor) -> FlexTensor {
     let (x, gradient) = (contiguous(x), contiguous(gradient));
     let [batch, channels, height, width] = x.shape().dims();
     let plane = height * width;
@@ -58,7 +58,7 @@ fn weight_gradient(isa: Isa, x: FlexTensor, gradient: FlexTensor) -> FlexTensor 
         for frame in 0..batch {
             let at = (frame * channels + channel) * plane..(frame * channels + channel + 1) * plane;
             let scratch = &mut scratch;
-            let of_frame = isa.run(WeightGradient { scratch, x: &x[at.clone()], gradient: &gradient[at] });
+            let of_frame = level.run(WeightGradient { scratch, x: &x[at.clone()], gradient: &gradient[at] });
             for (sum, value) in sums.iter_mut().zip(of_frame) {
                 *sum += value;
             }
@@ -117,10 +117,10 @@ mod tests {
                 });
                 let [x, gradient] = [x, gradient].map(|values| tensor(values, shape));
                 let weight = tensor(weight, [channels, 1, 3, 3]);
-                for isa in Isa::available() {
-                    let what = format!("{isa:?} {shape:?}");
-                    assert_close(convolve(isa, x.clone(), weight.clone()), &y, &what);
-                    assert_close(weight_gradient(isa, x.clone(), gradient.clone()), &of_weight, &what);
+                for level in Level::available() {
+                    let what = format!("{level:?} {shape:?}");
+                    assert_close(convolve(level, x.clone(), weight.clone()), &y, &what);
+                    assert_close(weight_gradient(level, x.clone(), gradient.clone()), &of_weight, &what);
                 }
             }
         }
@@ -134,8 +134,8 @@ mod tests {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let y = convolve(Isa::detect(), x.clone(), weight.clone());
-                let of_weight = weight_gradient(Isa::detect(), x.clone(), gradient.clone());
+                let y = convolve(Level::best(), x.clone(), weight.clone());
+                let of_weight = weight_gradient(Level::best(), x.clone(), gradient.clone());
                 [y, of_weight].map(|tensor| slice(&tensor).iter().map(|v| v.to_bits()).collect::<Vec<_>>())
             })
         };
@@ -147,7 +147,7 @@ mod tests {
         let (x, weight) = (tensor(values(90, 7919), [1, 5, 6, 3]), tensor(values(45, 37), [5, 1, 3, 3]));
         let view = x.transpose(2, 3);
         assert!(!view.is_contiguous());
-        let found = convolve(Isa::detect(), view.clone(), weight.clone());
-        assert_eq!(slice(&found), slice(&convolve(Isa::detect(), view.to_contiguous(), weight)));
+        let found = convolve(Level::best(), view.clone(), weight.clone());
+        assert_eq!(slice(&found), slice(&convolve(Level::best(), view.to_contiguous(), weight)));
     }
 }

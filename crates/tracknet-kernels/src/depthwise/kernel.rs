@@ -3,7 +3,7 @@
 //! A plane is copied once into a border of zeros, so that no block of outputs meets an edge and the loops have no
 //! branches.
 
-use crate::simd::{Arithmetic, Kernel, LANES, Lanes};
+use crate::simd::{F32x16, Kernel, LANES, Simd};
 
 /// A plane `[height, width]` within zeros: one row above and below, one column to the left, and to the right as many as
 /// the last block of 16 reads.
@@ -49,18 +49,18 @@ impl Kernel for Convolve<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
+    fn run<S: Simd>(self, _: S) {
         self.scratch.fill(self.x);
-        let weight = self.weight.map(Lanes::splat);
+        let weight = self.weight.map(F32x16::splat);
         for (row, y) in self.y.chunks_exact_mut(self.scratch.width).enumerate() {
             let rows = self.scratch.rows(row);
             let (blocks, rest) = y.as_chunks_mut::<LANES>();
             let whole = blocks.len() * LANES;
             for (block, y) in blocks.iter_mut().enumerate() {
-                *y = convolve::<A>(rows, block * LANES, &weight).0;
+                *y = convolve::<S>(rows, block * LANES, &weight).0;
             }
             if !rest.is_empty() {
-                convolve::<A>(rows, whole, &weight).store(rest);
+                convolve::<S>(rows, whole, &weight).store(rest);
             }
         }
     }
@@ -68,12 +68,12 @@ impl Kernel for Convolve<'_> {
 
 /// Sixteen outputs.
 #[inline(always)]
-fn convolve<A: Arithmetic>(rows: [&[f32]; 3], at: usize, weight: &[Lanes; 9]) -> Lanes {
-    let mut sum = Lanes::ZERO;
+fn convolve<S: Simd>(rows: [&[f32]; 3], at: usize, weight: &[F32x16; 9]) -> F32x16 {
+    let mut sum = F32x16::ZERO;
     for (row, weight) in rows.iter().zip(weight.as_chunks::<3>().0) {
         let window = &row[at..at + LANES + 2];
         for (tap, weight) in weight.iter().enumerate() {
-            sum = Lanes::load(window, tap).mul_add::<A>(*weight, sum);
+            sum = F32x16::load(window, tap).mul_add::<S>(*weight, sum);
         }
     }
     sum
@@ -90,29 +90,29 @@ impl Kernel for WeightGradient<'_> {
     type Output = [f32; 9];
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) -> [f32; 9] {
+    fn run<S: Simd>(self, _: S) -> [f32; 9] {
         self.scratch.fill(self.x);
-        let mut sums = [Lanes::ZERO; 9];
+        let mut sums = [F32x16::ZERO; 9];
         for (row, gradient) in self.gradient.chunks_exact(self.scratch.width).enumerate() {
             let rows = self.scratch.rows(row);
             let (blocks, rest) = gradient.as_chunks::<LANES>();
             for (block, gradient) in blocks.iter().enumerate() {
-                correlate::<A>(rows, block * LANES, Lanes(*gradient), &mut sums);
+                correlate::<S>(rows, block * LANES, F32x16(*gradient), &mut sums);
             }
             if !rest.is_empty() {
-                correlate::<A>(rows, blocks.len() * LANES, Lanes::load_or(rest, 0.0), &mut sums);
+                correlate::<S>(rows, blocks.len() * LANES, F32x16::load_or(rest, 0.0), &mut sums);
             }
         }
-        sums.map(Lanes::sum)
+        sums.map(F32x16::sum)
     }
 }
 
 #[inline(always)]
-fn correlate<A: Arithmetic>(rows: [&[f32]; 3], at: usize, gradient: Lanes, sums: &mut [Lanes; 9]) {
+fn correlate<S: Simd>(rows: [&[f32]; 3], at: usize, gradient: F32x16, sums: &mut [F32x16; 9]) {
     for (row, sums) in rows.iter().zip(sums.as_chunks_mut::<3>().0) {
         let window = &row[at..at + LANES + 2];
         for (tap, sum) in sums.iter_mut().enumerate() {
-            *sum = Lanes::load(window, tap).mul_add::<A>(gradient, *sum);
+            *sum = F32x16::load(window, tap).mul_add::<S>(gradient, *sum);
         }
     }
 }

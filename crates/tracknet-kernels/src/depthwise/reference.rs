@@ -19,8 +19,8 @@ pub(super) fn weight_gradient<B: Backend>(x: FloatTensor<B>, gradient: FloatTens
     let padded = B::float_pad(x, &[(0, 0), (0, 0), (1, 1), (1, 1)], PadMode::Constant(0.0));
     let taps = (0..9)
         .map(|tap| {
-            let (down, across) = (tap / 3, tap % 3);
-            let window = [0..batch, 0..channels, down..down + height, across..across + width];
+            let (row, col) = (tap / 3, tap % 3);
+            let window = [0..batch, 0..channels, row..row + height, col..col + width];
             let shifted = B::float_slice(padded.clone(), &window.map(Slice::from));
             let products = B::float_mul(shifted, gradient.clone());
             let sums = B::float_sum_dim(B::float_reshape(products, Shape::from([batch, channels, height * width])), 2);

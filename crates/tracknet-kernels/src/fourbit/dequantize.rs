@@ -1,10 +1,10 @@
 //! 4 bits back to floats.
 
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::nested::{NESTED_BLOCKSIZE, nested_scale};
 use super::{PackedWeight, QuantType};
+use crate::parallel::Threads;
 
 /// Values that one task writes; it only sets the grain of the work, never a result.
 const VALUES_PER_TASK: usize = 1 << 15;
@@ -154,9 +154,9 @@ impl<'a> PackedView<'a> {
     /// # Panics
     /// If the range ends past the weight.
     pub fn dequantize_into(&self, start: usize, out: &mut [f32], dtype: ComputeDtype) {
-        out.par_chunks_mut(VALUES_PER_TASK)
-            .enumerate()
-            .for_each(|(task, out)| self.dequantize_range(start + task * VALUES_PER_TASK, out, dtype));
+        Threads::of_caller().for_each_chunk(out, VALUES_PER_TASK, |task, out| {
+            self.dequantize_range(start + task * VALUES_PER_TASK, out, dtype);
+        });
     }
 
     /// All values, row-major, rounded once to `dtype`.

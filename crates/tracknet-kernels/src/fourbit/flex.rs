@@ -8,7 +8,8 @@ use burn::tensor::DType;
 use super::dequantize::{AbsmaxView, PackedView};
 use super::ops::{FourBitOps, PackedFormat, Product};
 use crate::host::{bytes, cast, contiguous, slice, tensor};
-use crate::product::{Implementation, Side, Values, Weight};
+use crate::product::{self, Side, Storage, Weight};
+use crate::simd::Level;
 
 impl FourBitOps for Flex {
     fn linear_4bit(
@@ -18,18 +19,18 @@ impl FourBitOps for Flex {
         scales: FlexTensor,
         scale_codes: FlexTensor,
         format: PackedFormat,
-        product: Product,
+        which: Product,
     ) -> FlexTensor {
         let weight = HostTensors::new(packed, scales, scale_codes);
         let dtype = x.dtype();
         let x = contiguous(cast(x, DType::F32));
-        let bias = (product == Product::ForwardWithBias).then(|| contiguous(cast(bias, DType::F32)));
+        let bias = (which == Product::ForwardWithBias).then(|| contiguous(cast(bias, DType::F32)));
         let [out_features, in_features] = format.shape;
-        let (side, columns) = match product {
+        let (side, columns) = match which {
             Product::Forward | Product::ForwardWithBias => (Side::In, out_features),
             Product::Transposed => (Side::Out, in_features),
         };
-        let y = Implementation::detect().multiply(slice(&x), weight.weight(format), side, bias.as_ref().map(slice));
+        let y = product::multiply(Level::best(), slice(&x), weight.weight(format), side, bias.as_ref().map(slice));
         cast(tensor(y, [x.shape()[0], columns]), dtype)
     }
 
@@ -68,6 +69,6 @@ impl HostTensors {
 
     pub(crate) fn weight(&self, format: PackedFormat) -> Weight<'_> {
         let PackedFormat { shape, compute_dtype, .. } = format;
-        Weight { values: Values::Packed(self.view(format)), shape, compute_dtype }
+        Weight { values: Storage::Packed(self.view(format)), shape, compute_dtype }
     }
 }

@@ -1,11 +1,10 @@
 //! f32 weights to 4 bits, bit for bit as bitsandbytes does it on the CPU.
 
-use rayon::prelude::*;
-
 use super::nested::quantize_scales;
 use super::packed::{Layout, QuantizeOptions};
 use super::{Absmax, PackedWeight, QuantType, QuantizeError};
-use crate::simd::{Arithmetic, Isa, Kernel};
+use crate::parallel::Threads;
+use crate::simd::{Kernel, Level, Simd};
 
 /// Blocks that one task takes; it only sets the grain of the work, never a result.
 const BLOCKS_PER_TASK: usize = 256;
@@ -19,12 +18,12 @@ impl PackedWeight {
     /// A length that does not fit the shape, a block size outside of the format, or a value that is not finite (the
     /// first one is named).
     pub fn quantize(weight: &[f32], shape: [usize; 2], options: &QuantizeOptions) -> Result<Self, QuantizeError> {
-        Self::quantize_with(Isa::detect(), weight, shape, options)
+        Self::quantize_with(Level::best(), weight, shape, options)
     }
 
     /// The same on an instruction set of choice; all give the same bits.
     fn quantize_with(
-        isa: Isa,
+        level: Level,
         weight: &[f32],
         shape: [usize; 2],
         options: &QuantizeOptions,
@@ -35,13 +34,13 @@ impl PackedWeight {
 
         let mut packed = vec![0_u8; layout.bytes];
         let mut scales = vec![0.0_f32; layout.blocks];
-        let finite = packed
-            .par_chunks_mut(blocksize / 2 * BLOCKS_PER_TASK)
-            .zip(scales.par_chunks_mut(BLOCKS_PER_TASK))
-            .zip(weight.par_chunks(blocksize * BLOCKS_PER_TASK))
-            .map(|((packed, scales), values)| isa.run(Blocks { quant_type, blocksize, values, packed, scales }))
-            .reduce(|| true, |a, b| a && b);
-        if !finite {
+        let tasks: Vec<_> = packed
+            .chunks_mut(blocksize / 2 * BLOCKS_PER_TASK)
+            .zip(scales.chunks_mut(BLOCKS_PER_TASK))
+            .zip(weight.chunks(blocksize * BLOCKS_PER_TASK))
+            .map(|((packed, scales), values)| Blocks { quant_type, blocksize, values, packed, scales })
+            .collect();
+        if Threads::of_caller().map(tasks, |blocks| level.run(blocks)).contains(&false) {
             let index = weight.iter().position(|v| !v.is_finite()).unwrap_or_default();
             let value = weight.get(index).copied().unwrap_or(f32::NAN);
             return Err(QuantizeError::NonFinite { index, value });
@@ -65,7 +64,7 @@ impl Kernel for Blocks<'_> {
     type Output = bool;
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) -> bool {
+    fn run<S: Simd>(self, _: S) -> bool {
         let Self { quant_type, blocksize, values, packed, scales } = self;
         let steps = Steps::of(quant_type);
         let blocks = packed.chunks_mut(blocksize / 2).zip(scales).zip(values.chunks(blocksize));
@@ -245,10 +244,10 @@ mod tests {
                 let options = QuantizeOptions { quant_type, blocksize, double_quant };
                 for length in [1, 2, 31, 33, 63, 65, 127, 321, 4097, 9001] {
                     let with =
-                        |isa| PackedWeight::quantize_with(isa, &values[..length], [1, length], &options).unwrap();
-                    let expected = with(Isa::PORTABLE);
-                    for isa in Isa::available() {
-                        assert_eq!(with(isa), expected, "{isa:?} {quant_type} {blocksize} {length}");
+                        |level| PackedWeight::quantize_with(level, &values[..length], [1, length], &options).unwrap();
+                    let expected = with(Level::PORTABLE);
+                    for level in Level::available() {
+                        assert_eq!(with(level), expected, "{level:?} {quant_type} {blocksize} {length}");
                     }
                 }
             }

@@ -8,27 +8,16 @@ use burn_cubecl::tensor::CubeTensor;
 use burn::backend::TensorMetadata;
 
 use super::ops::GeluOps;
-use crate::cube::{address_type, contiguous, count, elem, expect, grid, unwritten, vector_size};
+use crate::cube::{contiguous, count, elem, expect, grid, launch, unwritten, vector_size};
 
 impl GeluOps for CubeBackend {
     fn exact_gelu(x: CubeTensor) -> CubeTensor {
         let x = contiguous(x);
         let (y, values) = (unwritten(&x, x.shape(), x.dtype), count(&x));
         let width = vector_size(&x, x.dtype, [values]);
-        let (cubes, dim) = grid(&x, values / width);
         // SAFETY: a unit reads and writes the vector of its position only if that is below the count that fills both.
         unsafe {
-            forward::launch_unchecked(
-                &x.client,
-                cubes,
-                dim,
-                address_type([&x]),
-                width,
-                x.clone().into_buffer_arg(),
-                y.clone().into_buffer_arg(),
-                values / width,
-                elem(y.dtype),
-            );
+            launch!(forward, grid(&x, values / width), [width], [x, y], values / width, elem(y.dtype));
         }
         y
     }
@@ -38,21 +27,9 @@ impl GeluOps for CubeBackend {
         let (out, values) = (unwritten(&x, x.shape(), x.dtype), count(&x));
         expect([(&gradient, values, x.dtype)]);
         let width = vector_size(&x, x.dtype, [values]);
-        let (cubes, dim) = grid(&x, values / width);
         // SAFETY: as in forward; the gradient has the length and dtype of `x` (checked).
         unsafe {
-            backward::launch_unchecked(
-                &x.client,
-                cubes,
-                dim,
-                address_type([&x]),
-                width,
-                x.clone().into_buffer_arg(),
-                gradient.into_buffer_arg(),
-                out.clone().into_buffer_arg(),
-                values / width,
-                elem(out.dtype),
-            );
+            launch!(backward, grid(&x, values / width), [width], [x, gradient, out], values / width, elem(out.dtype));
         }
         out
     }

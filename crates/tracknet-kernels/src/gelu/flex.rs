@@ -8,7 +8,7 @@ use super::kernel::{Backward, Forward};
 use super::ops::GeluOps;
 use crate::chunks;
 use crate::host::{are_f32, contiguous, slice, tensor};
-use crate::simd::Isa;
+use crate::simd::Level;
 
 /// Values that one task works on.
 const VALUES_PER_TASK: usize = 1 << 13;
@@ -19,7 +19,7 @@ impl GeluOps for Flex {
             return <Flex as ActivationOps<Flex>>::gelu(x);
         }
         let x = contiguous(x);
-        tensor(forward(Isa::detect(), slice(&x)), x.shape())
+        tensor(forward(Level::best(), slice(&x)), x.shape())
     }
 
     fn exact_gelu_gradient(x: FlexTensor, gradient: FlexTensor) -> FlexTensor {
@@ -27,21 +27,21 @@ impl GeluOps for Flex {
             return <Flex as ActivationOps<Flex>>::gelu_backward(x, gradient);
         }
         let (x, gradient) = (contiguous(x), contiguous(gradient));
-        tensor(backward(Isa::detect(), slice(&x), slice(&gradient)), x.shape())
+        tensor(backward(Level::best(), slice(&x), slice(&gradient)), x.shape())
     }
 }
 
-fn forward(isa: Isa, x: &[f32]) -> Vec<f32> {
+fn forward(level: Level, x: &[f32]) -> Vec<f32> {
     chunks::fill(x.len(), VALUES_PER_TASK, |task, y| {
-        isa.run(Forward { x: &x[task * VALUES_PER_TASK..][..y.len()], y });
+        level.run(Forward { x: &x[task * VALUES_PER_TASK..][..y.len()], y });
     })
     .0
 }
 
-fn backward(isa: Isa, x: &[f32], gradient: &[f32]) -> Vec<f32> {
+fn backward(level: Level, x: &[f32], gradient: &[f32]) -> Vec<f32> {
     chunks::fill(x.len(), VALUES_PER_TASK, |task, out| {
         let at = task * VALUES_PER_TASK..task * VALUES_PER_TASK + out.len();
-        isa.run(Backward { x: &x[at.clone()], gradient: &gradient[at], out });
+        level.run(Backward { x: &x[at.clone()], gradient: &gradient[at], out });
     })
     .0
 }
@@ -76,18 +76,18 @@ mod tests {
     fn every_instruction_set_is_within_its_bound_of_float64() {
         let x = inputs();
         let gradient = vec![1.0; x.len()];
-        for isa in Isa::available() {
-            let (y, slope) = (forward(isa, &x), backward(isa, &x, &gradient));
+        for level in Level::available() {
+            let (y, slope) = (forward(level, &x), backward(level, &x, &gradient));
             for ((x, y), slope) in x.iter().zip(y).zip(slope) {
                 let x = f64::from(*x);
                 let (cumulative, density) = normal(x);
                 let expected = x * cumulative;
                 // Φ within 3e-7: an erf within 6e-7. The product rounds once more.
                 let bound = 3e-7 * x.abs() + 6e-8 * expected.abs();
-                assert!((f64::from(y) - expected).abs() <= bound, "{isa:?}: gelu({x}) is {y}, expected {expected}");
+                assert!((f64::from(y) - expected).abs() <= bound, "{level:?}: gelu({x}) is {y}, expected {expected}");
                 let expected = cumulative + x * density;
                 let distance = (f64::from(slope) - expected).abs();
-                assert!(distance <= 6e-7, "{isa:?}: slope at {x} is {slope}, expected {expected}");
+                assert!(distance <= 6e-7, "{level:?}: slope at {x} is {slope}, expected {expected}");
             }
         }
     }
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn slopes_are_the_differences_of_values() {
         let x: Vec<f32> = (-300..300).map(|i| i as f32 * 0.0201).collect();
-        let slopes = backward(Isa::detect(), &x, &vec![1.0; x.len()]);
+        let slopes = backward(Level::best(), &x, &vec![1.0; x.len()]);
         for (x, slope) in x.iter().zip(slopes) {
             let (x, step) = (f64::from(*x), 1e-5);
             let value = |x: f64| x * normal(x).0;
@@ -108,13 +108,13 @@ mod tests {
     #[test]
     fn parts_of_a_block_are_the_same_as_whole_blocks_and_not_a_number_stays_so() {
         let x = inputs();
-        for isa in Isa::available() {
-            let whole = forward(isa, &x);
+        for level in Level::available() {
+            let whole = forward(level, &x);
             for length in [1, 3, 5, 15, 17, 33] {
-                assert_eq!(forward(isa, &x[..length]), whole[..length]);
-                assert_eq!(backward(isa, &x[..length], &x[..length]), backward(isa, &x, &x)[..length]);
+                assert_eq!(forward(level, &x[..length]), whole[..length]);
+                assert_eq!(backward(level, &x[..length], &x[..length]), backward(level, &x, &x)[..length]);
             }
-            assert!(forward(isa, &[1.0, f32::NAN])[1].is_nan() && backward(isa, &[f32::NAN], &[1.0])[0].is_nan());
+            assert!(forward(level, &[1.0, f32::NAN])[1].is_nan() && backward(level, &[f32::NAN], &[1.0])[0].is_nan());
         }
     }
 }

@@ -13,8 +13,8 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::{FusedActivation, NormOps, NormSpec};
 use crate::cube::{
-    Team, address_type, cast, contiguous, count, elem, expect, grid, place_in_team, row_of_team, team_sum, teams,
-    unwritten, vector_size, vector_sum,
+    Team, cast, contiguous, count, elem, expect, grid, launch, place_in_team, row_of_team, team_sum, teams, unwritten,
+    vector_size, vector_sum,
 };
 use crate::gelu::cube::{gelu, gelu_slope};
 
@@ -30,23 +30,16 @@ impl NormOps for CubeBackend {
         // SAFETY: a team works on its row only if there is one, on vectors within it; the channel of a vector is below
         // the count of channels, which weight and bias have (checked).
         unsafe {
-            forward::launch_unchecked(
-                &rows.x.client,
-                cubes,
-                dim,
-                address_type([&rows.x]),
-                rows.width,
-                rows.parameter_width,
-                rows.x.clone().into_buffer_arg(),
-                rows.weight.clone().into_buffer_arg(),
-                rows.bias.clone().into_buffer_arg(),
-                y.clone().into_buffer_arg(),
-                statistics.clone().into_buffer_arg(),
+            launch!(
+                forward,
+                (cubes, dim),
+                [rows.width, rows.parameter_width],
+                [rows.x, rows.weight, rows.bias, y, statistics],
                 rows.launch(),
                 spec.epsilon,
                 team,
                 spec.activation,
-                elem(y.dtype),
+                elem(y.dtype)
             );
         }
         (y, statistics)
@@ -69,23 +62,15 @@ impl NormOps for CubeBackend {
         let (team, cubes, dim) = teams(&rows.x, rows.count, rows.vectors);
         // SAFETY: as in forward; the gradient has the length and dtype of `x`, the statistics two numbers a row (checked).
         unsafe {
-            backward::launch_unchecked(
-                &rows.x.client,
-                cubes,
-                dim,
-                address_type([&rows.x]),
-                rows.width,
-                rows.parameter_width,
-                rows.x.clone().into_buffer_arg(),
-                rows.weight.clone().into_buffer_arg(),
-                rows.bias.clone().into_buffer_arg(),
-                statistics.clone().into_buffer_arg(),
-                gradient.clone().into_buffer_arg(),
-                out.clone().into_buffer_arg(),
+            launch!(
+                backward,
+                (cubes, dim),
+                [rows.width, rows.parameter_width],
+                [rows.x, rows.weight, rows.bias, statistics, gradient, out],
                 rows.launch(),
                 team,
                 spec.activation,
-                elem(out.dtype),
+                elem(out.dtype)
             );
         }
         if !parameters {
@@ -147,52 +132,36 @@ impl Rows {
             // SAFETY: a team works on its map only if there is one, on vectors within it, and writes one number to each
             // output, which have one for each map.
             unsafe {
-                of_maps::launch_unchecked(
-                    &self.x.client,
-                    cubes,
-                    dim,
-                    address_type([&self.x]),
-                    self.width,
-                    self.x.clone().into_buffer_arg(),
-                    self.weight.clone().into_buffer_arg(),
-                    self.bias.clone().into_buffer_arg(),
-                    statistics.into_buffer_arg(),
-                    gradient.into_buffer_arg(),
-                    of_weight.clone().into_buffer_arg(),
-                    of_bias.clone().into_buffer_arg(),
+                launch!(
+                    of_maps,
+                    (cubes, dim),
+                    [self.width],
+                    [self.x, self.weight, self.bias, statistics, gradient, of_weight, of_bias],
                     maps,
                     self.space / self.width,
                     self.channels,
                     self.channels / self.groups,
                     team,
                     spec.activation,
-                    elem(self.x.dtype),
+                    elem(self.x.dtype)
                 );
             }
         } else {
-            let (cubes, dim) = grid(&self.x, parts * self.channels);
             // SAFETY: a unit works on one channel of the rows of its part, which end with the last row, and writes one
             // number to each output, if its position is below their length.
             unsafe {
-                of_channels::launch_unchecked(
-                    &self.x.client,
-                    cubes,
-                    dim,
-                    address_type([&self.x]),
-                    self.x.clone().into_buffer_arg(),
-                    self.weight.clone().into_buffer_arg(),
-                    self.bias.clone().into_buffer_arg(),
-                    statistics.into_buffer_arg(),
-                    gradient.into_buffer_arg(),
-                    of_weight.clone().into_buffer_arg(),
-                    of_bias.clone().into_buffer_arg(),
+                launch!(
+                    of_channels,
+                    grid(&self.x, parts * self.channels),
+                    [],
+                    [self.x, self.weight, self.bias, statistics, gradient, of_weight, of_bias],
                     parts * self.channels,
                     self.batch,
                     self.channels,
                     self.groups,
                     ROWS_PER_UNIT,
                     spec.activation,
-                    elem(self.x.dtype),
+                    elem(self.x.dtype)
                 );
             }
         }

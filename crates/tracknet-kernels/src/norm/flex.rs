@@ -11,7 +11,7 @@ use super::reference;
 use crate::chunks;
 use crate::gelu::kernel::{Activate, Gelu, Identity, Relu};
 use crate::host::{are_f32, contiguous, slice, tensor};
-use crate::simd::Isa;
+use crate::simd::Level;
 
 /// Rows of one task. Fixed, because the sums over rows are added up by task.
 const ROWS_PER_TASK: usize = 32;
@@ -21,7 +21,7 @@ impl NormOps for Flex {
         if !are_f32([&x, &weight, &bias]) {
             return reference::normalize::<Flex>(x, weight, bias, spec);
         }
-        forward(Isa::detect(), [x, weight, bias], spec)
+        forward(Level::best(), [x, weight, bias], spec)
     }
 
     fn normalize_gradients(
@@ -37,14 +37,14 @@ impl NormOps for Flex {
         if !are_f32(tensors.each_ref()) {
             return reference::gradients::<Flex>(tensors, spec, parameters);
         }
-        backward(Isa::detect(), tensors, spec, parameters)
+        backward(Level::best(), tensors, spec, parameters)
     }
 }
 
-fn forward(isa: Isa, tensors: [FlexTensor; 3], spec: NormSpec) -> (FlexTensor, FlexTensor) {
+fn forward(level: Level, tensors: [FlexTensor; 3], spec: NormSpec) -> (FlexTensor, FlexTensor) {
     let tensors = tensors.map(contiguous);
     let shape = tensors[0].shape();
-    let work = Normalization { isa, spec, shape: shape.dims() };
+    let work = Normalization { level, spec, shape: shape.dims() };
     let arguments = tensors.each_ref().map(slice);
     let (y, statistics) = match spec.activation {
         FusedActivation::None => work.forward::<Identity>(arguments),
@@ -56,14 +56,14 @@ fn forward(isa: Isa, tensors: [FlexTensor; 3], spec: NormSpec) -> (FlexTensor, F
 }
 
 fn backward(
-    isa: Isa,
+    level: Level,
     tensors: [FlexTensor; 5],
     spec: NormSpec,
     parameters: bool,
 ) -> (FlexTensor, Option<FlexTensor>, Option<FlexTensor>) {
     let tensors = tensors.map(contiguous);
     let shape = tensors[0].shape();
-    let work = Normalization { isa, spec, shape: shape.dims() };
+    let work = Normalization { level, spec, shape: shape.dims() };
     let arguments = tensors.each_ref().map(slice);
     let (of_x, sums) = match spec.activation {
         FusedActivation::None => work.backward::<Identity>(arguments, parameters),
@@ -81,7 +81,7 @@ fn backward(
 /// A normalization of `[batch, channels, space]`.
 #[derive(Clone, Copy)]
 struct Normalization {
-    isa: Isa,
+    level: Level,
     spec: NormSpec,
     shape: [usize; 3],
 }
@@ -99,12 +99,12 @@ impl Normalization {
     }
 
     fn forward<F: Activate>(self, [x, weight, bias]: [&[f32]; 3]) -> (Vec<f32>, Vec<Statistics>) {
-        let (isa, epsilon, activation) = (self.isa, self.spec.epsilon, PhantomData::<F>);
+        let (level, epsilon, activation) = (self.level, self.spec.epsilon, PhantomData::<F>);
         if self.is_rows() {
             let task = ROWS_PER_TASK * self.shape[1];
             let (y, statistics) = chunks::fill(x.len(), task, |number, y| {
                 let x = &x[number * task..][..y.len()];
-                isa.run(Rows { x, weight, bias, epsilon, y, activation })
+                level.run(Rows { x, weight, bias, epsilon, y, activation })
             });
             return (y, statistics.concat());
         }
@@ -112,7 +112,7 @@ impl Normalization {
         chunks::fill(x.len(), values, |number, y| {
             let first = number % self.spec.groups * channels;
             let [weight, bias] = [weight, bias].map(|all| &all[first..][..channels]);
-            isa.run(Group { x: &x[number * values..][..values], weight, bias, epsilon, y, activation })
+            level.run(Group { x: &x[number * values..][..values], weight, bias, epsilon, y, activation })
         })
     }
 
@@ -122,14 +122,14 @@ impl Normalization {
         [x, weight, bias, statistics, gradient]: [&[f32]; 5],
         parameters: bool,
     ) -> (Vec<f32>, Option<[Vec<f32>; 2]>) {
-        let (isa, statistics, activation) = (self.isa, statistics.as_chunks::<2>().0, PhantomData::<F>);
+        let (level, statistics, activation) = (self.level, statistics.as_chunks::<2>().0, PhantomData::<F>);
         let all = self.shape[1];
         if self.is_rows() {
             let task = ROWS_PER_TASK * all;
             let (of_x, sums) = chunks::fill(x.len(), task, |number, of_x| {
                 let statistics = &statistics[number * ROWS_PER_TASK..];
                 let [x, gradient] = [x, gradient].map(|all| &all[number * task..][..of_x.len()]);
-                isa.run(RowsGradient { x, weight, bias, statistics, gradient, of_x, parameters, activation })
+                level.run(RowsGradient { x, weight, bias, statistics, gradient, of_x, parameters, activation })
             });
             return (of_x, parameters.then(|| sum_of_tasks(&sums, all)));
         }
@@ -139,7 +139,7 @@ impl Normalization {
             let [weight, bias] = [weight, bias].map(|all| &all[first..][..channels]);
             let [x, gradient] = [x, gradient].map(|all| &all[number * values..][..values]);
             let statistics = statistics[number];
-            isa.run(GroupGradient { x, weight, bias, statistics, gradient, of_x, activation })
+            level.run(GroupGradient { x, weight, bias, statistics, gradient, of_x, activation })
         });
         (of_x, parameters.then(|| sum_of_groups(&sums, all)))
     }

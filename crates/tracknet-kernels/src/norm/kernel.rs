@@ -6,25 +6,25 @@
 use std::marker::PhantomData;
 
 use crate::gelu::kernel::Activate;
-use crate::simd::{Arithmetic, Kernel, Lanes, each_block};
+use crate::simd::{F32x16, Kernel, Simd, each_block};
 
 /// Mean and reciprocal deviation.
 pub(crate) type Statistics = [f32; 2];
 
 /// Two passes, the second of which corrects the first's rounding (Chan, Golub and LeVeque 1983, formula 1.7).
 #[inline(always)]
-pub(crate) fn statistics<A: Arithmetic>(values: &[f32], epsilon: f32) -> Statistics {
+pub(crate) fn statistics<S: Simd>(values: &[f32], epsilon: f32) -> Statistics {
     let count = values.len() as f32;
-    let mut sum = Lanes::ZERO;
+    let mut sum = F32x16::ZERO;
     each_block!(values, 0.0, (_at, x) {
         sum = sum + x;
     });
     let mean = sum.sum() / count;
-    let (centre, mut sum, mut squares) = (Lanes::splat(mean), Lanes::ZERO, Lanes::ZERO);
+    let (centre, mut sum, mut squares) = (F32x16::splat(mean), F32x16::ZERO, F32x16::ZERO);
     each_block!(values, mean, (_at, x) {
         let distance = x - centre;
         sum = sum + distance;
-        squares = distance.mul_add::<A>(distance, squares);
+        squares = distance.mul_add::<S>(distance, squares);
     });
     let shift = sum.sum() / count;
     let variance = (squares.sum() / count - shift * shift).max(0.0);
@@ -45,14 +45,14 @@ impl<F: Activate> Kernel for Group<'_, F> {
     type Output = Statistics;
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) -> Statistics {
-        let [mean, inverse] = statistics::<A>(self.x, self.epsilon);
+    fn run<S: Simd>(self, _: S) -> Statistics {
+        let [mean, inverse] = statistics::<S>(self.x, self.epsilon);
         let space = self.x.len() / self.weight.len();
         let planes = self.x.chunks_exact(space).zip(self.y.chunks_exact_mut(space));
         for ((x, y), (weight, bias)) in planes.zip(self.weight.iter().zip(self.bias)) {
-            let (centre, scale, bias) = (Lanes::splat(mean), Lanes::splat(inverse * weight), Lanes::splat(*bias));
+            let (centre, scale, bias) = (F32x16::splat(mean), F32x16::splat(inverse * weight), F32x16::splat(*bias));
             each_block!(x, 0.0, (at, x) {
-                F::value::<A>((x - centre).mul_add::<A>(scale, bias)).store(&mut y[at..]);
+                F::value::<S>((x - centre).mul_add::<S>(scale, bias)).store(&mut y[at..]);
             });
         }
         [mean, inverse]
@@ -74,9 +74,9 @@ impl<F: Activate> Kernel for GroupGradient<'_, F> {
     type Output = Vec<[f32; 2]>;
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) -> Vec<[f32; 2]> {
+    fn run<S: Simd>(self, _: S) -> Vec<[f32; 2]> {
         let [mean, inverse] = self.statistics;
-        let (centre, scale) = (Lanes::splat(mean), Lanes::splat(inverse));
+        let (centre, scale) = (F32x16::splat(mean), F32x16::splat(inverse));
         let space = self.x.len() / self.weight.len();
 
         // First the gradient before the activation, kept in `of_x`, and its sums.
@@ -84,14 +84,14 @@ impl<F: Activate> Kernel for GroupGradient<'_, F> {
         let planes = planes.zip(self.of_x.chunks_exact_mut(space)).zip(self.weight.iter().zip(self.bias));
         let mut sums = Vec::with_capacity(self.weight.len());
         for (((x, gradient), of_x), (weight, bias)) in planes {
-            let (weight, bias) = (Lanes::splat(*weight), Lanes::splat(*bias));
-            let (mut products, mut sum) = (Lanes::ZERO, Lanes::ZERO);
+            let (weight, bias) = (F32x16::splat(*weight), F32x16::splat(*bias));
+            let (mut products, mut sum) = (F32x16::ZERO, F32x16::ZERO);
             each_block!(x, 0.0, (at, x) {
                 let normal = (x - centre) * scale;
-                let slope = F::slope::<A>(normal.mul_add::<A>(weight, bias));
-                let gradient = slope * Lanes::load_up_to(gradient, at);
+                let slope = F::slope::<S>(normal.mul_add::<S>(weight, bias));
+                let gradient = slope * F32x16::load_up_to(gradient, at);
                 gradient.store(&mut of_x[at..]);
-                products = gradient.mul_add::<A>(normal, products);
+                products = gradient.mul_add::<S>(normal, products);
                 sum = sum + gradient;
             });
             sums.push([products.sum(), sum.sum()]);
@@ -100,14 +100,14 @@ impl<F: Activate> Kernel for GroupGradient<'_, F> {
         // Then what the mean and the deviation of the group take away.
         let count = self.x.len() as f32;
         let total = |at: usize| sums.iter().zip(self.weight).map(|(sums, weight)| sums[at] * weight).sum::<f32>();
-        let (slant, level) = (Lanes::splat(-total(0) / count * inverse), Lanes::splat(-total(1) / count * inverse));
+        let (slant, level) = (F32x16::splat(-total(0) / count * inverse), F32x16::splat(-total(1) / count * inverse));
         let planes = self.x.chunks_exact(space).zip(self.of_x.chunks_exact_mut(space));
         for ((x, of_x), weight) in planes.zip(self.weight) {
-            let weight = Lanes::splat(weight * inverse);
+            let weight = F32x16::splat(weight * inverse);
             each_block!(x, 0.0, (at, x) {
                 let normal = (x - centre) * scale;
-                let gradient = Lanes::load_up_to(of_x, at);
-                gradient.mul_add::<A>(weight, normal.mul_add::<A>(slant, level)).store(&mut of_x[at..]);
+                let gradient = F32x16::load_up_to(of_x, at);
+                gradient.mul_add::<S>(weight, normal.mul_add::<S>(slant, level)).store(&mut of_x[at..]);
             });
         }
         sums
@@ -128,16 +128,16 @@ impl<F: Activate> Kernel for Rows<'_, F> {
     type Output = Vec<Statistics>;
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) -> Vec<Statistics> {
+    fn run<S: Simd>(self, _: S) -> Vec<Statistics> {
         let channels = self.weight.len();
         let rows = self.x.chunks_exact(channels).zip(self.y.chunks_exact_mut(channels));
         let mut all = Vec::with_capacity(self.x.len() / channels);
         for (x, y) in rows {
-            let [mean, inverse] = statistics::<A>(x, self.epsilon);
-            let (centre, scale) = (Lanes::splat(mean), Lanes::splat(inverse));
+            let [mean, inverse] = statistics::<S>(x, self.epsilon);
+            let (centre, scale) = (F32x16::splat(mean), F32x16::splat(inverse));
             each_block!(x, 0.0, (at, x) {
-                let (weight, bias) = (Lanes::load_up_to(self.weight, at), Lanes::load_up_to(self.bias, at));
-                F::value::<A>(((x - centre) * scale).mul_add::<A>(weight, bias)).store(&mut y[at..]);
+                let (weight, bias) = (F32x16::load_up_to(self.weight, at), F32x16::load_up_to(self.bias, at));
+                F::value::<S>(((x - centre) * scale).mul_add::<S>(weight, bias)).store(&mut y[at..]);
             });
             all.push([mean, inverse]);
         }
@@ -161,37 +161,37 @@ impl<F: Activate> Kernel for RowsGradient<'_, F> {
     type Output = Vec<f32>;
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) -> Vec<f32> {
+    fn run<S: Simd>(self, _: S) -> Vec<f32> {
         let channels = self.weight.len();
         let mut sums = vec![0.0; if self.parameters { 2 * channels } else { 0 }];
         let (of_weight, of_bias) = sums.split_at_mut(if self.parameters { channels } else { 0 });
         let rows = self.x.chunks_exact(channels).zip(self.gradient.chunks_exact(channels));
         let rows = rows.zip(self.of_x.chunks_exact_mut(channels)).zip(self.statistics);
         for (((x, gradient), of_x), [mean, inverse]) in rows {
-            let (centre, scale) = (Lanes::splat(*mean), Lanes::splat(*inverse));
-            let (mut products, mut sum) = (Lanes::ZERO, Lanes::ZERO);
+            let (centre, scale) = (F32x16::splat(*mean), F32x16::splat(*inverse));
+            let (mut products, mut sum) = (F32x16::ZERO, F32x16::ZERO);
             each_block!(x, *mean, (at, x) {
-                let (weight, bias) = (Lanes::load_up_to(self.weight, at), Lanes::load_up_to(self.bias, at));
+                let (weight, bias) = (F32x16::load_up_to(self.weight, at), F32x16::load_up_to(self.bias, at));
                 let normal = (x - centre) * scale;
-                let gradient = F::slope::<A>(normal.mul_add::<A>(weight, bias)) * Lanes::load_up_to(gradient, at);
+                let gradient = F::slope::<S>(normal.mul_add::<S>(weight, bias)) * F32x16::load_up_to(gradient, at);
                 if self.parameters {
                     let of_weight = &mut of_weight[at..];
-                    gradient.mul_add::<A>(normal, Lanes::load_up_to(of_weight, 0)).store(of_weight);
+                    gradient.mul_add::<S>(normal, F32x16::load_up_to(of_weight, 0)).store(of_weight);
                     let of_bias = &mut of_bias[at..];
-                    (Lanes::load_up_to(of_bias, 0) + gradient).store(of_bias);
+                    (F32x16::load_up_to(of_bias, 0) + gradient).store(of_bias);
                 }
                 let gradient = gradient * weight;
                 gradient.store(&mut of_x[at..]);
-                products = gradient.mul_add::<A>(normal, products);
+                products = gradient.mul_add::<S>(normal, products);
                 sum = sum + gradient;
             });
             let count = channels as f32;
-            let slant = Lanes::splat(-products.sum() / count * inverse);
-            let level = Lanes::splat(-sum.sum() / count * inverse);
+            let slant = F32x16::splat(-products.sum() / count * inverse);
+            let level = F32x16::splat(-sum.sum() / count * inverse);
             each_block!(x, *mean, (at, x) {
                 let normal = (x - centre) * scale;
-                let gradient = Lanes::load_up_to(of_x, at);
-                gradient.mul_add::<A>(scale, normal.mul_add::<A>(slant, level)).store(&mut of_x[at..]);
+                let gradient = F32x16::load_up_to(of_x, at);
+                gradient.mul_add::<S>(scale, normal.mul_add::<S>(slant, level)).store(&mut of_x[at..]);
             });
         }
         sums

@@ -3,42 +3,14 @@
 //! Its intrinsics are not stable in Rust, so this is assembly. The unit has eight registers ("tiles") of 16 lines of 64
 //! bytes; `tdpbf16ps` adds the product of a left and a right [`Tile`] to a tile of 16 × 16 f32 sums, rounding to nearest
 //! and taking subnormal numbers for zero. Instructions: Intel® Architecture Instruction Set Extensions Programming
-//! Reference, chapter "Intel AMX"; permission: <https://docs.kernel.org/arch/x86/xstate.html>.
+//! Reference, chapter "Intel AMX".
 
 use std::arch::asm;
-use std::arch::x86_64::__cpuid_count;
-use std::sync::OnceLock;
 
+use super::epilogue::BLOCK;
 use super::pack::{DEPTH, EDGE, Tile};
-use super::sink::BLOCK;
-use super::tiled::Part;
-
-/// Whether the processor has the unit and the system lets this process use it.
-pub(super) fn is_available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| has_instructions() && is_permitted())
-}
-
-fn has_instructions() -> bool {
-    const BF16: u32 = 1 << 22;
-    const TILE: u32 = 1 << 24;
-    __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE
-}
-
-/// Asks for the registers, which the system saves for a process only on request. It holds for all its threads.
-#[cfg(target_os = "linux")]
-fn is_permitted() -> bool {
-    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-    const XFEATURE_XTILEDATA: libc::c_long = 18;
-    // SAFETY: the call takes two numbers and touches no memory of this process; a kernel that does not know it, or
-    // refuses, says so by its result.
-    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_permitted() -> bool {
-    false
-}
+use super::tiled::BlockProduct;
+use crate::simd::{InstructionSet, Level};
 
 /// What `ldtilecfg` reads: palette, bytes of a line, lines; the same for all eight tiles.
 #[repr(C, align(64))]
@@ -61,7 +33,7 @@ pub(super) struct Tiles(std::marker::PhantomData<*const ()>);
 
 impl Tiles {
     /// # Safety
-    /// [`is_available`] said yes, and no other value of this thread lives: the first to be dropped releases the tiles.
+    /// The level has the unit, and no other value of this thread lives: the first to be dropped releases the tiles.
     pub(super) unsafe fn configure() -> Self {
         // SAFETY: the unit exists and is permitted; the shapes are 64 bytes that describe palette 1 within its limits.
         unsafe {
@@ -74,10 +46,10 @@ impl Tiles {
     ///
     /// # Safety
     /// The pointers of `part` are valid as its fields say.
-    pub(super) unsafe fn multiply(&self, part: Part) {
+    pub(super) unsafe fn multiply(&self, part: BlockProduct) {
         #[cfg(test)]
         crate::entered::count(("product", "AMX"));
-        let Part { left, right, depth, start, start_stride, out, .. } = part;
+        let BlockProduct { left, right, depth, start, start_stride, out, .. } = part;
         let (start_stride, stride) = (start_stride * size_of::<f32>(), BLOCK * size_of::<f32>());
         // SAFETY: the tiles are configured, since `self` exists on this thread. Loads stay within `depth` tiles from
         // each of the four pointers and 32 rows of 32 values of `start`, `start_stride` apart (a stride of zero reads
@@ -134,7 +106,7 @@ pub(crate) const SPIN_OPERATIONS: usize = 4 * 2 * EDGE * EDGE * DEPTH;
 /// Multiplies tiles of zeros on registers alone, as fast as the unit can, for `rounds` of four products. `None` where
 /// there is no unit.
 pub(crate) fn spin(rounds: usize) -> Option<()> {
-    if !is_available() {
+    if !Level::best().has(InstructionSet::AmxBf16) {
         return None;
     }
     // SAFETY: the unit is there, and nothing else runs on this thread until the value is dropped.

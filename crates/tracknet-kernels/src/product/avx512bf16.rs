@@ -2,30 +2,22 @@
 
 use std::arch::x86_64::*;
 
+use super::epilogue::BLOCK;
 use super::pack::EDGE;
-use super::sink::BLOCK;
-use super::tiled::Part;
+use super::tiled::BlockProduct;
 
 /// Rows whose sums, two registers each, stay in registers together: 16 of 32.
 const ROWS: usize = 8;
-
-/// Whether the processor has what packing and multiplying take.
-pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512bf16")
-}
 
 /// `out = start + left · right` for 32 rows and 32 columns.
 ///
 /// # Safety
 /// The pointers of `part` are valid as its fields say.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) unsafe fn multiply(part: Part) {
+pub(super) unsafe fn multiply(part: BlockProduct) {
     #[cfg(test)]
     crate::entered::count(("product", "AVX512-BF16"));
-    let Part { left, depth, start, start_stride, out, .. } = part;
+    let BlockProduct { left, depth, start, start_stride, out, .. } = part;
     for row in (0..BLOCK).step_by(ROWS) {
         // SAFETY: rows up to `BLOCK` and tiles up to `depth` are valid, as the caller promises.
         unsafe {
@@ -37,8 +29,8 @@ pub(super) unsafe fn multiply(part: Part) {
 
 /// Eight rows of it; `left` is the first pair of values of the first row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn rows(left: *const i32, part: Part, start: *const f32, out: *mut f32) {
-    let Part { right, depth, lines, start_stride, .. } = part;
+unsafe fn rows(left: *const i32, part: BlockProduct, start: *const f32, out: *mut f32) {
+    let BlockProduct { right, depth, lines, start_stride, .. } = part;
     // SAFETY: see `multiply`; a pair of rows of a tile is a line of 16 pairs, one for each column.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];

@@ -6,12 +6,10 @@
 
 use std::borrow::Cow;
 
-use rayon::prelude::*;
-
-use super::sink::{BLOCK, Block, Sink};
-use super::{LowRank, Mask, Product, Rows, Side, Weight};
+use super::epilogue::{BLOCK, Block, Epilogue};
+use super::{LowRank, Mask, PackedLhs, Product, Side, Weight};
 use crate::bounds::holds;
-use crate::chunks::Caller;
+use crate::parallel::Threads;
 
 /// Values of a panel (4 MiB): large enough that packing the other factor for each panel is cheap beside the product.
 const PANEL_VALUES: usize = 1 << 20;
@@ -22,12 +20,12 @@ const VALUES_PER_TASK: usize = 1 << 15;
 /// Rows of the input that one task multiplies. Fixed, so that threads share the work but never shape it.
 const ROWS_PER_TASK: usize = 128;
 
-/// See [`super::Implementation::run`].
-pub(super) fn run<S: Sink>(product: &Product<'_>, sink: S) {
+/// See [`super::run`].
+pub(super) fn run<E: Epilogue>(product: &Product<'_>, epilogue: E) {
     let columns = product.columns();
-    let mut y = multiply(product.left.floats(), product.weight, product.side, product.bias);
-    if let Some(LowRank { left, weight, side, mask }) = product.low_rank {
-        let update = multiply(left.floats(), weight, side, None);
+    let mut y = multiply(product.lhs.floats(), product.weight, product.side, product.bias);
+    if let Some(LowRank { lhs, weight, side, mask }) = product.low_rank {
+        let update = multiply(lhs.floats(), weight, side, None);
         for (row, (y, update)) in y.chunks_exact_mut(columns).zip(update.chunks_exact(columns)).enumerate() {
             for (column, (y, update)) in y.iter_mut().zip(update).enumerate() {
                 if mask.is_none_or(|mask| mask.keeps(row, column)) {
@@ -43,37 +41,37 @@ pub(super) fn run<S: Sink>(product: &Product<'_>, sink: S) {
             for (line, row) in block.0.iter_mut().zip(rows.chunks_exact(columns)) {
                 line[..size[1]].copy_from_slice(&row[column..][..size[1]]);
             }
-            // SAFETY: the sink belongs to this call, whose loops come to each block once.
-            unsafe { sink.take(number * BLOCK, column, &block, size) };
+            // SAFETY: the epilogue belongs to this call, whose loops come to each block once.
+            unsafe { epilogue.apply(number * BLOCK, column, &block, size) };
         }
     }
 }
 
-/// See [`super::Implementation::thin`].
-pub(super) fn thin(left: &Rows, mask: Option<&Mask>, (weight, side): (Weight<'_>, Side), factor: f32) -> Rows {
-    let mut y = multiply(&masked(left, mask), weight, side, None);
+/// See [`super::thin`].
+pub(super) fn thin(lhs: &PackedLhs, mask: Option<&Mask>, (weight, side): (Weight<'_>, Side), factor: f32) -> PackedLhs {
+    let mut y = multiply(&masked(lhs, mask), weight, side, None);
     y.iter_mut().for_each(|y| *y *= factor);
-    Rows::from_floats(left.count(), weight.sizes(side)[1], y)
+    PackedLhs::from_floats([lhs.rows(), weight.sizes(side)[1]], y)
 }
 
-/// See [`super::Implementation::outer`].
-pub(super) fn outer(thin: &Rows, rows: &Rows, mask: Option<&Mask>) -> Vec<f32> {
-    let (rank, columns) = (thin.columns(), rows.columns());
+/// See [`super::outer`].
+pub(super) fn outer(thin: &PackedLhs, lhs: &PackedLhs, mask: Option<&Mask>) -> Vec<f32> {
+    let (rank, columns) = (thin.columns(), lhs.columns());
     let mut out = vec![0.0; rank * columns];
-    if rows.count() > 0 {
-        let values = masked(rows, mask);
+    if lhs.rows() > 0 {
+        let values = masked(lhs, mask);
         let left = Matrix { values: thin.floats(), row_stride: 1, column_stride: rank };
         let right = Matrix { values: &values, row_stride: columns, column_stride: 1 };
-        product([rank, rows.count(), columns], left, right, &mut out, columns, false);
+        product([rank, lhs.rows(), columns], left, right, &mut out, columns, false);
     }
     out
 }
 
 /// The values as the mask leaves them.
-fn masked<'a>(rows: &'a Rows, mask: Option<&Mask>) -> Cow<'a, [f32]> {
-    let values = rows.floats();
+fn masked<'a>(lhs: &'a PackedLhs, mask: Option<&Mask>) -> Cow<'a, [f32]> {
+    let values = lhs.floats();
     let Some(mask) = mask else { return Cow::Borrowed(values) };
-    let keep = |(at, x): (usize, &f32)| if mask.keeps(at / rows.columns(), at % rows.columns()) { *x } else { 0.0 };
+    let keep = |(at, x): (usize, &f32)| if mask.keeps(at / lhs.columns(), at % lhs.columns()) { *x } else { 0.0 };
     Cow::Owned(values.iter().enumerate().map(keep).collect())
 }
 
@@ -86,8 +84,7 @@ pub(super) fn multiply(x: &[f32], weight: Weight<'_>, side: Side, bias: Option<&
     if let Some(bias) = bias {
         y.chunks_exact_mut(columns).for_each(|row| row.copy_from_slice(bias));
     }
-    let caller = Caller::enter();
-    let run = Run { weight, parallel: caller.is_alone() };
+    let run = Run { weight, threads: Threads::of_caller() };
     match side {
         Side::In => run.times_transposed(x, &mut y, bias.is_some()),
         Side::Out => run.times(x, &mut y, bias.is_some()),
@@ -97,7 +94,7 @@ pub(super) fn multiply(x: &[f32], weight: Weight<'_>, side: Side, bias: Option<&
 
 struct Run<'a> {
     weight: Weight<'a>,
-    parallel: bool,
+    threads: Threads,
 }
 
 impl Run<'_> {
@@ -109,14 +106,9 @@ impl Run<'_> {
         for first in (0..out_features).step_by(panel_rows) {
             let rows = panel_rows.min(out_features - first);
             let panel = &mut scratch[..rows * in_features];
-            if self.parallel {
-                let read = |(task, values): (usize, &mut [f32])| {
-                    self.weight.read(first * in_features + task * VALUES_PER_TASK, values);
-                };
-                panel.par_chunks_mut(VALUES_PER_TASK).enumerate().for_each(read);
-            } else {
-                self.weight.read(first * in_features, panel);
-            }
+            self.threads.for_each_chunk(panel, VALUES_PER_TASK, |task, values| {
+                self.weight.read(first * in_features + task * VALUES_PER_TASK, values);
+            });
             work(first, panel);
         }
     }
@@ -154,13 +146,10 @@ impl Run<'_> {
         (y, y_columns): (&mut [f32], usize),
         work: impl Fn(usize, &[f32], &mut [f32]) + Sync,
     ) {
-        let (x_task, y_task) = (ROWS_PER_TASK * x_columns, ROWS_PER_TASK * y_columns);
-        let work = |(x, y): (&[f32], &mut [f32])| work(y.len() / y_columns, x, y);
-        if self.parallel {
-            x.par_chunks(x_task).zip(y.par_chunks_mut(y_task)).for_each(work);
-        } else {
-            x.chunks(x_task).zip(y.chunks_mut(y_task)).for_each(work);
-        }
+        self.threads.for_each_chunk(y, ROWS_PER_TASK * y_columns, |task, y| {
+            let rows = y.len() / y_columns;
+            work(rows, &x[task * ROWS_PER_TASK * x_columns..][..rows * x_columns], y);
+        });
     }
 }
 

@@ -3,13 +3,11 @@
 
 use std::arch::x86_64::*;
 
-use rayon::prelude::*;
-
 use super::avx512bf16::bf16s;
+use super::epilogue::BLOCK;
 use super::pack::{DEPTH, EDGE, Tile, load_line, pack_panel, pack_rows, store_line};
-use super::sink::BLOCK;
-use super::{Mask, Rows, Side, Weight};
-use crate::chunks::Caller;
+use super::{Mask, PackedLhs, Side, Weight};
+use crate::parallel::Threads;
 
 /// Rows of a task.
 const TASK_ROWS: usize = 8 * BLOCK;
@@ -17,11 +15,16 @@ const TASK_ROWS: usize = 8 * BLOCK;
 /// Rows of the thin factor whose sums, two registers each, stay in registers.
 const RANKS: usize = 8;
 
-/// See [`super::Implementation::thin`].
+/// See [`super::thin`].
 ///
 /// # Safety
 /// The processor has the instructions of AVX512-BF16.
-pub(super) unsafe fn thin(left: &Rows, mask: Option<&Mask>, (weight, side): (Weight<'_>, Side), factor: f32) -> Rows {
+pub(super) unsafe fn thin(
+    lhs: &PackedLhs,
+    mask: Option<&Mask>,
+    (weight, side): (Weight<'_>, Side),
+    factor: f32,
+) -> PackedLhs {
     let [summed, rank] = weight.sizes(side);
     let (depth, groups) = (summed.div_ceil(DEPTH), rank.div_ceil(EDGE));
     let mut right = vec![Tile::ZERO; groups * depth];
@@ -29,18 +32,18 @@ pub(super) unsafe fn thin(left: &Rows, mask: Option<&Mask>, (weight, side): (Wei
     unsafe { pack_panel(&weight, side, 0, &mut right) };
 
     let thin_depth = rank.div_ceil(DEPTH);
-    let mut tiles = vec![Tile::ZERO; left.count().next_multiple_of(BLOCK) / EDGE * thin_depth];
-    let task = |(task, tiles): (usize, &mut [Tile])| {
+    let mut tiles = vec![Tile::ZERO; lhs.rows().next_multiple_of(BLOCK) / EDGE * thin_depth];
+    Threads::of_caller().for_each_chunk(&mut tiles, TASK_ROWS / EDGE * thin_depth, |task, tiles| {
         let mut sums = vec![0.0; EDGE * groups * EDGE];
         let mut values = vec![0.0; EDGE * rank];
         let mut kept = vec![Tile::ZERO; depth];
         for (block, tiles) in tiles.chunks_exact_mut(thin_depth).enumerate() {
             let first = task * TASK_ROWS + block * EDGE;
-            let rows = left.count().saturating_sub(first).min(EDGE);
+            let rows = lhs.rows().saturating_sub(first).min(EDGE);
             if rows == 0 {
                 continue;
             }
-            let left = &left.tiles()[first / EDGE * depth..][..depth];
+            let left = &lhs.tiles()[first / EDGE * depth..][..depth];
             // SAFETY: the caller's.
             let left = unsafe { masked(left, mask, first, rows, &mut kept) };
             for (group, right) in right.chunks_exact(depth).enumerate() {
@@ -53,41 +56,28 @@ pub(super) unsafe fn thin(left: &Rows, mask: Option<&Mask>, (weight, side): (Wei
             // SAFETY: the caller's.
             unsafe { pack_rows(&values[..rows * rank], rank, tiles) };
         }
-    };
-    let task_tiles = TASK_ROWS / EDGE * thin_depth;
-    let caller = Caller::enter();
-    if caller.is_alone() && rayon::current_num_threads() > 1 {
-        tiles.par_chunks_mut(task_tiles).enumerate().for_each(task);
-    } else {
-        tiles.chunks_mut(task_tiles).enumerate().for_each(task);
-    }
-    Rows::from_tiles(left.count(), rank, tiles)
+    });
+    PackedLhs::from_tiles([lhs.rows(), rank], tiles)
 }
 
-/// See [`super::Implementation::outer`].
+/// See [`super::outer`].
 ///
 /// # Safety
 /// As for [`thin`].
-pub(super) unsafe fn outer(thin: &Rows, rows: &Rows, mask: Option<&Mask>) -> Vec<f32> {
-    let (rank, columns) = (thin.columns(), rows.columns());
+pub(super) unsafe fn outer(thin: &PackedLhs, lhs: &PackedLhs, mask: Option<&Mask>) -> Vec<f32> {
+    let (rank, columns) = (thin.columns(), lhs.columns());
     let (depth, thin_depth) = (columns.div_ceil(DEPTH), rank.div_ceil(DEPTH));
     // SAFETY: the caller's.
     let pairs = unsafe { paired(thin.tiles(), thin_depth) };
     // A run of 32 columns, `[rank, 32]`, is one task: its sums over the rows are in the order of the rows.
-    let task = |step: usize| {
+    let parts = Threads::of_caller().map(0..depth, |step| {
         let mut sums = vec![[0.0; DEPTH]; rank.next_multiple_of(RANKS)];
         for (number, sums) in sums.as_chunks_mut::<RANKS>().0.iter_mut().enumerate() {
             // SAFETY: the caller's.
-            unsafe { sum_rows(&pairs[number * RANKS..], thin_depth * DEPTH, rows, mask, step, sums) };
+            unsafe { sum_rows(&pairs[number * RANKS..], thin_depth * DEPTH, lhs, mask, step, sums) };
         }
         sums
-    };
-    let caller = Caller::enter();
-    let parts: Vec<_> = if caller.is_alone() && rayon::current_num_threads() > 1 {
-        (0..depth).into_par_iter().map(task).collect()
-    } else {
-        (0..depth).map(task).collect()
-    };
+    });
     let mut out = vec![0.0; rank * columns];
     for (step, part) in parts.iter().enumerate() {
         let width = (columns - step * DEPTH).min(DEPTH);
@@ -167,23 +157,23 @@ fn paired(tiles: &[Tile], depth: usize) -> Vec<u32> {
 fn sum_rows(
     pairs: &[u32],
     width: usize,
-    rows: &Rows,
+    lhs: &PackedLhs,
     mask: Option<&Mask>,
     step: usize,
     sums: &mut [[f32; DEPTH]; RANKS],
 ) {
-    let depth = rows.columns().div_ceil(DEPTH);
+    let depth = lhs.columns().div_ceil(DEPTH);
     let low = interleaving(0);
     let high = interleaving(16);
     let mut registers = [[_mm512_setzero_ps(); 2]; RANKS];
-    for pair in 0..rows.count().div_ceil(2) {
-        let tile = &rows.tiles()[pair / (EDGE / 2) * depth + step].0;
+    for pair in 0..lhs.rows().div_ceil(2) {
+        let tile = &lhs.tiles()[pair / (EDGE / 2) * depth + step].0;
         let line = pair % (EDGE / 2) * 2;
         let mut lines = [load_line(&tile[line * DEPTH..]), load_line(&tile[(line + 1) * DEPTH..])];
         if let Some(mask) = mask {
             for (at, line) in lines.iter_mut().enumerate() {
                 let row = 2 * pair + at;
-                let word = if row < rows.count() { mask.row(row)[step] } else { 0 };
+                let word = if row < lhs.rows() { mask.row(row)[step] } else { 0 };
                 *line = _mm512_maskz_mov_epi16(word, *line);
             }
         }

@@ -4,58 +4,46 @@
 //! implementations differ in the order of a sum and in nothing else. Other compute dtypes leave the activations alone
 //! and multiply in f32.
 //!
-//! The left factor is rounded and laid out once ([`Rows`]), for every product that reads it; the weight is unpacked
+//! The left factor is rounded and laid out once ([`PackedLhs`]), for every product that reads it; the weight is unpacked
 //! panel after panel while it multiplies, and never as a whole. A product can carry a low-rank one along, the path of an
-//! adapter, and hands its result on block by block ([`Sink`]), so that what follows it needs no pass of its own.
+//! adapter, and hands its result on block by block ([`Epilogue`]), so that what follows it needs no pass of its own.
 //!
 //! No implementation splits a sum between tasks: how the work is cut and how many threads share it never shows in a
 //! result.
+
+#![cfg_attr(not(target_arch = "x86_64"), allow(unused_variables, reason = "elsewhere a level decides nothing here"))]
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
+mod epilogue;
 mod float;
+mod lhs;
 #[cfg(target_arch = "x86_64")]
 mod low_rank;
 #[cfg(target_arch = "x86_64")]
 mod pack;
-mod rows;
-mod sink;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
 mod weight;
 
-use std::sync::OnceLock;
-
 use crate::dropout::{KeepMask, WORD};
 use crate::fourbit::ComputeDtype;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::InstructionSet;
+use crate::simd::Level;
 
-pub(crate) use rows::Rows;
-pub(crate) use sink::{AddScaled, Shared, Sink, Store, StoreBf16, filled};
-pub(crate) use weight::{Side, Values, Weight};
+pub(crate) use epilogue::{AddScaled, Epilogue, Shared, Store, StoreBf16, filled};
+pub(crate) use lhs::PackedLhs;
+#[cfg(target_arch = "x86_64")]
+use tiled::Unit;
+pub(crate) use weight::{Side, Storage, Weight};
 
-/// How products with bfloat16 factors are computed, with instructions that this machine has: only
-/// [`Implementation::available`] makes those that not every machine has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Implementation(Kind);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// In f32, on factors rounded to bfloat16; `gemm` chooses the instructions.
-    Float,
-    /// Dot products of AVX512-BF16.
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16,
-    /// The matrix unit.
-    #[cfg(target_arch = "x86_64")]
-    Amx,
-}
-
-/// `left · op(weight) + bias`, and what an adapter adds.
+/// `lhs · op(weight) + bias`, and what an adapter adds.
 pub(crate) struct Product<'a> {
     /// `[rows, summed]`.
-    pub(crate) left: &'a Rows,
+    pub(crate) lhs: &'a PackedLhs,
     /// The weight, and which side of it is summed over.
     pub(crate) weight: Weight<'a>,
     /// See [`Side`].
@@ -66,11 +54,11 @@ pub(crate) struct Product<'a> {
     pub(crate) low_rank: Option<LowRank<'a>>,
 }
 
-/// `mask ∘ (left · op(weight))` with few columns in `left`.
+/// `mask ∘ (lhs · op(weight))` with few columns in `lhs`.
 #[derive(Clone, Copy)]
 pub(crate) struct LowRank<'a> {
     /// `[rows, rank]`.
-    pub(crate) left: &'a Rows,
+    pub(crate) lhs: &'a PackedLhs,
     /// A matrix of an adapter.
     pub(crate) weight: Weight<'a>,
     /// See [`Side`].
@@ -107,88 +95,71 @@ impl Mask {
     }
 }
 
-impl Implementation {
-    /// In f32, on every machine.
-    pub(crate) const FLOAT: Self = Self(Kind::Float);
-
-    /// All that this machine has, the fastest last; tests force each.
-    pub(crate) fn available() -> Vec<Self> {
-        let mut available = vec![Self::FLOAT];
-        #[cfg(target_arch = "x86_64")]
-        if avx512bf16::is_available() {
-            available.push(Self(Kind::Avx512Bf16));
-            if amx::is_available() {
-                available.push(Self(Kind::Amx));
-            }
-        }
-        available
+/// What multiplies bfloat16 on a level; `None`: they are multiplied as f32, and `gemm` chooses the instructions.
+#[cfg(target_arch = "x86_64")]
+fn unit(level: Level) -> Option<Unit> {
+    if level.has(InstructionSet::AmxBf16) {
+        Some(Unit::Amx)
+    } else {
+        level.has(InstructionSet::Avx512Bf16).then_some(Unit::Avx512Bf16)
     }
+}
 
-    /// The fastest that this machine has.
-    pub(crate) fn detect() -> Self {
-        static BEST: OnceLock<Implementation> = OnceLock::new();
-        *BEST.get_or_init(|| Self::available().last().copied().unwrap_or(Self::FLOAT))
+/// `x · Wᵀ` or `x · W`, plus `bias` in every row. `x` is `[rows, summed]` row-major, and so is the result.
+pub(crate) fn multiply(level: Level, x: &[f32], weight: Weight<'_>, side: Side, bias: Option<&[f32]>) -> Vec<f32> {
+    let [summed, columns] = weight.sizes(side);
+    assert!(x.len().is_multiple_of(summed), "x has rows of {summed} values");
+    assert!(bias.is_none_or(|bias| bias.len() == columns), "a bias has {columns} values");
+    if weight.compute_dtype != ComputeDtype::Bf16 {
+        return float::multiply(x, weight, side, bias);
     }
+    let rows = x.len() / summed;
+    let lhs = PackedLhs::new(level, [rows, summed], |first, values| {
+        values.copy_from_slice(&x[first * summed..][..values.len()]);
+    });
+    let product = Product { lhs: &lhs, weight, side, bias, low_rank: None };
+    // SAFETY: the blocks of a product are the whole result, and `Store` writes all of each.
+    unsafe { filled([rows, columns], |out| run(level, &product, Store { out })) }.0
+}
 
-    /// `x · Wᵀ` or `x · W`, plus `bias` in every row. `x` is `[rows, summed]` row-major, and so is the result.
-    pub(crate) fn multiply(self, x: &[f32], weight: Weight<'_>, side: Side, bias: Option<&[f32]>) -> Vec<f32> {
-        let [summed, columns] = weight.sizes(side);
-        assert!(x.len().is_multiple_of(summed), "x has rows of {summed} values");
-        assert!(bias.is_none_or(|bias| bias.len() == columns), "a bias has {columns} values");
-        if weight.compute_dtype != ComputeDtype::Bf16 {
-            return float::multiply(x, weight, side, bias);
-        }
-        let rows = x.len() / summed;
-        let left = self.rows(rows, summed, |first, values| {
-            values.copy_from_slice(&x[first * summed..][..values.len()]);
-        });
-        let product = Product { left: &left, weight, side, bias, low_rank: None };
-        // SAFETY: the blocks of a product are the whole result, and `Store` writes all of each.
-        unsafe { filled([rows, columns], |out| self.run(&product, Store { out })) }.0
+/// Computes a product and hands its blocks to `epilogue`, from several threads in any order. Together they are the whole
+/// result, and no two share a value.
+pub(crate) fn run<E: Epilogue>(level: Level, product: &Product<'_>, epilogue: E) {
+    product.check();
+    let shape = [product.lhs.rows(), product.columns()];
+    assert!(epilogue.shape() == shape, "a product {shape:?} for a matrix {:?}", epilogue.shape());
+    #[cfg(target_arch = "x86_64")]
+    if let Some(unit) = unit(level) {
+        // SAFETY: the level has the unit.
+        return unsafe { tiled::run(unit, product, epilogue) };
     }
+    float::run(product, epilogue);
+}
 
-    /// Computes a product and hands its blocks to `sink`, from several threads in any order. Together they are the whole
-    /// result, and no two share a value.
-    pub(crate) fn run<S: Sink>(self, product: &Product<'_>, sink: S) {
-        product.check();
-        let shape = [product.left.count(), product.columns()];
-        assert!(sink.shape() == shape, "a product {shape:?} for a matrix {:?}", sink.shape());
-        match self.0 {
-            Kind::Float => float::run(product, sink),
-            // SAFETY: the value exists only if `available` found the unit on this machine.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Bf16 => unsafe { tiled::run(tiled::Unit::Avx512Bf16, product, sink) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Amx => unsafe { tiled::run(tiled::Unit::Amx, product, sink) },
-        }
+/// `factor · (mask ∘ lhs) · op(weight)`: the thin side of an adapter.
+pub(crate) fn thin(
+    level: Level,
+    lhs: &PackedLhs,
+    mask: Option<&Mask>,
+    (weight, side): (Weight<'_>, Side),
+    factor: f32,
+) -> PackedLhs {
+    #[cfg(target_arch = "x86_64")]
+    if unit(level).is_some() {
+        // SAFETY: the level has AVX512-BF16, also where it has the matrix unit.
+        return unsafe { low_rank::thin(lhs, mask, (weight, side), factor) };
     }
+    float::thin(lhs, mask, (weight, side), factor)
+}
 
-    /// `factor · (mask ∘ left) · op(weight)`: the thin side of an adapter.
-    pub(crate) fn thin(
-        self,
-        left: &Rows,
-        mask: Option<&Mask>,
-        (weight, side): (Weight<'_>, Side),
-        factor: f32,
-    ) -> Rows {
-        match self.0 {
-            Kind::Float => float::thin(left, mask, (weight, side), factor),
-            // SAFETY: as in `run`; where there is the matrix unit, there is AVX512-BF16.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Bf16 | Kind::Amx => unsafe { low_rank::thin(left, mask, (weight, side), factor) },
-        }
+/// `thinᵀ · (mask ∘ rows)`, `[rank, columns]`: the gradient of an adapter's matrix, summed over the rows.
+pub(crate) fn outer(level: Level, thin: &PackedLhs, rows: &PackedLhs, mask: Option<&Mask>) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if unit(level).is_some() {
+        // SAFETY: as above.
+        return unsafe { low_rank::outer(thin, rows, mask) };
     }
-
-    /// `thinᵀ · (mask ∘ rows)`, `[rank, columns]`: the gradient of an adapter's matrix, summed over the rows.
-    pub(crate) fn outer(self, thin: &Rows, rows: &Rows, mask: Option<&Mask>) -> Vec<f32> {
-        match self.0 {
-            Kind::Float => float::outer(thin, rows, mask),
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Bf16 | Kind::Amx => unsafe { low_rank::outer(thin, rows, mask) },
-        }
-    }
+    float::outer(thin, rows, mask)
 }
 
 impl Product<'_> {
@@ -199,15 +170,24 @@ impl Product<'_> {
 
     fn check(&self) {
         let [summed, columns] = self.weight.sizes(self.side);
-        assert!(self.left.columns() == summed, "a left factor of {} columns meets {summed}", self.left.columns());
+        assert!(self.lhs.columns() == summed, "a left factor of {} columns meets {summed}", self.lhs.columns());
         assert!(self.bias.is_none_or(|bias| bias.len() == columns), "a bias has {columns} values");
-        if let Some(LowRank { left, weight, side, mask }) = &self.low_rank {
-            let fits = weight.sizes(*side) == [left.columns(), columns] && left.count() == self.left.count();
+        if let Some(LowRank { lhs, weight, side, mask }) = &self.low_rank {
+            let fits = weight.sizes(*side) == [lhs.columns(), columns] && lhs.rows() == self.lhs.rows();
             assert!(fits, "a low-rank product of another shape");
             assert!(mask.is_none_or(|mask| mask.width == columns.div_ceil(WORD)), "a mask of another shape");
             assert!(mask.is_none() || self.bias.is_none(), "a masked product has no bias");
         }
     }
+}
+
+/// A level of this machine for each way to multiply bfloat16: as f32, and with each unit.
+#[cfg(test)]
+pub(crate) fn levels() -> Vec<Level> {
+    let mut levels: Vec<_> = Level::available().collect();
+    #[cfg(target_arch = "x86_64")]
+    levels.dedup_by_key(|level| unit(*level));
+    levels
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@
 
 use std::arch::x86_64::*;
 
-use super::weight::{Side, Values, Weight};
+use super::weight::{Side, Storage, Weight};
 use crate::fourbit::PackedView;
-use crate::transpose::transposed;
+use crate::simd::transposed;
 
 /// Rows of a left tile, columns and pairs of rows of a right one.
 pub(super) const EDGE: usize = 16;
@@ -125,12 +125,12 @@ impl<'a> Codec<'a> {
     #[target_feature(enable = "avx512f")]
     fn new(weight: &Weight<'a>) -> Self {
         match weight.values {
-            Values::Packed(view) => {
+            Storage::Packed(view) => {
                 let codes = view.quant_type().codes();
                 // SAFETY: the array has 16 values.
                 Self::Packed { view, codes: unsafe { _mm512_loadu_ps(codes.as_ptr()) } }
             }
-            Values::Dense(values) => Self::Dense(values),
+            Storage::Dense(values) => Self::Dense(values),
         }
     }
 

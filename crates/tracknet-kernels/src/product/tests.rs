@@ -1,10 +1,11 @@
-//! Every implementation against float64 products.
+//! Every level against float64 products.
 
 use std::mem::MaybeUninit;
 
-use super::{Implementation, LowRank, Mask, Product, Rows, Shared, Side, Store, Values, Weight};
+use super::{self as product, LowRank, Mask, PackedLhs, Product, Shared, Side, Storage, Store, Weight, levels};
 use crate::dropout::KeepMask;
 use crate::fourbit::{BLOCKSIZES, ComputeDtype, PackedWeight, QuantType, QuantizeOptions};
+use crate::simd::Level;
 
 const FEATURES: [usize; 7] = [1, 7, 33, 65, 96, 200, 256];
 const ROWS: [usize; 6] = [1, 5, 17, 63, 65, 581];
@@ -26,7 +27,7 @@ fn pack(shape: [usize; 2], quant_type: QuantType, blocksize: usize, double_quant
 }
 
 fn weight(packed: &PackedWeight, compute_dtype: ComputeDtype) -> Weight<'_> {
-    Weight { values: Values::Packed(packed.view()), shape: packed.shape(), compute_dtype }
+    Weight { values: Storage::Packed(packed.view()), shape: packed.shape(), compute_dtype }
 }
 
 /// `x · op(W) + bias` and the sums of the magnitudes of what is added, in f64.
@@ -93,9 +94,9 @@ fn check(packed: &PackedWeight, rows: usize, side: Side, biased: bool) {
     let exact = expected(&x, packed, side, bias).0;
     let rounded: Vec<f32> = x.iter().map(|x| ComputeDtype::Bf16.round(*x)).collect();
     let (sums, magnitudes) = expected(&rounded, packed, side, bias);
-    for implementation in Implementation::available() {
-        let what = format!("{implementation:?} {side:?} {rows} rows {:?} {biased}", packed.shape());
-        let found = implementation.multiply(&x, weight, side, bias);
+    for level in levels() {
+        let what = format!("{level:?} {side:?} {rows} rows {:?} {biased}", packed.shape());
+        let found = product::multiply(level, &x, weight, side, bias);
         assert_eq!(found.len(), sums.len(), "{what}");
         for (at, found) in found.iter().enumerate() {
             let distance = (f64::from(*found) - sums[at]).abs();
@@ -117,18 +118,18 @@ fn the_identity_reads_the_weight_back_bit_for_bit() {
             let dense = packed.view().dequantize(ComputeDtype::Bf16);
             let rows = shape[0];
             let identity: Vec<f32> = (0..rows * rows).map(|i| f32::from(u8::from(i / rows == i % rows))).collect();
-            for implementation in Implementation::available() {
-                let found = implementation.multiply(&identity, weight(&packed, ComputeDtype::Bf16), Side::Out, None);
-                assert_eq!(found, dense, "{implementation:?} {shape:?} {blocksize}");
+            for level in levels() {
+                let found = product::multiply(level, &identity, weight(&packed, ComputeDtype::Bf16), Side::Out, None);
+                assert_eq!(found, dense, "{level:?} {shape:?} {blocksize}");
             }
             let rows = shape[1].min(150);
             let identity: Vec<f32> =
                 (0..rows * shape[1]).map(|i| f32::from(u8::from(i / shape[1] == i % shape[1]))).collect();
-            for implementation in Implementation::available() {
-                let found = implementation.multiply(&identity, weight(&packed, ComputeDtype::Bf16), Side::In, None);
+            for level in levels() {
+                let found = product::multiply(level, &identity, weight(&packed, ComputeDtype::Bf16), Side::In, None);
                 for (i, found) in found.iter().enumerate() {
                     let expected = dense[i % shape[0] * shape[1] + i / shape[0]];
-                    assert_eq!(*found, expected, "{implementation:?} {shape:?} {blocksize} value {i}");
+                    assert_eq!(*found, expected, "{level:?} {shape:?} {blocksize} value {i}");
                 }
             }
         }
@@ -145,8 +146,8 @@ fn other_compute_dtypes_leave_the_activations_alone() {
         let reference = |x: &[f32], j: usize| -> f64 {
             x.iter().zip(&dense[j * 65..]).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
         };
-        for implementation in Implementation::available() {
-            let found = implementation.multiply(&x, weight, Side::In, None);
+        for level in levels() {
+            let found = product::multiply(level, &x, weight, Side::In, None);
             for (at, found) in found.into_iter().enumerate() {
                 let expected = reference(&x[at / 33 * 65..][..65], at % 33);
                 // 65 f32 products of magnitude 1; rounding x to bfloat16 would show as 1e-2.
@@ -160,19 +161,19 @@ fn other_compute_dtypes_leave_the_activations_alone() {
 fn results_depend_neither_on_threads_nor_on_callers_side_by_side() {
     let packed = pack([513, 301], QuantType::Nf4, 64, true);
     let x = values(581 * 513, 5);
-    for implementation in Implementation::available() {
+    for level in levels() {
         for side in [Side::In, Side::Out] {
             let run = || {
                 let weight = weight(&packed, ComputeDtype::Bf16);
                 let [summed, _] = weight.sizes(side);
-                implementation.multiply(&x[..581 * summed], weight, side, None)
+                product::multiply(level, &x[..581 * summed], weight, side, None)
             };
             let with_threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap().install(run);
             let one = with_threads(1);
-            assert!(one == with_threads(3), "{implementation:?}");
+            assert!(one == with_threads(3), "{level:?}");
             std::thread::scope(|scope| {
                 for thread in [(); 4].map(|()| scope.spawn(run)) {
-                    assert!(thread.join().unwrap() == one, "{implementation:?}");
+                    assert!(thread.join().unwrap() == one, "{level:?}");
                 }
             });
         }
@@ -182,18 +183,18 @@ fn results_depend_neither_on_threads_nor_on_callers_side_by_side() {
 #[test]
 fn what_is_not_finite_shows_in_its_row_and_in_no_other() {
     let packed = pack([65, 33], QuantType::Nf4, 64, true);
-    for implementation in Implementation::available() {
+    for level in levels() {
         for side in [Side::In, Side::Out] {
             let weight = weight(&packed, ComputeDtype::Bf16);
             let [summed, columns] = weight.sizes(side);
             let clean = values(40 * summed, 5);
-            let expected = implementation.multiply(&clean, weight, side, None);
+            let expected = product::multiply(level, &clean, weight, side, None);
             for (row, poison) in [(0, f32::NAN), (17, f32::INFINITY), (33, f32::NEG_INFINITY), (39, f32::NAN)] {
                 let mut x = clean.clone();
                 x[row * summed + summed - 1] = poison;
-                let found = implementation.multiply(&x, weight, side, None);
+                let found = product::multiply(level, &x, weight, side, None);
                 for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                    let what = format!("{implementation:?} {side:?} {poison} value {at}");
+                    let what = format!("{level:?} {side:?} {poison} value {at}");
                     if at / columns == row {
                         assert!(!found.is_finite() && (found.is_nan() || !poison.is_nan()), "{what}: {found}");
                     } else {
@@ -206,10 +207,10 @@ fn what_is_not_finite_shows_in_its_row_and_in_no_other() {
 }
 
 /// A product over a matrix of NaN: what it does not write shows.
-fn stored(implementation: Implementation, product: &Product<'_>) -> Vec<f32> {
+fn stored(level: Level, product: &Product<'_>) -> Vec<f32> {
     let columns = product.columns();
-    let mut y = vec![MaybeUninit::new(f32::NAN); product.left.count() * columns];
-    implementation.run(product, Store { out: Shared::new(&mut y, columns) });
+    let mut y = vec![MaybeUninit::new(f32::NAN); product.lhs.rows() * columns];
+    product::run(level, product, Store { out: Shared::new(&mut y, columns) });
     // SAFETY: all had a value from the begin.
     y.into_iter().map(|value| unsafe { value.assume_init() }).collect()
 }
@@ -217,16 +218,16 @@ fn stored(implementation: Implementation, product: &Product<'_>) -> Vec<f32> {
 #[test]
 fn a_matrix_of_another_shape_than_the_product_is_refused() {
     let weight = vec![1.0; 12];
-    for implementation in Implementation::available() {
-        let left = implementation.rows(3, 4, |_, values| values.fill(1.0));
+    for level in levels() {
+        let left = PackedLhs::new(level, [3, 4], |_, values| values.fill(1.0));
         for (len, columns) in [(9, 1), (6, 3), (12, 3), (9, 9), (0, 3)] {
             let refused = std::panic::catch_unwind(|| {
                 let mut y = vec![MaybeUninit::new(0.0); len];
                 let weight = Weight::dense(&weight, [3, 4]);
-                let product = Product { left: &left, weight, side: Side::In, bias: None, low_rank: None };
-                implementation.run(&product, Store { out: Shared::new(&mut y, columns) });
+                let product = Product { lhs: &left, weight, side: Side::In, bias: None, low_rank: None };
+                product::run(level, &product, Store { out: Shared::new(&mut y, columns) });
             });
-            assert!(refused.is_err(), "{implementation:?}: {len} values in rows of {columns}");
+            assert!(refused.is_err(), "{level:?}: {len} values in rows of {columns}");
         }
     }
 }
@@ -234,8 +235,8 @@ fn a_matrix_of_another_shape_than_the_product_is_refused() {
 #[test]
 fn no_rows_give_no_values() {
     let packed = pack([5, 12], QuantType::Nf4, 32, true);
-    for implementation in Implementation::available() {
-        assert!(implementation.multiply(&[], weight(&packed, ComputeDtype::Bf16), Side::In, None).is_empty());
+    for level in levels() {
+        assert!(product::multiply(level, &[], weight(&packed, ComputeDtype::Bf16), Side::In, None).is_empty());
     }
 }
 
@@ -252,8 +253,10 @@ impl Adapted {
         values(rows * columns, seed).into_iter().map(|x| ComputeDtype::Bf16.round(x)).collect()
     }
 
-    fn rows(&self, implementation: Implementation, count: usize, columns: usize, values: &[f32]) -> Rows {
-        implementation.rows(count, columns, |first, out| out.copy_from_slice(&values[first * columns..][..out.len()]))
+    fn rows(&self, level: Level, count: usize, columns: usize, values: &[f32]) -> PackedLhs {
+        PackedLhs::new(level, [count, columns], |first, out| {
+            out.copy_from_slice(&values[first * columns..][..out.len()])
+        })
     }
 }
 
@@ -279,19 +282,19 @@ fn a_low_rank_product_rides_along_with_and_without_a_mask_on_either_side_of_a_de
             for keep in [None, Some(KeepMask { keep: 0.6, seed: 5 })] {
                 let bias = keep.is_none().then(|| values(columns, 6));
                 let factors = keep.map(|keep| keep.factors(rows * columns));
-                for implementation in Implementation::available() {
+                for level in levels() {
                     let mask = keep.map(|keep| Mask::draw(keep, rows, columns));
-                    let [left, thin] = [(&x, summed), (&t, rank)].map(|(x, c)| case.rows(implementation, rows, c, x));
+                    let [left, thin] = [(&x, summed), (&t, rank)].map(|(x, c)| case.rows(level, rows, c, x));
                     let low_rank =
-                        LowRank { left: &thin, weight: Weight::dense(&b, shape(rank)), side, mask: mask.as_ref() };
+                        LowRank { lhs: &thin, weight: Weight::dense(&b, shape(rank)), side, mask: mask.as_ref() };
                     let product = Product {
-                        left: &left,
+                        lhs: &left,
                         weight: Weight::dense(&w, shape(summed)),
                         side,
                         bias: bias.as_deref(),
                         low_rank: Some(low_rank),
                     };
-                    let y = stored(implementation, &product);
+                    let y = stored(level, &product);
                     assert_eq!(y.len(), rows * columns);
                     for (index, found) in y.iter().enumerate() {
                         let (i, j) = (index / columns, index % columns);
@@ -306,7 +309,7 @@ fn a_low_rank_product_rides_along_with_and_without_a_mask_on_either_side_of_a_de
                             .sum::<f64>();
                         // f32 sums of at most 200 exact products of magnitude 1.
                         let distance = (f64::from(*found) - sum).abs();
-                        assert!(distance < 2e-5, "{implementation:?} {side:?} {keep:?}: {found} at {index}, not {sum}");
+                        assert!(distance < 2e-5, "{level:?} {side:?} {keep:?}: {found} at {index}, not {sum}");
                     }
                 }
             }
@@ -327,37 +330,37 @@ fn thin_products_and_their_gradients_equal_float64_sums() {
                 Some(factors) if factors[index] == 0.0 => 0.0,
                 _ => f64::from(x[index]),
             };
-            for implementation in Implementation::available() {
+            for level in levels() {
                 let mask = keep.map(|keep| Mask::draw(keep, rows, summed));
-                let [left, thin] = [(&x, summed), (&u, rank)].map(|(x, c)| case.rows(implementation, rows, c, x));
+                let [left, thin] = [(&x, summed), (&u, rank)].map(|(x, c)| case.rows(level, rows, c, x));
                 let found =
-                    implementation.thin(&left, mask.as_ref(), (Weight::dense(&a, [rank, summed]), Side::In), 0.5);
+                    product::thin(level, &left, mask.as_ref(), (Weight::dense(&a, [rank, summed]), Side::In), 0.5);
                 // Read back through a product with the identity.
                 let identity: Vec<f32> = (0..rank * rank).map(|i| f32::from(u8::from(i / rank == i % rank))).collect();
                 let product = Product {
-                    left: &found,
+                    lhs: &found,
                     weight: Weight::dense(&identity, [rank, rank]),
                     side: Side::In,
                     bias: None,
                     low_rank: None,
                 };
-                let read = stored(implementation, &product);
+                let read = stored(level, &product);
                 assert_eq!(read.len(), rows * rank);
                 for (index, found) in read.iter().enumerate() {
                     let (i, r) = (index / rank, index % rank);
                     let sum: f64 = (0..summed).map(|k| kept(i * summed + k) * f64::from(a[r * summed + k])).sum();
                     let distance = (f64::from(*found) - 0.5 * sum).abs();
                     // One rounding to bfloat16.
-                    assert!(distance <= 0.5 * sum.abs() / 256.0 + 1e-5, "{implementation:?} {keep:?}: {found}, {sum}");
+                    assert!(distance <= 0.5 * sum.abs() / 256.0 + 1e-5, "{level:?} {keep:?}: {found}, {sum}");
                 }
-                let found = implementation.outer(&thin, &left, mask.as_ref());
+                let found = product::outer(level, &thin, &left, mask.as_ref());
                 assert_eq!(found.len(), rank * summed);
                 for (index, found) in found.iter().enumerate() {
                     let (r, k) = (index / summed, index % summed);
                     let sum: f64 = (0..rows).map(|i| f64::from(u[i * rank + r]) * kept(i * summed + k)).sum();
                     // f32 sums of at most 290 exact products of magnitude 1.
                     let distance = (f64::from(*found) - sum).abs();
-                    assert!(distance < 3e-5, "{implementation:?} {keep:?}: {found} at {index}, not {sum}");
+                    assert!(distance < 3e-5, "{level:?} {keep:?}: {found} at {index}, not {sum}");
                 }
             }
         }

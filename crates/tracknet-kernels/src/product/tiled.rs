@@ -4,12 +4,10 @@
 //! all rows of the left factor meet them; nothing else of the weight is ever unpacked. Tasks are panels, and runs of
 //! rows within them.
 
-use rayon::prelude::*;
-
+use super::epilogue::{BLOCK, Block, Epilogue};
 use super::pack::{DEPTH, EDGE, Tile, pack_panel};
-use super::sink::{BLOCK, Block, Sink};
 use super::{LowRank, Mask, Product, amx, avx512bf16, low_rank};
-use crate::chunks::Caller;
+use crate::parallel::Threads;
 
 /// Most columns of a panel.
 const PANEL_COLUMNS: usize = 128;
@@ -29,7 +27,7 @@ pub(super) enum Unit {
 
 /// A product of 32 rows and 32 columns, added to what is there.
 #[derive(Clone, Copy)]
-pub(super) struct Part {
+pub(super) struct BlockProduct {
     /// Two runs of `depth` tiles behind each other, for 16 rows each.
     pub(super) left: *const Tile,
     /// Two runs of `depth` tiles behind each other, for 16 columns each.
@@ -45,17 +43,16 @@ pub(super) struct Part {
     pub(super) out: *mut f32,
 }
 
-/// See [`super::Implementation::run`].
+/// See [`super::run`].
 ///
 /// # Safety
 /// The processor has the unit, and the instructions of AVX512-BF16.
-pub(super) unsafe fn run<S: Sink>(unit: Unit, product: &Product<'_>, sink: S) {
+pub(super) unsafe fn run<E: Epilogue>(unit: Unit, product: &Product<'_>, epilogue: E) {
     let [summed, columns] = product.weight.sizes(product.side);
-    let rows = product.left.count();
-    let caller = Caller::enter();
-    let parallel = caller.is_alone() && rayon::current_num_threads() > 1;
+    let rows = product.lhs.rows();
+    let threads = Threads::of_caller();
     let width = panel_columns(summed.div_ceil(DEPTH), columns);
-    let panel = |panel: usize| {
+    threads.for_each(0..columns.div_ceil(width), |panel| {
         let first = panel * width;
         let width = width.min(columns - first).next_multiple_of(BLOCK);
         let mut start = vec![0.0; width];
@@ -64,7 +61,7 @@ pub(super) unsafe fn run<S: Sink>(unit: Unit, product: &Product<'_>, sink: S) {
             start[..bias.len()].copy_from_slice(bias);
         }
         let main = Factor::new(
-            product.left.tiles(),
+            product.lhs.tiles(),
             summed,
             |tiles| {
                 // SAFETY: the caller's.
@@ -72,10 +69,10 @@ pub(super) unsafe fn run<S: Sink>(unit: Unit, product: &Product<'_>, sink: S) {
             },
             width,
         );
-        let low_rank = product.low_rank.map(|LowRank { left, weight, side, mask }| {
+        let low_rank = product.low_rank.map(|LowRank { lhs, weight, side, mask }| {
             let factor = Factor::new(
-                left.tiles(),
-                left.columns(),
+                lhs.tiles(),
+                lhs.columns(),
                 |tiles| {
                     // SAFETY: the caller's.
                     unsafe { pack_panel(&weight, side, first, tiles) };
@@ -84,24 +81,21 @@ pub(super) unsafe fn run<S: Sink>(unit: Unit, product: &Product<'_>, sink: S) {
             );
             (factor, mask)
         });
-        let run =
-            Run { unit, rows, columns, first, start: &start, main: &main, low_rank: low_rank.as_ref(), sink: &sink };
+        let run = Run {
+            unit,
+            rows,
+            columns,
+            first,
+            start: &start,
+            main: &main,
+            low_rank: low_rank.as_ref(),
+            epilogue: &epilogue,
+        };
         let tasks = rows.div_ceil(TASK_ROWS);
-        // SAFETY: the processor has the unit (the caller's); each task of each panel runs once, and the sink belongs to
+        // SAFETY: the processor has the unit (the caller's); each task of each panel runs once, and the epilogue belongs to
         // this call.
-        let task = |task| unsafe { run.task(task) };
-        if parallel {
-            (0..tasks).into_par_iter().for_each(task);
-        } else {
-            (0..tasks).for_each(task);
-        }
-    };
-    let panels = columns.div_ceil(width);
-    if parallel {
-        (0..panels).into_par_iter().for_each(panel);
-    } else {
-        (0..panels).for_each(panel);
-    }
+        threads.for_each(0..tasks, |task| unsafe { run.task(task) });
+    });
 }
 
 /// As many as fit a panel, and as equal as multiples of 32 allow.
@@ -128,16 +122,22 @@ impl<'a> Factor<'a> {
     }
 
     /// The part for the 32 rows from `row` on, and the 32 columns of block `number` of the panel.
-    fn part(&self, row: usize, number: usize, (start, start_stride): (*const f32, usize), out: *mut f32) -> Part {
+    fn block(
+        &self,
+        row: usize,
+        number: usize,
+        (start, start_stride): (*const f32, usize),
+        out: *mut f32,
+    ) -> BlockProduct {
         let Self { depth, lines, .. } = *self;
         let left = self.left[row / EDGE * depth..][..2 * depth].as_ptr();
         let right = self.right[2 * number * depth..][..2 * depth].as_ptr();
-        Part { left, right, depth, lines, start, start_stride, out }
+        BlockProduct { left, right, depth, lines, start, start_stride, out }
     }
 }
 
 /// What all tasks of a panel share.
-struct Run<'a, S> {
+struct Run<'a, E> {
     unit: Unit,
     rows: usize,
     columns: usize,
@@ -147,10 +147,10 @@ struct Run<'a, S> {
     start: &'a [f32],
     main: &'a Factor<'a>,
     low_rank: Option<&'a (Factor<'a>, Option<&'a Mask>)>,
-    sink: &'a S,
+    epilogue: &'a E,
 }
 
-impl<S: Sink> Run<'_, S> {
+impl<E: Epilogue> Run<'_, E> {
     /// The rows of one task.
     ///
     /// # Safety
@@ -169,11 +169,11 @@ impl<S: Sink> Run<'_, S> {
         }
     }
 
-    /// Hands the blocks of the rows to the sink. `multiply` gets parts whose pointers are valid as their fields say.
+    /// Hands the blocks of the rows to the epilogue. `multiply` gets parts whose pointers are valid as their fields say.
     ///
     /// # Safety
     /// The processor has the unit, and no row of a panel comes twice.
-    unsafe fn blocks(&self, rows: impl Iterator<Item = usize>, multiply: impl Fn(Part)) {
+    unsafe fn blocks(&self, rows: impl Iterator<Item = usize>, multiply: impl Fn(BlockProduct)) {
         let mut block = Block::ZERO;
         for row in rows {
             for (number, start) in self.start.chunks_exact(BLOCK).enumerate() {
@@ -182,7 +182,7 @@ impl<S: Sink> Run<'_, S> {
                 let out = block.0.as_flattened_mut().as_mut_ptr();
                 let mut start = (start.as_ptr(), 0);
                 if let Some((factor, mask)) = self.low_rank {
-                    multiply(factor.part(row, number, start, out));
+                    multiply(factor.block(row, number, start, out));
                     if let Some(mask) = mask {
                         let words = (row..row + size[0]).map(|row| mask.row(row)[column / BLOCK]);
                         // SAFETY: the caller's.
@@ -190,9 +190,9 @@ impl<S: Sink> Run<'_, S> {
                     }
                     start = (out.cast_const(), BLOCK);
                 }
-                multiply(self.main.part(row, number, start, out));
+                multiply(self.main.block(row, number, start, out));
                 // SAFETY: panels do not share columns, and no row of this one comes twice (the caller's).
-                unsafe { self.sink.take(row, column, &block, size) };
+                unsafe { self.epilogue.apply(row, column, &block, size) };
             }
         }
     }

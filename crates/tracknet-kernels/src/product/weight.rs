@@ -8,7 +8,7 @@ use crate::fourbit::{ComputeDtype, PackedView};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Weight<'a> {
     /// How its values are stored.
-    pub(crate) values: Values<'a>,
+    pub(crate) values: Storage<'a>,
     /// `[out, in]`.
     pub(crate) shape: [usize; 2],
     /// What values are rounded to before they multiply.
@@ -17,7 +17,7 @@ pub(crate) struct Weight<'a> {
 
 /// How the values of a matrix are stored, row by row.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Values<'a> {
+pub(crate) enum Storage<'a> {
     /// 4-bit codes.
     Packed(PackedView<'a>),
     /// Floats.
@@ -37,7 +37,7 @@ impl<'a> Weight<'a> {
     /// Floats `[out, in]`, rounded to bfloat16 when they multiply.
     pub(crate) fn dense(values: &'a [f32], shape: [usize; 2]) -> Self {
         assert!(values.len() == shape[0] * shape[1], "a matrix {shape:?} of {} values", values.len());
-        Self { values: Values::Dense(values), shape, compute_dtype: ComputeDtype::Bf16 }
+        Self { values: Storage::Dense(values), shape, compute_dtype: ComputeDtype::Bf16 }
     }
 
     /// `[summed, columns of the result]`.
@@ -52,8 +52,8 @@ impl<'a> Weight<'a> {
     /// Writes the values from `start` on of the flattened matrix, rounded once; on one thread.
     pub(super) fn read(&self, start: usize, out: &mut [f32]) {
         match self.values {
-            Values::Packed(view) => view.dequantize_range(start, out, self.compute_dtype),
-            Values::Dense(values) => {
+            Storage::Packed(view) => view.dequantize_range(start, out, self.compute_dtype),
+            Storage::Dense(values) => {
                 let values = &values[start..start + out.len()];
                 match self.compute_dtype {
                     ComputeDtype::Bf16 => {

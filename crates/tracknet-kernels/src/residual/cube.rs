@@ -8,7 +8,7 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::ResidualOps;
-use crate::cube::{address_type, cast, contiguous, count, elem, expect, grid, unwritten, vector_size};
+use crate::cube::{cast, contiguous, count, elem, expect, grid, launch, unwritten, vector_size};
 
 impl ResidualOps for CubeBackend {
     fn add_scaled(x: CubeTensor, branch: CubeTensor, scale: CubeTensor) -> CubeTensor {
@@ -30,24 +30,18 @@ fn launch(x: Option<CubeTensor>, branch: CubeTensor, scale: CubeTensor) -> CubeT
     expect([(&x, values, branch.dtype)]);
     assert!(values.is_multiple_of(channels), "{values} values of {channels} channels");
     let width = vector_size(&branch, DType::F32, [channels]);
-    let (cubes, dim) = grid(&branch, values / width);
     // SAFETY: a unit reads and writes the vector of its position only if that is below the count that fills all three
     // tensors of one length (checked); the scale has one value for each channel.
     unsafe {
-        add_scaled::launch_unchecked(
-            &branch.client,
-            cubes,
-            dim,
-            address_type([&branch]),
-            width,
-            x.into_buffer_arg(),
-            branch.clone().into_buffer_arg(),
-            scale.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
+        launch!(
+            add_scaled,
+            grid(&branch, values / width),
+            [width],
+            [x, branch, scale, y],
             values / width,
             channels / width,
             with_x,
-            elem(branch.dtype),
+            elem(branch.dtype)
         );
     }
     y

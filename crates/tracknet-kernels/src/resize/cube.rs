@@ -7,7 +7,7 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::ResizeOps;
-use crate::cube::{address_type, contiguous, count, elem, grid, unwritten};
+use crate::cube::{contiguous, count, elem, grid, launch, unwritten};
 
 impl ResizeOps for CubeBackend {
     fn bilinear(x: CubeTensor, size: [usize; 2]) -> CubeTensor {
@@ -15,20 +15,17 @@ impl ResizeOps for CubeBackend {
         let [batch, channels, height, width] = x.shape().dims();
         let y = unwritten(&x, [batch, channels, size[0], size[1]], x.dtype);
         let units = count(&y);
-        let (cubes, dim) = grid(&x, units);
         // SAFETY: a unit writes the value of its position if that is below their count; neighbours lie within the map.
         unsafe {
-            forward::launch_unchecked(
-                &x.client,
-                cubes,
-                dim,
-                address_type([&x, &y]),
-                x.clone().into_buffer_arg(),
-                y.clone().into_buffer_arg(),
+            launch!(
+                forward,
+                grid(&x, units),
+                [],
+                [x, y],
                 units,
                 AxisLaunch::new(height, size[0]),
                 AxisLaunch::new(width, size[1]),
-                elem(y.dtype),
+                elem(y.dtype)
             );
         }
         y
@@ -39,21 +36,18 @@ impl ResizeOps for CubeBackend {
         let [batch, channels, height, width] = gradient.shape().dims();
         let out = unwritten(&gradient, [batch, channels, size[0], size[1]], gradient.dtype);
         let units = count(&out);
-        let (cubes, dim) = grid(&gradient, units);
         // SAFETY: a unit writes the value of its position if that is below their count; the samples that it adds up lie
         // within the map.
         unsafe {
-            backward::launch_unchecked(
-                &gradient.client,
-                cubes,
-                dim,
-                address_type([&gradient, &out]),
-                gradient.clone().into_buffer_arg(),
-                out.clone().into_buffer_arg(),
+            launch!(
+                backward,
+                grid(&gradient, units),
+                [],
+                [gradient, out],
                 units,
                 AxisLaunch::new(size[0], height),
                 AxisLaunch::new(size[1], width),
-                elem(out.dtype),
+                elem(out.dtype)
             );
         }
         out
@@ -97,18 +91,25 @@ impl Axis {
 }
 
 #[cube(launch_unchecked, address_type = "dynamic")]
-fn forward<F: Float>(x: &[F], y: &mut [F], units: usize, down: Axis, across: Axis, #[define(F)] _dtype: ElemType) {
+fn forward<F: Float>(
+    x: &[F],
+    y: &mut [F],
+    units: usize,
+    vertical: Axis,
+    horizontal: Axis,
+    #[define(F)] _dtype: ElemType,
+) {
     if ABSOLUTE_POS >= units {
         terminate!();
     }
-    let (left, right_weight) = across.sample(ABSOLUTE_POS % across.to);
-    let rest = ABSOLUTE_POS / across.to;
-    let (top, bottom_weight) = down.sample(rest % down.to);
-    let right = min(left + 1, across.from - 1);
-    let bottom = min(top + 1, down.from - 1);
-    let map = rest / down.to * down.from;
-    let upper = (map + top) * across.from;
-    let lower = (map + bottom) * across.from;
+    let (left, right_weight) = horizontal.sample(ABSOLUTE_POS % horizontal.to);
+    let rest = ABSOLUTE_POS / horizontal.to;
+    let (top, bottom_weight) = vertical.sample(rest % vertical.to);
+    let right = min(left + 1, horizontal.from - 1);
+    let bottom = min(top + 1, vertical.from - 1);
+    let map = rest / vertical.to * vertical.from;
+    let upper = (map + top) * horizontal.from;
+    let lower = (map + bottom) * horizontal.from;
 
     let left_weight = 1.0f32 - right_weight;
     let above = f32::cast_from(x[upper + left]) * left_weight + f32::cast_from(x[upper + right]) * right_weight;
@@ -122,27 +123,27 @@ fn backward<F: Float>(
     gradient: &[F],
     out: &mut [F],
     units: usize,
-    down: Axis,
-    across: Axis,
+    vertical: Axis,
+    horizontal: Axis,
     #[define(F)] _dtype: ElemType,
 ) {
     if ABSOLUTE_POS >= units {
         terminate!();
     }
-    let column = ABSOLUTE_POS % across.from;
-    let rest = ABSOLUTE_POS / across.from;
-    let row = rest % down.from;
-    let map = rest / down.from * down.to;
-    let (first_row, end_row) = down.samples(row);
-    let (first_column, end_column) = across.samples(column);
+    let column = ABSOLUTE_POS % horizontal.from;
+    let rest = ABSOLUTE_POS / horizontal.from;
+    let row = rest % vertical.from;
+    let map = rest / vertical.from * vertical.to;
+    let (first_row, end_row) = vertical.samples(row);
+    let (first_column, end_column) = horizontal.samples(column);
     let mut sum = 0.0f32;
     for y in first_row..end_row {
-        let start = (map + y) * across.to;
+        let start = (map + y) * horizontal.to;
         let mut line = 0.0f32;
         for x in first_column..end_column {
-            line += f32::cast_from(gradient[start + x]) * across.weight(column, x);
+            line += f32::cast_from(gradient[start + x]) * horizontal.weight(column, x);
         }
-        sum += line * down.weight(row, y);
+        sum += line * vertical.weight(row, y);
     }
     out[ABSOLUTE_POS] = F::cast_from(sum);
 }

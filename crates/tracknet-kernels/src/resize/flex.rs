@@ -9,42 +9,42 @@ use super::ops::ResizeOps;
 use super::reference;
 use crate::chunks;
 use crate::host::{are_f32, contiguous, slice, tensor};
-use crate::simd::Isa;
+use crate::simd::Level;
 
 impl ResizeOps for Flex {
     fn bilinear(x: FlexTensor, size: [usize; 2]) -> FlexTensor {
-        if are_f32([&x]) { resize(Isa::detect(), x, size) } else { reference::resize::<Flex>(x, size) }
+        if are_f32([&x]) { resize(Level::best(), x, size) } else { reference::resize::<Flex>(x, size) }
     }
 
     fn bilinear_gradient(gradient: FlexTensor, size: [usize; 2]) -> FlexTensor {
         if are_f32([&gradient]) {
-            resize_gradient(Isa::detect(), gradient, size)
+            resize_gradient(Level::best(), gradient, size)
         } else {
             reference::gradient::<Flex>(gradient, size)
         }
     }
 }
 
-fn resize(isa: Isa, x: FlexTensor, [out_height, out_width]: [usize; 2]) -> FlexTensor {
+fn resize(level: Level, x: FlexTensor, [out_height, out_width]: [usize; 2]) -> FlexTensor {
     let x = contiguous(x);
     let [batch, channels, height, width] = x.shape().dims();
-    let (down, across) = (&Axis::new(height, out_height), &Axis::new(width, out_width));
+    let (vertical, horizontal) = (&Axis::new(height, out_height), &Axis::new(width, out_width));
     let (values, plane) = (slice(&x), height * width);
     let shape = [batch, channels, out_height, out_width];
     let (y, _) = chunks::fill(shape.iter().product(), out_height * out_width, |number, y| {
-        isa.run(Resize { down, across, x: &values[number * plane..][..plane], width, y });
+        level.run(Resize { vertical, horizontal, x: &values[number * plane..][..plane], width, y });
     });
     tensor(y, shape)
 }
 
-fn resize_gradient(isa: Isa, gradient: FlexTensor, [height, width]: [usize; 2]) -> FlexTensor {
+fn resize_gradient(level: Level, gradient: FlexTensor, [height, width]: [usize; 2]) -> FlexTensor {
     let gradient = contiguous(gradient);
     let [batch, channels, out_height, out_width] = gradient.shape().dims();
-    let (down, across) = (&Axis::new(height, out_height), &Axis::new(width, out_width));
+    let (vertical, horizontal) = (&Axis::new(height, out_height), &Axis::new(width, out_width));
     let (values, plane) = (slice(&gradient), out_height * out_width);
     let shape = [batch, channels, height, width];
     let (of_x, _) = chunks::fill_from(shape.iter().product(), height * width, values.len(), |number, of_x| {
-        isa.run(ResizeGradient { down, across, gradient: &values[number * plane..][..plane], width, of_x });
+        level.run(ResizeGradient { vertical, horizontal, gradient: &values[number * plane..][..plane], width, of_x });
     });
     tensor(of_x, shape)
 }
@@ -91,10 +91,10 @@ mod tests {
             let gradient = values([2, 3, to[0], to[1]], 7877);
             let forward = contiguous(reference::resize::<Flex>(x.clone(), to));
             let backward = contiguous(reference::gradient::<Flex>(gradient.clone(), from));
-            for isa in Isa::available() {
-                let what = format!("{isa:?} {from:?} to {to:?}");
-                assert_close(&resize(isa, x.clone(), to), &forward, &what);
-                assert_close(&resize_gradient(isa, gradient.clone(), from), &backward, &what);
+            for level in Level::available() {
+                let what = format!("{level:?} {from:?} to {to:?}");
+                assert_close(&resize(level, x.clone(), to), &forward, &what);
+                assert_close(&resize_gradient(level, gradient.clone(), from), &backward, &what);
             }
         }
     }
@@ -106,7 +106,7 @@ mod tests {
             let product = |a: &FlexTensor, b: &FlexTensor| -> f64 {
                 slice(a).iter().zip(slice(b)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
             };
-            let (y, of_x) = (resize(Isa::detect(), x.clone(), to), resize_gradient(Isa::detect(), g.clone(), from));
+            let (y, of_x) = (resize(Level::best(), x.clone(), to), resize_gradient(Level::best(), g.clone(), from));
             // ⟨resize x, g⟩ = ⟨x, gradient g⟩ up to the rounding of at most 1400 products.
             let (one, other) = (product(&y, &g), product(&x, &of_x));
             assert!((one - other).abs() <= 1e-4, "{from:?} to {to:?}: {one} and {other}");
@@ -119,8 +119,8 @@ mod tests {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let y = resize(Isa::detect(), x.clone(), [62, 74]);
-                let of_x = resize_gradient(Isa::detect(), g.clone(), [31, 37]);
+                let y = resize(Level::best(), x.clone(), [62, 74]);
+                let of_x = resize_gradient(Level::best(), g.clone(), [31, 37]);
                 [y, of_x].map(|tensor| slice(&tensor).iter().map(|v| v.to_bits()).collect::<Vec<_>>())
             })
         };

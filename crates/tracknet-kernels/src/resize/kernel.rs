@@ -1,12 +1,12 @@
 //! The CPU kernels, a plane at a time: along the rows, then down the columns; backward the other way round.
 
 use super::axis::Axis;
-use crate::simd::{Arithmetic, Kernel, LANES, Lanes, each_block};
+use crate::simd::{F32x16, Kernel, LANES, Simd, each_block};
 
 /// Resizes a plane.
 pub(super) struct Resize<'a> {
-    pub(super) down: &'a Axis,
-    pub(super) across: &'a Axis,
+    pub(super) vertical: &'a Axis,
+    pub(super) horizontal: &'a Axis,
     /// `[height, width]`.
     pub(super) x: &'a [f32],
     pub(super) width: usize,
@@ -18,27 +18,27 @@ impl Kernel for Resize<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
-        let (width, out_width) = (self.width, self.across.len());
+    fn run<S: Simd>(self, _: S) {
+        let (width, out_width) = (self.width, self.horizontal.len());
         let mut wide = vec![0.0; self.x.len() / width * out_width];
         let mut border = Border::new(width);
         for (x, wide) in self.x.chunks_exact(width).zip(wide.chunks_exact_mut(out_width)) {
-            if self.across.doubles() {
+            if self.horizontal.doubles() {
                 border.fill(x);
-                double::<A>(&border, wide);
+                double::<S>(&border, wide);
             } else {
                 for (at, value) in wide.iter_mut().enumerate() {
-                    let [(low, a), (high, b)] = self.across.sample(at);
+                    let [(low, a), (high, b)] = self.horizontal.sample(at);
                     *value = a * x[low] + b * x[high];
                 }
             }
         }
         for (row, y) in self.y.chunks_exact_mut(out_width).enumerate() {
-            let [(low, a), (high, b)] = self.down.sample(row);
+            let [(low, a), (high, b)] = self.vertical.sample(row);
             let [low, high] = [low, high].map(|row| &wide[row * out_width..][..out_width]);
-            let (a, b) = (Lanes::splat(a), Lanes::splat(b));
+            let (a, b) = (F32x16::splat(a), F32x16::splat(b));
             each_block!(low, 0.0, (at, low) {
-                (low * a + Lanes::load_up_to(high, at) * b).store(&mut y[at..]);
+                (low * a + F32x16::load_up_to(high, at) * b).store(&mut y[at..]);
             });
         }
     }
@@ -46,8 +46,8 @@ impl Kernel for Resize<'_> {
 
 /// The gradient of a plane.
 pub(super) struct ResizeGradient<'a> {
-    pub(super) down: &'a Axis,
-    pub(super) across: &'a Axis,
+    pub(super) vertical: &'a Axis,
+    pub(super) horizontal: &'a Axis,
     /// `[height out, width out]`.
     pub(super) gradient: &'a [f32],
     pub(super) width: usize,
@@ -59,26 +59,26 @@ impl Kernel for ResizeGradient<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<A: Arithmetic>(self) {
-        let (width, out_width) = (self.width, self.across.len());
+    fn run<S: Simd>(self, _: S) {
+        let (width, out_width) = (self.width, self.horizontal.len());
         let mut wide = vec![0.0; self.of_x.len() / width * out_width];
         for (row, gradient) in self.gradient.chunks_exact(out_width).enumerate() {
-            for (to, weight) in self.down.sample(row) {
-                let (sums, weight) = (&mut wide[to * out_width..][..out_width], Lanes::splat(weight));
+            for (to, weight) in self.vertical.sample(row) {
+                let (sums, weight) = (&mut wide[to * out_width..][..out_width], F32x16::splat(weight));
                 each_block!(gradient, 0.0, (at, gradient) {
                     let sums = &mut sums[at..];
-                    gradient.mul_add::<A>(weight, Lanes::load_up_to(sums, 0)).store(sums);
+                    gradient.mul_add::<S>(weight, F32x16::load_up_to(sums, 0)).store(sums);
                 });
             }
         }
         let mut border = Border::new(out_width);
         for (wide, of_x) in wide.chunks_exact(out_width).zip(self.of_x.chunks_exact_mut(width)) {
-            if self.across.doubles() {
+            if self.horizontal.doubles() {
                 border.fill(wide);
-                halve::<A>(&border, of_x);
+                halve::<S>(&border, of_x);
             } else {
                 for (at, value) in wide.iter().enumerate() {
-                    for (to, weight) in self.across.sample(at) {
+                    for (to, weight) in self.horizontal.sample(at) {
                         of_x[to] += weight * value;
                     }
                 }
@@ -105,14 +105,14 @@ impl Border {
 
 /// Two samples for each one of a row: ¾ of it and ¼ of the left, then of the right neighbour.
 #[inline(always)]
-fn double<A: Arithmetic>(row: &Border, out: &mut [f32]) {
-    let (near, far) = (Lanes::splat(0.75), Lanes::splat(0.25));
+fn double<S: Simd>(row: &Border, out: &mut [f32]) {
+    let (near, far) = (F32x16::splat(0.75), F32x16::splat(0.25));
     let mut pair = [0.0; 2 * LANES];
     for (block, out) in out.chunks_mut(2 * LANES).enumerate() {
         let window = &row.0[block * LANES..][..LANES + 2];
-        let middle = Lanes::load(window, 1) * near;
-        let left = Lanes::load(window, 0).mul_add::<A>(far, middle);
-        let right = Lanes::load(window, 2).mul_add::<A>(far, middle);
+        let middle = F32x16::load(window, 1) * near;
+        let left = F32x16::load(window, 0).mul_add::<S>(far, middle);
+        let right = F32x16::load(window, 2).mul_add::<S>(far, middle);
         for lane in 0..LANES {
             pair[2 * lane] = left.0[lane];
             pair[2 * lane + 1] = right.0[lane];
@@ -126,15 +126,15 @@ fn double<A: Arithmetic>(row: &Border, out: &mut [f32]) {
 
 /// The transpose of [`double`].
 #[inline(always)]
-fn halve<A: Arithmetic>(row: &Border, out: &mut [f32]) {
-    let (near, far) = (Lanes::splat(0.75), Lanes::splat(0.25));
+fn halve<S: Simd>(row: &Border, out: &mut [f32]) {
+    let (near, far) = (F32x16::splat(0.75), F32x16::splat(0.25));
     for (block, out) in out.chunks_mut(LANES).enumerate() {
         let window = &row.0[2 * block * LANES..][..2 * LANES + 2];
-        let (mut inner, mut outer) = (Lanes::ZERO, Lanes::ZERO);
+        let (mut inner, mut outer) = (F32x16::ZERO, F32x16::ZERO);
         for lane in 0..LANES {
             inner.0[lane] = window[2 * lane + 1] + window[2 * lane + 2];
             outer.0[lane] = window[2 * lane] + window[2 * lane + 3];
         }
-        outer.mul_add::<A>(far, inner * near).store(out);
+        outer.mul_add::<S>(far, inner * near).store(out);
     }
 }

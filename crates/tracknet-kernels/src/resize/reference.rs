@@ -20,10 +20,10 @@ pub(super) fn gradient<B: Backend>(gradient: FloatTensor<B>, [height, width]: [u
     let matrix = |axis: Axis, shape: [usize; 2]| {
         B::float_cast(B::float_from_data(TensorData::new(axis.matrix(), shape), &device), dtype)
     };
-    let across = B::float_transpose(matrix(Axis::new(width, out_width), [width, out_width]));
-    let down = matrix(Axis::new(height, out_height), [height, out_height]);
+    let horizontal = B::float_transpose(matrix(Axis::new(width, out_width), [width, out_width]));
+    let vertical = matrix(Axis::new(height, out_height), [height, out_height]);
     let rows = B::float_reshape(gradient, Shape::from([batch * channels * out_height, out_width]));
-    let rows = B::float_reshape(B::float_matmul(rows, across), Shape::from([batch * channels, out_height, width]));
-    let maps = B::float_matmul(B::float_reshape(down, Shape::from([1, height, out_height])), rows);
+    let rows = B::float_reshape(B::float_matmul(rows, horizontal), Shape::from([batch * channels, out_height, width]));
+    let maps = B::float_matmul(B::float_reshape(vertical, Shape::from([1, height, out_height])), rows);
     B::float_reshape(maps, Shape::from([batch, channels, height, width]))
 }

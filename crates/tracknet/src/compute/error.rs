@@ -12,7 +12,7 @@ pub struct DeviceError {
 
 impl DeviceError {
     /// `problem` is what the backend said when the tensor `name` was read.
-    pub(crate) fn new(name: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+    pub fn new(name: impl Into<String>, problem: impl std::fmt::Display) -> Self {
         Self { name: name.into(), problem: problem.to_string() }
     }
 

@@ -8,8 +8,8 @@ use std::io::Cursor;
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 
-use super::random::Stream;
 use crate::config::AugmentConfig;
+use tracknet_random::Stream;
 
 /// What the stream of one sample decided about its geometry.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +26,7 @@ impl Plan {
         let flip = stream.chance(flip_prob);
         let zoomed = stream.chance(config.zoom_prob);
         let factor = stream.range(1.0, config.zoom_max.max(1.0));
-        let place = [stream.unit(), stream.unit()].map(f64::from);
+        let place = [stream.uniform(), stream.uniform()].map(f64::from);
         Self { flip, zoom: zoomed.then_some((f64::from(factor), place)) }
     }
 
@@ -64,9 +64,9 @@ pub(crate) fn change_pixels(frame: RgbImage, stream: &mut Stream, config: &Augme
         frame = image::imageops::blur(&frame, stream.range(0.3, 1.2));
     }
     if stream.chance(config.noise_prob) {
-        let std = config.noise_std * stream.unit();
+        let std = config.noise_std * stream.uniform();
         for value in frame.iter_mut() {
-            *value = (f32::from(*value) + std * stream.normal()).round() as u8;
+            *value = (f32::from(*value) + std * stream.normal() as f32).round() as u8;
         }
     }
     if stream.chance(config.jpeg_prob) {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     fn change(config: &AugmentConfig, key: u64) -> RgbImage {
-        change_pixels(frame(), &mut Stream::new(&[key]), config).unwrap()
+        change_pixels(frame(), &mut Stream::keyed(&[key]), config).unwrap()
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
     fn the_zoom_window_lies_in_the_image_and_holds_the_ball() {
         let config = AugmentConfig { zoom_prob: 1.0, zoom_max: 4.0, ..Default::default() };
         for key in 0..500 {
-            let mut stream = Stream::new(&[key]);
+            let mut stream = Stream::keyed(&[key]);
             let ball = [stream.range(0.0, 1279.9), stream.range(0.0, 719.9)];
             let plan = Plan::draw(&mut stream, 0.5, &config);
             let [left, top, width, height] = plan.window([1280, 720], Some(ball)).unwrap();
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn without_zoom_there_is_no_window() {
-        let plan = Plan::draw(&mut Stream::new(&[1]), 0.0, &AugmentConfig::default());
+        let plan = Plan::draw(&mut Stream::keyed(&[1]), 0.0, &AugmentConfig::default());
         assert_eq!((plan.flip, plan.window([64, 64], None)), (false, None));
     }
 }

@@ -13,11 +13,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use super::bad::Met;
-use super::random::permutation;
 use super::sample::{Cache, Sample, Source};
 use super::{BadFrames, DatasetError, FrameRef};
 use crate::config::OnBadFrame;
 use crate::error::Result;
+use tracknet_random::permutation;
 
 pub use super::sample::{BatchSpec, SampleInfo};
 

@@ -13,7 +13,6 @@
 //! | [`sample`] | one frame → one sample, with the frame cache |
 //! | [`bad`] | frames that cannot be read: named once, counted |
 //! | [`batcher`] | worker threads that decode ahead, in the order of the sampler |
-//! | [`synthetic`] | rallies rendered with exact labels |
 //! | [`draw`], [`preview`] | drawing primitives; the contact sheet |
 
 use std::fmt;
@@ -32,10 +31,8 @@ pub mod heatmap;
 pub mod image;
 pub mod plausibility;
 pub mod preview;
-pub mod random;
 pub mod report;
 pub mod sample;
-pub mod synthetic;
 pub mod tracknet;
 
 pub use bad::BadFrames;
@@ -358,9 +355,6 @@ pub enum DatasetError {
     /// A part of the program itself is damaged (its built-in font).
     #[error("internal: {0}")]
     Internal(&'static str),
-    /// Synthetic rallies cannot be rendered: options out of range, or a game that exists already.
-    #[error("{0}")]
-    Generate(String),
 }
 
 impl DatasetError {

@@ -11,9 +11,9 @@ use super::augment::{Plan, change_pixels};
 use super::bad::Met;
 use super::heatmap::{Geometry, render_target};
 use super::image::{Normalizer, decode_then, resize};
-use super::random::Stream;
 use super::{DatasetError, FrameRef, Label, Visibility};
 use crate::config::{AbsentBall, AugmentConfig, Config, ExifOrientation};
+use tracknet_random::Stream;
 
 /// What a batch looks like.
 #[derive(Debug, Clone, PartialEq)]
@@ -163,7 +163,7 @@ impl Source {
     fn make(&self, frame: &FrameRef, index: usize, epoch: u64) -> Result<Sample, DatasetError> {
         let spec = &self.spec;
         let failure = |reason| DatasetError::Image { path: frame.frame.path.clone(), reason };
-        let mut stream = Stream::new(&[SAMPLE_STREAM, self.seed, epoch, index as u64]);
+        let mut stream = Stream::keyed(&[SAMPLE_STREAM, self.seed, epoch, index as u64]);
         let plan = self.augment.then(|| Plan::draw(&mut stream, spec.flip_prob, &spec.augment));
         let (mut picture, native_size, crop) = self.picture(frame, index, plan.as_ref())?;
         let mut geometry = Geometry::whole(native_size, spec.input_size, spec.heatmap_size);

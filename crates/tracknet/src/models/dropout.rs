@@ -11,8 +11,8 @@ use burn::module::{Flag, Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::adapter::dropout;
 use tracknet_kernels::dropout::KeepMask;
+use tracknet_random::Stream;
 
-use super::init::Random;
 use super::is_cpu;
 use super::layers::in_dtype_of;
 
@@ -44,7 +44,7 @@ impl Dropout {
 
     /// Restarts the stream of masks.
     pub fn seed(&self, seed: u64) {
-        self.state.store(Random::keyed(seed, &self.name).next(), Ordering::Relaxed);
+        self.state.store(Stream::named(seed, &self.name).next_u64(), Ordering::Relaxed);
     }
 
     /// Drops single elements.

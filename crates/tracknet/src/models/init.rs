@@ -10,7 +10,7 @@ use std::fmt::Display;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::random;
+use tracknet_random::Stream;
 
 use super::lora::quantization::Packer;
 use super::projection::Base;
@@ -70,10 +70,10 @@ pub struct RandomSource {
 impl Source for RandomSource {
     fn values(&self, name: &str, shape: &[usize], fill: Fill) -> Vec<f32> {
         let count = shape.iter().product();
-        let mut random = Random::keyed(self.seed, name);
+        let mut random = Stream::named(self.seed, name);
         match fill {
             Fill::Constant(value) => vec![value; count],
-            Fill::Uniform(bound) => (0..count).map(|_| (2.0 * random.uniform() - 1.0) as f32 * bound).collect(),
+            Fill::Uniform(bound) => (0..count).map(|_| (2.0 * random.uniform_f64() - 1.0) as f32 * bound).collect(),
             Fill::Normal(deviation) => (0..count).map(|_| random.normal() as f32 * deviation).collect(),
             Fill::TruncatedNormal(deviation) => {
                 (0..count).map(|_| random.truncated_normal() as f32 * deviation).collect()
@@ -139,52 +139,6 @@ impl<'a> Builder<'a> {
     pub fn param<const D: usize>(&self, name: &str, shape: [usize; D], fill: Fill) -> Param<Tensor<D>> {
         let values = self.source.values(&self.at(name).path, &shape, fill);
         Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), self.device))
-    }
-}
-
-/// A small generator of its own (SplitMix64), so that initial values depend on nothing that
-/// a dependency may change.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    /// A stream that starts here.
-    pub(crate) fn new(state: u64) -> Self {
-        Self(state)
-    }
-
-    /// A stream of its own for every `(seed, name)` (FNV-1a over the name).
-    pub(crate) fn keyed(seed: u64, name: &str) -> Self {
-        let hash =
-            name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        let mut random = Self(seed ^ hash.rotate_left(32));
-        // Two steps, so that neighbouring seeds do not give neighbouring states.
-        random.0 = random.next() ^ hash;
-        random
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        random::next(&mut self.0)
-    }
-
-    /// In `[0, 1)`, 53 bits.
-    fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Standard normal (Box–Muller). `libm` gives the same bits on every platform.
-    fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * libm::log(1.0 - self.uniform())).sqrt();
-        radius * libm::cos(std::f64::consts::TAU * self.uniform())
-    }
-
-    fn truncated_normal(&mut self) -> f64 {
-        loop {
-            let value = self.normal();
-            if value.abs() <= 2.0 {
-                return value;
-            }
-        }
     }
 }
 

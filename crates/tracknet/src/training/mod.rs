@@ -34,9 +34,9 @@ mod trainer;
 
 pub use error::TrainingError;
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate};
-pub(crate) use fit::unfrozen_trainer;
 pub use fit::{
     EVALUATION_FILE, FitOptions, FitReport, Outcome, TrainingRun, fit, set_checkpointing, set_precision, training_peak,
+    unfrozen_trainer,
 };
 pub use freeze::with_schedule;
 pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_limit};
@@ -51,7 +51,6 @@ pub use parameters::{ParameterTable, TrainableParameter};
 pub use reduce::{BatchGradients, GradientReducer, SingleProcess};
 pub use reporter::{Console, Reporter, Silent, StepProgress};
 pub use schedule::Schedule;
-pub(crate) use staging::Staging;
-pub use staging::{BatchShape, BatchTensors, StagedBatch, mask_weight};
+pub use staging::{BatchShape, BatchTensors, StagedBatch, Staging, mask_weight};
 pub use train_step::TrainStep;
 pub use trainer::{StepReport, Trainer};

@@ -156,9 +156,9 @@ impl StagedBatch {
     }
 }
 
-/// Stages the batches of a run.
+/// Brings the batches of a run to its device: the next one is copied while a step computes.
 #[derive(Debug, Clone)]
-pub(crate) struct Staging {
+pub struct Staging {
     shape: BatchShape,
     compute: Compute,
     /// Whether the device has room for whole batches.
@@ -167,7 +167,7 @@ pub(crate) struct Staging {
 
 impl Staging {
     /// For batches of this shape.
-    pub(crate) fn new(shape: BatchShape, compute: &Compute) -> Self {
+    pub fn new(shape: BatchShape, compute: &Compute) -> Self {
         Self { shape, compute: compute.clone(), roomy: Arc::new(AtomicBool::new(true)) }
     }
 
@@ -182,7 +182,7 @@ impl Staging {
     }
 
     /// The batches of an iterator: one ahead, on a thread of its own, where batches have to be copied.
-    pub(crate) fn stage(
+    pub fn stage(
         &self,
         batches: impl Iterator<Item = Result<Batch>> + Send + 'static,
     ) -> Box<dyn Iterator<Item = Result<StagedBatch>>> {

@@ -10,7 +10,6 @@ use crate::artifacts::run::LossScale;
 use crate::compute::{Compute, MicroBatches};
 use crate::config::OptimizerConfig;
 use crate::error::Result;
-use crate::random;
 
 use super::gradients::GradientGuard;
 use super::optimizer::{NamedOptimizer, StepFactors};
@@ -171,7 +170,7 @@ impl<S: TrainStep> Trainer<S> {
 
 /// A seed for step `step` of a run; neighbouring steps share nothing.
 fn seed_of(seed: u64, step: u64) -> u64 {
-    random::mix(seed ^ step.wrapping_add(1).wrapping_mul(random::GOLDEN))
+    tracknet_random::mix(seed ^ step.wrapping_add(1).wrapping_mul(tracknet_random::GOLDEN))
 }
 
 #[cfg(test)]

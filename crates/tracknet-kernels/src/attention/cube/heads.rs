@@ -10,7 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::ComputeDtype;
 use crate::attention::ops::AttentionFormat;
-use crate::cube::{address_type, cast, contiguous, elem, expect, grid, has_products_of, unwritten, vector_size};
+use crate::cube::{cast, contiguous, elem, expect, grid, has_products_of, launch, unwritten, vector_size};
 
 /// Tokens are filled up to a multiple of this.
 const TOKENS_TOGETHER: usize = 16;
@@ -28,8 +28,8 @@ pub(super) struct Heads {
     pub(super) dtype: DType,
     /// Values that a unit moves at once.
     width: usize,
-    /// Cosines, then sines, f32 `[2, tokens, head_dim / 2]`, where queries and keys are turned.
-    table: CubeTensor,
+    /// Cosines, then sines, f32 `[2, tokens, head_dim / 2]`, where queries and keys are rotated by position.
+    pub(super) table: CubeTensor,
 }
 
 impl Heads {
@@ -51,85 +51,66 @@ impl Heads {
     }
 
     /// Some frames of `[batch, tokens, heads · head_dim]` as `[frames · heads, padded, head_dim]`, zero in the padding;
-    /// times a factor, and turned if the format says so, where one is given.
+    /// times a factor, and with the rotary embedding if the format says so, where one is given.
     pub(super) fn split(&self, x: &CubeTensor, frames: &Range<usize>, factor: Option<f32>) -> CubeTensor {
         let y = unwritten(x, [frames.len() * self.heads, self.padded, self.head_dim], self.dtype);
         let units = frames.len() * self.heads * self.padded * self.head_dim / self.width;
-        let (cubes, dim) = grid(x, units);
         // SAFETY: a unit writes the vector of its position if that is below the count that fills `y`, and reads only of
         // frames and tokens that `x` has; rows of the table are tokens, and without one it is not read.
         unsafe {
-            split::launch_unchecked(
-                &x.client,
-                cubes,
-                dim,
-                address_type([x, &y]),
-                self.width,
-                x.clone().into_buffer_arg(),
-                self.table(),
-                y.clone().into_buffer_arg(),
+            launch!(
+                split,
+                grid(x, units),
+                [self.width],
+                [x, self.table, y],
                 self.launch(units, frames),
                 factor.unwrap_or(1.0),
                 self.rotary && factor.is_some(),
-                [elem(x.dtype), elem(self.dtype)],
+                [elem(x.dtype), elem(self.dtype)]
             );
         }
         y
     }
 
-    /// The reverse, into the place of those frames in `out`, without the padding; times a factor, and turned back.
+    /// The reverse, into the place of those frames in `out`, without the padding; times a factor, and through the inverse of the embedding.
     pub(super) fn join(&self, x: CubeTensor, frames: &Range<usize>, factor: Option<f32>, out: &CubeTensor) {
         let x = contiguous(x);
         let units = frames.len() * self.heads * self.tokens * self.head_dim / self.width;
-        let (cubes, dim) = grid(&x, units);
         // SAFETY: as in `split`; `out` has the frames.
         unsafe {
-            join::launch_unchecked(
-                &x.client,
-                cubes,
-                dim,
-                address_type([&x, out]),
-                self.width,
-                x.clone().into_buffer_arg(),
-                self.table(),
-                out.clone().into_buffer_arg(),
+            launch!(
+                join,
+                grid(&x, units),
+                [self.width],
+                [x, self.table, out],
                 self.launch(units, frames),
                 factor.unwrap_or(1.0),
                 self.rotary && factor.is_some(),
-                [elem(x.dtype), elem(out.dtype)],
+                [elem(x.dtype), elem(out.dtype)]
             );
         }
     }
 
-    /// All of `[batch, tokens, heads · head_dim]` in the type of factors, turned or not.
-    pub(super) fn factor(&self, x: CubeTensor, turned: bool) -> CubeTensor {
-        if x.dtype == self.dtype && !turned {
+    /// All of `[batch, tokens, heads · head_dim]` in the type of factors, rotated or not.
+    pub(super) fn factor(&self, x: CubeTensor, rotated: bool) -> CubeTensor {
+        if x.dtype == self.dtype && !rotated {
             return x;
         }
         let y = unwritten(&x, x.shape(), self.dtype);
         let units = self.batch * self.tokens * self.heads * self.head_dim / self.width;
-        let (cubes, dim) = grid(&x, units);
         // SAFETY: as in `split`; both tensors have one shape.
         unsafe {
-            convert::launch_unchecked(
-                &x.client,
-                cubes,
-                dim,
-                address_type([&x, &y]),
-                self.width,
-                x.clone().into_buffer_arg(),
-                self.table(),
-                y.clone().into_buffer_arg(),
+            launch!(
+                convert,
+                grid(&x, units),
+                [self.width],
+                [x, self.table, y],
                 self.launch(units, &(0..self.batch)),
-                turned,
-                [elem(x.dtype), elem(self.dtype)],
+                rotated,
+                [elem(x.dtype), elem(self.dtype)]
             );
         }
         y
-    }
-
-    pub(super) fn table(&self) -> BufferArg {
-        self.table.clone().into_buffer_arg()
     }
 
     fn launch(&self, units: usize, frames: &Range<usize>) -> LayoutLaunch {
@@ -158,7 +139,7 @@ fn split<F: Float, G: Float, N: Size>(
     y: &mut [Vector<G, N>],
     layout: Layout,
     factor: f32,
-    #[comptime] turned: bool,
+    #[comptime] rotated: bool,
     #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     if ABSOLUTE_POS >= layout.units {
@@ -171,7 +152,7 @@ fn split<F: Float, G: Float, N: Size>(
     if token < layout.tokens {
         let frame = layout.first + head / layout.heads;
         let start = ((frame * layout.tokens + token) * layout.heads + head % layout.heads) * layout.vectors;
-        let values = turn::<F, N>(x, table, start, at, token, layout, turned, false);
+        let values = apply_rotary::<F, N>(x, table, start, at, token, layout, rotated, false);
         y[ABSOLUTE_POS] = Vector::cast_from(values * Vector::new(factor));
     } else {
         y[ABSOLUTE_POS] = Vector::new(G::new(0.0f32));
@@ -186,7 +167,7 @@ fn join<F: Float, G: Float, N: Size>(
     y: &mut [Vector<G, N>],
     layout: Layout,
     factor: f32,
-    #[comptime] turned: bool,
+    #[comptime] rotated: bool,
     #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     if ABSOLUTE_POS >= layout.units {
@@ -200,7 +181,7 @@ fn join<F: Float, G: Float, N: Size>(
     let frame = rest / layout.tokens;
     let start = ((frame * layout.heads + head) * layout.padded + token) * layout.vectors;
     let place = layout.first * layout.tokens * layout.heads * layout.vectors + ABSOLUTE_POS;
-    let values = turn::<F, N>(x, table, start, at, token, layout, turned, true);
+    let values = apply_rotary::<F, N>(x, table, start, at, token, layout, rotated, true);
     y[place] = Vector::cast_from(values * Vector::new(factor));
 }
 
@@ -210,7 +191,7 @@ fn convert<F: Float, G: Float, N: Size>(
     table: &[Vector<f32, N>],
     y: &mut [Vector<G, N>],
     layout: Layout,
-    #[comptime] turned: bool,
+    #[comptime] rotated: bool,
     #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
     if ABSOLUTE_POS >= layout.units {
@@ -218,34 +199,35 @@ fn convert<F: Float, G: Float, N: Size>(
     }
     let at = ABSOLUTE_POS % layout.vectors;
     let token = ABSOLUTE_POS / layout.vectors / layout.heads % layout.tokens;
-    y[ABSOLUTE_POS] = Vector::cast_from(turn::<F, N>(x, table, ABSOLUTE_POS - at, at, token, layout, turned, false));
+    y[ABSOLUTE_POS] =
+        Vector::cast_from(apply_rotary::<F, N>(x, table, ABSOLUTE_POS - at, at, token, layout, rotated, false));
 }
 
-/// Vector `at` of the head that begins at `start`. Turned, the halves `(x₁, x₂)` become `(x₁ cos − x₂ sin, x₂ cos + x₁
-/// sin)`; back, the sine changes its sign.
+/// Vector `at` of the head that begins at `start`. With the rotary embedding (`rotated`), the halves `(x₁, x₂)` become `(x₁ cos − x₂ sin, x₂ cos + x₁
+/// sin)`; in its `inverse` the sine changes its sign.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-fn turn<F: Float, N: Size>(
+fn apply_rotary<F: Float, N: Size>(
     x: &[Vector<F, N>],
     table: &[Vector<f32, N>],
     start: usize,
     at: usize,
     token: usize,
     layout: Layout,
-    #[comptime] turned: bool,
-    #[comptime] back: bool,
+    #[comptime] rotated: bool,
+    #[comptime] inverse: bool,
 ) -> Vector<f32, N> {
     let own = Vector::<f32, N>::cast_from(x[start + at]);
-    if comptime!(turned) {
+    if comptime!(rotated) {
         let half = layout.vectors / 2;
         let lower = at < half;
         let pair = select(lower, at, at - half);
         let other = Vector::<f32, N>::cast_from(x[start + select(lower, at + half, pair)]);
         let cos = table[token * half + pair];
         let sin = table[(layout.tokens + token) * half + pair];
-        let across = other * sin;
-        let plus = if comptime!(back) { lower } else { !lower };
-        own * cos + select(plus, across, -across)
+        let crossed = other * sin;
+        let plus = if comptime!(inverse) { lower } else { !lower };
+        own * cos + select(plus, crossed, -crossed)
     } else {
         own
     }

@@ -7,7 +7,7 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::cube::{
-    Team, address_type, contiguous, elem, expect, place_in_team, row_of_team, team_max, team_sum, teams, unwritten,
+    Team, contiguous, elem, expect, launch, place_in_team, row_of_team, team_max, team_sum, teams, unwritten,
     vector_size, vector_sum,
 };
 
@@ -21,20 +21,7 @@ pub(super) fn softmax(scores: CubeTensor, tokens: usize, dtype: DType) -> CubeTe
     let (team, cubes, dim) = teams(&scores, rows, columns / width);
     // SAFETY: a team works on its row only if there is one, on vectors within it; both tensors have the same shape.
     unsafe {
-        forward::launch_unchecked(
-            &scores.client,
-            cubes,
-            dim,
-            address_type([&scores, &y]),
-            width,
-            scores.clone().into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            rows,
-            columns / width,
-            tokens,
-            team,
-            elem(dtype),
-        );
+        launch!(forward, (cubes, dim), [width], [scores, y], rows, columns / width, tokens, team, elem(dtype));
     }
     y
 }
@@ -54,21 +41,16 @@ pub(super) fn gradients(
     let (team, cubes, dim) = teams(&scores, rows, columns / width);
     // SAFETY: as in `softmax`; all four tensors have the same length (checked).
     unsafe {
-        backward::launch_unchecked(
-            &scores.client,
-            cubes,
-            dim,
-            address_type([&scores, &of_scores]),
-            width,
-            scores.clone().into_buffer_arg(),
-            of_probabilities.into_buffer_arg(),
-            probabilities.clone().into_buffer_arg(),
-            of_scores.clone().into_buffer_arg(),
+        launch!(
+            backward,
+            (cubes, dim),
+            [width],
+            [scores, of_probabilities, probabilities, of_scores],
             rows,
             columns / width,
             tokens,
             team,
-            elem(dtype),
+            elem(dtype)
         );
     }
     (probabilities, of_scores)

@@ -2,11 +2,10 @@
 
 use super::Inputs;
 use super::element::Element;
-use super::factors::Factors;
-use super::isa::Task;
-use super::lanes::Lanes;
 use super::packed::{PackedRows, Sums};
-use super::rows::{Angles, HeadRows, OwnRows, SharedRows};
+use super::rows::{HeadRows, OwnRows, RotaryTable, SharedRows};
+use super::task::Task;
+use crate::simd::{DotFormat, Simd};
 
 /// One head of one frame.
 pub(super) struct Head<'a, E> {
@@ -14,7 +13,7 @@ pub(super) struct Head<'a, E> {
     pub(super) key: HeadRows<'a, E>,
     pub(super) value: HeadRows<'a, E>,
     pub(super) tokens: usize,
-    pub(super) angles: Option<Angles<'a>>,
+    pub(super) rotary: Option<RotaryTable<'a>>,
     pub(super) scale: f32,
     start: usize,
 }
@@ -31,7 +30,7 @@ impl<'a, E: Element> Head<'a, E> {
             key: rows(inputs.key),
             value: rows(inputs.value),
             tokens: shape.tokens,
-            angles: inputs.angles,
+            rotary: inputs.rotary,
             scale: inputs.scale,
             start,
         }
@@ -64,7 +63,7 @@ impl<'a, E: Element> Head<'a, E> {
     }
 }
 
-/// The keys (turned) and values of a head, padded with rows of zeros to whole blocks of a product.
+/// The keys (with their rotary embedding) and values of a head, padded with rows of zeros to whole blocks of a product.
 pub(super) struct Packed {
     pub(super) keys: PackedRows,
     pub(super) values: PackedRows,
@@ -86,20 +85,17 @@ impl<E: Element> Task for Pack<'_, E> {
     type Output = Packed;
 
     #[inline(always)]
-    unsafe fn run<L: Lanes, F: Factors<L>, const ROWS: usize>(self) -> Packed {
+    fn run<S: Simd, F: DotFormat<S>>(self, simd: S) -> Packed {
         let Self { head, keys, values } = self;
-        let rows = head.tokens.next_multiple_of(ROWS);
+        let rows = head.tokens.next_multiple_of(S::BLOCK_ROWS);
         let mut packed = Packed {
-            keys: PackedRows::new::<L, F>(rows, head.head_dim(), keys),
-            values: PackedRows::new::<L, F>(rows, head.head_dim(), values),
+            keys: PackedRows::new::<S, F>(rows, head.head_dim(), keys),
+            values: PackedRows::new::<S, F>(rows, head.head_dim(), values),
             rows,
             poisoned: false,
         };
-        // SAFETY: the caller's.
-        unsafe {
-            packed.poisoned |= !packed.keys.pack::<E, L, F>(head.key, [0, head.tokens], head.angles, 1.0);
-            packed.poisoned |= !packed.values.pack::<E, L, F>(head.value, [0, head.tokens], None, 1.0);
-        }
+        packed.poisoned |= !packed.keys.pack::<E, S, F>(simd, head.key, [0, head.tokens], head.rotary, 1.0);
+        packed.poisoned |= !packed.values.pack::<E, S, F>(simd, head.value, [0, head.tokens], None, 1.0);
         packed
     }
 }

@@ -1,25 +1,22 @@
 //! The CPU kernel: attention of slices of f32 or bfloat16.
 //!
 //! The lanes of a register are queries. Queries come in panels, transposed; scores are tiles `[keys, queries]` and
-//! outputs `[head_dim, queries]`. So every product spreads numbers of keys or values, which lie as they came, over
-//! registers of queries; maxima and sums of the softmax need no shuffles; and no query's result depends on which others
+//! outputs `[head_dim, queries]`. So every product broadcasts numbers of keys or values, which lie as they
+//! came, to registers of queries; maxima and sums of the softmax need no shuffles; and no query's result depends on which others
 //! it was computed with.
 
 mod backward;
 mod element;
-mod factors;
 mod forward;
 mod head;
-mod isa;
-mod lanes;
+mod matmul;
 mod packed;
-mod product;
 mod rows;
-
-use rayon::prelude::*;
+mod task;
 
 use crate::ComputeDtype;
-use crate::chunks::Caller;
+use crate::parallel::Threads;
+use crate::simd::Level;
 
 use backward::Backward;
 use forward::Forward;
@@ -28,8 +25,7 @@ use packed::Sums;
 use rows::SharedRows;
 
 pub(crate) use element::Element;
-pub(crate) use isa::Isa;
-pub(crate) use rows::Angles;
+pub(crate) use rows::RotaryTable;
 
 /// Queries that one task takes, whole panels of every implementation: enough tasks for many cores, enough work in each.
 const QUERIES_PER_TASK: usize = 192;
@@ -62,8 +58,8 @@ pub(crate) struct Inputs<'a, E = f32> {
     pub(crate) shape: AttentionShape,
     /// Factor of the scores.
     pub(crate) scale: f32,
-    /// Turns queries and keys.
-    pub(crate) angles: Option<Angles<'a>>,
+    /// The rotary embedding of queries and keys.
+    pub(crate) rotary: Option<RotaryTable<'a>>,
     /// With bfloat16 the factors of all products are rounded to it; sums and all else are f32.
     pub(crate) compute: ComputeDtype,
 }
@@ -73,25 +69,21 @@ impl<E: Element> Inputs<'_, E> {
     /// Σ 2^score, which [`Self::backward`] needs.
     ///
     /// The result does not depend on the number of threads.
-    pub(crate) fn forward<O: Element>(&self, isa: Isa) -> (Vec<O>, Vec<f32>) {
+    pub(crate) fn forward<O: Element>(&self, level: Level) -> (Vec<O>, Vec<f32>) {
         let AttentionShape { batch, tokens, heads, .. } = self.shape;
         let mut lse = vec![0.0; batch * heads * tokens];
         let fill = |[output]: [&SharedRows<'_, O>; 1]| {
-            let (keys, values) = (Sums { along: true, across: false }, Sums { along: false, across: true });
-            self.each_head(lse.chunks_mut(tokens), |index, lse, parallel| {
+            let keys = Sums { by_row: true, by_col: false };
+            let values = Sums { by_row: false, by_col: true };
+            self.each_head(lse.chunks_mut(tokens), |index, lse, threads| {
                 let head = &Head::new(self, index);
-                let packed = &isa.run(self.compute, Pack { head, keys, values });
-                let task = |(i, lse): (usize, &mut [f32])| {
+                let packed = &task::run(level, self.compute, Pack { head, keys, values });
+                threads.for_each_chunk(lse, QUERIES_PER_TASK, |i, lse| {
                     let first = i * QUERIES_PER_TASK;
                     // SAFETY: each head comes once, and each run of its queries.
                     let output = unsafe { head.own(output, [first, lse.len()]) };
-                    isa.run(self.compute, Forward { head, packed, first, output, lse });
-                };
-                if parallel {
-                    lse.par_chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
-                } else {
-                    lse.chunks_mut(QUERIES_PER_TASK).enumerate().for_each(task);
-                }
+                    task::run(level, self.compute, Forward { head, packed, first, output, lse });
+                });
             });
         };
         // SAFETY: all queries of all heads are there, and `Forward` writes the row of each of its own.
@@ -108,7 +100,7 @@ impl<E: Element> Inputs<'_, E> {
         output: &[O],
         lse: &[f32],
         gradient: &[G],
-        isa: Isa,
+        level: Level,
     ) -> [Vec<D>; 3] {
         let AttentionShape { batch, tokens, heads, .. } = self.shape;
         let (lengths, len) = ([output.len(), gradient.len()], self.shape.elements());
@@ -119,7 +111,7 @@ impl<E: Element> Inputs<'_, E> {
                 let (output, gradient) = (head.rows(output), head.rows(gradient));
                 // SAFETY: each head comes once.
                 let gradients = gradients.map(|result| unsafe { head.own(result, [0, tokens]) });
-                isa.run(self.compute, Backward { head, output, gradient, lse, gradients });
+                task::run(level, self.compute, Backward { head, output, gradient, lse, gradients });
             });
         };
         // SAFETY: all heads are there, and `Backward` writes the rows of all tokens of its own.
@@ -144,16 +136,10 @@ impl<E: Element> Inputs<'_, E> {
         results
     }
 
-    /// Gives each head its number, its part of the statistics, and whether to share its work out. Heads are shared out
-    /// too, unless other callers keep the threads busy.
-    fn each_head<T: Send>(&self, parts: impl Iterator<Item = T>, task: impl Fn(usize, T, bool) + Sync) {
-        let caller = Caller::enter();
-        let parts = parts.enumerate();
-        if caller.is_alone() {
-            parts.collect::<Vec<_>>().into_par_iter().for_each(|(index, part)| task(index, part, true));
-        } else {
-            parts.for_each(|(index, part)| task(index, part, false));
-        }
+    /// Gives each head its number, its part of the statistics, and the threads that its loops may use.
+    fn each_head<T: Send>(&self, parts: impl Iterator<Item = T>, task: impl Fn(usize, T, Threads) + Sync) {
+        let threads = Threads::of_caller();
+        threads.for_each(parts.enumerate().collect::<Vec<_>>(), |(index, part)| task(index, part, threads));
     }
 }
 

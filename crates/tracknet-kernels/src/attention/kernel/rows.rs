@@ -5,12 +5,12 @@ use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 
 use super::element::Element;
-use super::lanes::Lanes;
 use crate::bounds::holds;
+use crate::simd::{Register, Simd};
 
 /// Cosines and sines of every token, `[tokens, head_dim / 2]` each.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Angles<'a> {
+pub(crate) struct RotaryTable<'a> {
     pub(crate) cos: &'a [f32],
     pub(crate) sin: &'a [f32],
 }
@@ -30,21 +30,23 @@ impl<'a, E: Element> HeadRows<'a, E> {
         &self.values[token * self.stride..][..self.head_dim]
     }
 
-    /// The row of a token as f32, turned if `angles` is given, and times `factor`; `out` is as long as the row.
+    /// The row of a token as f32, with the rotary embedding if `rotary` is given, and times `factor`; `out` is as long as
+    /// the row.
     #[inline(always)]
-    pub(super) fn read(&self, token: usize, angles: Option<Angles<'_>>, factor: f32, out: &mut [f32]) {
-        match angles {
-            Some(angles) => turn(self.row(token), angles, token, factor, out),
+    pub(super) fn read(&self, token: usize, rotary: Option<RotaryTable<'_>>, factor: f32, out: &mut [f32]) {
+        match rotary {
+            Some(table) => apply_rotary(self.row(token), table, token, factor, out),
             None => out.iter_mut().zip(self.row(token)).for_each(|(out, x)| *out = x.to_f32() * factor),
         }
     }
 }
 
-/// Turns the halves `(x₁, x₂)` of a row by the angles of its token: `(x₁ cos − x₂ sin, x₂ cos + x₁ sin)`.
+/// Rotary position embedding (Su et al., 2021) of the row of a token, times `factor`: its halves `(x₁, x₂)` become
+/// `(x₁ cos − x₂ sin, x₂ cos + x₁ sin)`.
 #[inline(always)]
-fn turn<E: Element>(row: &[E], angles: Angles<'_>, token: usize, factor: f32, out: &mut [f32]) {
+fn apply_rotary<E: Element>(row: &[E], table: RotaryTable<'_>, token: usize, factor: f32, out: &mut [f32]) {
     let half = row.len() / 2;
-    let (cos, sin) = (&angles.cos[token * half..][..half], &angles.sin[token * half..][..half]);
+    let (cos, sin) = (&table.cos[token * half..][..half], &table.sin[token * half..][..half]);
     let (x1, x2) = row.split_at(half);
     let (y1, y2) = out.split_at_mut(half);
     let x2 = &x2[..half];
@@ -56,11 +58,11 @@ fn turn<E: Element>(row: &[E], angles: Angles<'_>, token: usize, factor: f32, ou
     }
 }
 
-/// Turns a row back in place: the transpose of [`turn`], which is what a gradient needs.
+/// The inverse of the rotary embedding in place. It is the transpose too, which is what a gradient needs.
 #[inline(always)]
-pub(super) fn turn_back(row: &mut [f32], angles: Angles<'_>, token: usize) {
+pub(super) fn invert_rotary(row: &mut [f32], table: RotaryTable<'_>, token: usize) {
     let half = row.len() / 2;
-    let (cos, sin) = (&angles.cos[token * half..][..half], &angles.sin[token * half..][..half]);
+    let (cos, sin) = (&table.cos[token * half..][..half], &table.sin[token * half..][..half]);
     let (y1, y2) = row.split_at_mut(half);
     let y2 = &mut y2[..half];
     for i in 0..half {
@@ -70,16 +72,10 @@ pub(super) fn turn_back(row: &mut [f32], angles: Angles<'_>, token: usize) {
 
 /// The first columns of a matrix, as many as a register has lanes, as rows of `width`: as many numbers of each as `width`
 /// holds whole registers.
-///
-/// # Safety
-/// The processor has the instructions of `L`.
 #[inline(always)]
-pub(super) unsafe fn columns_as_rows<L: Lanes>(values: &[f32], stride: usize, out: &mut [f32], width: usize) {
-    for row in (0..width).step_by(L::COUNT) {
-        let from = &values[row * stride..][..(L::COUNT - 1) * stride + L::COUNT];
-        let to = &mut out[row..][..(L::COUNT - 1) * width + L::COUNT];
-        // SAFETY: the caller's; the slices reach to the last number of the square.
-        unsafe { L::transpose(from.as_ptr(), stride, to.as_mut_ptr(), width) };
+pub(super) fn columns_as_rows<S: Simd>(simd: S, values: &[f32], stride: usize, out: &mut [f32], width: usize) {
+    for row in (0..width).step_by(S::F32::LANES) {
+        simd.transpose(&values[row * stride..], stride, &mut out[row..], width);
     }
 }
 

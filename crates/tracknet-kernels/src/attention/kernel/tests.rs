@@ -2,19 +2,18 @@
 
 use half::bf16;
 
-use super::factors::Factors;
-use super::isa::Task;
-use super::lanes::{Lanes, exp2};
-use super::{Angles, AttentionShape, Element, Inputs, Isa};
+use super::task::{self, Task};
+use super::{AttentionShape, Element, Inputs, RotaryTable};
 use crate::ComputeDtype;
+use crate::simd::{DotFormat, InstructionSet, Level, Register, Simd, exp2};
 
-fn instruction_sets() -> impl Iterator<Item = Isa> {
-    [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.is_available())
+fn instruction_sets() -> impl Iterator<Item = Level> {
+    Level::available().filter(|level| !level.has(InstructionSet::AmxBf16))
 }
 
 /// Every instruction set, with either kind of products.
-fn implementations() -> impl Iterator<Item = (Isa, ComputeDtype)> {
-    instruction_sets().flat_map(|isa| [(isa, ComputeDtype::F32), (isa, ComputeDtype::Bf16)])
+fn implementations() -> impl Iterator<Item = (Level, ComputeDtype)> {
+    instruction_sets().flat_map(|level| [(level, ComputeDtype::F32), (level, ComputeDtype::Bf16)])
 }
 
 /// Values in −1..1 that look random and are the same everywhere.
@@ -34,13 +33,13 @@ struct Case {
     key: Vec<f32>,
     value: Vec<f32>,
     gradient: Vec<f32>,
-    angles: Option<[Vec<f32>; 2]>,
+    rotary: Option<[Vec<f32>; 2]>,
     shape: AttentionShape,
     scale: f32,
 }
 
 impl Case {
-    /// Queries have magnitude `size`; the first tokens are not turned, like class and register tokens.
+    /// Queries have magnitude `size`; the first tokens are not rotated, like class and register tokens.
     fn new([batch, tokens, heads, head_dim]: [usize; 4], size: f32, rotary: bool) -> Self {
         let shape = AttentionShape { batch, tokens, heads, head_dim };
         let pairs = head_dim / 2;
@@ -51,19 +50,19 @@ impl Case {
             key: values(shape.elements(), 2),
             value: values(shape.elements(), 3),
             gradient: values(shape.elements(), 4),
-            angles: rotary.then(|| [f32::cos, f32::sin].map(|f| angles.iter().map(|a| f(*a)).collect())),
+            rotary: rotary.then(|| [f32::cos, f32::sin].map(|f| angles.iter().map(|a| f(*a)).collect())),
             shape,
             scale: 1.0 / (head_dim as f32).sqrt(),
         }
     }
 
     /// Output and the gradients of query, key and value.
-    fn run(&self, (isa, compute): (Isa, ComputeDtype)) -> [Vec<f32>; 4] {
-        self.run_as::<f32>(isa, compute)
+    fn run(&self, (level, compute): (Level, ComputeDtype)) -> [Vec<f32>; 4] {
+        self.run_as::<f32>(level, compute)
     }
 
     /// The same with tensors that hold `E`.
-    fn run_as<E: Element>(&self, isa: Isa, compute: ComputeDtype) -> [Vec<f32>; 4] {
+    fn run_as<E: Element>(&self, level: Level, compute: ComputeDtype) -> [Vec<f32>; 4] {
         let [query, key, value, gradient] = [&self.query, &self.key, &self.value, &self.gradient]
             .map(|values| values.iter().map(|x| E::from_f32(*x)).collect::<Vec<_>>());
         let inputs = Inputs {
@@ -72,11 +71,11 @@ impl Case {
             value: &value,
             shape: self.shape,
             scale: self.scale,
-            angles: self.angles.as_ref().map(|[cos, sin]| Angles { cos, sin }),
+            rotary: self.rotary.as_ref().map(|[cos, sin]| RotaryTable { cos, sin }),
             compute,
         };
-        let (output, lse) = inputs.forward::<E>(isa);
-        let [d_query, d_key, d_value] = inputs.backward(&output, &lse, &gradient, isa);
+        let (output, lse) = inputs.forward::<E>(level);
+        let [d_query, d_key, d_value] = inputs.backward(&output, &lse, &gradient, level);
         [output.iter().map(|x| x.to_f32()).collect(), d_query, d_key, d_value]
     }
 
@@ -117,8 +116,8 @@ impl Reference<'_> {
     }
 
     /// Turned forward (`sign` 1) or back (−1).
-    fn turned(&self, row: &[f64], token: usize, sign: f64) -> Vec<f64> {
-        let Some([cos, sin]) = &self.case.angles else { return row.to_vec() };
+    fn rotated(&self, row: &[f64], token: usize, sign: f64) -> Vec<f64> {
+        let Some([cos, sin]) = &self.case.rotary else { return row.to_vec() };
         let half = row.len() / 2;
         let mut out = row.to_vec();
         for i in 0..half {
@@ -135,7 +134,7 @@ impl Reference<'_> {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let add =
             |to: &mut [f64], from: &[f64], factor: f64| to.iter_mut().zip(from).for_each(|(t, f)| *t += f * factor);
-        let all = |values, sign| (0..tokens).map(move |t| self.turned(self.row(values, index, t), t, sign));
+        let all = |values, sign| (0..tokens).map(move |t| self.rotated(self.row(values, index, t), t, sign));
         let queries: Vec<_> = all(&self.query, 1.0).collect();
         let keys: Vec<_> = all(&self.key, 1.0).collect();
         let mut d_keys = vec![vec![0.0; head_dim]; tokens];
@@ -158,11 +157,11 @@ impl Reference<'_> {
                 let to = self.start(index, j);
                 add(&mut d_value[to..to + head_dim], gradient, *p);
             }
-            d_query[at..at + head_dim].copy_from_slice(&self.turned(&d_q, i, -1.0));
+            d_query[at..at + head_dim].copy_from_slice(&self.rotated(&d_q, i, -1.0));
         }
         for (j, d_k) in d_keys.iter().enumerate() {
             let at = self.start(index, j);
-            d_key[at..at + head_dim].copy_from_slice(&self.turned(d_k, j, -1.0));
+            d_key[at..at + head_dim].copy_from_slice(&self.rotated(d_k, j, -1.0));
         }
     }
 }
@@ -212,10 +211,10 @@ fn cases(size: f32) -> impl Iterator<Item = (Case, String)> {
 fn output_and_gradients_equal_the_definition_in_f64() {
     for (case, what) in [1.0, 16.0].into_iter().flat_map(cases) {
         let expected = case.reference();
-        for isa in instruction_sets() {
-            for ((found, expected), name) in case.run((isa, ComputeDtype::F32)).iter().zip(&expected).zip(NAMES) {
+        for level in instruction_sets() {
+            for ((found, expected), name) in case.run((level, ComputeDtype::F32)).iter().zip(&expected).zip(NAMES) {
                 // f32: scores up to 30, whose rounding is that of the probabilities.
-                assert_close(found, expected, 1e-5, &format!("{isa:?} {what}: {name}"));
+                assert_close(found, expected, 1e-5, &format!("{level:?} {what}: {name}"));
             }
         }
     }
@@ -225,14 +224,14 @@ fn output_and_gradients_equal_the_definition_in_f64() {
 fn products_of_bfloat16_stay_near_the_definition_in_f64() {
     for (case, what) in [1.0, 4.0].into_iter().flat_map(cases) {
         let expected = case.reference();
-        for isa in instruction_sets() {
-            for ((found, expected), name) in case.run((isa, ComputeDtype::Bf16)).iter().zip(&expected).zip(NAMES) {
+        for level in instruction_sets() {
+            for ((found, expected), name) in case.run((level, ComputeDtype::Bf16)).iter().zip(&expected).zip(NAMES) {
                 if case.shape.tokens == 1 && ["d_query", "d_key"].contains(&name) {
                     // They are zero, and rounding is all there is.
                     continue;
                 }
                 // Each factor has 8 bits; the error of a score, up to 7 here, is a relative error of a probability.
-                assert_close(found, expected, 1e-2, &format!("{isa:?} {what}: {name}"));
+                assert_close(found, expected, 1e-2, &format!("{level:?} {what}: {name}"));
             }
         }
     }
@@ -241,13 +240,13 @@ fn products_of_bfloat16_stay_near_the_definition_in_f64() {
 #[test]
 fn products_of_bfloat16_differ_between_instruction_sets_in_the_order_of_sums_only() {
     for (case, what) in cases(4.0) {
-        let expected = case.run((Isa::Portable, ComputeDtype::Bf16)).map(|x| x.into_iter().map(f64::from).collect());
-        for isa in instruction_sets() {
-            for ((found, expected), name) in case.run((isa, ComputeDtype::Bf16)).iter().zip(&expected).zip(NAMES) {
+        let expected = case.run((Level::PORTABLE, ComputeDtype::Bf16)).map(|x| x.into_iter().map(f64::from).collect());
+        for level in instruction_sets() {
+            for ((found, expected), name) in case.run((level, ComputeDtype::Bf16)).iter().zip(&expected).zip(NAMES) {
                 let expected: &Vec<f64> = expected;
                 // Where an f32 lies at the border of two bfloat16, another order of a sum puts it on the other side:
                 // an error of 2⁻⁸ in one factor.
-                assert_close(found, expected, 1e-3, &format!("{isa:?} {what}: {name}"));
+                assert_close(found, expected, 1e-3, &format!("{level:?} {what}: {name}"));
             }
         }
     }
@@ -259,13 +258,13 @@ fn bfloat16_tensors_give_what_f32_tensors_of_the_same_values_give() {
         for values in [&mut case.query, &mut case.key, &mut case.value, &mut case.gradient] {
             values.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
         }
-        for (isa, compute) in implementations() {
-            let [output, _, _, d_value] = case.run((isa, compute));
-            let [output16, _, _, d_value16] = case.run_as::<bf16>(isa, compute);
+        for (level, compute) in implementations() {
+            let [output, _, _, d_value] = case.run((level, compute));
+            let [output16, _, _, d_value16] = case.run_as::<bf16>(level, compute);
             // The output is rounded once. The gradients of values do not depend on it.
             let rounded = output.iter().map(|x| bf16::from_f32(*x).to_f32());
-            assert!(rounded.eq(output16), "{isa:?} {compute:?} {what}");
-            assert!(d_value == d_value16, "{isa:?} {compute:?} {what}");
+            assert!(rounded.eq(output16), "{level:?} {compute:?} {what}");
+            assert!(d_value == d_value16, "{level:?} {compute:?} {what}");
         }
     }
 }
@@ -274,9 +273,9 @@ fn bfloat16_tensors_give_what_f32_tensors_of_the_same_values_give() {
 fn a_bfloat16_output_moves_the_gradients_no_further_than_its_rounding() {
     let case = Case::new([2, 77, 2, 64], 1.0, true);
     let expected = case.reference();
-    for (isa, compute) in implementations() {
-        for ((found, expected), name) in case.run_as::<bf16>(isa, compute).iter().zip(&expected).zip(NAMES) {
-            assert_close(found, expected, 1e-2, &format!("{isa:?} {compute:?}: {name}"));
+    for (level, compute) in implementations() {
+        for ((found, expected), name) in case.run_as::<bf16>(level, compute).iter().zip(&expected).zip(NAMES) {
+            assert_close(found, expected, 1e-2, &format!("{level:?} {compute:?}: {name}"));
         }
     }
 }
@@ -299,7 +298,7 @@ fn scores_far_beyond_the_range_of_the_exponential_still_give_probabilities() {
     for size in [1e3, 1e5] {
         let case = Case::new([1, 201, 2, 64], size, false);
         let expected = case.reference();
-        for implementation in instruction_sets().map(|isa| (isa, ComputeDtype::F32)) {
+        for implementation in instruction_sets().map(|level| (level, ComputeDtype::F32)) {
             // The scores themselves, up to 1.5 · size, are rounded to 24 bits, and an error of a score is a relative
             // error of a probability.
             assert_close(
@@ -421,10 +420,9 @@ impl Task for Powers<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<L: Lanes, F: Factors<L>, const ROWS: usize>(self) {
-        for x in self.0.chunks_exact_mut(L::COUNT) {
-            // SAFETY: the chunk is one register long, and the caller's.
-            unsafe { exp2(L::load(x.as_ptr())).store(x.as_mut_ptr()) }
+    fn run<S: Simd, F: DotFormat<S>>(self, simd: S) {
+        for x in self.0.chunks_exact_mut(S::F32::LANES) {
+            exp2(simd, simd.read(x)).write(x);
         }
     }
 }
@@ -433,17 +431,17 @@ impl Task for Powers<'_> {
 fn powers_of_two_are_within_the_stated_error() {
     // 2²⁰ steps of 1/4096 from −129 to 127, off the grid by a number that has no short binary form.
     let inputs: Vec<f32> = (0..1 << 20).map(|i| i as f32 / 4096.0 - 129.0 + 1e-4).collect();
-    for isa in instruction_sets() {
+    for level in instruction_sets() {
         let mut outputs = inputs.clone();
-        isa.run(ComputeDtype::F32, Powers(&mut outputs));
+        task::run(level, ComputeDtype::F32, Powers(&mut outputs));
         for (x, y) in inputs.iter().zip(&outputs) {
             let expected = f64::from(*x).exp2();
             let error = (f64::from(*y) - expected).abs();
             let bound = if *x < -126.0 { f64::from(f32::MIN_POSITIVE) } else { 1.5e-7 * expected };
-            assert!(error <= bound, "{isa:?}: 2^{x} is {y}, expected {expected}");
+            assert!(error <= bound, "{level:?}: 2^{x} is {y}, expected {expected}");
         }
         let mut special = [0.0, f32::NAN, f32::NEG_INFINITY, -1.0].repeat(4);
-        isa.run(ComputeDtype::F32, Powers(&mut special));
+        task::run(level, ComputeDtype::F32, Powers(&mut special));
         assert!(special[0] == 1.0 && special[1].is_nan() && special[2] == 0.0 && special[3] == 0.5, "{special:?}");
     }
 }

@@ -10,7 +10,7 @@ use burn_cubecl::cubecl::{self, calculate_cube_count_elemwise, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeDevice};
 
-use crate::cube::{address_type, contiguous, elem, expect, unwritten, vector_size};
+use crate::cube::{contiguous, elem, expect, launch, unwritten, vector_size};
 use crate::fourbit::codebook::dynamic_map;
 use crate::fourbit::nested::NESTED_BLOCKSIZE;
 use crate::fourbit::ops::PackedFormat;
@@ -66,25 +66,18 @@ impl Unpacker {
         // vectors fill `room` and end within `packed`; blocks, and codes of blocks, follow from the position of a value
         // of the weight, whose lengths are those of its format (checked in `new`).
         unsafe {
-            unpack::launch_unchecked(
-                &self.packed.client,
-                cubes,
-                dim,
-                address_type([&self.packed, &room]),
-                width,
-                2 * width,
-                self.packed.clone().into_buffer_arg(),
-                self.scales.clone().into_buffer_arg(),
-                self.scale_codes.clone().into_buffer_arg(),
-                self.table.clone().into_buffer_arg(),
-                room.clone().into_buffer_arg(),
+            launch!(
+                unpack,
+                (cubes, dim),
+                [width, 2 * width],
+                [self.packed, self.scales, self.scale_codes, self.table, room],
                 units,
                 first / width,
                 self.format.offset.unwrap_or(0.0),
                 self.format.blocksize,
                 self.format.offset.is_some(),
                 self.format.compute_dtype,
-                elem(dtype),
+                elem(dtype)
             );
         }
         CubeTensor::new_contiguous(room.client, room.device, [rows.len(), in_features].into(), room.handle, dtype)

@@ -9,7 +9,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::cube::{address_type, cast, contiguous, count, grid, has_products_of, product, unwritten, vector_size};
+use crate::cube::{cast, contiguous, count, grid, has_products_of, launch, product, unwritten, vector_size};
 use crate::fourbit::ComputeDtype;
 use crate::fourbit::ops::Product;
 
@@ -121,19 +121,9 @@ fn rounded_to_bf16(x: CubeTensor) -> CubeTensor {
     let values = count(&x);
     let width = vector_size(&x, DType::F32, [values]);
     let y = unwritten(&x, x.shape(), DType::F32);
-    let (cubes, dim) = grid(&x, values / width);
     // SAFETY: a unit reads and writes the vector of its position only if that is below the count that fills both.
     unsafe {
-        round_all::launch_unchecked(
-            &x.client,
-            cubes,
-            dim,
-            address_type([&x, &y]),
-            width,
-            x.clone().into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            values / width,
-        );
+        launch!(round_all, grid(&x, values / width), [width], [x, y], values / width);
     }
     y
 }

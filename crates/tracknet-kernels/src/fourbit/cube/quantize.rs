@@ -9,7 +9,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::cube::{address_type, cast, contiguous, count, expect, grid, unwritten, vector_size};
+use crate::cube::{cast, contiguous, count, expect, grid, launch, unwritten, vector_size};
 use crate::fourbit::QuantType;
 
 /// Borders between neighbouring codes; the codes in their order lie behind them in the table.
@@ -21,24 +21,12 @@ pub(super) fn block_maxima(weight: CubeTensor, blocksize: usize) -> CubeTensor {
     let values = count(&weight);
     let blocks = values.div_ceil(blocksize);
     let maxima = unwritten(&weight, [blocks], DType::F32);
-    let (cubes, dim) = grid(&weight, blocks);
     // Block sizes are multiples of 32, so vectors cross no border of a block.
     let width = vector_size(&weight, DType::F32, [values]);
     // SAFETY: a unit reads from the start of its block to its end or that of the weight, and writes one maximum, if its
     // position is below the count of blocks.
     unsafe {
-        maximum::launch_unchecked(
-            &weight.client,
-            cubes,
-            dim,
-            address_type([&weight]),
-            width,
-            weight.clone().into_buffer_arg(),
-            maxima.clone().into_buffer_arg(),
-            blocks,
-            values / width,
-            blocksize / width,
-        );
+        launch!(maximum, grid(&weight, blocks), [width], [weight, maxima], blocks, values / width, blocksize / width);
     }
     maxima
 }
@@ -85,22 +73,17 @@ pub(super) fn block_codes(
     let entries = table.len();
     let table = CubeBackend::float_from_data(TensorData::new(table, [entries]), &weight.device);
     let packed = unwritten(&weight, [bytes], DType::U8);
-    let (cubes, dim) = grid(&weight, bytes);
     // SAFETY: a unit reads at most two values, the second only if the weight has it, the reciprocal of their block
     // (there is one for each, checked), and writes one byte, if its position is below the count of bytes.
     unsafe {
-        codes::launch_unchecked(
-            &weight.client,
-            cubes,
-            dim,
-            address_type([&weight, &packed]),
-            weight.clone().into_buffer_arg(),
-            reciprocals.into_buffer_arg(),
-            table.into_buffer_arg(),
-            packed.clone().into_buffer_arg(),
+        launch!(
+            codes,
+            grid(&weight, bytes),
+            [],
+            [weight, reciprocals, table, packed],
             values,
             blocksize,
-            u32::from(quant_type.zero_code()),
+            u32::from(quant_type.zero_code())
         );
     }
     packed

@@ -113,17 +113,17 @@ fn each_case(mut check: impl FnMut([FlexTensor; 4], [usize; 3], NormSpec, &Expec
 #[test]
 fn every_instruction_set_agrees_with_the_definition_in_float64() {
     each_case(|[x, weight, bias, gradient], _, spec, expected, what| {
-        for isa in Isa::available() {
-            let what = format!("{isa:?} {what}");
-            let (y, statistics) = forward(isa, [x.clone(), weight.clone(), bias.clone()], spec);
+        for level in Level::available() {
+            let what = format!("{level:?} {what}");
+            let (y, statistics) = forward(level, [x.clone(), weight.clone(), bias.clone()], spec);
             // Sums of at most 2000 values in f32, and the error of Φ.
             assert_close(&y, &expected.y, 3e-6, &what);
             let tensors = [x.clone(), weight.clone(), bias.clone(), statistics, gradient.clone()];
-            let (of_x, of_weight, of_bias) = backward(isa, tensors.clone(), spec, true);
+            let (of_x, of_weight, of_bias) = backward(level, tensors.clone(), spec, true);
             assert_close(&of_x, &expected.of_x, 1e-5, &what);
             assert_close(&of_weight.unwrap(), &expected.of_weight, 1e-5, &what);
             assert_close(&of_bias.unwrap(), &expected.of_bias, 1e-5, &what);
-            let (alone, of_weight, of_bias) = backward(isa, tensors, spec, false);
+            let (alone, of_weight, of_bias) = backward(level, tensors, spec, false);
             assert!(of_weight.is_none() && of_bias.is_none() && slice(&alone) == slice(&of_x), "{what}");
         }
     });
@@ -151,9 +151,9 @@ fn a_mean_far_from_zero_keeps_the_variance() {
     let spec = NormSpec { groups: 1, epsilon: 1e-5, activation: FusedActivation::None };
     let expected = expected([&x, &weight, &bias, &gradient], shape, spec);
     let tensors = [tensor(x, shape), tensor(weight, [300]), tensor(bias, [300])];
-    for isa in Isa::available() {
+    for level in Level::available() {
         // The mean is rounded to 1/2048 of a step's unit: 2.4e-4 of a value in units of the deviation, 0.58.
-        assert_close(&forward(isa, tensors.clone(), spec).0, &expected.y, 5e-4, &format!("{isa:?}"));
+        assert_close(&forward(level, tensors.clone(), spec).0, &expected.y, 5e-4, &format!("{level:?}"));
     }
 }
 
@@ -163,10 +163,10 @@ fn constant_values_give_the_bias_and_not_a_number_stays_in_its_group() {
     let mut x = vec![3.5; 4 * 20];
     x[5] = f32::NAN;
     let tensors = [tensor(x, [1, 4, 20]), tensor(vec![2.0; 4], [4]), tensor(vec![0.25; 4], [4])];
-    for isa in Isa::available() {
-        let (y, _) = forward(isa, tensors.clone(), spec);
-        assert!(slice(&y)[..40].iter().all(|value| value.is_nan()), "{isa:?}");
-        assert!(slice(&y)[40..].iter().all(|value| *value == 0.25), "{isa:?}");
+    for level in Level::available() {
+        let (y, _) = forward(level, tensors.clone(), spec);
+        assert!(slice(&y)[..40].iter().all(|value| value.is_nan()), "{level:?}");
+        assert!(slice(&y)[40..].iter().all(|value| *value == 0.25), "{level:?}");
     }
 }
 
@@ -180,9 +180,9 @@ fn the_number_of_threads_changes_no_bit() {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let (y, statistics) = forward(Isa::detect(), [x.clone(), weight.clone(), bias.clone()], spec);
+                let (y, statistics) = forward(Level::best(), [x.clone(), weight.clone(), bias.clone()], spec);
                 let tensors = [x.clone(), weight.clone(), bias.clone(), statistics, gradient.clone()];
-                let (of_x, of_weight, of_bias) = backward(Isa::detect(), tensors, spec, true);
+                let (of_x, of_weight, of_bias) = backward(Level::best(), tensors, spec, true);
                 [y, of_x, of_weight.unwrap(), of_bias.unwrap()]
                     .map(|tensor| slice(&tensor).iter().map(|v| v.to_bits()).collect::<Vec<_>>())
             })

@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use crate::models::init::Random;
+use tracknet_random::Stream;
 
 /// A matrix by columns.
 #[derive(Debug, Clone, PartialEq)]
@@ -190,11 +190,12 @@ impl Tridiagonal {
 
     /// Orthonormal eigenvectors of the `count` largest eigenvalues.
     fn leading_vectors(&self, count: usize) -> Vec<Vec<f64>> {
-        let mut random = Random::new(0x5eed);
+        let mut random = Stream::from_state(0x5eed);
         let mut found: Vec<Vec<f64>> = Vec::with_capacity(count);
         for i in 0..count {
             let value = self.eigenvalue(i);
-            let mut y: Vec<f64> = self.diagonal.iter().map(|_| random.next() as f64 / u64::MAX as f64 - 0.5).collect();
+            let mut y: Vec<f64> =
+                self.diagonal.iter().map(|_| random.next_u64() as f64 / u64::MAX as f64 - 0.5).collect();
             // Each turn of the inverse iteration gains all digits that the eigenvalue has.
             for _ in 0..INVERSE_TURNS {
                 self.solve(value, &mut y);

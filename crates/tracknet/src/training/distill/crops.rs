@@ -11,8 +11,8 @@ use crate::config::AugmentConfig;
 use crate::datasets::DatasetError;
 use crate::datasets::augment::change_pixels;
 use crate::datasets::image::{decode, resize};
-use crate::datasets::random::{Stream, permutation};
 use crate::error::Result;
+use tracknet_random::{Stream, permutation};
 
 use super::DistillOptions;
 
@@ -144,7 +144,7 @@ impl Crops {
         if self.views == Views::Same {
             return Ok(crops[crop].clone());
         }
-        let mut stream = Stream::new(&[VIEW_STREAM, self.seed, split as u64, crop as u64, pass]);
+        let mut stream = Stream::keyed(&[VIEW_STREAM, self.seed, split as u64, crop as u64, pass]);
         let failure = |reason| DatasetError::Image { path: format!("crop {crop}").into(), reason };
         Ok(change_pixels(crops[crop].clone(), &mut stream, &augmentation()).map_err(failure)?)
     }
@@ -167,7 +167,7 @@ fn cut(areas: &[Area<'_>], split: Split, count: usize, options: &DistillOptions)
     for (first, area) in areas.iter().enumerate().take(count) {
         let (pixels, largest) = area.open()?;
         for index in (first..count).step_by(areas.len()) {
-            let mut stream = Stream::new(&[CROP_STREAM, options.seed, split as u64, index as u64]);
+            let mut stream = Stream::keyed(&[CROP_STREAM, options.seed, split as u64, index as u64]);
             let failure = |reason| DatasetError::Image { path: area.path.clone(), reason };
             crops[index] = crop(&pixels, largest, options.size, &mut stream).map_err(failure)?;
         }

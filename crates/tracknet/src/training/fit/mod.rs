@@ -54,8 +54,7 @@ use super::staging::Staging;
 use super::trainer::Trainer;
 
 use begin::{Beginning, Place};
-pub(crate) use setup::unfrozen_trainer;
-pub use setup::{set_checkpointing, set_precision, training_peak};
+pub use setup::{set_checkpointing, set_precision, training_peak, unfrozen_trainer};
 
 /// How a run is started.
 #[derive(Debug, Clone)]

@@ -85,12 +85,12 @@ pub fn training_peak(config: &Config, model: &HeatmapModel, compute: &Compute, f
     training_estimate(model, at_once, config.data.preprocess.resize, compute.device(), checkpointing)
 }
 
-/// The trainer of a run in which all of `model` trains, with the micro-batch that then fits into memory.
-pub(crate) fn unfrozen_trainer(
-    config: &Config,
-    model: HeatmapModel,
-    compute: &Compute,
-) -> Result<Trainer<HeatmapStep>> {
+/// The trainer of a run in which all of `model`, which is on a device with autodiff, trains, with the micro-batch that then
+/// fits into memory.
+///
+/// # Errors
+/// As [`choose_micro_batch`].
+pub fn unfrozen_trainer(config: &Config, model: HeatmapModel, compute: &Compute) -> Result<Trainer<HeatmapStep>> {
     let mut trainer = whole_batches(config, model, compute);
     trainer.model = trainer.table.set_active(trainer.model, |_| true);
     trainer.micro_batch = Some(micro_batch(config, &trainer)?.size);

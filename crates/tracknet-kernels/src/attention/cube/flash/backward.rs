@@ -4,7 +4,7 @@
 use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::{self, prelude::*};
 
-use super::layout::{Layout, Own, store, turn_back};
+use super::layout::{Layout, Own, invert_rotary, store};
 use super::tiles::{Pair, ROWS, STEP, add_weighted_rows, fill, left_factors, tile, times_rows, zeros};
 use crate::cube::vector_sum;
 
@@ -48,7 +48,7 @@ pub(super) fn of_queries<F: Float, G: Float, N: Size, P: Size>(
     of_query: &mut [Vector<G, P>],
     layout: Layout,
     scale: f32,
-    #[comptime] turned: bool,
+    #[comptime] rotated: bool,
     #[comptime] vectors: usize,
     #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
@@ -103,7 +103,7 @@ pub(super) fn of_queries<F: Float, G: Float, N: Size, P: Size>(
         from += ROWS;
     }
     if own.works {
-        turn_back::<P>(&mut sums, table, own.token, scale, &layout, turned, vectors);
+        invert_rotary::<P>(&mut sums, table, own.token, scale, &layout, rotated, vectors);
         store::<G, P>(&sums, of_query, own.head, own.token, &layout, vectors);
     }
 }
@@ -124,7 +124,7 @@ pub(super) fn of_keys_and_values<F: Float, G: Float, N: Size, P: Size>(
     of_value: &mut [Vector<G, P>],
     layout: Layout,
     scale: f32,
-    #[comptime] turned: bool,
+    #[comptime] rotated: bool,
     #[comptime] vectors: usize,
     #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
@@ -188,7 +188,7 @@ pub(super) fn of_keys_and_values<F: Float, G: Float, N: Size, P: Size>(
     }
     if own.works {
         store::<G, P>(&of_values, of_value, own.head, own.token, &layout, vectors);
-        turn_back::<P>(&mut of_keys, table, own.token, scale, &layout, turned, vectors);
+        invert_rotary::<P>(&mut of_keys, table, own.token, scale, &layout, rotated, vectors);
         store::<G, P>(&of_keys, of_key, own.head, own.token, &layout, vectors);
     }
 }

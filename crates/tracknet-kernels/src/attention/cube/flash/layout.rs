@@ -86,13 +86,13 @@ pub(super) fn store<G: Float, P: Size>(
 ///
 /// The halves `(x₁, x₂)` of a head become `(x₁ cos + x₂ sin, x₂ cos − x₁ sin)`; a lane has a pair of both.
 #[cube]
-pub(super) fn turn_back<P: Size>(
+pub(super) fn invert_rotary<P: Size>(
     product: &mut Sequence<Array<Pair<f32>>>,
     table: &[Vector<f32, P>],
     first: usize,
     factor: f32,
     layout: &Layout,
-    #[comptime] turned: bool,
+    #[comptime] rotated: bool,
     #[comptime] vectors: usize,
 ) {
     let lane = UNIT_POS_PLANE as usize;
@@ -106,7 +106,7 @@ pub(super) fn turn_back<P: Size>(
         for j in 0..comptime!(vectors / 2) {
             let near = product.index(j)[half];
             let far = product.index(comptime!(j + vectors / 2))[half];
-            if comptime!(turned) {
+            if comptime!(rotated) {
                 let at = token * angles + comptime!(j * (WIDTH / PAIR)) + lane % 4;
                 let cos = Pair::<f32>::cast_from(table[at]);
                 let sin = Pair::<f32>::cast_from(table[layout.tokens * angles + at]);

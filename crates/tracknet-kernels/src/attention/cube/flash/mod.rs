@@ -19,7 +19,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::heads::Heads;
-use crate::cube::{address_type, contiguous, elem, grid, unwritten, vector_size};
+use crate::cube::{contiguous, elem, grid, launch, unwritten, vector_size};
 
 use layout::LayoutLaunch;
 use tiles::{LANES, PAIR, PLANE_ROWS, PLANES, ROWS, WIDTH};
@@ -56,26 +56,18 @@ impl<'a> Flash<'a> {
         let output = unwritten(&query, query.shape(), query.dtype);
         let statistics = self.number_a_row(&query);
         let Factors { query, key, value } = self.factors(query, key, value);
-        let (cubes, dim) = self.grid();
         // SAFETY: cubes own rows of heads that exist; tokens past the last are neither read nor written. Vectors are as wide
         // as a multiple of 16 numbers allows, and `vectors` of them fill a head.
         unsafe {
-            forward::forward::launch_unchecked(
-                &query.client,
-                cubes,
-                dim,
-                address_type([&query, &output]),
-                WIDTH,
-                PAIR,
-                query.clone().into_buffer_arg(),
-                key.into_buffer_arg(),
-                value.into_buffer_arg(),
-                output.clone().into_buffer_arg(),
-                statistics.clone().into_buffer_arg(),
+            launch!(
+                forward::forward,
+                self.grid(),
+                [WIDTH, PAIR],
+                [query, key, value, output, statistics],
                 self.layout(),
                 self.scale,
                 self.vectors(),
-                [elem(self.heads.dtype), elem(output.dtype)],
+                [elem(self.heads.dtype), elem(output.dtype)]
             );
         }
         (output, statistics)
@@ -97,52 +89,29 @@ impl<'a> Flash<'a> {
         let gradient = self.heads.factor(gradient, false);
         let rotary = self.heads.rotary;
         let dtypes = [elem(self.heads.dtype), elem(of_query.dtype)];
-        let address_type = address_type([&query, &of_query]);
-        let (cubes, dim) = self.grid();
         // SAFETY: as in `forward`; the table has a row for each token, and is not read without rotation.
         unsafe {
-            backward::of_queries::launch_unchecked(
-                &query.client,
-                cubes.clone(),
-                dim,
-                address_type,
-                WIDTH,
-                PAIR,
-                query.clone().into_buffer_arg(),
-                key.clone().into_buffer_arg(),
-                value.clone().into_buffer_arg(),
-                gradient.clone().into_buffer_arg(),
-                statistics.clone().into_buffer_arg(),
-                deltas.clone().into_buffer_arg(),
-                self.heads.table(),
-                of_query.clone().into_buffer_arg(),
+            launch!(
+                backward::of_queries,
+                self.grid(),
+                [WIDTH, PAIR],
+                [query, key, value, gradient, statistics, deltas, self.heads.table, of_query],
                 self.layout(),
                 self.scale,
                 rotary,
                 self.vectors(),
-                dtypes,
+                dtypes
             );
-            backward::of_keys_and_values::launch_unchecked(
-                &query.client,
-                cubes,
-                dim,
-                address_type,
-                WIDTH,
-                PAIR,
-                query.clone().into_buffer_arg(),
-                key.into_buffer_arg(),
-                value.into_buffer_arg(),
-                gradient.into_buffer_arg(),
-                statistics.into_buffer_arg(),
-                deltas.into_buffer_arg(),
-                self.heads.table(),
-                of_key.clone().into_buffer_arg(),
-                of_value.clone().into_buffer_arg(),
+            launch!(
+                backward::of_keys_and_values,
+                self.grid(),
+                [WIDTH, PAIR],
+                [query, key, value, gradient, statistics, deltas, self.heads.table, of_key, of_value],
                 self.layout(),
                 self.scale,
                 rotary,
                 self.vectors(),
-                dtypes,
+                dtypes
             );
         }
         (of_query, of_key, of_value)
@@ -159,24 +128,19 @@ impl<'a> Flash<'a> {
         let deltas = self.number_a_row(&output);
         let width = vector_size(&output, output.dtype, [self.heads.head_dim]);
         let units = self.heads.batch * self.heads.tokens * self.heads.heads;
-        let (cubes, dim) = grid(&output, units);
         let &Heads { tokens, heads, head_dim, .. } = self.heads;
         // SAFETY: a unit reads one head of one token, and writes its number, if its position is below their count; output and
         // gradient have one length and type (checked by the caller).
         unsafe {
-            backward::deltas::launch_unchecked(
-                &output.client,
-                cubes,
-                dim,
-                address_type([&output]),
-                width,
-                output.clone().into_buffer_arg(),
-                gradient.clone().into_buffer_arg(),
-                deltas.clone().into_buffer_arg(),
+            launch!(
+                backward::deltas,
+                grid(&output, units),
+                [width],
+                [output, gradient, deltas],
                 LayoutLaunch::new(tokens, heads, heads * head_dim / width),
                 units,
                 head_dim / width,
-                elem(output.dtype),
+                elem(output.dtype)
             );
         }
         deltas
