@@ -5,8 +5,8 @@ use std::io::Write;
 use serde_json::{Map, Value, json};
 use tracknet::Result;
 use tracknet::config::{
-    BackboneConfig, Config, ConfigSources, DataConfig, DecoderConfig, HeatmapConfig, LoraConfig, ModelConfig,
-    OptimizerConfig, Precision, QuantizationConfig, TrainingConfig,
+    BackboneConfig, Config, ConfigSources, DataConfig, DecoderConfig, DtypeName, HeatmapConfig, LoraConfig,
+    ModelConfig, OptimizerConfig, Precision, QuantizationConfig, TrainingConfig,
 };
 use tracknet::datasets::Batch;
 use tracknet::models::HeatmapModel;
@@ -54,7 +54,7 @@ fn model(size: Size) -> ModelConfig {
         },
         heatmap: HeatmapConfig { size: HEATMAP, ..HeatmapConfig::default() },
         lora: LoraConfig { r: 16, lora_alpha: 32.0, lora_dropout: 0.05, ..LoraConfig::default() },
-        quantization: QuantizationConfig { compute_dtype: "bfloat16".to_owned(), ..QuantizationConfig::default() },
+        quantization: QuantizationConfig { compute_dtype: DtypeName::Bfloat16, ..QuantizationConfig::default() },
         ..ModelConfig::default()
     }
 }
@@ -99,7 +99,7 @@ fn config(model: ModelConfig, batch: usize, precision: Precision, overrides: &[S
 /// The arithmetic of the products with the backbone's weights.
 pub(crate) fn compute(config: &Config) -> Compute {
     let quantization = &config.model.quantization;
-    let bf16 = ["bfloat16", "bf16"].contains(&quantization.compute_dtype.as_str());
+    let bf16 = quantization.compute_dtype == DtypeName::Bfloat16;
     if quantization.enabled && bf16 { Compute::Bf16 } else { Compute::F32 }
 }
 

@@ -6,22 +6,22 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use tracknet::artifacts::adapter::peft::WEIGHTS_FILE;
 use tracknet::artifacts::adapter::peft_config::CONFIG_FILE;
 use tracknet::artifacts::adapter::{AdapterFile, PeftConfig, compare_adapters, convert_adapter};
 use tracknet::artifacts::build_backbone;
 use tracknet::artifacts::load_model_for_inference;
-use tracknet::artifacts::pretrained::{StoredAs, write_backbone, write_head, write_packed_backbone};
+use tracknet::artifacts::pretrained::{write_backbone, write_head, write_packed_backbone};
 use tracknet::artifacts::run::named_adapters;
-use tracknet::config::{LoraConfig, QuantizationConfig};
+use tracknet::config::{DtypeName, LoraConfig, QuantizationConfig};
 use tracknet::console::printable;
 use tracknet::files::Destination;
 use tracknet::models::backbones::ModulePaths;
 use tracknet::models::lora::{Deviation, MergeInto, counted, dequantize, layer_status, merge_adapters, status_table};
 use tracknet::models::{HeatmapModel, VisitProjections, Vit};
 
-use crate::args::OverwriteFlag;
+use crate::args::{FLOAT_DTYPES, OverwriteFlag, one_of};
 use crate::device;
 use crate::out::outln;
 use crate::quantize::resolve;
@@ -66,8 +66,8 @@ struct MergeArgs {
     #[command(flatten)]
     base: BackboneArgs,
     /// How values are stored that are not in 4 bits.
-    #[arg(long, value_enum, default_value_t = Dtype::Float32)]
-    dtype: Dtype,
+    #[arg(long, value_parser = one_of(FLOAT_DTYPES), default_value_t = DtypeName::Float32)]
+    dtype: DtypeName,
     /// Write the merged weights of a 4-bit base in 4 bits again, in the format they had, and say what that costs beside
     /// the deviation of floats.
     #[arg(long)]
@@ -92,8 +92,8 @@ struct UnmergeArgs {
     /// The directory to write; only what tracknet wrote is replaced.
     destination: PathBuf,
     /// How the values are stored.
-    #[arg(long, value_enum, default_value_t = Dtype::Float32)]
-    dtype: Dtype,
+    #[arg(long, value_parser = one_of(FLOAT_DTYPES), default_value_t = DtypeName::Float32)]
+    dtype: DtypeName,
     #[command(flatten)]
     overwrite: OverwriteFlag,
 }
@@ -152,22 +152,6 @@ struct BackboneArgs {
     /// The backbone: a Hugging Face directory or hub id. By default the one that the adapter or run names.
     #[arg(long, value_name = "DIR|ID")]
     base: Option<String>,
-}
-
-/// `--dtype`.
-#[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
-    Float32,
-    Float16,
-}
-
-impl Dtype {
-    fn stored(self) -> StoredAs {
-        match self {
-            Self::Float32 => StoredAs::F32,
-            Self::Float16 => StoredAs::F16,
-        }
-    }
 }
 
 fn parse_tolerance(text: &str) -> Result<f32, String> {
@@ -299,8 +283,8 @@ fn merge(args: &MergeArgs) -> Result<ExitCode> {
     };
     destination.write(|dir| {
         match args.requantize {
-            true => write_packed_backbone(dir, &merged, args.dtype.stored())?,
-            false => write_backbone(dir, &merged, args.dtype.stored())?,
+            true => write_packed_backbone(dir, &merged, args.dtype.into())?,
+            false => write_backbone(dir, &merged, args.dtype.into())?,
         }
         match &adapted {
             Adapted::Run(model) => write_head(dir, model),
@@ -320,7 +304,7 @@ fn unmerge(args: &UnmergeArgs) -> Result<ExitCode> {
         bail!("{merged}: is stored in 4 bits, where rounding has swallowed what would be taken out");
     }
     AdapterFile::read(&args.adapter, base.module_paths())?.take_out(&mut base)?;
-    destination.write(|dir| write_backbone(dir, &base, args.dtype.stored()))?;
+    destination.write(|dir| write_backbone(dir, &base, args.dtype.into()))?;
     outln!("wrote {}", args.destination.display())?;
     Ok(ExitCode::SUCCESS)
 }

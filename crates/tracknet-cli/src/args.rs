@@ -1,11 +1,13 @@
 //! Flags that several verbs share, and how they become configuration sources.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use tracknet::artifacts::AdapterChoice;
 use tracknet::artifacts::run::find_adapter;
-use tracknet::config::ConfigSources;
+use tracknet::config::{ConfigSources, DtypeName, UnknownWord, Words};
 use tracknet::files::destination::check_file;
 use tracknet::files::{self, Destination, Existing, read_text};
 
@@ -49,6 +51,20 @@ impl ConfigArgs {
             output_dir: self.output_dir.clone(),
         }
     }
+}
+
+/// `--dtype` where float weights are written.
+pub(crate) const FLOAT_DTYPES: &[DtypeName] = &[DtypeName::Float32, DtypeName::Float16];
+
+/// Reads a flag as one of `words`, in the spellings that configurations have.
+pub(crate) fn one_of<W>(words: &'static [W]) -> impl TypedValueParser<Value = W>
+where
+    W: Words + PartialEq + FromStr<Err = UnknownWord> + Send + Sync,
+{
+    let index = |word: &W| W::VARIANTS.iter().position(|variant| variant == word);
+    let values = words.iter().filter_map(|word| W::WORDS.get(index(word)?));
+    let values = values.map(|word| PossibleValue::new(word.name).aliases(word.aliases));
+    PossibleValuesParser::new(values).try_map(|text| text.parse::<W>())
 }
 
 /// Whether a destination may be replaced.

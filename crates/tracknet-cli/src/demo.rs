@@ -14,7 +14,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tracknet::artifacts::adapter::PeftConfig;
 use tracknet::artifacts::adapter::peft::WEIGHTS_FILE;
-use tracknet::config::Precision;
+use tracknet::config::{Precision, QuantMode, QuantTypeName, Words};
 use tracknet::console::say;
 use tracknet::datasets::image::pictures_in;
 use tracknet::error::IoContext;
@@ -29,11 +29,11 @@ use tracknet::training::distill::{
 };
 use tracknet_render::{GenerateOptions, LookSet};
 
-use crate::args::{DeviceArgs, OverwriteFlag, parse_count};
+use crate::args::{DeviceArgs, OverwriteFlag, one_of, parse_count};
 use crate::data::generate_with_bar;
 use crate::interrupt::Interrupt;
 use crate::out::outln;
-use crate::quantize::{Code, resolve};
+use crate::quantize::resolve;
 use crate::{device, shipped};
 
 /// Games, and frames of each, that are rendered when no picture is given.
@@ -105,11 +105,11 @@ struct DistillArgs {
     #[arg(long, value_name = "X", default_value_t = defaults().lora_alpha)]
     lora_alpha: f32,
     /// How the backbone of (B) is stored.
-    #[arg(long, value_enum, default_value_t = Code::Nf4)]
-    quant_type: Code,
+    #[arg(long, value_parser = one_of(QuantTypeName::VARIANTS), default_value_t = QuantTypeName::Nf4)]
+    quant_type: QuantTypeName,
     /// How --skip-list is read.
-    #[arg(long, value_enum, default_value_t = QuantMode::Manual)]
-    quant_mode: QuantMode,
+    #[arg(long, value_enum, default_value_t = SkipMode::Manual)]
+    quant_mode: SkipMode,
     /// Linear layers that stay floats in (B), separated by commas. A pooler always does.
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     skip_list: Vec<String>,
@@ -196,7 +196,7 @@ enum Amp {
 
 /// `--quant-mode`.
 #[derive(Clone, Copy, ValueEnum)]
-enum QuantMode {
+enum SkipMode {
     /// An entry is a part of a layer's path.
     Manual,
     /// An entry is what transformers matches: the end of a path, or a pattern from the start of it.
@@ -369,12 +369,11 @@ impl DistillArgs {
                 Amp::Bf16 => Precision::Bf16,
                 Amp::Fp16 => Precision::Fp16,
             },
-            quant_type: self.quant_type.quant_type().name().to_owned(),
+            quant_type: self.quant_type,
             quant_mode: match self.quant_mode {
-                QuantMode::Manual => "manual",
-                QuantMode::Hf => "hf",
-            }
-            .to_owned(),
+                SkipMode::Manual => QuantMode::Manual,
+                SkipMode::Hf => QuantMode::Hf,
+            },
             // An empty entry would be a part of every path.
             skip_modules: self
                 .skip_list

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tracknet::artifacts::load_model_for_inference;
-use tracknet::artifacts::pretrained::{StoredAs, write_backbone, write_head};
+use tracknet::artifacts::pretrained::{write_backbone, write_head};
+use tracknet::config::DtypeName;
 
-use crate::args::{BaseArgs, OverwriteFlag};
+use crate::args::{BaseArgs, FLOAT_DTYPES, OverwriteFlag, one_of};
 use crate::device;
 use crate::out::outln;
 
@@ -24,19 +25,12 @@ pub(crate) struct ExportArgs {
     /// The directory to write; only what tracknet wrote is replaced.
     destination: PathBuf,
     /// How the backbone's values are stored.
-    #[arg(long, value_enum, default_value_t = Dtype::Float32)]
-    dtype: Dtype,
+    #[arg(long, value_parser = one_of(FLOAT_DTYPES), default_value_t = DtypeName::Float32)]
+    dtype: DtypeName,
     #[command(flatten)]
     base: BaseArgs,
     #[command(flatten)]
     overwrite: OverwriteFlag,
-}
-
-/// `--dtype`.
-#[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
-    Float32,
-    Float16,
 }
 
 pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
@@ -51,12 +45,8 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
             args.run.display()
         );
     }
-    let stored = match args.dtype {
-        Dtype::Float32 => StoredAs::F32,
-        Dtype::Float16 => StoredAs::F16,
-    };
     destination.write(|dir| {
-        write_backbone(dir, &loaded.model.backbone, stored)?;
+        write_backbone(dir, &loaded.model.backbone, args.dtype.into())?;
         write_head(dir, &loaded.model)
     })?;
     outln!("wrote {}", args.destination.display())?;

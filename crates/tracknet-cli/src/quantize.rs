@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tracknet::artifacts::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
 use tracknet::artifacts::pretrained::{StoredAs, hub};
-use tracknet::models::{ModelError, memory};
+use tracknet::config::{DtypeName, QuantTypeName, Words};
+use tracknet::models::{ModelError, memory, words};
+use tracknet_kernels::QuantizeOptions;
 use tracknet_kernels::fourbit::BLOCKSIZES;
-use tracknet_kernels::{ComputeDtype, QuantType, QuantizeOptions};
 
-use crate::args::OverwriteFlag;
+use crate::args::{OverwriteFlag, one_of};
 use crate::out::outln;
 
 /// Write a float model directory in 4 bits, as bitsandbytes and transformers write and read it.
@@ -33,8 +34,8 @@ pub(crate) struct QuantizeArgs {
     #[arg(value_name = "DST")]
     destination: PathBuf,
     /// The code: normal float or 4-bit float.
-    #[arg(long, value_enum, default_value_t = Code::Nf4)]
-    quant_type: Code,
+    #[arg(long, value_parser = one_of(QuantTypeName::VARIANTS), default_value_t = QuantTypeName::Nf4)]
+    quant_type: QuantTypeName,
     /// Weights that share a scale.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = parse_blocksize)]
     blocksize: usize,
@@ -45,8 +46,8 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, overrides_with = "double_quant")]
     no_double_quant: bool,
     /// What programs that load the result round unpacked weights to.
-    #[arg(long, value_enum, default_value_t = Dtype::Bfloat16)]
-    compute_dtype: Dtype,
+    #[arg(long, value_parser = one_of(DTYPES), default_value_t = DtypeName::Bfloat16)]
+    compute_dtype: DtypeName,
     /// A layer to leave as floats (may be repeated, or separated by commas): the end of its path, or a pattern for whole
     /// components from the start of it, as in llm_int8_skip_modules of transformers 5.24.
     #[arg(long, value_name = "LAYER", value_delimiter = ',')]
@@ -68,52 +69,23 @@ pub(crate) struct DequantizeArgs {
     #[arg(value_name = "DST")]
     destination: PathBuf,
     /// Store every float tensor in this type.
-    #[arg(long, value_enum)]
-    dtype: Option<Dtype>,
+    #[arg(long, value_parser = one_of(DTYPES))]
+    dtype: Option<DtypeName>,
     #[command(flatten)]
     overwrite: OverwriteFlag,
 }
 
-/// `--quant-type`.
-#[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Code {
-    Nf4,
-    Fp4,
-}
-
-impl Code {
-    pub(crate) fn quant_type(self) -> QuantType {
-        match self {
-            Self::Nf4 => QuantType::Nf4,
-            Self::Fp4 => QuantType::Fp4,
-        }
-    }
-}
-
 /// `--dtype`, `--compute-dtype`.
-#[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
-    #[value(alias = "fp32")]
-    Float32,
-    #[value(alias = "fp16")]
-    Float16,
-    #[value(alias = "bf16")]
-    Bfloat16,
-}
+const DTYPES: &[DtypeName] = &[DtypeName::Float32, DtypeName::Float16, DtypeName::Bfloat16];
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let source = resolve(&args.source)?;
     let destination = args.overwrite.directory(&args.destination, &[&source])?;
-    let quant_type = args.quant_type.quant_type();
+    let quant_type = words::quant_type(args.quant_type);
     let double_quant = args.double_quant || !args.no_double_quant;
-    let compute_dtype = match args.compute_dtype {
-        Dtype::Float32 => ComputeDtype::F32,
-        Dtype::Float16 => ComputeDtype::F16,
-        Dtype::Bfloat16 => ComputeDtype::Bf16,
-    };
     let job = QuantizeJob {
         options: QuantizeOptions { quant_type, blocksize: args.blocksize, double_quant },
-        compute_dtype,
+        compute_dtype: words::compute_dtype(args.compute_dtype),
         skip_modules: args.skip.clone(),
     };
     let report = quantize_checkpoint(&source, &destination, &job)?;
@@ -124,12 +96,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
 pub(crate) fn dequantize(args: &DequantizeArgs) -> Result<ExitCode> {
     let source = resolve(&args.source)?;
     let destination = args.overwrite.directory(&args.destination, &[&source])?;
-    let dtype = args.dtype.map(|dtype| match dtype {
-        Dtype::Float32 => StoredAs::F32,
-        Dtype::Float16 => StoredAs::F16,
-        Dtype::Bfloat16 => StoredAs::Bf16,
-    });
-    let report = dequantize_checkpoint(&source, &destination, dtype)?;
+    let report = dequantize_checkpoint(&source, &destination, args.dtype.map(StoredAs::from))?;
     let [before, after] = [report.before, report.after].map(memory::bytes);
     outln!("{} layers, {before} → {after}\nwrote {}", report.layers, args.destination.display())?;
     Ok(ExitCode::SUCCESS)

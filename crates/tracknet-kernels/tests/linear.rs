@@ -72,7 +72,7 @@ fn forward_and_input_gradient_equal_the_float64_product_with_the_dequantized_wei
                 let packed = pack([n, k], quant_type, 64, double_quant);
                 let dense = packed.view().dequantize(dtype);
                 let weight = Linear4bitWeight::from_packed(&packed, dtype, &device).unwrap();
-                let what = format!("{m}x{k}x{n} {quant_type} {}", dtype.name());
+                let what = format!("{m}x{k}x{n} {quant_type} {dtype:?}");
 
                 let (x, g) = (values(m * k, 1), values(m * n, 2));
                 let input = tensor(x.clone(), [m, k], &device).require_grad();
@@ -221,7 +221,7 @@ fn activations_are_rounded_to_bfloat16_and_to_nothing_else() {
         let weight = Linear4bitWeight::from_packed(&packed, compute, &device).unwrap();
         let [exact, nearest] =
             [x.clone(), rounded(&x)].map(|x| linear_4bit(tensor(x, [3, 65], &device), &weight, None).into_data());
-        assert_eq!(exact == nearest, same, "{}", compute.name());
+        assert_eq!(exact == nearest, same, "{compute:?}");
     }
 }
 

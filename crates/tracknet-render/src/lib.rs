@@ -13,7 +13,7 @@
 //! | [`look`] | everything drawn once per game |
 //! | [`camera`], [`develop`] | projection; blur, grain, gain and the transfer curve |
 //! | [`rally`], [`flight`], [`motion`] | points as they are played: ball, bounces, runs and swings |
-//! | [`court`], [`scenery`], [`stands`], [`club`], [`body`], [`ball`], [`overlay`], [`text`] | what is drawn |
+//! | [`court`], [`scenery`], [`stands`], [`club`], [`officials`], [`body`], [`ball`], [`overlay`], [`text`] | what is drawn |
 //! | [`raster`], [`math`], [`draw`] | drawing in linear light; vectors, colours and noise; random streams |
 
 mod ball;
@@ -30,6 +30,7 @@ mod generate;
 mod look;
 mod math;
 mod motion;
+mod officials;
 mod options;
 mod overlay;
 mod rally;

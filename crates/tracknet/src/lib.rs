@@ -18,7 +18,6 @@
 
 pub mod artifacts;
 pub mod compute;
-pub mod config;
 pub mod datasets;
 pub mod error;
 pub mod evaluation;
@@ -28,4 +27,5 @@ pub mod models;
 pub mod training;
 
 pub use error::{Error, Result};
+pub use tracknet_config as config;
 pub use tracknet_io::{console, files, process};

@@ -14,7 +14,7 @@ use tracknet::artifacts::adapter::{AdapterFile, compare_adapters, convert_adapte
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::artifacts::pretrained::{StoredAs, write_head};
 use tracknet::artifacts::{build_backbone, build_model};
-use tracknet::config::{InitMethod, LoraConfig, ModelConfig, Pattern, TargetModules};
+use tracknet::config::{Bias, DtypeName, InitMethod, LoraConfig, ModelConfig, Pattern, QuantMode, TargetModules};
 use tracknet::models::lora::{MergeInto, layer_status, merge_adapters, unmerge_adapters};
 use tracknet::models::state::{Group, ParameterInfo, named_parameters, state_dict};
 use tracknet::models::{HeatmapModel, MemoryReport, VisitProjections};
@@ -40,7 +40,7 @@ fn lora() -> LoraConfig {
 fn packed(config: ModelConfig) -> ModelConfig {
     let mut config = config;
     config.quantization.enabled = true;
-    config.quantization.compute_dtype = "float32".to_owned();
+    config.quantization.compute_dtype = DtypeName::Float32;
     config
 }
 
@@ -100,7 +100,7 @@ fn starts_that_need_float_weights_are_refused_without_them() {
         parts.iter().for_each(|part| assert!(message.contains(part), "{part}: {message}"));
     };
     let mut config = packed(pretrained(LoraConfig { init_lora_weights: InitMethod::Pissa, ..lora() }));
-    config.quantization.mode = "hf".to_owned();
+    config.quantization.mode = QuantMode::Hf;
     refused(&config, &["lora.init_lora_weights", "pissa", "manual"]);
     refused(&pretrained(LoraConfig { init_lora_weights: InitMethod::Loftq, ..lora() }), &["loftq", "quantization"]);
     refused(&pretrained(LoraConfig { init_lora_weights: InitMethod::Olora, r: 65, ..lora() }), &["at most 64", "65"]);
@@ -113,7 +113,7 @@ fn everything() -> LoraConfig {
     LoraConfig {
         use_dora: true,
         use_rslora: true,
-        bias: "lora_only".to_owned(),
+        bias: Bias::LoraOnly,
         target_modules: Some(TargetModules::List(
             ["query", "up_proj", "decoder.stages.0.proj", "stages.1.blocks.0.pw"].map(str::to_owned).to_vec(),
         )),
@@ -468,7 +468,7 @@ proptest! {
             use_rslora: rslora,
             use_dora: dora,
             init_lora_weights: InitMethod::Random,
-            bias: ["none", "all", "lora_only"][bias].to_owned(),
+            bias: [Bias::None, Bias::All, Bias::LoraOnly][bias],
             modules_to_save: saved.then(|| vec!["norm".to_owned(), "layer.1.norm2".to_owned()]),
             rank_pattern: Pattern(if pattern { vec![("q_proj".to_owned(), 3)] } else { Vec::new() }),
             alpha_pattern: Pattern(if pattern { vec![("up_proj".to_owned(), 0.7), ("mlp".to_owned(), 2.0)] } else { Vec::new() }),

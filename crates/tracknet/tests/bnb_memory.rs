@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use serde_json::json;
 use tracknet::artifacts::build_model;
 use tracknet::artifacts::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, quantize_checkpoint};
-use tracknet::config::ModelConfig;
+use tracknet::config::{ModelConfig, QuantMode};
 use tracknet::files::Destination;
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 use tracknet_testing::{CountingAllocator, peak_of};
@@ -85,18 +85,18 @@ fn neither_a_file_nor_a_model_is_quantized_through_the_float_model() {
     config.decoder.channels = vec![HIDDEN, 16];
     config.decoder.upsample = vec![2];
     config.heatmap.size = [48, 32];
-    let mut build = |pretrained: &Path, enabled: bool, mode: &str| {
+    let mut build = |pretrained: &Path, enabled: bool, mode: QuantMode| {
         config.pretrained_model_name = Some(pretrained.display().to_string());
         config.quantization.enabled = enabled;
-        config.quantization.mode = mode.to_owned();
+        config.quantization.mode = mode;
         peak_of(|| build_model(&config, [96, 64], 1, &Device::flex()).unwrap()).0
     };
     // The patch embedding and the decoder are floats of 2 MiB; a packed weight is copied once on its way to the device; the
     // hash is up to 2 MiB behind.
-    for mode in ["manual", "hf"] {
+    for mode in [QuantMode::Manual, QuantMode::Hf] {
         let peak = build(dir.path(), true, mode);
         assert!(peak > packed && peak < packed + largest + 10 * MIB, "mode {mode}: {peak} of {float}, packed {packed}");
     }
-    let peak = build(&q, false, "manual");
+    let peak = build(&q, false, QuantMode::Manual);
     assert!(peak > packed && peak < packed + 10 * MIB, "loading: {peak} of {float}, packed {packed}");
 }

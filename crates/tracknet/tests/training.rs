@@ -15,7 +15,7 @@ use tracknet::artifacts::load_model_for_inference;
 use tracknet::artifacts::pretrained::save::read_all;
 use tracknet::artifacts::run::{Checkpoint, LossScale};
 use tracknet::compute::Compute;
-use tracknet::config::{Config, ModelConfig};
+use tracknet::config::{Config, DtypeName, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, BatchSpec, Dataset, LoaderOptions};
 use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
@@ -443,7 +443,7 @@ fn a_metric_that_does_not_exist_cannot_be_watched() {
 #[test]
 fn gradient_checkpointing_trains_the_same_weights_on_float_and_4_bit_backbones() {
     let mut bfloat16 = qlora();
-    bfloat16.quantization.compute_dtype = "bfloat16".to_owned();
+    bfloat16.quantization.compute_dtype = DtypeName::Bfloat16;
     for section in [model(lora()), qlora(), bfloat16] {
         let trained = |checkpointing: bool| {
             let dir = tempfile::tempdir().unwrap();

@@ -150,7 +150,7 @@ impl FrozenLinear<'_> {
         let weight = match self.weight {
             FrozenWeight::Packed(weight) => {
                 let dtype = weight.compute_dtype();
-                assert!(dtype == ComputeDtype::Bf16, "frozen_block: a weight with compute dtype {}", dtype.name());
+                assert!(dtype == ComputeDtype::Bf16, "frozen_block: a weight with compute dtype {dtype:?}");
                 let (tensors, format) = weight.on_host();
                 HostWeight::Packed(tensors, format)
             }

@@ -1,10 +1,7 @@
 //! The tables: what each 4-bit code means, and the 8-bit map of the second level.
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::LazyLock;
-
-use super::QuantizeError;
 
 /// NF4: the values of QLoRA's appendix E (quantiles of a standard normal, with an exact zero), code 0 to 15.
 const NF4: [f32; 16] = [
@@ -126,18 +123,6 @@ impl fmt::Display for QuantType {
     }
 }
 
-impl FromStr for QuantType {
-    type Err = QuantizeError;
-
-    fn from_str(name: &str) -> Result<Self, QuantizeError> {
-        match name {
-            "nf4" => Ok(Self::Nf4),
-            "fp4" => Ok(Self::Fp4),
-            other => Err(QuantizeError::QuantType(other.to_owned())),
-        }
-    }
-}
-
 const fn midpoints(codes: &[f32; 16], order: &[u8; 16]) -> [f32; 15] {
     let mut borders = [0.0; 15];
     let mut i = 0;
@@ -208,12 +193,5 @@ mod tests {
         assert!(map.windows(2).all(|w| w[0] < w[1]));
         assert_eq!((map[127], map[255]), (0.0, 1.0));
         assert!(map[0] > -1.0 && map[0] < -0.99);
-    }
-
-    #[test]
-    fn a_type_is_found_by_its_name_only() {
-        assert_eq!("nf4".parse(), Ok(QuantType::Nf4));
-        assert_eq!(QuantType::Fp4.to_string().parse(), Ok(QuantType::Fp4));
-        assert_eq!("int4".parse::<QuantType>(), Err(QuantizeError::QuantType("int4".into())));
     }
 }

@@ -32,15 +32,6 @@ impl ComputeDtype {
             Self::F32 => value,
         }
     }
-
-    /// The name that configurations use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bf16 => "bfloat16",
-            Self::F16 => "float16",
-            Self::F32 => "float32",
-        }
-    }
 }
 
 /// Borrowed block scales.

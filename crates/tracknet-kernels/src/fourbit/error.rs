@@ -54,9 +54,6 @@ pub enum QuantizeError {
         /// Columns.
         in_features: usize,
     },
-    /// A name that is no 4-bit type.
-    #[error("'{0}' is not a 4-bit type; use nf4 or fp4")]
-    QuantType(String),
     /// A tensor that could not be read back from its device.
     #[error("reading {part} from the device failed: {reason}")]
     Device {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tracknet_kernels::{Absmax, ComputeDtype};
 
-use crate::config::{DEFAULT_BACKBONE, LoraConfig, MODEL_NAMES, ModelConfig, QuantizationConfig};
+use crate::config::{DEFAULT_BACKBONE, LoraConfig, ModelConfig, QuantMode, QuantizationConfig};
 use crate::error::{Error, Result};
 use crate::files::hex;
 
@@ -28,7 +28,7 @@ use crate::models::lora::wrapper::{self, FirstValues};
 use crate::models::lora::{LoraPlan, LoraReport, QuantizationReport, apply_quantization};
 use crate::models::memory::MemoryReport;
 use crate::models::projection::Base;
-use crate::models::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, VisitProjections, Vit};
+use crate::models::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, VisitProjections, Vit, words};
 
 /// What was built, for the log and the run directory.
 #[derive(Debug, Clone)]
@@ -135,7 +135,7 @@ pub fn build_model(
 fn starts_from_floats(config: &ModelConfig) -> bool {
     let lora = &config.lora;
     let reads = lora.adapter.is_some() || lora.init_lora_weights.reads_weights();
-    lora.enabled && reads && config.quantization.mode != "hf"
+    lora.enabled && reads && config.quantization.mode != QuantMode::Hf
 }
 
 /// Builds a backbone alone, from a checkpoint (`name` as in `model.pretrained_model_name`), with the adapters and the
@@ -214,10 +214,6 @@ struct Plan {
 
 impl Plan {
     fn new(config: &ModelConfig, input_size: [usize; 2]) -> Result<Self> {
-        if !MODEL_NAMES.contains(&config.model_name.as_str()) {
-            let message = format!("`{}` is not known; known models: {}", config.model_name, MODEL_NAMES.join(", "));
-            return Err(ModelError::key("model.model_name", message).into());
-        }
         check_adaptation(config)?;
         let mut notes = Vec::new();
         let mut compute = ComputeDtype::F32;
@@ -287,7 +283,7 @@ impl Plan {
 fn check_adaptation(config: &ModelConfig) -> Result<(), ModelError> {
     if config.lora.enabled && config.lora.adapter.is_none() {
         wrapper::validate(&config.lora)?;
-        let streamed = config.quantization.enabled && config.quantization.mode == "hf";
+        let streamed = config.quantization.enabled && config.quantization.mode == QuantMode::Hf;
         wrapper::check_start(config.lora.init_lora_weights, config.quantization.enabled, streamed)?;
     }
     if config.quantization.enabled {
@@ -317,7 +313,7 @@ fn stored_packed(
         ));
     }
     if !config.quantization.enabled {
-        let name = bnb.compute_dtype.name();
+        let name = words::dtype_name(bnb.compute_dtype);
         notes.push(format!(
             "the checkpoint is in 4 bits ({}); weights are rounded to {name}, as it says",
             bnb.quant_type

@@ -18,7 +18,7 @@ use crate::artifacts::run::{ADAPTER_DIR, BACKBONE_DIR, CONFIG_FILE, find_checkpo
 use crate::console::listing;
 use crate::error::{IoContext, Result};
 use crate::files::{read, read_bytes};
-use crate::models::ModelError;
+use crate::models::{ModelError, words};
 
 /// What a file or directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -110,7 +110,10 @@ fn backbone(path: &Path) -> Result<Found> {
     let is_packed = checkpoint.weights.names().any(|name| is_packed(&checkpoint.weights, name));
     if let Some(bnb) = &checkpoint.quantization {
         let double = if bnb.double_quant { ", double quantization" } else { "" };
-        about.insert("quantization", format!("{}{double}, computes in {}", bnb.quant_type, bnb.compute_dtype.name()));
+        about.insert(
+            "quantization",
+            format!("{}{double}, computes in {}", bnb.quant_type, words::dtype_name(bnb.compute_dtype)),
+        );
         if let Some(skip) = &bnb.skip_modules {
             about.insert("left as floats", listing(skip.iter().map(|s| shown(s)), 12));
         }

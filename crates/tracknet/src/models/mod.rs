@@ -10,6 +10,7 @@
 //! | [`lora`] | adapters, 4-bit storage, and what they are applied to |
 //! | [`memory`] | what a model weighs |
 //! | [`state`] | parameters by name: for the optimizer, checkpoints and files |
+//! | [`words`] | the words of configurations as the types of the kernels |
 
 pub mod backbones;
 pub mod decoders;
@@ -23,6 +24,7 @@ pub mod lora;
 pub mod memory;
 pub mod projection;
 pub mod state;
+pub mod words;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};

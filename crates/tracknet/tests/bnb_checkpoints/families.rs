@@ -11,7 +11,7 @@ use tracknet::artifacts::build_model;
 use tracknet::artifacts::pretrained::bnb::{QuantizeJob, dequantize_checkpoint, is_packed, quantize_checkpoint};
 use tracknet::artifacts::pretrained::save::read_all;
 use tracknet::artifacts::pretrained::{Checkpoint, StoredAs, Weights, write_backbone, write_packed_backbone};
-use tracknet::config::{ModelConfig, QuantizationConfig};
+use tracknet::config::{DtypeName, ModelConfig, QuantMode, QuantizationConfig};
 use tracknet::files::Destination;
 use tracknet::inspect::Inspection;
 use tracknet::models::lora::quantization::apply_quantization;
@@ -52,12 +52,12 @@ fn gate_and_up_are_packed_apart_named_as_in_memory_and_become_one_tensor_of_floa
 
     // The same codes as a model that packs its own layers, and as one that streams them.
     let stored = backbone(&path, &Device::flex()).unwrap();
-    let section = QuantizationConfig { enabled: true, compute_dtype: "float32".to_owned(), ..Default::default() };
+    let section = QuantizationConfig { enabled: true, compute_dtype: DtypeName::Float32, ..Default::default() };
     let floats = backbone(&source, &Device::flex()).unwrap();
     assert!(packed_weights(&stored) == packed_weights(&apply_quantization(floats, &section).unwrap().0));
     let mut config = ModelConfig {
         pretrained_model_name: Some(source.display().to_string()),
-        quantization: QuantizationConfig { mode: "hf".to_owned(), ..section },
+        quantization: QuantizationConfig { mode: QuantMode::Hf, ..section },
         ..ModelConfig::default()
     };
     config.backbone.patch_size = 8;

@@ -21,7 +21,7 @@ use tracknet::artifacts::pretrained::bnb::{
 };
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::artifacts::pretrained::{Checkpoint, StoredAs, Weights};
-use tracknet::config::{LoraConfig, ModelConfig};
+use tracknet::config::{LoraConfig, ModelConfig, QuantMode, QuantTypeName};
 use tracknet::files::Destination;
 use tracknet::inspect::{Inspection, Kind};
 use tracknet::models::projection::Base;
@@ -303,10 +303,10 @@ fn a_backbone_that_is_in_4_bits_already_is_built_and_adapted_as_it_is() {
 
     // A section of its own decides the compute dtype, and nothing else.
     config.quantization.enabled = true;
-    config.quantization.quant_type = "fp4".to_owned();
+    config.quantization.quant_type = QuantTypeName::Fp4;
     config.quantization.compress_statistics = false;
-    for mode in ["manual", "hf"] {
-        config.quantization.mode = mode.to_owned();
+    for mode in [QuantMode::Manual, QuantMode::Hf] {
+        config.quantization.mode = mode;
         let (again, other) = build_model(&config, [96, 64], 1, &device).unwrap();
         assert!(packed_weights(&again) == packed_weights(&direct));
         assert_eq!(other.base_hash, report.base_hash);
@@ -344,7 +344,7 @@ fn packing_while_loading_follows_transformers_where_packing_in_place_follows_sub
     let built = |mode: &str, skip: &str, double: Option<bool>| -> (HeatmapModel, Vec<String>) {
         let mut config = model(&fixture("dinov3_tiny"));
         config.quantization.enabled = true;
-        config.quantization.mode = mode.to_owned();
+        config.quantization.mode = mode.parse().unwrap();
         config.quantization.skip_modules = Some(vec![skip.to_owned()]);
         config.quantization.use_double_quant = double;
         let (model, report) = build_model(&config, [96, 64], 1, &Device::flex()).unwrap();

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tracknet::artifacts::adapter::{AdapterFile, compare_adapters, load_adapter, write_adapter};
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::artifacts::pretrained::{StoredAs, write_backbone};
-use tracknet::config::{LoraConfig, Pattern, TargetModules};
+use tracknet::config::{Bias, LoraConfig, Pattern, TargetModules};
 use tracknet::models::lora::{MergeInto, apply_lora_to_model, merge_adapters};
 use tracknet::models::state::{Group, named_parameters};
 use tracknet::models::{Vit, lora};
@@ -299,7 +299,7 @@ fn names_of_files_and_short_names_are_spelled_out_for_peft() {
 fn parameters_outside_of_the_blocks_are_saved_without_the_prefix_of_the_blocks() {
     let config = LoraConfig {
         enabled: true,
-        bias: "all".to_owned(),
+        bias: Bias::All,
         modules_to_save: Some(vec!["norm".to_owned()]),
         ..LoraConfig::default()
     };

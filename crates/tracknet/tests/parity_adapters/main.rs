@@ -14,7 +14,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use tracknet::artifacts::adapter::{AdapterFile, AdapterSet, load_adapter, write_adapter};
 use tracknet::artifacts::pretrained::StoredAs;
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
-use tracknet::config::{LoraConfig, QuantizationConfig};
+use tracknet::config::{Bias, DtypeName, LoraConfig, QuantizationConfig};
 use tracknet::models::lora::{
     LoraReport, MergeInto, layer_status, merge_adapters, merge_and_compare, status_table, unmerge_adapters,
 };
@@ -36,7 +36,7 @@ fn base(device: &Device) -> Vit {
 }
 
 fn nf4() -> QuantizationConfig {
-    QuantizationConfig { enabled: true, compute_dtype: "float32".to_owned(), ..QuantizationConfig::default() }
+    QuantizationConfig { enabled: true, compute_dtype: DtypeName::Float32, ..QuantizationConfig::default() }
 }
 
 const ADAPTERS: [&str; 6] =
@@ -259,17 +259,17 @@ fn lora_gradients_on_float_and_packed_backbones_are_those_of_peft() {
 #[test]
 fn only_adapters_train_on_an_adapted_backbone_and_biases_when_asked() {
     let device = common::device().autodiff();
-    let adapted = |bias: &str| {
-        let config = LoraConfig { enabled: true, bias: bias.to_owned(), ..LoraConfig::default() };
+    let adapted = |bias: Bias| {
+        let config = LoraConfig { enabled: true, bias, ..LoraConfig::default() };
         let targets = ["q_proj".to_owned(), "up_proj".to_owned()];
         let (vit, _) = apply_lora_to_model(base(&device), &config, Some(&targets)).unwrap();
         // A round trip through evaluation must not change what trains.
         named_parameters(&vit.valid().train())
     };
     let trains = |p: &&ParameterInfo| p.trainable;
-    assert!(adapted("none").iter().all(|p| p.trainable == (p.group == Group::Adapter)));
-    assert_eq!(adapted("none").iter().filter(trains).count(), 8);
-    let lora_only = adapted("lora_only");
+    assert!(adapted(Bias::None).iter().all(|p| p.trainable == (p.group == Group::Adapter)));
+    assert_eq!(adapted(Bias::None).iter().filter(trains).count(), 8);
+    let lora_only = adapted(Bias::LoraOnly);
     let biases: Vec<&str> =
         lora_only.iter().filter(trains).filter(|p| p.group != Group::Adapter).map(|p| p.name.as_str()).collect();
     assert_eq!(
@@ -281,15 +281,15 @@ fn only_adapters_train_on_an_adapted_backbone_and_biases_when_asked() {
             "layer.1.mlp.up_proj.bias"
         ]
     );
-    let all = adapted("all");
+    let all = adapted(Bias::All);
     assert!(all.iter().all(|p| p.trainable == (p.group == Group::Adapter || p.name.ends_with(".bias"))));
 }
 
 #[test]
 fn a_written_adapter_holds_the_biases_that_train() {
     let device = common::device();
-    let names = |bias: &str| {
-        let config = LoraConfig { enabled: true, bias: bias.to_owned(), ..LoraConfig::default() };
+    let names = |bias: Bias| {
+        let config = LoraConfig { enabled: true, bias, ..LoraConfig::default() };
         let targets = ["q_proj".to_owned()];
         let (vit, report) = apply_lora_to_model(base(&device), &config, Some(&targets)).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -297,12 +297,12 @@ fn a_written_adapter_holds_the_biases_that_train() {
         let names: Vec<String> = tensors(&dir.path().join("adapter_model.safetensors")).into_keys().collect();
         names
     };
-    assert_eq!(names("none").len(), 4);
-    let lora_only = names("lora_only");
+    assert_eq!(names(Bias::None).len(), 4);
+    let lora_only = names(Bias::LoraOnly);
     assert_eq!(lora_only.len(), 6);
     let adapted = "base_model.model.model.layer.0.attention.q_proj.base_layer.bias".to_owned();
     assert!(lora_only.contains(&adapted), "{lora_only:?}");
-    let all = names("all");
+    let all = names(Bias::All);
     assert!(all.contains(&adapted));
     assert!(all.contains(&"base_model.model.model.layer.1.norm2.bias".to_owned()), "{all:?}");
     assert!(!all.contains(&"base_model.model.model.layer.0.attention.q_proj.bias".to_owned()));

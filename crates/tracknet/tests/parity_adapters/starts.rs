@@ -11,7 +11,7 @@ use tracknet::artifacts::adapter::{AdapterFile, compare_adapters, convert_adapte
 use tracknet::artifacts::build_backbone;
 use tracknet::artifacts::pretrained::StoredAs;
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
-use tracknet::config::{InitMethod, LoraConfig, QuantizationConfig, TargetModules};
+use tracknet::config::{DtypeName, InitMethod, LoraConfig, QuantizationConfig, TargetModules};
 use tracknet::models::Vit;
 use tracknet::models::lora::{
     MergeInto, apply_lora_to_model, apply_quantization, layer_status, merge_adapters, unmerge_adapters,
@@ -49,9 +49,9 @@ fn outputs(vit: &Vit) -> TensorData {
 fn quantization(quant_type: &str, double_quant: bool) -> QuantizationConfig {
     QuantizationConfig {
         enabled: true,
-        quant_type: quant_type.to_owned(),
+        quant_type: quant_type.parse().unwrap(),
         compress_statistics: double_quant,
-        compute_dtype: "float32".to_owned(),
+        compute_dtype: DtypeName::Float32,
         ..QuantizationConfig::default()
     }
 }

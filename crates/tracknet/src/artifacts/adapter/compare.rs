@@ -4,7 +4,7 @@ use std::fmt;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::config::{InitMethod, LoraConfig, Pattern, TargetModules};
+use crate::config::{Bias, InitMethod, LoraConfig, Pattern, TargetModules};
 use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::projection::VisitProjections;
@@ -107,7 +107,7 @@ pub fn compare_adapters(first: &AdapterFile, second: &AdapterFile) -> Result<Ada
 fn settings(first: &AdapterFile, second: &AdapterFile) -> Vec<String> {
     let (a, b) = (&first.config.lora, &second.config.lora);
     let pairs = [
-        ("bias", a.bias.clone(), b.bias.clone()),
+        ("bias", a.bias.to_string(), b.bias.to_string()),
         ("use_dora", a.use_dora.to_string(), b.use_dora.to_string()),
         ("init_lora_weights", base_change(&first.config), base_change(&second.config)),
     ];
@@ -264,7 +264,7 @@ impl AdapterFile {
         };
         found
             .extend(saved.filter(|entry| !has(entry)).map(|entry| format!("modules_to_save: `{entry}` has no tensor")));
-        if lora.bias != "none" && !self.parameters.keys().any(|path| path.ends_with(".bias")) {
+        if lora.bias != Bias::None && !self.parameters.keys().any(|path| path.ends_with(".bias")) {
             found.push(format!("bias: {} has no tensor", lora.bias));
         }
         found

@@ -8,7 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use crate::artifacts::pretrained::carried::Carried;
 use crate::artifacts::pretrained::save::{StoredAs, read_all, write_tensors};
-use crate::config::InitMethod;
+use crate::config::{Bias, InitMethod};
 use crate::console::listing;
 use crate::error::Result;
 use crate::models::ModelError;
@@ -71,7 +71,7 @@ pub(crate) fn adapter_tensors<M: NamedModule + VisitProjections>(
         tensors.extend(parts.named().map(|(end, data)| (format!("{key}{end}"), data.clone())));
         if let Some(bias) = bias {
             biases.push(format!("{path}.bias"));
-            if config.lora.bias != "none" {
+            if config.lora.bias != Bias::None {
                 tensors.insert(format!("{key}.base_layer.bias"), bias);
             }
         }
@@ -85,7 +85,7 @@ pub(crate) fn adapter_tensors<M: NamedModule + VisitProjections>(
         let parts = Parts::of(adapter).into_kernels(conv);
         add(path, parts, conv.bias.as_ref().map(|bias| bias.val().into_data()));
     });
-    let saves = |path: &str| config.saves(path, paths) || (config.lora.bias == "all" && path.ends_with(".bias"));
+    let saves = |path: &str| config.saves(path, paths) || (config.lora.bias == Bias::All && path.ends_with(".bias"));
     let rest = state_dict(model, |p| {
         let path = naming.below_backbone(&p.name);
         p.group == Group::Backbone && !biases.iter().any(|bias| bias == path) && saves(path)

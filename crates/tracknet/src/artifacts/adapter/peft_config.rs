@@ -34,9 +34,6 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// Larger files are no configurations.
 const LIMIT: Limit = Limit { kind: "an adapter configuration", bytes: 16 << 20 };
 
-/// Ranks beyond this are typing errors or worse; nothing is allocated for them.
-pub(crate) const MAX_RANK: usize = 65_536;
-
 /// Keys that change nothing about what an adapter computes.
 const INFORMATION: [&str; 10] = [
     "auto_mapping",
@@ -193,9 +190,6 @@ impl PeftConfig {
         if let Some(base) = &loftq {
             lora.init_lora_weights = InitMethod::Loftq;
             lora.loftq_config.loftq_iter = base.turns();
-        }
-        if lora.r > MAX_RANK || lora.rank_pattern.0.iter().any(|(_, rank)| *rank > MAX_RANK) {
-            return Err(format!("r or rank_pattern holds a rank above {MAX_RANK}"));
         }
         if let Some((key, message)) = lora.problems().into_iter().next() {
             return Err(format!("{key} {message}"));
@@ -549,14 +543,17 @@ mod tests {
             (r#"{"r": -4, "lora_alpha": 8}"#, "r is -4"),
             (r#"{"r": 0, "lora_alpha": 8}"#, "r is 0"),
             (r#"{"r": 4, "lora_alpha": 0}"#, "lora_alpha is 0"),
-            (r#"{"r": 99999999999, "lora_alpha": 8}"#, "above 65536"),
+            (r#"{"r": 99999999999, "lora_alpha": 8}"#, "r is 99999999999, expected a whole number from 1 to 65536"),
             (r#"{"r": 4, "lora_alpha": 8, "rank_pattern": {"a": 1e9}}"#, "rank_pattern gives `a`"),
             (r#"{"r": 4, "lora_alpha": 8, "r": 5}"#, "`r` is given twice"),
             (r#"{"r": 4, "lora_alpha": 8, "rank_pattern": {"a": 1, "a": 2}}"#, "`a` is given twice"),
             (r#"{"r": 4, "lora_alpha": NaN}"#, "expected"),
             (r#"{"r": 4, "lora_alpha": 1e400}"#, "number out of range"),
             (r#"{"r": 4, "lora_alpha": 8, "lora_dropout": 2}"#, "lora_dropout is 2"),
-            (r#"{"r": 4, "lora_alpha": 8, "bias": "some"}"#, "bias is `some`"),
+            (
+                r#"{"r": 4, "lora_alpha": 8, "bias": "some"}"#,
+                "bias is \"some\": `some` is not known; known are none, all, lora_only",
+            ),
             (r#"{"r": 4, "lora_alpha": 8, "peft_type": "IA3"}"#, "peft_type is `IA3`"),
             (r#"{"r": 4, "lora_alpha": 8, "lora_bias": true}"#, "lora_bias is true"),
             (r#"{"r": 4, "lora_alpha": 8, "layer_replication": [[0, 4]]}"#, "layer_replication"),

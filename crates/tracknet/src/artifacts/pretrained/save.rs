@@ -12,12 +12,13 @@ use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 
+use crate::config::DtypeName;
 use crate::error::{IoContext, Result};
 use crate::files::{FileError, write_atomic, write_file_atomic};
 use crate::models::backbones::VitNames;
 use crate::models::projection::{Base, VisitProjections};
 use crate::models::state::{Group, Require, load_state, state_dict};
-use crate::models::{HeatmapModel, ModelError, Vit};
+use crate::models::{HeatmapModel, ModelError, Vit, words};
 
 use super::bnb::skip::written_list;
 use super::bnb::write::parts;
@@ -40,14 +41,20 @@ pub enum StoredAs {
     Bf16,
 }
 
+impl From<DtypeName> for StoredAs {
+    fn from(name: DtypeName) -> Self {
+        match name {
+            DtypeName::Float32 => Self::F32,
+            DtypeName::Float16 => Self::F16,
+            DtypeName::Bfloat16 => Self::Bf16,
+        }
+    }
+}
+
 impl StoredAs {
     /// PyTorch's name, as `config.json: dtype` has it.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "float32",
-            Self::F16 => "float16",
-            Self::Bf16 => "bfloat16",
-        }
+        words::dtype_name(self.compute()).name()
     }
 
     /// The type that a packed weight was before.

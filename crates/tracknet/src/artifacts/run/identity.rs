@@ -4,7 +4,7 @@ use crate::artifacts::BuildReport;
 use crate::config::Config;
 use crate::models::backbones::Position;
 use crate::models::projection::Base;
-use crate::models::{HeatmapModel, VisitProjections};
+use crate::models::{HeatmapModel, VisitProjections, words};
 
 use super::state::{BaseIdentity, Computation};
 
@@ -39,7 +39,7 @@ pub(crate) fn computation_of(model: &HeatmapModel, build: &BuildReport) -> Compu
     let mut compute = None;
     model.visit_projections(&mut |_, projection| {
         if let Base::Packed(weight) = &projection.base {
-            compute = Some(weight.compute_dtype().name().to_owned());
+            compute = Some(words::dtype_name(weight.compute_dtype()).to_string());
         }
     });
     values.extend(compute.map(|dtype| ("bnb_4bit_compute_dtype", dtype)));

@@ -186,7 +186,7 @@ mod tests {
     use tracknet_kernels::{ComputeDtype, Linear4bitWeight, QuantizeOptions};
 
     use super::*;
-    use crate::config::QuantizationConfig;
+    use crate::config::{DtypeName, QuantizationConfig};
     use crate::models::backbones::ModulePaths;
     use crate::models::lora::adapter::Scaling;
     use crate::models::lora::loftq::LoftqBase;
@@ -232,9 +232,9 @@ mod tests {
     fn storage(quant_type: &str, double_quant: bool) -> Storage {
         let config = QuantizationConfig {
             enabled: true,
-            quant_type: quant_type.to_owned(),
+            quant_type: quant_type.parse().unwrap(),
             compress_statistics: double_quant,
-            compute_dtype: "float32".to_owned(),
+            compute_dtype: DtypeName::Float32,
             ..QuantizationConfig::default()
         };
         Storage::new(&config, ModulePaths::AsWritten).unwrap().unwrap()

@@ -6,9 +6,9 @@
 use serde::{Deserialize, Serialize};
 use tracknet_kernels::{Linear4bitWeight, QuantizeOptions};
 
-use crate::config::{InitMethod, LoraConfig, QuantizationConfig};
-use crate::models::ModelError;
+use crate::config::{DtypeName, InitMethod, LoraConfig, QuantTypeName, QuantizationConfig};
 use crate::models::projection::{Base, VisitProjections};
+use crate::models::{ModelError, words};
 
 use super::first::{Matrices, Start, replace_weight, values_of};
 use super::quantization::{Format, Storage};
@@ -32,10 +32,10 @@ pub(crate) struct LoftqBase {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    quant_type: String,
+    quant_type: QuantTypeName,
     blocksize: usize,
     double_quant: bool,
-    compute_dtype: String,
+    compute_dtype: DtypeName,
     turns: usize,
     #[serde(default)]
     floats: Vec<String>,
@@ -48,10 +48,10 @@ impl LoftqBase {
     /// None.
     pub(crate) fn of_peft(lora: &LoraConfig) -> Result<Self, ModelError> {
         let config = QuantizationConfig {
-            quant_type: "nf4".to_owned(),
+            quant_type: QuantTypeName::Nf4,
             blocksize: 64,
             compress_statistics: false,
-            compute_dtype: "float32".to_owned(),
+            compute_dtype: DtypeName::Float32,
             ..QuantizationConfig::default()
         };
         let format = Format::new(&config)?;
@@ -80,10 +80,10 @@ impl LoftqBase {
     pub(crate) fn to_entry(&self) -> serde_json::Value {
         let QuantizeOptions { quant_type, blocksize, double_quant } = self.format.options();
         serde_json::json!(Entry {
-            quant_type: quant_type.to_string(),
+            quant_type: words::quant_type_name(quant_type),
             blocksize,
             double_quant,
-            compute_dtype: self.format.compute().name().to_owned(),
+            compute_dtype: words::dtype_name(self.format.compute()),
             turns: self.turns,
             floats: self.floats.clone(),
         })

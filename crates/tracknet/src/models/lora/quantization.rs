@@ -6,13 +6,13 @@ use std::fmt;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::fourbit::BLOCKSIZES;
-use tracknet_kernels::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizeOptions};
+use tracknet_kernels::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantizeOptions};
 
 use crate::artifacts::pretrained::bnb::SkipRules;
-use crate::config::QuantizationConfig;
-use crate::models::ModelError;
+use crate::config::{QuantMode, QuantizationConfig};
 use crate::models::backbones::ModulePaths;
 use crate::models::projection::{Base, Projection, VisitProjections};
+use crate::models::{ModelError, words};
 
 use super::targets::{names_pooler, unused_pooler};
 
@@ -96,34 +96,19 @@ impl Format {
     /// Reads a configuration.
     ///
     /// # Errors
-    /// Names the first key whose value is not known.
+    /// A block size that is not known.
     pub fn new(config: &QuantizationConfig) -> Result<Self, ModelError> {
-        let refuse = |key: &str, found: &dyn fmt::Display, expected: &str| {
-            Err(ModelError::key(format!("quantization.{key}"), format!("is `{found}`, expected {expected}")))
-        };
-        let quant_type = match config.quant_type.as_str() {
-            "nf4" => QuantType::Nf4,
-            "fp4" => QuantType::Fp4,
-            other => return refuse("quant_type", &other, "nf4 or fp4"),
-        };
-        let compute = match config.compute_dtype.as_str() {
-            "bfloat16" | "bf16" => ComputeDtype::Bf16,
-            "float16" | "fp16" => ComputeDtype::F16,
-            "float32" | "fp32" => ComputeDtype::F32,
-            other => return refuse("compute_dtype", &other, "bfloat16, float16 or float32"),
-        };
-        if !["manual", "hf"].contains(&config.mode.as_str()) {
-            return refuse("mode", &config.mode, "manual or hf");
-        }
         if !BLOCKSIZES.contains(&config.blocksize) {
-            return refuse("blocksize", &config.blocksize, &format!("one of {BLOCKSIZES:?}"));
+            let message = format!("is `{}`, expected one of {BLOCKSIZES:?}", config.blocksize);
+            return Err(ModelError::key("quantization.blocksize", message));
         }
         let double_quant = match config.use_double_quant {
-            Some(on) if config.mode == "hf" => on,
+            Some(on) if config.mode == QuantMode::Hf => on,
             _ => config.compress_statistics,
         };
+        let quant_type = words::quant_type(config.quant_type);
         let options = QuantizeOptions { quant_type, blocksize: config.blocksize, double_quant };
-        Ok(Self { options, compute })
+        Ok(Self { options, compute: words::compute_dtype(config.compute_dtype) })
     }
 
     /// Code, block size and double quantization.
@@ -202,9 +187,9 @@ enum Skip {
 impl Skip {
     fn new(config: &QuantizationConfig, paths: ModulePaths) -> Result<Self, ModelError> {
         let entries = config.skip_modules.clone().unwrap_or_default();
-        Ok(match config.mode.as_str() {
-            "hf" => Self::Rules(SkipRules::new(&entries, "quantization.skip_modules")?, paths),
-            _ => Self::Parts(entries, paths),
+        Ok(match config.mode {
+            QuantMode::Hf => Self::Rules(SkipRules::new(&entries, "quantization.skip_modules")?, paths),
+            QuantMode::Manual => Self::Parts(entries, paths),
         })
     }
 

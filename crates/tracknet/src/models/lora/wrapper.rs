@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::config::{InitMethod, LoraConfig, TargetModules};
+use crate::config::{Bias, InitMethod, LoraConfig, TargetModules};
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
 use crate::models::init::{Builder, RandomSource};
@@ -290,7 +290,7 @@ impl Attach<'_> {
         let adapter = if self.config.use_dora { adapter.with_dora(conv.rows(), None) } else { adapter };
         self.adapted.push(AdaptedModule::of(path, conv.shape(), &adapter));
         conv.weight = conv.weight.clone().set_require_grad(false);
-        let bias_trains = self.config.bias != "none";
+        let bias_trains = self.config.bias != Bias::None;
         conv.bias = conv.bias.take().map(|bias| bias.set_require_grad(bias_trains));
         conv.adapter = Some(adapter);
     }
@@ -347,8 +347,8 @@ pub(crate) fn freeze_base<M: NamedModule + VisitProjections>(
             let path = naming.below_backbone(&p.name);
             let module = path.rsplit_once('.').map_or("", |(module, _)| module);
             (saved_by(module).is_some() && !fixed.contains(path))
-                || (config.bias == "all" && path.ends_with(".bias"))
-                || (config.bias == "lora_only" && adapted.contains(path))
+                || (config.bias == Bias::All && path.ends_with(".bias"))
+                || (config.bias == Bias::LoraOnly && adapted.contains(path))
         }
     };
     let parameters = named_parameters(&model);

@@ -32,8 +32,7 @@ mod teacher;
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifacts::adapter::peft_config::MAX_RANK;
-use crate::config::{LoraConfig, Precision, QuantizationConfig};
+use crate::config::{DtypeName, LoraConfig, MAX_RANK, Precision, QuantMode, QuantTypeName, QuantizationConfig};
 use crate::models::ModelError;
 use crate::models::lora::quantization::Format;
 use crate::models::lora::wrapper;
@@ -70,10 +69,10 @@ pub struct DistillOptions {
     pub lora_alpha: f32,
     /// What the students compute in, where the device has it.
     pub precision: Precision,
-    /// How the 4-bit student is stored: `nf4` or `fp4`.
-    pub quant_type: String,
-    /// How `skip_modules` is read: `manual` or `hf`.
-    pub quant_mode: String,
+    /// How the 4-bit student is stored.
+    pub quant_type: QuantTypeName,
+    /// How `skip_modules` is read.
+    pub quant_mode: QuantMode,
     /// Linear layers that stay floats in the 4-bit student.
     pub skip_modules: Vec<String>,
     /// Edge of a crop, pixels; a multiple of the patch size.
@@ -174,13 +173,9 @@ impl DistillOptions {
         let defaults = QuantizationConfig::default();
         QuantizationConfig {
             enabled: true,
-            quant_type: self.quant_type.clone(),
-            compute_dtype: if self.precision == Precision::Fp16 {
-                "float16".to_owned()
-            } else {
-                defaults.compute_dtype
-            },
-            mode: self.quant_mode.clone(),
+            quant_type: self.quant_type,
+            compute_dtype: if self.precision == Precision::Fp16 { DtypeName::Float16 } else { defaults.compute_dtype },
+            mode: self.quant_mode,
             skip_modules: (!self.skip_modules.is_empty()).then(|| self.skip_modules.clone()),
             ..defaults
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifacts::BuildReport;
 use crate::artifacts::adapter::{PeftConfig, write_adapter};
 use crate::compute::Compute;
-use crate::config::{Interval, Precision, QuantizationConfig, SchedulerConfig, SchedulerName};
+use crate::config::{DtypeName, Interval, Precision, QuantizationConfig, SchedulerConfig, SchedulerName};
 use crate::error::Result;
 use crate::models::MemoryReport;
 use crate::models::lora::{AdaptedModule, LoraReport};
@@ -106,7 +106,8 @@ pub fn train_student(
     let [latency_ms, batch_ms] = step.time(&model, &compute)?;
     let report = StudentReport {
         student: kind,
-        storage: if kind == StudentKind::Lora { "float32" } else { &options.quant_type }.to_owned(),
+        storage: if kind == StudentKind::Lora { DtypeName::Float32.name() } else { options.quant_type.name() }
+            .to_owned(),
         linear_layers,
         packed_layers,
         precision,

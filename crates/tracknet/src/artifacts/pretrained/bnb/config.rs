@@ -1,12 +1,13 @@
 //! `quantization_config` of a checkpoint's `config.json`.
 
+use std::str::FromStr;
+
 use serde_json::{Map, Value, json};
 use tracknet_kernels::{ComputeDtype, QuantType};
 
 use crate::artifacts::pretrained::json::shown;
-use crate::models::ModelError;
-
-use super::quant_state::dtype;
+use crate::config::{DtypeName, QuantTypeName, UnknownWord};
+use crate::models::{ModelError, words};
 
 /// What `config.json` says about the 4-bit weights beside it. The layers themselves are found by their tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +37,6 @@ impl BnbConfig {
         if section.flag("load_in_8bit")? || !(section.flag("load_in_4bit")? || section.flag("_load_in_4bit")?) {
             return Err(section.wrong("load_in_4bit", "true; weights in 8 bits are not read"));
         }
-        let compute = section.text("bnb_4bit_compute_dtype")?.unwrap_or("float32");
         let skip_modules = match section.get("llm_int8_skip_modules") {
             None => None,
             Some(value) => {
@@ -47,13 +47,8 @@ impl BnbConfig {
             }
         };
         Ok(Some(Self {
-            quant_type: section
-                .text("bnb_4bit_quant_type")?
-                .unwrap_or("fp4")
-                .parse()
-                .map_err(|_| section.wrong("bnb_4bit_quant_type", "nf4 or fp4"))?,
-            compute_dtype: dtype(compute)
-                .ok_or_else(|| section.wrong("bnb_4bit_compute_dtype", "float32, float16 or bfloat16"))?,
+            quant_type: words::quant_type(section.word("bnb_4bit_quant_type", QuantTypeName::Fp4)?),
+            compute_dtype: words::compute_dtype(section.word("bnb_4bit_compute_dtype", DtypeName::Float32)?),
             double_quant: section.flag("bnb_4bit_use_double_quant")?,
             skip_modules,
         }))
@@ -64,9 +59,9 @@ impl BnbConfig {
         json!({
             "_load_in_4bit": true,
             "_load_in_8bit": false,
-            "bnb_4bit_compute_dtype": self.compute_dtype.name(),
+            "bnb_4bit_compute_dtype": words::dtype_name(self.compute_dtype),
             "bnb_4bit_quant_storage": "uint8",
-            "bnb_4bit_quant_type": self.quant_type.name(),
+            "bnb_4bit_quant_type": words::quant_type_name(self.quant_type),
             "bnb_4bit_use_double_quant": self.double_quant,
             "llm_int8_enable_fp32_cpu_offload": false,
             "llm_int8_has_fp16_weight": false,
@@ -93,6 +88,12 @@ impl<'a> Section<'a> {
 
     fn text(&self, key: &str) -> Result<Option<&'a str>, ModelError> {
         self.get(key).map(|v| v.as_str().ok_or_else(|| self.wrong(key, "text"))).transpose()
+    }
+
+    /// A word, or what its absence means.
+    fn word<W: FromStr<Err = UnknownWord>>(&self, key: &str, absent: W) -> Result<W, ModelError> {
+        let unknown = |e: UnknownWord| self.wrong(key, &format!("one of {}", e.known));
+        self.text(key)?.map_or(Ok(absent), |text| text.parse().map_err(unknown))
     }
 
     /// Absent is `false`.

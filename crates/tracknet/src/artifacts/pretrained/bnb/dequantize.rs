@@ -6,15 +6,14 @@ use std::path::Path;
 
 use safetensors::Dtype;
 use serde_json::json;
-use tracknet_kernels::ComputeDtype;
 
 use crate::artifacts::pretrained::save::{StoredAs, write_config};
 use crate::artifacts::pretrained::stream::{Planned, write_stream, write_values};
 use crate::artifacts::pretrained::{Checkpoint, Weights};
 use crate::error::Result;
 use crate::files::Destination;
-use crate::models::ModelError;
 use crate::models::backbones::{VitNames, names_of};
+use crate::models::{ModelError, words};
 
 use super::config::BnbConfig;
 use super::quantize::carry;
@@ -87,11 +86,7 @@ pub fn dequantize_checkpoint(
 
 fn unpacked<'a>(weights: &'a Weights, name: &'a str, dtype: Option<StoredAs>, path: &'a Path) -> Result<Planned<'a>> {
     let state = read_state(weights, name)?;
-    let stored = dtype.unwrap_or(match state.dtype {
-        ComputeDtype::F32 => StoredAs::F32,
-        ComputeDtype::F16 => StoredAs::F16,
-        ComputeDtype::Bf16 => StoredAs::Bf16,
-    });
+    let stored = dtype.unwrap_or_else(|| words::dtype_name(state.dtype).into());
     let write = Box::new(move |out: &mut dyn Write| {
         let (packed, _) = read_packed(weights, name).map_err(|error| error.in_file(weights.path()))?;
         let values = packed.dequantize();

@@ -5,6 +5,8 @@ use tracknet_kernels::fourbit::{BLOCKSIZES, NESTED_BLOCKSIZE};
 use tracknet_kernels::{Absmax, ComputeDtype, PackedWeight, QuantType};
 
 use crate::artifacts::pretrained::json::{UniqueMap, python_float, shown};
+use crate::config::UnknownWord;
+use crate::models::words;
 
 /// A state above this is no state: a real one takes some 200 bytes.
 pub const MAX_BYTES: usize = 1 << 14;
@@ -63,16 +65,17 @@ impl QuantState {
             format!("`{key}` is {found}, expected {expected}")
         };
         let text = |key: &str| get(key)?.as_str().ok_or_else(|| wrong(key, "text"));
+        let unknown = |key: &'static str| move |e: UnknownWord| wrong(key, &format!("one of {}", e.known));
         let whole = |key: &str| {
             get(key)?.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| wrong(key, "a whole number"))
         };
 
-        let quant_type = text("quant_type")?.parse().map_err(|_| wrong("quant_type", "nf4 or fp4"))?;
+        let quant_type = text("quant_type")?.parse().map_err(unknown("quant_type"))?;
         let blocksize = whole("blocksize")?;
         if !BLOCKSIZES.contains(&blocksize) {
             return Err(wrong("blocksize", &format!("one of {BLOCKSIZES:?}")));
         }
-        let dtype = dtype(text("dtype")?).ok_or_else(|| wrong("dtype", "float32, float16 or bfloat16"))?;
+        let dtype = text("dtype")?.parse().map_err(unknown("dtype"))?;
         let shape = shape(get("shape")?)
             .ok_or_else(|| wrong("shape", "[out, in], two whole numbers above 0 that can be multiplied"))?;
         let nested_offset = match KEYS[4..].iter().filter(|key| map.contains_key(**key)).count() {
@@ -88,6 +91,7 @@ impl QuantState {
                 Some(offset.ok_or_else(|| wrong("nested_offset", "a finite number"))?)
             }
         };
+        let (quant_type, dtype) = (words::quant_type(quant_type), words::compute_dtype(dtype));
         Ok(Self { quant_type, blocksize, dtype, shape, nested_offset })
     }
 
@@ -98,7 +102,7 @@ impl QuantState {
             r#"{{"quant_type": "{}", "blocksize": {}, "dtype": "{}", "shape": [{output}, {input}]"#,
             self.quant_type,
             self.blocksize,
-            self.dtype.name()
+            words::dtype_name(self.dtype)
         );
         if let Some(offset) = self.nested_offset {
             let offset = python_float(f64::from(offset));
@@ -107,16 +111,6 @@ impl QuantState {
             );
         }
         text + "}"
-    }
-}
-
-/// The types that weights are stored in, by PyTorch's names.
-pub(super) fn dtype(name: &str) -> Option<ComputeDtype> {
-    match name.strip_prefix("torch.").unwrap_or(name) {
-        "float32" => Some(ComputeDtype::F32),
-        "float16" => Some(ComputeDtype::F16),
-        "bfloat16" => Some(ComputeDtype::Bf16),
-        _ => None,
     }
 }
 

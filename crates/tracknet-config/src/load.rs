@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::check::{self, Checked};
@@ -196,7 +197,7 @@ fn finish(
     Ok(Loaded { config, notes: layers.notes, files })
 }
 
-/// Structs from checked values. An error here would be a disagreement of the schema with the structs.
+/// Structs from checked values. An error here would be a disagreement of the keys with the structs.
 fn build(checked: &Checked, runtime: Option<Json>, world: &World<'_>) -> Result<Config, String> {
     let section = |name: &str| checked.values.get(name).cloned().unwrap_or(Json::Object(serde_json::Map::new()));
     let data = serde_json::from_value(section("data")).map_err(|e| format!("data: {e}"))?;
@@ -243,8 +244,8 @@ pub(crate) fn defaults_tree() -> Result<Node, String> {
 
 /// Structs as a tree. JSON text stands between: it keeps the order of the fields, writes an `f32` with its own
 /// digits, and is YAML once the characters are escaped that only YAML forbids.
-fn tree_of(config: &Config) -> Result<Node, String> {
-    let json = serde_json::to_string(config).map_err(|e| e.to_string())?;
+pub(crate) fn tree_of<T: Serialize>(structs: &T) -> Result<Node, String> {
+    let json = serde_json::to_string(structs).map_err(|e| e.to_string())?;
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
         match c {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::console::excerpt;
+use tracknet_io::console::excerpt;
 
 /// The most problems that a message lists.
 const MOST_PROBLEMS: usize = 50;

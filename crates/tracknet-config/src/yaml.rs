@@ -142,7 +142,7 @@ fn syntax_message(error: &Error, place: Option<Location>) -> String {
         message = message.replace(&suffix, "");
     }
     if message.contains("recursion limit exceeded") {
-        // The scanner's own bound, far above the one here, is met first when nothing but brackets comes.
+        // A document of nothing but brackets meets the scanner's own bound first, which is far above `DEEPEST`.
         message = format!("values are nested deeper than {DEEPEST} levels");
     }
     if message.contains("multiple YAML documents") {
@@ -161,7 +161,7 @@ fn syntax_message(error: &Error, place: Option<Location>) -> String {
     message + &column
 }
 
-/// Gives the values of a document their places and the meaning that they have in Python.
+/// Turns parsed values into [`Node`]s: with their layer and line, and with the meaning that they have in Python.
 struct Reader<'a> {
     text: &'a str,
     layer: usize,
@@ -173,7 +173,7 @@ impl Reader<'_> {
         Origin { layer: self.layer, line: Some(place.line()).filter(|&line| line > 0) }
     }
 
-    /// `None` where something was reported that leaves no value.
+    /// The node of a value; `None` when it was reported as a problem.
     fn node(&mut self, raw: Spanned<Raw>, path: &str) -> Option<Node> {
         let at = self.origin(raw.defined);
         let value = match raw.value {
@@ -231,10 +231,10 @@ impl Reader<'_> {
     }
 }
 
-/// Bytes before a scalar in which its tag and anchor stand.
+/// The tag and anchor of a scalar are looked for in this many bytes before it.
 const LOOK_BACK: usize = 1 << 10;
 
-/// What stands at a place, if it is a scalar without quotes, tag and block indicator.
+/// The text of a plain scalar at a place of the document; `None` for one with quotes, a tag or a block indicator.
 fn plain(text: &str, place: Location) -> Option<&str> {
     let (start, length) = (place.span().byte_offset()?, place.span().byte_len()?);
     let (start, length) = (usize::try_from(start).ok()?, usize::try_from(length).ok()?);
@@ -250,7 +250,7 @@ pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// What serde hands over, before layers are known.
+/// A value as the parser gives it; the layer is added after.
 enum Raw {
     Scalar(Value),
     List(Vec<Spanned<Raw>>),

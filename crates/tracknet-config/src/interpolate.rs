@@ -4,8 +4,8 @@
 //! `${..uncle}`, nested (`${oc.env:${.name}}`), and `\${` for a literal `${`. A value that is one `${…}` keeps the
 //! type of what it names; inside other text it is pasted as text.
 
+use super::key;
 use super::layers::Layers;
-use super::schema;
 use super::yaml::{self, Entry, Node, Value, join};
 
 /// References that lead through more keys than this are a mistake.
@@ -55,11 +55,11 @@ pub(crate) fn escape(text: &str) -> String {
 
 /// Why a value has no resolution.
 enum Failure {
-    /// What to tell the user, at the key whose own text is wrong.
+    /// The text of one key is wrong; the message is reported at that key.
     Because(String),
-    /// What to tell the user, at the key where it was met: no single key is wrong.
+    /// No single key is wrong (a limit was met); the message is reported at the key that was being resolved.
     Throughout(String),
-    /// Reported at another key.
+    /// Already reported at another key.
     Elsewhere,
 }
 
@@ -279,7 +279,7 @@ impl<'a> Resolver<'a> {
 
 fn missing(path: &str) -> String {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
-    let hint = if schema::is_section(section) { schema::suggestion(section, name) } else { String::new() };
+    let hint = if key::is_section(section) { key::suggestion(section, name) } else { String::new() };
     if path.starts_with("runtime.") {
         return format!("`${{{path}}}`: runtime is derived after the configuration is read, and cannot be referred to");
     }

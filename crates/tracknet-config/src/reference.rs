@@ -1,16 +1,16 @@
 //! The reference of the keys, from the same table that checks them: `docs/configuration.md` and `config explain`.
 
 use super::emit;
+use super::key::{self, Status, known_keys};
 use super::load::defaults_tree;
-use super::schema::{Key, Status, known_keys};
 
 /// The Markdown table of one group (`data`, `model` or `training`): every working key, its default, what it takes, its
 /// meaning.
 pub fn markdown_table(group: &str) -> String {
     let mut out = String::from("| key | default | takes | meaning |\n|---|---|---|---|\n");
     let prefix = format!("{group}.");
-    for key in known_keys().iter().filter(|k| is_documented(k)) {
-        if let (Some(name), Some(default)) = (key.path.strip_prefix(&prefix), default_of(key.path)) {
+    for key in known_keys().iter().filter(|key| key.status == Status::Working) {
+        if let (Some(name), Some(default)) = (key.path.strip_prefix(&prefix), default_of(&key.path)) {
             let range = key.kind.describe();
             out.push_str(&format!("| `{name}` | `{default}` | {} | {} |\n", range, key.doc));
         }
@@ -20,22 +20,18 @@ pub fn markdown_table(group: &str) -> String {
 
 /// One key in a few lines, for the command line; `None` when there is no such key.
 pub fn explain(path: &str) -> Option<String> {
-    let key = known_keys().iter().find(|k| k.path == path)?;
+    let key = key::find(path)?;
     let default = default_of(path).unwrap_or_else(|| "not set".to_owned());
     let text = match &key.status {
         Status::Working => key.doc.to_owned(),
         Status::Ignored(why) => format!("Accepted and ignored: {why}."),
-        Status::Unavailable(neutral, _) => {
+        Status::Unavailable(neutral) => {
             format!("Not available in this version of tracknet; only {} is accepted.", neutral.describe())
         }
         Status::OtherModel => "Read by models that this version does not have.".to_owned(),
         Status::Derived => "Derived by the program.".to_owned(),
     };
     Some(format!("{path}\n  {text}\n  default: {default}\n  expected: {}\n", key.kind.describe()))
-}
-
-fn is_documented(key: &Key) -> bool {
-    key.status == Status::Working && !key.doc.is_empty()
 }
 
 fn default_of(path: &str) -> Option<String> {
@@ -45,31 +41,6 @@ fn default_of(path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_field_of_the_structs_is_a_key_and_every_working_key_a_field() {
-        let defaults = defaults_tree().unwrap();
-        let mut fields = Vec::new();
-        leaves(&defaults, "", &mut fields);
-        for field in &fields {
-            assert!(known_keys().iter().any(|k| k.path == field), "{field} is missing from the table");
-        }
-        for key in known_keys().iter().filter(|k| k.status == Status::Working && k.path != "training.amp") {
-            assert!(fields.iter().any(|f| f == key.path), "{} has no field", key.path);
-            assert!(!key.doc.is_empty(), "{} is not documented", key.path);
-        }
-    }
-
-    fn leaves(node: &super::super::yaml::Node, path: &str, out: &mut Vec<String>) {
-        match node.entries() {
-            Some(entries) if super::super::schema::key(path).is_none() => {
-                for entry in entries {
-                    leaves(&entry.node, &super::super::yaml::join(path, &entry.key), out);
-                }
-            }
-            _ => out.push(path.to_owned()),
-        }
-    }
 
     #[test]
     fn the_documentation_holds_the_table_of_every_group() {

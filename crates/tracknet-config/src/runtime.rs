@@ -3,18 +3,21 @@
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tracknet_config_derive::Section;
 
 use super::training::TrainingConfig;
-use crate::console::excerpt;
+use tracknet_io::console::excerpt;
 
 /// The longest name that the usual file systems take.
 const MOST_BYTES: usize = 255;
 
 /// The `runtime` section: derived, never read from the three groups.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Section)]
+#[config(derived)]
 #[serde(deny_unknown_fields)]
 pub struct Runtime {
     /// The seed of the run.
+    #[config(range = 0..=u64::MAX)]
     pub seed: u64,
     /// `run-YYYYmmdd-HHMMSS-s<seed>`, in local time.
     pub run_id: String,

@@ -3,10 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
+use super::key::{self, Key, Status, known_keys};
+use super::kind::{Kind, WholeRange};
 use super::layers::Layers;
-use super::schema::{self, Key, Kind, Status, Word};
+use super::load::tree_of;
+use super::setting::Section;
+use super::typo;
+use super::words::{self, Word};
 use super::yaml::{self, Node, Origin, Value, join};
 
 /// Values by section, and where each was written.
@@ -19,29 +25,30 @@ pub(crate) struct Checked {
     pub(crate) refused: BTreeSet<&'static str>,
 }
 
-/// Checks the merged tree against the schema. `defaults` holds the value of every key that the structs have.
+/// Checks the merged tree against the keys. `defaults` holds the value of every key that the structs have.
 pub(crate) fn check(layers: &mut Layers, defaults: &Node) -> Checked {
     let tree = layers.tree.clone();
     let mut given = BTreeMap::new();
     collect(layers, &tree, "", &mut given);
     let mut checked = Checked { values: Map::new(), origins: BTreeMap::new(), refused: BTreeSet::new() };
-    for key in schema::known_keys() {
-        let node = given.get(key.path).copied();
+    for key in known_keys() {
+        let path = key.path.as_str();
+        let node = given.get(path).copied();
         if let Some(node) = node {
-            checked.origins.insert(key.path, node.at);
+            checked.origins.insert(path, node.at);
         }
         let value = node.and_then(|node| {
             let value = check_key(layers, &tree, key, node);
             if value.is_none() {
-                checked.refused.insert(key.path);
+                checked.refused.insert(path);
             }
             value.flatten()
         });
         // The default of the structs stands in; a key that no struct has is checked and not stored.
-        if let Some(default) = defaults.get(key.path) {
-            insert(&mut checked.values, key.path, value.unwrap_or_else(|| to_json(&default.value)));
+        if let Some(default) = defaults.get(path) {
+            insert(&mut checked.values, path, value.unwrap_or_else(|| to_json(&default.value)));
         } else if let (Status::Derived, Some(value)) = (&key.status, value) {
-            insert(&mut checked.values, key.path, value);
+            insert(&mut checked.values, path, value);
         }
     }
     apply_amp(layers, &given, &mut checked);
@@ -52,7 +59,7 @@ pub(crate) fn check(layers: &mut Layers, defaults: &Node) -> Checked {
 fn collect<'t>(layers: &mut Layers, node: &'t Node, path: &str, given: &mut BTreeMap<&'static str, &'t Node>) {
     let Some(entries) = node.entries() else {
         if node.value != Value::Null {
-            let names = schema::names_in(path).join(", ");
+            let names = key::names_in(path).join(", ");
             let message = format!("{path} is a section with the keys {names}; found {}", node.value.found());
             layers.problems.push(layers.problem(node.at, path, message));
         }
@@ -60,12 +67,12 @@ fn collect<'t>(layers: &mut Layers, node: &'t Node, path: &str, given: &mut BTre
     };
     for entry in entries {
         let full = join(path, &entry.key);
-        if let Some(key) = schema::key(&full) {
-            given.insert(key.path, &entry.node);
-        } else if !entry.key.is_empty() && schema::is_section(&full) {
+        if let Some(key) = key::find(&full) {
+            given.insert(&key.path, &entry.node);
+        } else if !entry.key.is_empty() && key::is_section(&full) {
             collect(layers, &entry.node, &full, given);
         } else {
-            let message = format!("unknown key {full}; {}", schema::suggestion(path, &entry.key));
+            let message = format!("unknown key {full}; {}", key::suggestion(path, &entry.key));
             layers.problems.push(layers.problem(entry.at, &full, message));
         }
     }
@@ -73,16 +80,17 @@ fn collect<'t>(layers: &mut Layers, node: &'t Node, path: &str, given: &mut BTre
 
 /// `None`: refused and reported. `Some(None)`: the default. `Some(Some(_))`: the value.
 fn check_key(layers: &mut Layers, tree: &Node, key: &Key, node: &Node) -> Option<Option<Json>> {
-    let wants_notes = layers.layers.get(node.at.layer).is_none_or(|l| l.notes);
+    let section = key.path.rsplit_once('.').map(|(section, _)| section);
+    let is_off = is_switched_off(tree, section);
     match &key.status {
         Status::Ignored(why) => {
-            if wants_notes {
+            if layers.layers.get(node.at.layer).is_none_or(|l| l.notes) {
                 layers.notes.push(format!("{} is ignored: {why}", key.path));
             }
             return Some(None);
         }
-        Status::Unavailable(neutral, gate) if !neutral.holds(&node.value) => {
-            if is_switched_off(tree, *gate) {
+        Status::Unavailable(neutral) if !neutral.holds(&node.value) => {
+            if is_off {
                 return Some(None);
             }
             let (found, leave) = (node.value.found(), neutral.describe());
@@ -90,20 +98,39 @@ fn check_key(layers: &mut Layers, tree: &Node, key: &Key, node: &Node) -> Option
                 "{}: {found} is not available in this version of tracknet; leave the key out or set it to {leave}",
                 key.path
             );
-            layers.problems.push(layers.problem(node.at, key.path, message));
+            layers.problems.push(layers.problem(node.at, &key.path, message));
             return None;
         }
-        Status::Unavailable(..) if matches!(key.kind, Kind::Anything) => return Some(None),
-        Status::Unavailable(..) | Status::OtherModel if node.value == Value::Null => return Some(None),
+        Status::Unavailable(_) if matches!(key.kind, Kind::Anything) => return Some(None),
+        Status::Unavailable(_) | Status::OtherModel if node.value == Value::Null => return Some(None),
         _ => {}
     }
-    let gate = key.path.rsplit_once('.').map(|(section, _)| section);
-    let mut convert = Convert { problems: Vec::new(), section_is_off: is_switched_off(tree, gate) };
-    let value = convert.value(&key.kind, node, key.path);
-    let problems: Vec<_> = convert.problems.into_iter().map(|(at, m)| layers.problem(at, key.path, m)).collect();
+    let mut convert = Convert { refusals: Vec::new(), section_is_off: is_off };
+    let value = convert.value(&key.kind, node, &key.path);
+    let problems: Vec<_> =
+        convert.refusals.iter().map(|r| layers.problem(r.at, &key.path, r.message.clone())).collect();
     let refused = !problems.is_empty();
     layers.problems.extend(problems);
     if refused { None } else { Some(value) }
+}
+
+/// The numbers of a section that was built in code that are out of their bounds: the key, and what follows it in a
+/// sentence.
+pub(crate) fn out_of_bounds<S: Section + Serialize>(section: &S) -> Vec<(String, String)> {
+    let mut keys = Vec::new();
+    S::keys("", &mut keys);
+    let tree = match tree_of(section) {
+        Ok(tree) => tree,
+        Err(message) => return vec![(String::new(), message)],
+    };
+    let mut convert = Convert { refusals: Vec::new(), section_is_off: false };
+    for key in keys.iter().filter(|key| key.kind.is_bounded()) {
+        if let Some(node) = tree.get(&key.path) {
+            convert.value(&key.kind, node, &key.path);
+        }
+    }
+    let said = |r: Refusal| (r.path, format!("is {}, expected {}", r.found, r.expected));
+    convert.refusals.into_iter().map(said).collect()
 }
 
 /// Whether a section with a switch is off, so that nothing in it has an effect. Off is the default of every switch,
@@ -111,7 +138,7 @@ fn check_key(layers: &mut Layers, tree: &Node, key: &Key, node: &Node) -> Option
 fn is_switched_off(tree: &Node, section: Option<&str>) -> bool {
     let Some(section) = section else { return false };
     let switch = join(section, "enabled");
-    if schema::key(&switch).is_none() {
+    if key::find(&switch).is_none() {
         return false;
     }
     match tree.get(&switch).map(|n| &n.value) {
@@ -122,9 +149,20 @@ fn is_switched_off(tree: &Node, section: Option<&str>) -> bool {
     }
 }
 
+/// A value that a key does not accept.
+struct Refusal {
+    at: Origin,
+    /// The key, or an element of it.
+    path: String,
+    found: String,
+    expected: String,
+    /// All of it in a sentence.
+    message: String,
+}
+
 /// Converts one value, collecting what is wrong with it.
 struct Convert {
-    problems: Vec<(Origin, String)>,
+    refusals: Vec<Refusal>,
     /// Words of features that this version lacks pass while their section is off.
     section_is_off: bool,
 }
@@ -133,29 +171,46 @@ impl Convert {
     fn refuse(&mut self, kind: &Kind, node: &Node, path: &str) -> Option<Json> {
         let hint = match (kind, &node.value) {
             (Kind::Text, Value::Bool(_) | Value::Int(_) | Value::Float(_)) => "; put it in quotes",
-            (Kind::Whole(_, high), Value::Int(n)) if *n > i128::from(*high) => &format!("; the largest is {high}"),
-            (Kind::Whole(_, high), Value::Float(x)) if *x > *high as f64 => &format!("; the largest is {high}"),
+            (Kind::Whole(WholeRange::Between(_, high)), Value::Int(n)) if *n > i128::from(*high) => {
+                &format!("; the largest is {high}")
+            }
+            (Kind::Whole(WholeRange::Between(_, high)), Value::Float(x)) if *x > *high as f64 => {
+                &format!("; the largest is {high}")
+            }
             (Kind::Real(_), Value::Float(x)) if x.abs() > f64::from(f32::MAX) => "; the largest is 3.4e38",
             _ => "",
         };
-        let message = format!("{path}: expected {}, found {}{hint}", kind.describe(), node.value.found());
-        self.problems.push((node.at, message));
+        self.push(kind, node, path, |found, expected| format!("{path}: expected {expected}, found {found}{hint}"))
+    }
+
+    fn push(
+        &mut self,
+        kind: &Kind,
+        node: &Node,
+        path: &str,
+        message: impl FnOnce(&str, &str) -> String,
+    ) -> Option<Json> {
+        let (found, expected) = (node.value.found(), kind.describe());
+        let message = message(&found, &expected);
+        self.refusals.push(Refusal { at: node.at, path: path.to_owned(), found, expected, message });
         None
     }
 
     /// The value, or `None` for the default and for what was refused.
     fn value(&mut self, kind: &Kind, node: &Node, path: &str) -> Option<Json> {
         match (kind, &node.value) {
-            (Kind::Nullable(_) | Kind::Targets, Value::Null) => Some(Json::Null),
+            (Kind::Nullable(_), Value::Null) => Some(Json::Null),
             (Kind::NullIsDefault(_), Value::Null) => None,
-            (Kind::Nullable(inner) | Kind::NullIsDefault(inner), _) => {
-                let before = self.problems.len();
+            (Kind::NullIsDefault(inner), _) => self.value(inner, node, path),
+            (Kind::Nullable(inner), _) => {
+                let before = self.refusals.len();
                 let value = self.value(inner, node, path);
                 // Say that null is allowed, too.
-                if let (true, [.., (_, message)]) = (self.problems.len() == before + 1, self.problems.as_mut_slice())
-                    && matches!(kind, Kind::Nullable(_))
+                if let Some([refusal]) = self.refusals.get_mut(before..)
+                    && refusal.path == path
                 {
-                    *message = message.replacen(&inner.describe(), &kind.describe(), 1);
+                    refusal.message = refusal.message.replacen(&refusal.expected, &kind.describe(), 1);
+                    refusal.expected = kind.describe();
                 }
                 value
             }
@@ -173,8 +228,8 @@ impl Convert {
             (Kind::Ordered(inner), Value::Map(entries)) => self.pairs(inner, entries, path),
             (Kind::Mapping, Value::Map(_)) | (Kind::Anything, _) => Some(to_json(&node.value)),
             (Kind::Text, Value::Text(text)) if !text.is_empty() => Some(Json::String(text.clone())),
-            (Kind::Choice(words), value) => self.word(words, kind, node, value, path),
-            (Kind::Flag | Kind::Whole(..) | Kind::WholeOf(_) | Kind::Real(_), Value::Text(text)) => {
+            (Kind::Choice(words), _) => self.word(words, kind, node, path),
+            (Kind::Flag | Kind::Whole(_) | Kind::Real(_), Value::Text(text)) => {
                 // Quoted numbers and what an interpolation pasted count as what they read like.
                 scalar(kind, &yaml::parse_scalar(text)).or_else(|| self.refuse(kind, node, path))
             }
@@ -199,29 +254,24 @@ impl Convert {
         converted.into_iter().collect::<Option<Vec<_>>>().map(Json::Array)
     }
 
-    fn word(&mut self, words: &'static [Word], kind: &Kind, node: &Node, value: &Value, path: &str) -> Option<Json> {
-        let text = match value {
-            Value::Text(text) => text.to_lowercase(),
+    fn word(&mut self, words: &'static [Word], kind: &Kind, node: &Node, path: &str) -> Option<Json> {
+        let text = match &node.value {
+            Value::Text(text) => text.clone(),
             Value::Int(number) => number.to_string(),
             Value::Bool(on) => on.to_string(),
             _ => return self.refuse(kind, node, path),
         };
-        let known = words.iter().find(|w| w.name == text || w.aliases.contains(&text.as_str()));
-        let message = match known {
-            Some(word) if word.available || self.section_is_off => return Some(Json::String(word.name.to_owned())),
-            Some(word) => format!(
-                "{path}: {} is not available in this version of tracknet; available: {}",
-                word.name,
-                schema::available(words).join(", ")
-            ),
-            None => {
-                let near = schema::nearest_word(words, &text);
-                let hint = near.map(|w| format!("; did you mean {w}?")).unwrap_or_default();
-                format!("{path}: expected {}, found {}{hint}", kind.describe(), value.found())
-            }
-        };
-        self.problems.push((node.at, message));
-        None
+        match words::find(words, &text) {
+            Some(word) if word.available || self.section_is_off => Some(Json::String(word.name.to_owned())),
+            Some(word) => self.push(kind, node, path, |_, _| {
+                let (name, available) = (word.name, words::available(words).join(", "));
+                format!("{path}: {name} is not available in this version of tracknet; available: {available}")
+            }),
+            None => self.push(kind, node, path, |found, expected| {
+                let near = typo::meant(&text, words::available(words)).map(|near| format!("; did you mean {near}?"));
+                format!("{path}: expected {expected}, found {found}{}", near.unwrap_or_default())
+            }),
+        }
     }
 }
 
@@ -229,8 +279,7 @@ impl Convert {
 fn scalar(kind: &Kind, value: &Value) -> Option<Json> {
     match (kind, value) {
         (Kind::Flag, Value::Bool(on)) => Some(Json::Bool(*on)),
-        (Kind::Whole(low, high), _) => whole(value).filter(|n| (low..=high).contains(&n)).map(Json::from),
-        (Kind::WholeOf(allowed), _) => whole(value).filter(|n| allowed.contains(n)).map(Json::from),
+        (Kind::Whole(range), _) => whole(value).filter(|n| range.contains(*n)).map(Json::from),
         (Kind::Real(range), Value::Int(n)) => Some(*n as f64).filter(|x| range.contains(*x)).map(Json::from),
         (Kind::Real(range), Value::Float(x)) => Some(*x).filter(|x| range.contains(*x)).map(Json::from),
         _ => None,

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::check::Checked;
+use super::key::{self, Key, Status, known_keys};
 use super::layers::Layers;
 use super::model::ModelConfig;
-use super::{Config, DataConfig, InitMethod, Norm, TrainingConfig};
-use crate::console::listing;
+use super::{Config, DataConfig, InitMethod, Norm, QuantMode, TrainingConfig};
+use tracknet_io::console::listing;
 
 /// The most weights of a decoder.
 const MOST_DECODER_WEIGHTS: u128 = 1 << 30;
@@ -31,22 +32,13 @@ pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) 
     rules.training_notes(&config.training);
 }
 
-/// What an adapter directory says for itself.
-const ADAPTER_DECIDES: [&str; 14] = [
-    "model.lora.r",
-    "model.lora.lora_alpha",
-    "model.lora.lora_dropout",
-    "model.lora.target_modules",
-    "model.lora.exclude_modules",
-    "model.lora.layers_to_transform",
-    "model.lora.layers_pattern",
-    "model.lora.rank_pattern",
-    "model.lora.alpha_pattern",
-    "model.lora.bias",
-    "model.lora.use_rslora",
-    "model.lora.use_dora",
-    "model.lora.init_lora_weights",
-    "model.lora.modules_to_save",
+/// Keys of `model.lora` that an adapter directory does not decide.
+const BESIDE_ADAPTER: [&str; 5] = [
+    "model.lora.enabled",
+    "model.lora.adapter",
+    "model.lora.loftq_config.loftq_bits",
+    "model.lora.loftq_config.loftq_iter",
+    "model.lora.task_type",
 ];
 
 struct Rules<'a> {
@@ -188,24 +180,28 @@ impl Rules<'_> {
             return;
         }
         if lora.adapter.is_some() {
+            let decides = |key: &&Key| {
+                let path = key.path.as_str();
+                key.status == Status::Working && path.starts_with("model.lora.") && !BESIDE_ADAPTER.contains(&path)
+            };
             let noted = |at: &super::yaml::Origin| self.layers.layers.get(at.layer).is_some_and(|l| l.notes);
-            let given = |key: &&str| self.checked.origins.get(key).is_some_and(noted);
-            let given: Vec<_> = ADAPTER_DECIDES.into_iter().filter(given).collect();
+            let paths = known_keys().iter().filter(decides).map(|key| key.path.as_str());
+            let given: Vec<_> = paths.filter(|path| self.checked.origins.get(path).is_some_and(noted)).collect();
             for key in given {
                 let text = format!("{key} is not read: the adapter_config.json in model.lora.adapter decides it");
                 self.layers.notes.push(text);
             }
             return;
         }
-        for (name, message) in lora.problems() {
+        for (name, message) in lora.conflicts() {
             let path = format!("model.lora.{name}");
-            if let Some(key) = super::schema::key(&path) {
-                self.problem(&[key.path], format!("{path} {message}"));
+            if let Some(key) = key::find(&path) {
+                self.problem(&[key.path.as_str()], format!("{path} {message}"));
             }
         }
         let method = lora.init_lora_weights;
         let key = "model.lora.init_lora_weights";
-        if method.reads_weights() && model.quantization.enabled && model.quantization.mode == "hf" {
+        if method.reads_weights() && model.quantization.enabled && model.quantization.mode == QuantMode::Hf {
             let message = format!(
                 "{key}: {method} is computed from the float weights, which mode hf never holds; set \
                  model.quantization.mode to manual"
@@ -244,7 +240,7 @@ impl Rules<'_> {
             self.layers.notes.push(text);
         }
         let quantization = &config.model.quantization;
-        if quantization.mode != "hf" && quantization.use_double_quant.is_some() {
+        if quantization.mode != QuantMode::Hf && quantization.use_double_quant.is_some() {
             let key = "model.quantization.use_double_quant";
             if self.was_given(key) {
                 let text = format!("{key} is ignored: it belongs to mode hf; mode manual reads compress_statistics");

@@ -1,44 +1,57 @@
 //! YAML → validated structs. Three groups, each one file: `data`, `model`, `training`. No tensors here.
 //!
 //! The way of a value: [`sources`] finds the file, [`yaml`] reads it with its lines, [`layers`] puts overrides over
-//! files, [`interpolate`] resolves `${…}`, [`check`] holds it against the table of [`keys`], [`validate`] looks at
-//! combinations, and only then serde fills the structs, whose defaults are the only defaults.
+//! files, [`interpolate`] resolves `${…}`, [`check`] holds it against its [`key`], [`validate`] looks at combinations, and
+//! serde fills the structs.
+//!
+//! A key is written once, as the field of a struct: `#[derive(Section)]` takes its documentation, default and bounds from
+//! there, `#[derive(Words)]` the spellings of a word from its enum.
 
 mod check;
 mod data;
 mod emit;
 mod error;
 mod interpolate;
-mod keys;
+mod key;
+mod kind;
 mod layers;
 mod load;
 mod lora;
 mod model;
 mod path_pattern;
+mod patterns;
+mod quantization;
 mod reference;
 mod runtime;
 mod scalars;
-mod schema;
+mod setting;
 mod sources;
 #[cfg(test)]
 mod tests;
 mod training;
+mod typo;
 mod validate;
+mod words;
 mod yaml;
 
 use serde::{Deserialize, Serialize};
 
 pub use data::*;
 pub use error::{ConfigError, Problem};
+pub use key::{Key, Neutral, Status, known_keys};
+pub use kind::{Kind, RealRange, WholeRange};
 pub use load::{ConfigSources, Loaded};
 pub use lora::*;
 pub use model::*;
 pub use path_pattern::{PathPattern, PatternError};
+pub use patterns::{Pattern, TargetModules};
+pub use quantization::*;
 pub use reference::{explain, markdown_table};
 pub use runtime::{Runtime, check_run_id};
-pub use schema::{Key, Kind, Neutral, Range, Status, Word, known_keys};
+pub use setting::{Section, Setting};
 pub use sources::{CONFIG_DIR_VARIABLE, EMBEDDED, Embedded};
 pub use training::*;
+pub use words::{UnknownWord, Word, Words};
 
 /// The merged configuration of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,9 +1,9 @@
 //! Layers: files first, then overrides in their order, then flags. Later layers win key by key.
 
 use super::error::Problem;
-use super::schema;
+use super::key::{self, Status};
 use super::yaml::{self, Entry, Node, Origin, Value, YamlProblem, join};
-use crate::console::excerpt;
+use tracknet_io::console::excerpt;
 
 /// The most bytes of an override that its messages repeat.
 const LONGEST_LABEL: usize = 200;
@@ -92,7 +92,7 @@ impl Layers {
             } else if GROUPS.contains(&entry.key.as_str()) || entry.key == "runtime" {
                 aside.push(entry.key);
             } else {
-                let hint = schema::suggestion("", &entry.key);
+                let hint = key::suggestion("", &entry.key);
                 let message = format!("unknown key {}; {hint}", entry.key);
                 let problem = self.problem(entry.at, &entry.key, message);
                 self.problems.push(problem);
@@ -176,12 +176,12 @@ impl Layers {
     /// For a path below a free mapping (`architecture.hidden_size`): the mapping's path, and it with the key set.
     fn inside_free_mapping<'p>(&self, path: &'p str, node: Node) -> (&'p str, Node) {
         let above = path.match_indices('.').map(|(i, _)| path.split_at(i).0);
-        let Some(key) = above.into_iter().find(|prefix| schema::key(prefix).is_some()) else { return (path, node) };
+        let Some(key) = above.into_iter().find(|prefix| key::find(prefix).is_some()) else { return (path, node) };
         let empty = Node { value: Value::Map(Vec::new()), at: node.at };
         let mut mapping = self.tree.get(key).filter(|n| n.entries().is_some()).cloned().unwrap_or(empty);
         let rest = path.strip_prefix(key).unwrap_or_default().trim_start_matches('.');
         let nested = rest.rsplit('.').fold(node, |inner, part| entry_tree(part, inner));
-        // An unknown path is no key of the schema, so that `merge` goes into every mapping.
+        // An unknown path is no known key, so that `merge` goes into every mapping.
         merge(&mut mapping, nested, "(free)");
         (key, mapping)
     }
@@ -195,33 +195,25 @@ impl Layers {
         let mut section = String::new();
         for part in path.split('.') {
             let full = join(&section, part);
-            if let Some(key) = schema::key(&full) {
-                let open = full == path || accepts_mapping(&key.kind);
+            if let Some(key) = key::find(&full) {
+                let open = full == path || key.kind.accepts_mapping();
                 if !open {
                     let message = format!("{full} holds {}, and has no keys of its own", key.kind.describe());
                     return Some(self.problem(at, path, message));
                 }
-                if key.status == schema::Status::Derived {
+                if key.status == Status::Derived {
                     let message = format!("{full} is derived and cannot be set; set training.{part} instead");
                     return Some(self.problem(at, path, message));
                 }
                 return None;
             }
-            if part.is_empty() || !schema::is_section(&full) {
-                let message = format!("unknown key {path}; {}", schema::suggestion(&section, part));
+            if part.is_empty() || !key::is_section(&full) {
+                let message = format!("unknown key {path}; {}", key::suggestion(&section, part));
                 return Some(self.problem(at, path, message));
             }
             section = full;
         }
         None
-    }
-}
-
-fn accepts_mapping(kind: &schema::Kind) -> bool {
-    match kind {
-        schema::Kind::Mapping | schema::Kind::Anything => true,
-        schema::Kind::Nullable(inner) => accepts_mapping(inner),
-        _ => false,
     }
 }
 
@@ -251,7 +243,7 @@ fn forget_lines(node: &mut Node) {
 
 /// Puts `upper` over `lower`: sections key by key, everything else as a whole. A null section changes nothing.
 fn merge(lower: &mut Node, upper: Node, path: &str) {
-    let free = schema::key(path).is_some();
+    let free = key::find(path).is_some();
     match (&mut lower.value, upper.value) {
         (Value::Map(_), Value::Null) if !free => {}
         (Value::Map(below), Value::Map(above)) if !free && below.is_empty() => *below = above,
@@ -286,7 +278,7 @@ fn old_spellings(section: &mut Node, group: &str) {
 fn old_spellings_at(node: &mut Node, path: &str) {
     let at = node.at;
     let switch = join(path, "enabled");
-    if schema::key(&switch).is_none() {
+    if key::find(&switch).is_none() {
         if path == "training.ema" && node.value == Value::Bool(false) {
             node.value = Value::Null;
         }

@@ -5,10 +5,10 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::error::Problem;
-use super::schema::LONGEST_TYPO;
-use crate::console::listing;
-use crate::files::read::YAML;
-use crate::files::{FileError, read_bytes};
+use super::typo;
+use tracknet_io::console::listing;
+use tracknet_io::files::read::YAML;
+use tracknet_io::files::{FileError, read_bytes};
 
 /// The most names that an error lists.
 const MOST_NAMES: usize = 20;
@@ -21,7 +21,7 @@ macro_rules! embedded {
         &[$(Embedded {
             group: $group,
             name: $name,
-            text: include_str!(concat!("../../../../configs/", $group, "/", $name, ".yaml")),
+            text: include_str!(concat!("../../../configs/", $group, "/", $name, ".yaml")),
         }),+]
     };
 }
@@ -106,19 +106,15 @@ pub(crate) fn find(group: &str, name_or_path: &str, dirs: &[PathBuf]) -> Result<
     }
 }
 
-/// `--data` is often given the data set itself.
+/// What is added to the message when a directory stands where a file is expected: `--data` is often given the data set.
 fn hint_for_directory(group: &str, path: &Path) -> &'static str {
     if group == "data" && path.is_dir() { "; the directory of a data set is given as data.root=DIR" } else { "" }
 }
 
 fn not_found(group: &str, name: &str, dirs: &[PathBuf]) -> String {
     let (known, closed) = known_names(group, dirs);
-    let comparable = known.iter().filter(|_| name.len() <= LONGEST_TYPO);
-    let near = comparable.map(|k| (strsim::damerau_levenshtein(name, k), k)).min();
-    let hint = match near {
-        Some((distance, near)) if distance <= (near.len() / 3).max(1) => format!("; did you mean {near}?"),
-        _ => ".".to_owned(),
-    };
+    let near = typo::meant(name, known.iter().map(String::as_str));
+    let hint = near.map_or_else(|| ".".to_owned(), |near| format!("; did you mean {near}?"));
     let looked: Vec<_> = dirs.iter().map(|d| shown(d).join(group).display().to_string()).collect();
     format!(
         "no {group} config is named {name}{hint} Known: {}. Looked in {}, and in the binary{closed}. A path to a file works, \
@@ -128,7 +124,7 @@ fn not_found(group: &str, name: &str, dirs: &[PathBuf]) -> String {
     )
 }
 
-/// Paths below the working directory are shown as they are typed.
+/// A path as messages show it: without the `./` of the working directory.
 fn shown(path: &Path) -> &Path {
     path.strip_prefix(".").unwrap_or(path)
 }
@@ -157,7 +153,7 @@ fn config_name(path: &Path) -> Option<String> {
     path.is_file().then(|| name.to_owned())
 }
 
-/// Whether there is nothing of this name: other failures are of a file that is there.
+/// Whether the error says that there is no such file; any other is about a file that exists.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

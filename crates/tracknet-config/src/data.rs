@@ -1,0 +1,172 @@
+//! The `data` section: where the frames are, how they are split, resized and augmented.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tracknet_config_derive::{Section, Words};
+
+use super::key::{Key, Neutral, Status};
+use super::setting::{PIXELS, POSITIVE, PROBABILITY};
+
+/// The `data` section.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Dataset root: `<root>/<game>/<clip>/…`.
+    #[config(default = "data/tracknet")]
+    pub root: PathBuf,
+    /// Label format: `tracknet` (tennis, `Label.csv` beside the frames), or `auto` = by looking.
+    #[config(default = DataFormat::Auto)]
+    pub format: DataFormat,
+    /// Which games train, validate and test.
+    #[config(section)]
+    pub split: SplitConfig,
+    /// Resize, normalization and the flip.
+    #[config(section)]
+    pub preprocess: PreprocessConfig,
+    /// Augmentations of training frames; all off by default.
+    #[config(section)]
+    pub augment: AugmentConfig,
+    /// Windows of several frames.
+    #[config(section)]
+    pub sequence: SequenceConfig,
+    /// What a frame without a ball teaches: `mask` = nothing, `negative` = an all-zero target.
+    #[config(default = AbsentBall::Mask)]
+    pub absent_ball: AbsentBall,
+    /// Which pixels the labels refer to: those of the pictures turned upright by their EXIF orientation (`apply`), or as
+    /// they are stored (`ignore`).
+    #[config(default = ExifOrientation::Apply)]
+    pub exif_orientation: ExifOrientation,
+    /// What becomes of a frame that cannot be read: `skip` = left out of its batch, named once and counted, `error` = it
+    /// ends the run.
+    #[config(default = OnBadFrame::Skip)]
+    pub on_bad_frame: OnBadFrame,
+}
+
+/// How labels are stored on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+#[word(unavailable = ["badminton", "frames"])]
+pub enum DataFormat {
+    /// Found by looking at the root.
+    Auto,
+    /// Tennis: `<game>/<clip>/Label.csv` beside the frames.
+    Tracknet,
+}
+
+/// Directory names of the games in each split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Section)]
+#[serde(default, deny_unknown_fields)]
+pub struct SplitConfig {
+    /// Games to train on, as directory names; one that is missing is an error.
+    #[config(default = (1..=9).map(|i| format!("game{i}")).collect())]
+    pub train_games: Vec<String>,
+    /// Games to validate on.
+    #[config(default = vec!["game10".to_owned()], null_is_default)]
+    pub val_games: Vec<String>,
+    /// Games held out for the test.
+    #[config(null_is_default)]
+    #[serde(deserialize_with = "null_is_empty")]
+    pub test_games: Vec<String>,
+}
+
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::<Vec<String>>::deserialize(d)?.unwrap_or_default())
+}
+
+/// From a decoded frame to the model's input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
+#[serde(default, deny_unknown_fields)]
+pub struct PreprocessConfig {
+    /// Input size `[W, H]` in pixels; multiples of the backbone's patch size.
+    #[config(default = [512, 288], range = PIXELS)]
+    pub resize: [usize; 2],
+    /// Subtract the mean, divide by the deviation (ImageNet's or the checkpoint's).
+    #[config(default = true)]
+    pub normalize: bool,
+    /// Probability of a horizontal flip, in training only.
+    #[config(default = 0.0, range = PROBABILITY)]
+    pub flip_prob: f32,
+}
+
+/// Augmentations of training frames; all off by default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
+#[config(fieldless = mixup)]
+#[serde(default, deny_unknown_fields)]
+pub struct AugmentConfig {
+    /// Probability of a brightness, contrast, saturation and hue jitter.
+    #[config(default = 0.0, range = PROBABILITY)]
+    pub color_jitter_prob: f32,
+    /// Strength of the jitter.
+    #[config(default = 0.3, range = PROBABILITY)]
+    pub color_jitter: f32,
+    /// Probability of a Gaussian blur.
+    #[config(default = 0.0, range = PROBABILITY)]
+    pub blur_prob: f32,
+    /// Probability of additive Gaussian noise.
+    #[config(default = 0.0, range = PROBABILITY)]
+    pub noise_prob: f32,
+    /// Standard deviation of the noise, in 8-bit grey levels.
+    #[config(default = 6.0, range = 0.0..=255.0)]
+    pub noise_std: f32,
+    /// Probability of a JPEG re-encoding.
+    #[config(default = 0.0, range = PROBABILITY)]
+    pub jpeg_prob: f32,
+    /// JPEG quality, `[low, high]`.
+    #[config(default = [40, 90], range = 1..=100)]
+    pub jpeg_quality: [u8; 2],
+    /// Probability of a random zoom-and-shift crop.
+    #[config(default = 0.0, range = PROBABILITY)]
+    pub zoom_prob: f32,
+    /// Largest zoom factor of the crop.
+    #[config(default = 1.5, range = 1.0..=100.0)]
+    pub zoom_max: f32,
+}
+
+fn mixup() -> Vec<Key> {
+    vec![Key::unavailable("mixup")]
+}
+
+/// Windows of `length` frames `stride` apart, never across clips.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Section)]
+#[serde(default, deny_unknown_fields)]
+pub struct SequenceConfig {
+    /// Read windows instead of single frames.
+    #[config(status = Status::Unavailable(Neutral::Off))]
+    pub enabled: bool,
+    /// Frames in a window.
+    #[config(default = 1, range = POSITIVE, status = Status::Unavailable(Neutral::One))]
+    pub length: usize,
+    /// Distance of the frames in a window.
+    #[config(default = 1, range = POSITIVE, status = Status::Unavailable(Neutral::One))]
+    pub stride: usize,
+}
+
+/// What a visibility-0 frame teaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+pub enum AbsentBall {
+    /// Nothing: its mask is zero.
+    Mask,
+    /// An all-zero target.
+    Negative,
+}
+
+/// What the EXIF orientation of a picture does: the labels of a data set refer either to the upright pictures or to the
+/// pixels as they are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Words)]
+pub enum ExifOrientation {
+    /// Pictures are turned upright, as viewers, labelling tools and OpenCV show them.
+    #[default]
+    Apply,
+    /// Pixels are read as they are stored.
+    Ignore,
+}
+
+/// What becomes of a frame whose picture cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Words)]
+pub enum OnBadFrame {
+    /// It is left out of its batch, named once and counted.
+    #[default]
+    Skip,
+    /// It ends the run.
+    Error,
+}

@@ -1,0 +1,183 @@
+//! The `model` section: backbone, decoder, heatmap.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tracknet_config_derive::{Section, Words};
+
+use super::key::{Key, Status};
+use super::kind::Kind;
+use super::lora::LoraConfig;
+use super::quantization::QuantizationConfig;
+use super::setting::{PIXELS, POSITIVE, PROBABILITY, Setting};
+
+/// The `model` section.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
+#[config(fieldless = keys_of_other_models)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The model. The three names mean the same: `lora` and `quantization` decide.
+    #[config(default = ModelName::VitHeatmap)]
+    pub model_name: ModelName,
+    /// A Hugging Face model directory or hub id; null = random weights from `backbone.architecture`, and without that
+    /// facebook/dinov3-vits16-pretrain-lvd1689m.
+    pub pretrained_model_name: Option<String>,
+    /// How the backbone is built and frozen.
+    #[config(section)]
+    pub backbone: BackboneConfig,
+    /// The `upsampling` decoder of ViT models.
+    #[config(section)]
+    pub decoder: DecoderConfig,
+    /// Size and spread of the heatmap.
+    #[config(section)]
+    pub heatmap: HeatmapConfig,
+    /// LoRA adapters on the backbone.
+    #[config(section)]
+    pub lora: LoraConfig,
+    /// 4-bit storage of the backbone's linear layers.
+    #[config(section)]
+    pub quantization: QuantizationConfig,
+}
+
+/// The backbone of a configuration that names none and describes none.
+pub const DEFAULT_BACKBONE: &str = "facebook/dinov3-vits16-pretrain-lvd1689m";
+
+/// The sections of models that this version does not have: they are checked, so that their files load, and not read.
+fn keys_of_other_models() -> Vec<Key> {
+    let count = || usize::kind(POSITIVE.into());
+    let counts = || Vec::<usize>::kind(POSITIVE.into()).at_least(1);
+    let other = |(path, kind): (&str, Kind)| Key { path: path.to_owned(), kind, status: Status::OtherModel, doc: "" };
+    let others = [
+        ("fpn.in_channels", counts()),
+        ("fpn.lateral_dim", count()),
+        ("fpn.fuse", Fuse::kind(())),
+        ("hrnet.in_channels", counts()),
+        ("hrnet.widths", counts()),
+        ("hrnet.num_units", count()),
+        ("hrnet.out_channels", count()),
+        ("deformable_encoder.in_channels", counts()),
+        ("deformable_encoder.d_model", count()),
+        ("deformable_encoder.nhead", count()),
+        ("deformable_encoder.num_encoder_layers", count()),
+        ("deformable_encoder.num_feature_levels", count()),
+        ("deformable_encoder.n_points", count()),
+        ("deformable_encoder.lateral_dim", count()),
+        ("deformable_encoder.fuse", Fuse::kind(())),
+    ];
+    [Key::unavailable("temporal")].into_iter().chain(others.map(other)).collect()
+}
+
+/// `model.model_name`. The `lora` and `quantization` sections decide, not the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+#[word(unavailable = ["convnext_fpn_heatmap", "convnext_hrnet_heatmap", "convnext_deformable_fpn_heatmap"])]
+pub enum ModelName {
+    /// A vision transformer and the upsampling decoder.
+    VitHeatmap,
+    /// The same; the name of the original's file with LoRA.
+    VitLoraHeatmap,
+    /// The same; the name of the original's file with LoRA on 4-bit weights.
+    VitQloraHeatmap,
+}
+
+/// How the maps of several levels become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+pub enum Fuse {
+    /// Added.
+    Sum,
+    /// Channels beside each other.
+    Concat,
+}
+
+/// How the backbone is built and frozen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackboneConfig {
+    /// Freeze every backbone weight; without LoRA, for `training.backbone_freeze_epochs` epochs if that is not 0. With
+    /// LoRA they are frozen whatever this says.
+    #[config(default = true)]
+    pub freeze: bool,
+    /// Accepted and ignored: `--device` chooses the device.
+    #[config(
+        default = Some("auto".to_owned()),
+        kind = Kind::Anything,
+        status = Status::Ignored("the device is chosen by --device")
+    )]
+    pub device_map: Option<String>,
+    /// Look for hub ids in the local cache only.
+    #[config(default = true)]
+    pub local_files_only: bool,
+    /// Side of a patch in pixels; must equal the checkpoint's.
+    #[config(default = 16, range = 1..=1024)]
+    pub patch_size: usize,
+    /// Stages that a convolutional backbone returns, from 1.
+    #[config(default = vec![1, 2, 3, 4], range = 1..=4, min_len = 1, status = Status::OtherModel)]
+    pub return_stages: Vec<usize>,
+    /// A backbone without a checkpoint: keys of a Hugging Face `config.json`, `model_type` included.
+    pub architecture: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// The `upsampling` decoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecoderConfig {
+    /// Channels `[C0, C1, …]`; `C0` is the backbone's hidden size.
+    #[config(default = vec![384, 256, 128, 64], range = POSITIVE, min_len = 2)]
+    pub channels: Vec<usize>,
+    /// Upsampling factor of each stage; missing factors are 1.
+    #[config(default = vec![2, 2, 2], range = 1..=64)]
+    pub upsample: Vec<usize>,
+    /// Residual blocks in each stage.
+    #[config(default = 1, range = 0..=1024)]
+    pub blocks_per_stage: usize,
+    /// Group or batch normalization.
+    #[config(default = Norm::Gn)]
+    pub norm: Norm,
+    /// Activation of the blocks.
+    #[config(default = Activation::Gelu)]
+    pub activation: Activation,
+    /// Depthwise 3×3 convolutions instead of dense ones.
+    #[config(default = true)]
+    pub use_depthwise: bool,
+    /// Squeeze-and-excitation in the blocks.
+    pub use_se: bool,
+    /// Channel reduction of squeeze-and-excitation.
+    #[config(default = 8, range = POSITIVE)]
+    pub se_reduction: usize,
+    /// Channel dropout in the blocks.
+    #[config(default = 0.0, range = PROBABILITY)]
+    pub dropout: f32,
+    /// Concatenate stride-2 and stride-4 features of a light convolutional stem.
+    pub skip: bool,
+    /// Decoder and head weights to start from: a `tracknet_head.safetensors`, or a directory that holds one.
+    pub pretrained: Option<PathBuf>,
+}
+
+/// Normalization layers of the decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+pub enum Norm {
+    /// Group normalization: 32 groups, halved until they divide the channels.
+    Gn,
+    /// Batch normalization.
+    Bn,
+}
+
+/// Activations of the decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+pub enum Activation {
+    /// GELU with the exact erf.
+    Gelu,
+    /// ReLU.
+    Relu,
+}
+
+/// Size and spread of the heatmap.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeatmapConfig {
+    /// Heatmap size `[W, H]` in pixels.
+    #[config(default = [256, 144], range = PIXELS)]
+    pub size: [usize; 2],
+    /// Standard deviation of the Gaussian target, in heatmap pixels.
+    #[config(default = 2.0, range = 0.1..=1000.0)]
+    pub sigma: f32,
+}
