@@ -15,10 +15,11 @@ use tracknet::artifacts::pretrained::Checkpoint as ModelDirectory;
 use tracknet::artifacts::pretrained::bnb::{QuantState, SkipRules};
 use tracknet::artifacts::pretrained::header::Header;
 use tracknet::artifacts::pretrained::index::ShardIndex;
+use tracknet::artifacts::run::{Checkpoint, RunState};
 use tracknet::config::{Config, DataFormat};
 use tracknet::datasets::Dataset;
 use tracknet::models::backbones::{ModulePaths, VitSpec};
-use tracknet::training::{Checkpoint, KeepRows, MetricLog, RunState};
+use tracknet::training::{KeepRows, MetricLog};
 
 /// `adapter_config.json`.
 pub(crate) fn adapter_config(data: &[u8]) -> bool {

@@ -5,8 +5,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use tracknet::Result;
 use tracknet::artifacts::build_model;
+use tracknet::compute::DeviceError;
+use tracknet::datasets::BatchSpec;
 use tracknet::models::HeatmapModel;
-use tracknet::training::{TrainingError, batch_spec, shape_of};
+use tracknet::training::shape_of;
 use tracknet_io::process;
 
 use crate::{Measurement, Options, Size, Weights, setup};
@@ -16,7 +18,7 @@ pub(crate) fn run(weights: Weights, size: Size, batch: usize, options: &Options)
     let resize = config.data.preprocess.resize;
     let (model, build) = build_model(&config.model, resize, config.training.seed, &options.device)?;
     let model = model.valid();
-    let batch = setup::batch(batch, shape_of(&batch_spec(&config, &build)));
+    let batch = setup::batch(batch, shape_of(&BatchSpec::new(&config, build.normalization())));
     let flop = setup::shapes(&config, &model).inference(batch.size);
 
     process::reset_peak();
@@ -42,6 +44,5 @@ pub(crate) fn heatmaps(
 ) -> Result<Vec<f32>> {
     let images = Tensor::from_data(TensorData::new(images.to_vec(), [frames, 3, height, width]), device);
     let heatmaps = model.predict(images).try_into_vec_as::<f32>();
-    let lost = |problem: String| TrainingError::Device { name: "heatmap".to_owned(), problem };
-    Ok(heatmaps.map_err(|e| lost(e.to_string()))?)
+    Ok(heatmaps.map_err(|e| DeviceError::new("heatmap", e))?)
 }

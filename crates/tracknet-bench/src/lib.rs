@@ -1,7 +1,7 @@
 //! What the speed and memory of this program are measured on.
 //!
 //! Each workload goes the way of a real run: models are built by [`tracknet::artifacts::build_model`] from a configuration,
-//! training steps are those of [`tracknet::training::Stepper`], frames are read by [`tracknet::datasets::image`]. Weights
+//! training steps are those of [`tracknet::training::Trainer`], frames are read by [`tracknet::datasets::image`]. Weights
 //! are random, because time does not depend on them.
 //!
 //! One workload is measured in one process: [`prepare`] writes the files that it reads, [`measure`] runs it, and
@@ -35,7 +35,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use tracknet::Result;
-use tracknet::training::device_memory;
+use tracknet::compute;
 use tracknet_io::process;
 use tracknet_render::RenderError;
 
@@ -164,6 +164,6 @@ pub fn measure(workload: &Workload, options: &Options, dir: &Path) -> Result<Mea
     };
     measurement.name = workload.to_string();
     measurement.peak_bytes = process::peak_bytes();
-    measurement.device_bytes = device_memory(&options.device);
+    measurement.device_bytes = compute::Compute::new(&options.device).device_memory();
     Ok(measurement)
 }

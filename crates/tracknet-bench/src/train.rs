@@ -2,45 +2,41 @@
 
 use tracknet::Result;
 use tracknet::artifacts::build_model;
-use tracknet::models::is_cpu;
-use tracknet::training::{
-    NamedOptimizer, ParameterTable, StagedBatch, Staging, batch_spec, set_checkpointing, set_precision, shape_of,
-    thawed_stepper, training_device,
-};
+use tracknet::compute;
+use tracknet::datasets::BatchSpec;
+use tracknet::training::{StagedBatch, Staging, set_checkpointing, set_precision, shape_of, unfrozen_trainer};
 use tracknet_io::process;
 
 use crate::{Compute, Measurement, Mode, Options, Size, setup};
 
 pub(crate) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Result<Measurement> {
     let config = setup::training(mode, size, batch, &options.overrides)?;
-    let device = training_device(&options.device);
-    let (model, build) = build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device)?;
-    let table = ParameterTable::of(&model);
-    let mut model = table.set_active(model, |_| true);
+    let compute = compute::Compute::new(&options.device).with_precision(config.training.precision);
+    let (resize, device) = (config.data.preprocess.resize, compute.training_device());
+    let (mut model, build) = build_model(&config.model, resize, config.training.seed, &device)?;
     set_checkpointing(&config, &mut model);
-    let mixed = set_precision(config.training.precision, &mut model, &options.device);
-    let shape = shape_of(&batch_spec(&config, &build));
-    let mut stepper = thawed_stepper(&config, &model, &device)?;
-    let mut optimizer = NamedOptimizer::new(&config.training.optimizer);
+    let mixed = set_precision(&mut model, &compute);
+    let shape = shape_of(&BatchSpec::new(&config, build.normalization()));
     let first = setup::batch(batch, shape);
     let shapes = setup::shapes(&config, &model);
     let flop = shapes.step(mode, batch);
+    let mut trainer = unfrozen_trainer(&config, model, &compute)?;
 
     process::reset_peak();
     let mut step = 0;
     let mut take_step = |batch: &StagedBatch| -> Result<()> {
-        stepper.step(&mut model, batch, &table, &mut optimizer, step, 1.0)?;
+        trainer.step(batch, step, 1.0)?;
         step += 1;
         Ok(())
     };
-    let time = match is_cpu(&device) {
+    let time = match compute.side_by_side() {
         true => {
-            let batch = shape.stage(first, &device)?;
+            let batch = shape.stage(first, &compute)?;
             options.repeat.time(|| take_step(&batch))?
         }
         // Each batch is copied to the device while the step before it computes, as in a run.
         false => {
-            let mut batches = Staging::new(shape, &device).stage(std::iter::repeat_with(move || Ok(first.clone())));
+            let mut batches = Staging::new(shape, &compute).stage(std::iter::repeat_with(move || Ok(first.clone())));
             options.repeat.time(|| batches.next().map_or(Ok(()), |batch| take_step(&batch?)))?
         }
     };

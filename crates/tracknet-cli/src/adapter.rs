@@ -11,14 +11,15 @@ use tracknet::artifacts::adapter::peft::WEIGHTS_FILE;
 use tracknet::artifacts::adapter::peft_config::CONFIG_FILE;
 use tracknet::artifacts::adapter::{AdapterFile, PeftConfig, compare_adapters, convert_adapter};
 use tracknet::artifacts::build_backbone;
+use tracknet::artifacts::load_model_for_inference;
 use tracknet::artifacts::pretrained::{write_backbone, write_head, write_packed_backbone};
+use tracknet::artifacts::run::named_adapters;
 use tracknet::config::{DtypeName, LoraConfig, QuantizationConfig};
 use tracknet::console::printable;
 use tracknet::files::Destination;
 use tracknet::models::backbones::ModulePaths;
 use tracknet::models::lora::{Deviation, MergeInto, counted, dequantize, layer_status, merge_adapters, status_table};
 use tracknet::models::{HeatmapModel, VisitProjections, Vit};
-use tracknet::training::{load_model_for_inference, named_adapters};
 
 use crate::args::{FLOAT_DTYPES, OverwriteFlag, one_of};
 use crate::device;

@@ -5,10 +5,11 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use tracknet::artifacts::AdapterChoice;
+use tracknet::artifacts::run::find_adapter;
 use tracknet::config::{ConfigSources, DtypeName, UnknownWord, Words};
 use tracknet::files::destination::check_file;
 use tracknet::files::{self, Destination, Existing, read_text};
-use tracknet::training::{AdapterChoice, find_adapter};
 
 /// Where the configuration comes from: three groups, then overrides.
 #[derive(Debug, Clone, Args)]

@@ -10,8 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tracknet::config::{DataFormat, ExifOrientation};
 use tracknet::console;
 use tracknet::datasets::{Dataset, preview};
+use tracknet::evaluation::overlay;
 use tracknet::files::destination::check_file;
-use tracknet::inference::overlay;
 use tracknet_render::{GenerateOptions, GenerateReport, LookSet, generate};
 
 use crate::args::{OverwriteFlag, parse_count};

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use tracknet::artifacts::load_model_with_adapter;
 use tracknet::config::Config;
 use tracknet::evaluation::{MetricOptions, Tolerance, VisibleSet};
-use tracknet::training::{EvaluateOptions, evaluate, load_model_with_adapter};
+use tracknet::training::{EvaluateOptions, evaluate};
 
 use crate::args::{
     AdapterFlags, BaseArgs, ConfigArgs, DeviceArgs, OverwriteFlag, files_of_run, parse_distance, parse_score,

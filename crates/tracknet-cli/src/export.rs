@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use tracknet::artifacts::load_model_for_inference;
 use tracknet::artifacts::pretrained::{write_backbone, write_head};
 use tracknet::config::DtypeName;
-use tracknet::training::load_model_for_inference;
 
 use crate::args::{BaseArgs, FLOAT_DTYPES, OverwriteFlag, one_of};
 use crate::device;

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use tracknet::artifacts::load_model_with_adapter;
 use tracknet::console;
 use tracknet::inference::{Predicted, Predictor, Source};
-use tracknet::training::load_model_with_adapter;
 
 use crate::args::{AdapterFlags, BaseArgs, DeviceArgs, OverwriteFlag, files_of_run, parse_score};
 use crate::device;

@@ -11,19 +11,19 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use tracknet::artifacts::{BuildReport, build_model};
+use tracknet::compute::Compute;
 use tracknet::config::{Config, ConfigSources};
 use tracknet::console;
 use tracknet::datasets::Dataset;
 use tracknet::evaluation::FrameOutcome;
 use tracknet::evaluation::metrics::DetectionMetrics;
+use tracknet::evaluation::overlay;
 use tracknet::inference::predictions::{Prediction, write_csv};
-use tracknet::inference::{Predicted, Predictor, overlay};
+use tracknet::inference::{Predicted, Predictor};
 use tracknet::models::HeatmapModel;
 use tracknet::models::memory::bytes;
 use tracknet::process::peak_bytes;
-use tracknet::training::{
-    Console, EvaluateOptions, Evaluation, FitOptions, Outcome, Trainer, evaluate, training_device,
-};
+use tracknet::training::{Console, EvaluateOptions, Evaluation, FitOptions, Outcome, TrainingRun, evaluate};
 use tracknet_render::{GenerateOptions, LookSet};
 
 use crate::args::DeviceArgs;
@@ -101,7 +101,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
     step(3, "fine-tune LoRA adapters and the decoder")?;
     interrupt.end_at_once(false);
     let options = FitOptions { stop: interrupt.stop.clone(), ..FitOptions::new(device.clone()) };
-    let report = Trainer::new(&config, model, &build, options, &mut Console::new())?.fit()?;
+    let report = TrainingRun::new(&config, model, &build, options, &mut Console::new())?.fit()?;
     if report.outcome == Outcome::Interrupted {
         let root = report.paths.root.display();
         console::say(format_args!("interrupted; continue with: tracknet train --resume {root}"));
@@ -202,7 +202,7 @@ fn render(config: &Config, places: &Places, interrupt: &Interrupt) -> Result<boo
 }
 
 fn build(config: &Config, device: &Device) -> Result<(HeatmapModel, BuildReport)> {
-    let device = training_device(device);
+    let device = Compute::new(device).training_device();
     Ok(build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device)?)
 }
 

@@ -6,13 +6,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use tracknet::artifacts::{BuildReport, build_model};
+use tracknet::compute::Compute;
 use tracknet::config::{Config, Loaded};
 use tracknet::console;
 use tracknet::models::MemoryReport;
 use tracknet::models::memory::bytes;
-use tracknet::training::{
-    Console, EVALUATION_FILE, FitOptions, Outcome, fit, training_device, training_peak, with_schedule,
-};
+use tracknet::training::{Console, EVALUATION_FILE, FitOptions, Outcome, fit, training_peak, with_schedule};
 
 use crate::args::{ConfigArgs, DeviceArgs};
 use crate::device;
@@ -86,12 +85,12 @@ fn dry_run(config: &Config, device: &burn::tensor::Device, resumed: bool) -> Res
         section.decoder.pretrained = None;
     }
     let resize = config.data.preprocess.resize;
-    let device = training_device(device);
-    let (model, report) = build_model(&section, resize, config.training.seed, &device)?;
+    let compute = Compute::new(device);
+    let (model, report) = build_model(&section, resize, config.training.seed, &compute.training_device())?;
     let model = with_schedule(config, model);
     outln!("{}", BuildReport { memory: MemoryReport::of(&model), ..report })?;
     let batch = config.training.batch_size;
-    let peak = bytes(training_peak(config, &model, &device, batch));
+    let peak = bytes(training_peak(config, &model, &compute, batch));
     outln!("estimated training peak at batch {batch}: {peak}")?;
     outln!("the run would be written to {}", config.runtime.run_dir().display())?;
     Ok(ExitCode::SUCCESS)

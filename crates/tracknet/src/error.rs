@@ -22,6 +22,15 @@ pub enum Error {
     /// A model cannot be built, loaded, adapted or quantized.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A tensor cannot be read back from its device.
+    #[error(transparent)]
+    Device(#[from] crate::compute::DeviceError),
+    /// A heatmap or an option of the evaluation is wrong.
+    #[error(transparent)]
+    Evaluation(#[from] crate::evaluation::EvaluationError),
+    /// A run or checkpoint cannot be read.
+    #[error(transparent)]
+    Run(#[from] crate::artifacts::run::RunError),
     /// A training run cannot start or go on.
     #[error(transparent)]
     Training(#[from] crate::training::TrainingError),

@@ -3,26 +3,27 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`compute`] | where and how things are computed |
 //! | [`config`] | YAML → validated structs; no tensors |
 //! | [`models`] | backbone → decoder → head, LoRA, quantization |
 //! | [`artifacts`] | model, adapter and run directories, and how a model comes back from them |
 //! | [`datasets`] | label readers, the batch loader |
-//! | [`training`] | losses, optimizer, the fit loop, checkpoints |
-//! | [`evaluation`] | heatmap decoding, metrics, reports |
-//! | [`inference`] | prediction on images, folders and clips; overlays |
+//! | [`training`] | losses, optimizer, the fit loop, distillation |
+//! | [`evaluation`] | heatmap decoding, metrics, reports, pictures of detections |
+//! | [`inference`] | prediction on images, folders and clips |
 //! | [`inspect`] | what a file or directory is and holds |
 //! | [`files`] | reading and writing: whole or absent, nothing of the user's lost |
 //! | [`console`], [`process`] | what is said to people; what this process takes |
 #![recursion_limit = "256"]
 
 pub mod artifacts;
+pub mod compute;
 pub mod datasets;
 pub mod error;
 pub mod evaluation;
 pub mod inference;
 pub mod inspect;
 pub mod models;
-mod parallel;
 pub mod training;
 
 pub use error::{Error, Result};

@@ -245,7 +245,7 @@ fn every_option(store: fn(ModelConfig) -> ModelConfig) {
     }
 
     let loaded =
-        tracknet::training::load_model_for_inference(&unbroken.paths.root, None, &Device::flex()).unwrap().model;
+        tracknet::artifacts::load_model_for_inference(&unbroken.paths.root, None, &Device::flex()).unwrap().model;
     assert!(state(&loaded) == trained, "what was read is not what was trained");
     // The directory holds all that the backbone needs: the adapter alone gives the same features.
     let adapter = unbroken.paths.best().join("adapter");
@@ -262,7 +262,8 @@ fn a_run_with_adapters_on_the_decoder_alone_is_read_back() {
     let (report, _) =
         training_support::run(&training_support::config(root.path(), section, training), None, None).unwrap();
     assert!(!report.paths.best().join("adapter").exists(), "nothing of it belongs to the backbone");
-    let loaded = tracknet::training::load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap().model;
+    let loaded =
+        tracknet::artifacts::load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap().model;
     assert!(state_dict(&loaded, |_| true) == state_dict(&report.model, |_| true));
 }
 
@@ -289,7 +290,7 @@ fn an_adapter_is_trained_on_from_a_directory_and_keeps_what_the_file_said() {
     assert_eq!(written.config.lora.rank_pattern.0.len(), 2);
     let began = AdapterFile::read(&fixture("peft_pattern"), common::paths("dinov3_tiny")).unwrap();
     assert_eq!(compare_adapters(&began, &written).unwrap().tensors.len(), 12, "every module trained");
-    tracknet::training::load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap();
+    tracknet::artifacts::load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap();
 }
 
 /// A model with the start `method`, trained a little: its matrices are no more those of the start.

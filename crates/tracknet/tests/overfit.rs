@@ -6,8 +6,9 @@
 use burn::tensor::Device;
 use serde_json::json;
 use tracknet::artifacts::build_model;
-use tracknet::datasets::{BatchLoader, Dataset, LoaderOptions};
-use tracknet::training::{NamedOptimizer, ParameterTable, Stepper, batch_spec, shape_of, training_device};
+use tracknet::compute::Compute;
+use tracknet::datasets::{BatchLoader, BatchSpec, Dataset, LoaderOptions};
+use tracknet::training::{Trainer, shape_of};
 
 mod training_support;
 use training_support::{config, lora, model, training};
@@ -21,21 +22,20 @@ fn overfit(model_json: serde_json::Value, loss: &str, steps: u64) -> [f64; 2] {
     let dir = tempfile::tempdir().unwrap();
     let json = json!({ "loss": { "name": loss }, "optimizer": { "lr": 1e-2, "weight_decay": 0.0 } });
     let config = config(dir.path(), model(model_json), training(dir.path(), json));
-    let device = training_device(&Device::flex());
-    let (mut model, build) = build_model(&config.model, config.data.preprocess.resize, 1, &device).unwrap();
+    let compute = Compute::new(&Device::flex());
+    let (resize, device) = (config.data.preprocess.resize, compute.training_device());
+    let (model, build) = build_model(&config.model, resize, 1, &device).unwrap();
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
-    let spec = batch_spec(&config, &build);
-    let mut stepper = Stepper::new(&config.training, &device);
+    let spec = BatchSpec::new(&config, build.normalization());
+    let mut trainer = Trainer::of_heatmaps(&config.training, model, &compute);
     let shape = shape_of(&spec);
     let loader = BatchLoader::new(data.frames(), spec, 4, LoaderOptions::default()).unwrap();
     let batch = loader.epoch(0).next().unwrap().unwrap();
-    let batch = shape.stage(batch, &device).unwrap();
-    let table = ParameterTable::of(&model);
-    let mut optimizer = NamedOptimizer::new(&config.training.optimizer);
+    let batch = shape.stage(batch, &compute).unwrap();
     let mut losses = Vec::new();
     for step in 0..steps {
-        let report = stepper.step(&mut model, &batch, &table, &mut optimizer, step, 1.0).unwrap();
-        losses.push(report.loss_sum / report.mask_sum);
+        let report = trainer.step(&batch, step, 1.0).unwrap();
+        losses.push(report.loss_sum / report.weight);
     }
     [losses[0], losses[losses.len() - 1]]
 }

@@ -72,9 +72,9 @@ fn a_run_stopped_anywhere_and_resumed_equals_the_run_that_was_not_bit_for_bit() 
 /// Stops before, right at and after the step at which a backbone that is frozen at first begins to train, and a run
 /// whose epochs are raised beyond it.
 #[test]
-fn a_backbone_that_thaws_is_in_every_checkpoint_and_resumes_bit_for_bit() {
+fn a_backbone_that_is_unfrozen_is_in_every_checkpoint_and_resumes_bit_for_bit() {
     let dir = tempfile::tempdir().unwrap();
-    let thawing = |out: &str, epochs: usize| {
+    let unfreezing = |out: &str, epochs: usize| {
         let json = json!({ "epochs": epochs, "backbone_freeze_epochs": 1, "scheduler": { "name": "constant" } });
         config(dir.path(), model(json!({})), training(&dir.path().join(out), json))
     };
@@ -83,18 +83,18 @@ fn a_backbone_that_thaws_is_in_every_checkpoint_and_resumes_bit_for_bit() {
         ["backbone/model.safetensors", "tracknet_head.safetensors", "optimizer.safetensors"]
             .map(|name| fs::read(last.join(name)).unwrap())
     };
-    let (expected, _) = run(&thawing("whole", 2), None, None).unwrap();
+    let (expected, _) = run(&unfreezing("whole", 2), None, None).unwrap();
     assert_eq!(expected.state.base, None);
     for stop in [2, 4, 6] {
-        let stopped = thawing(&format!("stopped{stop}"), 2);
+        let stopped = unfreezing(&format!("stopped{stop}"), 2);
         let (first, _) = run(&stopped, None, Some(stop)).unwrap();
         assert!(first.paths.last().join("backbone/config.json").is_file());
         let (second, _) = run(&stopped, Some(&first.paths.root), None).unwrap();
         assert!(files(&second.paths.root) == files(&expected.paths.root), "stopped after {stop} steps");
     }
-    let (short, _) = run(&thawing("raised", 1), None, None).unwrap();
+    let (short, _) = run(&unfreezing("raised", 1), None, None).unwrap();
     assert!(short.state.base.is_some() && !short.paths.last().join("backbone").exists());
-    let (longer, _) = run(&thawing("raised", 2), Some(&short.paths.root), None).unwrap();
+    let (longer, _) = run(&unfreezing("raised", 2), Some(&short.paths.root), None).unwrap();
     assert!(files(&longer.paths.root) == files(&expected.paths.root));
 }
 

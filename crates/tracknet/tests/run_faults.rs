@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, TensorData};
 use serde_json::{Value, json};
+use tracknet::artifacts::load_model_for_inference;
 use tracknet::artifacts::pretrained::StoredAs;
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
+use tracknet::artifacts::run::{Checkpoint, find_checkpoint};
 use tracknet::config::Config;
 use tracknet::files::{Destination, Existing};
-use tracknet::training::{
-    Checkpoint, FitOptions, FitReport, Outcome, Reporter, StepProgress, find_checkpoint, fit, load_model_for_inference,
-};
+use tracknet::training::{FitOptions, FitReport, Outcome, Reporter, StepProgress, fit};
 
 mod common;
 mod training_support;

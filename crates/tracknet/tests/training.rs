@@ -11,15 +11,17 @@ use burn::tensor::Device;
 use serde_json::json;
 use tracknet::Error;
 use tracknet::artifacts::build_model;
+use tracknet::artifacts::load_model_for_inference;
 use tracknet::artifacts::pretrained::save::read_all;
+use tracknet::artifacts::run::{Checkpoint, LossScale};
+use tracknet::compute::Compute;
 use tracknet::config::{Config, DtypeName, ModelConfig};
-use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
+use tracknet::datasets::{Batch, BatchLoader, BatchSpec, Dataset, LoaderOptions};
 use tracknet::models::projection::Base;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
 use tracknet::models::{HeatmapModel, VisitProjections};
 use tracknet::training::{
-    BatchShape, Checkpoint, GradientNorm, LossScale, NamedGradients, NamedOptimizer, Outcome, ParameterTable,
-    StagedBatch, StepReport, Stepper, batch_spec, load_model_for_inference, shape_of, training_device,
+    BatchGradients, BatchShape, GradientNorm, HeatmapStep, Outcome, StagedBatch, StepReport, Trainer, shape_of,
 };
 
 mod common;
@@ -32,8 +34,12 @@ fn values(model: &HeatmapModel, filter: impl Fn(&ParameterInfo) -> bool) -> Valu
     state_dict(model, filter).into_iter().map(|(name, data)| (name, data.try_into_vec::<f32>().unwrap())).collect()
 }
 
+fn cpu() -> Compute {
+    Compute::new(&Device::flex())
+}
+
 fn built(config: &Config) -> HeatmapModel {
-    let device = training_device(&Device::flex());
+    let device = cpu().training_device();
     build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device).unwrap().0
 }
 
@@ -75,9 +81,9 @@ fn changed(model: ModelConfig, freeze_epochs: usize, epochs: usize) -> Vec<Group
 }
 
 #[test]
-fn the_freeze_schedule_thaws_exactly_what_the_configuration_lets_train() {
+fn the_freeze_schedule_unfreezes_exactly_what_the_configuration_lets_train() {
     use Group::{Adapter, Backbone, Decoder, Head};
-    // LoRA: the adapters wait, the base never thaws, even with `freeze: false`.
+    // LoRA: the adapters wait, the base is never unfrozen, even with `freeze: false`.
     let unfrozen_lora = || {
         let mut config = model(lora());
         config.backbone.freeze = false;
@@ -103,7 +109,7 @@ fn qlora() -> ModelConfig {
 }
 
 #[test]
-fn a_quantized_base_never_thaws_and_is_never_written() {
+fn a_quantized_base_is_never_unfrozen_and_never_written() {
     use Group::{Adapter, Decoder, Head};
     assert_eq!(changed(qlora(), 1, 1), [Decoder, Head]);
     assert_eq!(changed(qlora(), 1, 2), [Adapter, Decoder, Head]);
@@ -140,26 +146,23 @@ fn a_quantized_base_never_thaws_and_is_never_written() {
 
 /// One batch of 5 frames of which two have no ball (their mask is zero), and a model on it.
 struct Bench {
-    config: Config,
-    model: HeatmapModel,
+    trainer: Trainer<HeatmapStep>,
     batch: Batch,
     shape: BatchShape,
-    stepper: Stepper,
-    table: ParameterTable,
 }
 
 impl Bench {
-    fn gradients(&self, step: u64) -> (NamedGradients, StepReport) {
-        self.stepper.gradients(&self.model, &self.staged(&self.batch), &self.table, step).unwrap()
+    fn gradients(&self, step: u64) -> BatchGradients {
+        self.trainer.gradients(&self.staged(&self.batch), step).unwrap()
     }
 
-    fn step(&mut self, batch: &Batch, optimizer: &mut NamedOptimizer, step: u64) -> Result<StepReport, Error> {
+    fn step(&mut self, batch: &Batch, step: u64) -> Result<StepReport, Error> {
         let batch = self.staged(batch);
-        self.stepper.step(&mut self.model, &batch, &self.table, optimizer, step, 1.0)
+        self.trainer.step(&batch, step, 1.0)
     }
 
     fn staged(&self, batch: &Batch) -> StagedBatch {
-        self.shape.stage(batch.clone(), &self.stepper.device).unwrap()
+        self.shape.stage(batch.clone(), &self.trainer.compute).unwrap()
     }
 }
 
@@ -174,16 +177,15 @@ fn bench_with_dropout(training_json: serde_json::Value, dropout: f32) -> Bench {
 fn bench_on(training_json: serde_json::Value, model_json: serde_json::Value) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), model(model_json), training(dir.path(), training_json));
-    let device = training_device(&Device::flex());
-    let (model, build) = build_model(&config.model, config.data.preprocess.resize, 3, &device).unwrap();
+    let (resize, device) = (config.data.preprocess.resize, cpu().training_device());
+    let (model, build) = build_model(&config.model, resize, 3, &device).unwrap();
     let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.train_games, true).unwrap();
-    let spec = batch_spec(&config, &build);
-    let (shape, stepper) = (shape_of(&spec), Stepper::new(&config.training, &device));
+    let spec = BatchSpec::new(&config, build.normalization());
+    let shape = shape_of(&spec);
     let options = LoaderOptions { workers: 0, ..LoaderOptions::default() };
     let loader = BatchLoader::new(data.frames().split_off(4), spec, 7, options).unwrap();
     let batch = loader.epoch(0).next().unwrap().unwrap();
-    let table = ParameterTable::of(&model);
-    Bench { config, model, batch, shape, stepper, table }
+    Bench { trainer: Trainer::of_heatmaps(&config.training, model, &cpu()), batch, shape }
 }
 
 #[test]
@@ -192,13 +194,15 @@ fn micro_batches_give_the_gradient_of_the_whole_batch() {
         let mut bench = bench(json!({ "loss": { "name": loss } }));
         let masked = bench.batch.masks.iter().filter(|&&m| m == 0.0).count();
         assert!(masked > 0 && masked < bench.batch.masks.len());
-        let (whole, expected) = bench.gradients(0);
-        let GradientNorm::Finite(norm) = whole.norm().unwrap() else { panic!("not finite") };
+        let expected = bench.gradients(0);
+        let whole = &expected.gradients;
+        let GradientNorm::Finite(norm) = whole.norm(&cpu()).unwrap() else { panic!("not finite") };
         for size in [1, 2, 3, 7] {
-            bench.stepper.micro_batch = Some(size);
-            let (sum, report) = bench.gradients(0);
+            bench.trainer.micro_batch = Some(size);
+            let report = bench.gradients(0);
+            let sum = &report.gradients;
             assert!((report.loss_sum - expected.loss_sum).abs() < 1e-5 * expected.loss_sum);
-            assert_eq!(report.mask_sum, expected.mask_sum);
+            assert_eq!(report.weight, expected.weight);
             assert_eq!(sum.0.len(), whole.0.len());
             for (name, gradient) in &whole.0 {
                 let difference = (gradient.clone() - sum.0[name].clone()).abs().max().into_scalar::<f32>();
@@ -210,22 +214,22 @@ fn micro_batches_give_the_gradient_of_the_whole_batch() {
 }
 
 #[test]
-fn pieces_side_by_side_give_the_bits_of_one_piece_after_the_other() {
+fn frames_side_by_side_give_the_bits_of_one_frame_after_the_other() {
     let gradients = |bench: &Bench, step| {
-        let (gradients, report) = bench.gradients(step);
+        let BatchGradients { gradients, loss_sum, .. } = bench.gradients(step);
         let bits = |gradient: burn::tensor::Tensor<1>| {
             gradient.try_into_vec_as::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
         };
         let gradients: BTreeMap<_, _> = gradients.0.into_iter().map(|(name, g)| (name, bits(g))).collect();
-        (gradients, report.loss_sum.to_bits())
+        (gradients, loss_sum.to_bits())
     };
     let mut bench = bench_with_dropout(json!({}), 0.3);
-    // Pieces are one frame when they run side by side.
-    bench.stepper.micro_batch = Some(1);
+    // Micro-batches are one frame when they run side by side.
+    bench.trainer.micro_batch = Some(1);
     let expected = gradients(&bench, 4);
     assert!(expected != gradients(&bench, 5), "dropout draws the same in every step");
-    bench.stepper = bench.stepper.side_by_side(true);
-    bench.stepper.micro_batch = None;
+    bench.trainer = bench.trainer.side_by_side(true);
+    bench.trainer.micro_batch = None;
     for _ in 0..3 {
         assert!(expected == gradients(&bench, 4));
     }
@@ -234,20 +238,19 @@ fn pieces_side_by_side_give_the_bits_of_one_piece_after_the_other() {
 #[test]
 fn a_non_finite_batch_is_skipped_and_ten_in_a_row_are_an_error() {
     let mut bench = bench(json!({}));
-    let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
-    let before = values(&bench.model, |_| true);
+    let before = values(&bench.trainer.model, |_| true);
     let good = bench.batch.clone();
     bench.batch.images[100] = f32::NAN;
     let bad = bench.batch.clone();
     for step in 0..9 {
-        let report = bench.step(&bad, &mut optimizer, step).unwrap();
+        let report = bench.step(&bad, step).unwrap();
         assert_eq!((report.skipped.as_deref(), report.grad_norm), (Some("loss"), None));
     }
-    assert_eq!(bits(&before), bits(&values(&bench.model, |_| true)));
-    assert_eq!(optimizer.names().count(), 0);
+    assert_eq!(bits(&before), bits(&values(&bench.trainer.model, |_| true)));
+    assert_eq!(bench.trainer.optimizer.names().count(), 0);
     // A good step starts the count again.
-    assert!(bench.step(&good, &mut optimizer, 9).unwrap().grad_norm.is_some());
-    let results: Vec<_> = (0..10).map(|_| bench.step(&bad, &mut optimizer, 9)).collect();
+    assert!(bench.step(&good, 9).unwrap().grad_norm.is_some());
+    let results: Vec<_> = (0..10).map(|_| bench.step(&bad, 9)).collect();
     assert!(results[..9].iter().all(Result::is_ok));
     let error = results[9].as_ref().unwrap_err().to_string();
     assert!(error.contains("10 steps in a row") && error.contains("lr"), "{error}");
@@ -256,36 +259,34 @@ fn a_non_finite_batch_is_skipped_and_ten_in_a_row_are_an_error() {
 #[test]
 fn a_falling_loss_scale_is_no_reason_to_give_up_until_it_cannot_fall_any_more() {
     let mut bench = bench(json!({}));
-    let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
     let batch = bench.batch.clone();
     // The gradients of this scale are beyond float32 for many steps, the loss is not.
-    bench.stepper.loss_scale = Some(LossScale { scale: 2f64.powi(150), steady_steps: 0 });
+    bench.trainer.loss_scale = Some(LossScale { scale: 2f64.powi(150), steady_steps: 0 });
     let mut skipped = 0;
-    while bench.step(&batch, &mut optimizer, skipped).unwrap().grad_norm.is_none() {
+    while bench.step(&batch, skipped).unwrap().grad_norm.is_none() {
         skipped += 1;
     }
     assert!(skipped > 10, "{skipped}");
-    bench.stepper.loss_scale = Some(LossScale { scale: 1.0, steady_steps: 0 });
+    bench.trainer.loss_scale = Some(LossScale { scale: 1.0, steady_steps: 0 });
     let mut bad = batch;
     bad.images[100] = f32::NAN;
-    let results: Vec<_> = (0..10).map(|step| bench.step(&bad, &mut optimizer, step)).collect();
+    let results: Vec<_> = (0..10).map(|step| bench.step(&bad, step)).collect();
     assert!(results[8].is_ok() && results[9].is_err());
 }
 
 #[test]
 fn a_step_that_comes_to_nothing_leaves_the_statistics_of_batch_normalization_as_they_were() {
     let mut bench = bench_on(json!({}), json!({ "decoder": { "norm": "bn" } }));
-    let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
-    let statistics = |bench: &Bench| values(&bench.model, |p| p.name.contains(".running_"));
+    let statistics = |bench: &Bench| values(&bench.trainer.model, |p| p.name.contains(".running_"));
     let good = bench.batch.clone();
-    bench.step(&good, &mut optimizer, 0).unwrap();
+    bench.step(&good, 0).unwrap();
     let before = statistics(&bench);
     assert!(!before.is_empty());
     let mut bad = good.clone();
     bad.images[100] = f32::NAN;
-    assert!(bench.step(&bad, &mut optimizer, 1).unwrap().skipped.is_some());
+    assert!(bench.step(&bad, 1).unwrap().skipped.is_some());
     assert_eq!(bits(&before), bits(&statistics(&bench)));
-    bench.step(&good, &mut optimizer, 2).unwrap();
+    bench.step(&good, 2).unwrap();
     let after = statistics(&bench);
     assert!(bits(&before) != bits(&after) && after.values().flatten().all(|value| value.is_finite()));
 }
@@ -305,12 +306,11 @@ fn a_batch_that_is_normalized_as_a_whole_is_not_split() {
 fn a_batch_without_any_ball_changes_nothing_but_by_decay() {
     let mut bench = bench(json!({ "optimizer": { "weight_decay": 0.0 } }));
     bench.batch.masks.fill(0.0);
-    let before = values(&bench.model, |_| true);
-    let mut optimizer = NamedOptimizer::new(&bench.config.training.optimizer);
+    let before = values(&bench.trainer.model, |_| true);
     let empty = bench.batch.clone();
-    let report = bench.step(&empty, &mut optimizer, 0).unwrap();
-    assert_eq!((report.loss_sum, report.mask_sum, report.grad_norm), (0.0, 0.0, Some(0.0)));
-    assert_eq!(before, values(&bench.model, |_| true));
+    let report = bench.step(&empty, 0).unwrap();
+    assert_eq!((report.loss_sum, report.weight, report.grad_norm), (0.0, 0.0, Some(0.0)));
+    assert_eq!(before, values(&bench.trainer.model, |_| true));
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn a_backbone_that_trained_keeps_the_normalization_and_the_rest_of_its_checkpoin
     let (report, _) = run(&config, None, None).unwrap();
 
     let loaded = load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap();
-    assert_eq!(batch_spec(&loaded.config, &loaded.build).mean, [0.5, 0.25, 0.125]);
+    assert_eq!(BatchSpec::new(&loaded.config, loaded.build.normalization()).mean, [0.5, 0.25, 0.125]);
     let tensors = |dir: &Path| read_all(&dir.join("model.safetensors")).unwrap();
     let [before, after] = [&base, &report.paths.best().join("backbone")].map(|dir| tensors(dir));
     assert!(before.keys().eq(after.keys()), "{:?}", after.keys());
@@ -460,8 +460,8 @@ fn gradient_checkpointing_trains_the_same_weights_on_float_and_4_bit_backbones()
 fn bfloat16_precision_gives_nearly_the_gradients_of_float32_where_the_processor_multiplies_it() {
     let gradients = |bfloat16: bool| {
         let mut bench = bench(json!({}));
-        let used = bfloat16 && bench.model.use_bfloat16();
-        let (gradients, _) = bench.gradients(0);
+        let used = bfloat16 && bench.trainer.model.use_bfloat16();
+        let gradients = bench.gradients(0).gradients;
         let flat = gradients.0.into_values().flat_map(|g| g.try_into_vec_as::<f32>().unwrap());
         (flat.collect::<Vec<f32>>(), used)
     };

@@ -12,10 +12,11 @@ use burn::tensor::TensorData;
 use safetensors::SafeTensors;
 use serde_json::json;
 use tracknet::artifacts::build_model;
+use tracknet::compute::Compute;
 use tracknet::config::{ModelConfig, TrainingConfig};
 use tracknet::datasets::Batch;
 use tracknet::models::state::{Require, load_state, state_dict};
-use tracknet::training::{BatchShape, NamedOptimizer, ParameterTable, Stepper};
+use tracknet::training::{BatchShape, Trainer};
 
 use common::{fixture, largest_of};
 
@@ -69,23 +70,21 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
         "precision": "fp32", "grad_clip": 0.0, "optimizer": { "lr": 1e-3, "weight_decay": 0.05 }
     }))
     .unwrap();
-    let device = common::device().autodiff();
-    let (model, _) = build_model(&model, [96, 64], 0, &device).unwrap();
+    let compute = Compute::new(&common::device()).with_precision(training.precision);
+    let (model, _) = build_model(&model, [96, 64], 0, &compute.training_device()).unwrap();
     let init = part(&golden, "init").into_iter();
     let init = init.map(|(name, (shape, values))| (name, TensorData::new(values, shape))).collect();
-    let mut model = load_state(model, init, Require::Trainable).unwrap();
+    let model = load_state(model, init, Require::Trainable).unwrap();
 
     let target = golden["target"].1.clone();
     let masks = vec![1.0; target.len()];
     let images = read("dinov3_tiny/io.safetensors")["pixel_values"].1.clone();
     let batch = Batch { size: 2, images, targets: target, masks, samples: Vec::new() };
     let shape = BatchShape { input: [96, 64], heatmap: [6, 4] };
-    let batch = shape.stage(batch, &device).unwrap();
-    let mut stepper = Stepper::new(&training, &device);
-    let mut optimizer = NamedOptimizer::new(&training.optimizer);
-    let table = ParameterTable::of(&model);
+    let batch = shape.stage(batch, &compute).unwrap();
+    let mut trainer = Trainer::of_heatmaps(&training, model, &compute);
 
-    let (gradients, _) = stepper.gradients(&model, &batch, &table, 0).unwrap();
+    let gradients = trainer.gradients(&batch, 0).unwrap().gradients;
     let expected = part(&golden, "grad1");
     assert_eq!(gradients.0.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (name, gradient) in gradients.0 {
@@ -94,12 +93,12 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
     }
     assert_eq!(golden["losses"].1.len(), 5);
     for (step, expected) in golden["losses"].1.iter().enumerate() {
-        let report = stepper.step(&mut model, &batch, &table, &mut optimizer, step as u64, 1.0).unwrap();
-        let loss = report.loss_sum / report.mask_sum;
+        let report = trainer.step(&batch, step as u64, 1.0).unwrap();
+        let loss = report.loss_sum / report.weight;
         let d = (loss - f64::from(*expected)).abs() / f64::from(*expected);
         assert!(d < tolerance.loss, "loss {step} is {loss}, expected {expected}");
     }
-    let trained = state_dict(&model, |p| p.trainable);
+    let trained = state_dict(&trainer.model, |p| p.trainable);
     let last = part(&golden, "final");
     assert_eq!(trained.keys().collect::<Vec<_>>(), last.keys().collect::<Vec<_>>());
     for (name, (_, expected)) in last {

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use serde_json::json;
+use tracknet::artifacts::load_model_for_inference;
 use tracknet::inference::{FrameResult, Predicted, Predictor};
-use tracknet::training::{EvaluateOptions, evaluate, load_model_for_inference};
+use tracknet::training::{EvaluateOptions, evaluate};
 
 mod training_support;
 use training_support::{config, lora, model, run, training};

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use tracknet::evaluation::overlay;
 use tracknet::files::FileId;
 use tracknet::files::destination::{check_file, refuse_inputs};
-use tracknet::inference::{RowFormat, Source, VideoTools, overlay};
+use tracknet::inference::{RowFormat, Source, VideoTools};
 
 use super::PredictArgs;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracknet::console;
-use tracknet::inference::overlay::write_png;
+use tracknet::evaluation::overlay::write_png;
 use tracknet::inference::{Predicted, RowFormat, RowWriter, VideoTools, VideoWriter};
 
 use super::PredictArgs;

@@ -50,6 +50,14 @@ pub struct BuildReport {
     pub notes: Vec<String>,
 }
 
+impl BuildReport {
+    /// Mean and deviation of each channel that frames are normalized with: the checkpoint's, or ImageNet's.
+    pub fn normalization(&self) -> ([f32; 3], [f32; 3]) {
+        let Preprocessing { mean, std } = self.preprocessing.unwrap_or(Preprocessing::IMAGENET);
+        (mean, std)
+    }
+}
+
 impl fmt::Display for BuildReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "backbone: {}", self.source)?;

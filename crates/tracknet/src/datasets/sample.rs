@@ -12,7 +12,7 @@ use super::bad::Met;
 use super::heatmap::{Geometry, render_target};
 use super::image::{Normalizer, decode_then, resize};
 use super::{DatasetError, FrameRef, Label, Visibility};
-use crate::config::{AbsentBall, AugmentConfig, ExifOrientation};
+use crate::config::{AbsentBall, AugmentConfig, Config, ExifOrientation};
 use tracknet_random::Stream;
 
 /// What a batch looks like.
@@ -59,6 +59,23 @@ impl Default for BatchSpec {
 }
 
 impl BatchSpec {
+    /// What the batches of this configuration look like; `normalization` is mean and deviation of each channel, of values
+    /// in 0..1.
+    pub fn new(config: &Config, (mean, std): ([f32; 3], [f32; 3])) -> Self {
+        Self {
+            input_size: config.data.preprocess.resize,
+            heatmap_size: config.model.heatmap.size,
+            sigma: config.model.heatmap.sigma,
+            mean,
+            std,
+            normalize: config.data.preprocess.normalize,
+            absent_ball: config.data.absent_ball,
+            exif_orientation: config.data.exif_orientation,
+            flip_prob: config.data.preprocess.flip_prob,
+            augment: config.data.augment.clone(),
+        }
+    }
+
     /// The normalizer of this specification.
     pub fn normalizer(&self) -> Normalizer {
         Normalizer::new(self.normalize.then_some((self.mean, self.std)))

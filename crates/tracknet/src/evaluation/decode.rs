@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::EvaluationError;
+use crate::config::LossName;
 use crate::datasets::Geometry;
 
 /// What turns raw model outputs into values in 0..1.
@@ -16,6 +17,16 @@ pub enum Activation {
     Sigmoid,
     /// Clamp to 0..1: models trained with the squared error on raw outputs.
     Clamp,
+}
+
+impl From<LossName> for Activation {
+    /// That of a model trained with this loss.
+    fn from(loss: LossName) -> Self {
+        match loss {
+            LossName::Mse => Self::Clamp,
+            LossName::Focal | LossName::Wbce => Self::Sigmoid,
+        }
+    }
 }
 
 impl Activation {

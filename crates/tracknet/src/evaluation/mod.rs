@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`decode`] | a heatmap → [`Detection`] |
 //! | [`metrics`] | detections and labels of many frames → [`Metrics`] |
+//! | [`overlay`] | pictures of detections and heatmaps |
 //! | [`report`] | metrics by game, as a table and as JSON |
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::datasets::{Label, SampleInfo};
 
 pub mod decode;
 pub mod metrics;
+pub mod overlay;
 pub mod report;
 
 pub use decode::{Activation, ComponentChoice, DecodeMethod, DecodeOptions, Detection, HeatmapPoints};

@@ -4,14 +4,12 @@
 //! |---|---|
 //! | [`video`], [`video_writer`] | frames out of and into video files, through the `ffmpeg` program |
 //! | [`probe`] | what a video file says about itself, and whether it keeps it |
-//! | [`overlay`] | pictures of predictions and heatmaps |
 //! | [`predictor`] | a trained model on images, folders and videos |
 //! | [`predictions`] | CSV and JSON lines |
 
 use std::path::PathBuf;
 
 mod ffmpeg;
-pub mod overlay;
 pub mod predictions;
 pub mod predictor;
 pub mod probe;
@@ -79,9 +77,9 @@ pub enum InferenceError {
         /// Where it ends, and what `ffmpeg` said.
         reason: String,
     },
-    /// A heatmap cannot be decoded.
-    #[error(transparent)]
-    Evaluation(#[from] crate::evaluation::EvaluationError),
+    /// A picture cannot be prepared for the model, or the model gave nothing for it.
+    #[error("{0}")]
+    Picture(String),
 }
 
 fn missing_frames(missing: u64) -> String {

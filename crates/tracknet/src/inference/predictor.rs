@@ -12,17 +12,17 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 
-use crate::artifacts::BuildReport;
+use crate::artifacts::{BuildReport, load_model_for_inference};
+use crate::compute::DeviceError;
 use crate::config::Config;
 use crate::console::excerpt;
 use crate::datasets::image::{Normalizer, decode as decode_image, is_picture, pictures_in, resize};
 use crate::datasets::{BatchSpec, Geometry};
 use crate::error::Result;
 use crate::evaluation::decode::{Activation, DecodeOptions, decode};
+use crate::evaluation::overlay::{heatmap_picture, overlay};
 use crate::models::HeatmapModel;
-use crate::training::{TrainingError, activation_of, batch_spec, load_model_for_inference};
 
-use super::overlay::{heatmap_picture, overlay};
 use super::video::VideoTools;
 use super::{InferenceError, Prediction};
 
@@ -134,12 +134,12 @@ impl FrameResult {
 impl Predictor {
     /// A predictor from a model, the report of its build and the configuration of its run; `device` is the model's.
     pub fn new(model: &HeatmapModel, build: &BuildReport, config: &Config, device: &Device) -> Self {
-        let spec = batch_spec(config, build);
+        let spec = BatchSpec::new(config, build.normalization());
         Self {
             model: model.valid(),
             normalizer: spec.normalizer(),
             spec,
-            activation: activation_of(config),
+            activation: Activation::from(config.training.loss.name),
             decode: DecodeOptions::default(),
             device: device.clone(),
             stop: Arc::default(),
@@ -173,9 +173,9 @@ impl Predictor {
     /// # Errors
     /// If the picture cannot be resized or the model gives values that are not finite.
     pub fn image(&self, frame: RgbImage) -> Result<FrameResult> {
-        let read = self.prepare(0, None, frame).map_err(TrainingError::Mismatch)?;
+        let read = self.prepare(0, None, frame).map_err(InferenceError::Picture)?;
         let found = self.batch(vec![read])?.pop();
-        found.ok_or_else(|| TrainingError::Mismatch("the model gave no heatmap".to_owned()).into())
+        found.ok_or_else(|| InferenceError::Picture("the model gave no heatmap".to_owned()).into())
     }
 
     /// Finds the ball on every frame of an image file, of a folder of jpg and png frames (in natural order of their
@@ -284,7 +284,7 @@ impl Predictor {
         }
         let images = Tensor::from_data(TensorData::new(values, [frames.len(), 3, height, width]), &self.device);
         let logits = self.model.predict(images).try_into_vec_as::<f32>();
-        let mut heatmaps = logits.map_err(|e| TrainingError::device("heatmap", e))?;
+        let mut heatmaps = logits.map_err(|e| DeviceError::new("heatmap", e))?;
         self.activation.apply(&mut heatmaps);
         let pixels = self.spec.heatmap_size.iter().product::<usize>().max(1);
         frames.into_iter().zip(heatmaps.chunks(pixels)).map(|(read, heatmap)| self.result(read, heatmap)).collect()
@@ -294,7 +294,7 @@ impl Predictor {
         let size = self.spec.heatmap_size;
         let native = [frame.width() as usize, frame.height() as usize];
         let geometry = Geometry::whole(native, self.spec.input_size, size);
-        let detection = decode(heatmap, size, &self.decode).map_err(InferenceError::from)?;
+        let detection = decode(heatmap, size, &self.decode)?;
         let detection = detection.map(|found| found.to_native(&geometry));
         let peak = heatmap.iter().copied().fold(0.0, f32::max);
         let prediction = Prediction { frame: number, file, detection, peak, damage: None };

@@ -9,19 +9,16 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::artifacts::adapter::peft;
+use crate::artifacts::adapter::peft_config::CONFIG_FILE as ADAPTER_CONFIG;
 use crate::artifacts::pretrained::bnb::is_packed;
 use crate::artifacts::pretrained::foreign::{is_there, parse_object};
 use crate::artifacts::pretrained::json::shown;
 use crate::artifacts::pretrained::{Checkpoint, HEAD_FILE, Weights};
+use crate::artifacts::run::{ADAPTER_DIR, BACKBONE_DIR, CONFIG_FILE, find_checkpoint};
 use crate::console::listing;
 use crate::error::{IoContext, Result};
 use crate::files::{read, read_bytes};
 use crate::models::{ModelError, words};
-use crate::training::find_checkpoint;
-use crate::training::{ADAPTER_DIR, BACKBONE_DIR, CONFIG_FILE};
-
-/// What makes a directory an adapter.
-const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// What a file or directory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -29,7 +29,8 @@ pub mod words;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::parallel;
+pub(crate) use crate::compute::is_cpu;
+use crate::compute::parallel;
 
 use crate::artifacts::pretrained::carried::Carried;
 use backbones::ModulePaths;
@@ -42,17 +43,6 @@ use layers::Conv;
 pub use lora::{apply_lora_to_model, apply_quantization};
 pub use memory::MemoryReport;
 pub use projection::{Projection, VisitProjections};
-
-/// Whether this is Burn's CPU backend, with or without autodiff.
-pub fn is_cpu(device: &Device) -> bool {
-    #[cfg(feature = "flex")]
-    return *device == Device::flex();
-    #[cfg(not(feature = "flex"))]
-    {
-        let _ = device;
-        false
-    }
-}
 
 /// Backbone → decoder → head.
 #[derive(Module, Debug)]

@@ -1,8 +1,8 @@
 //! Why a training run cannot start or go on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// Errors of training and of checkpoints. Each names what was found, what was expected and what to do.
+/// Errors of training. Each names what was found, what was expected and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainingError {
@@ -24,56 +24,6 @@ pub enum TrainingError {
         count: usize,
         /// Optimizer step of the run.
         step: u64,
-    },
-    /// A checkpoint file is damaged or missing.
-    #[error("{}: {problem}; use another checkpoint of the run, or start it again", path.display())]
-    DamagedCheckpoint {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// No checkpoint where one was asked for.
-    #[error("{}: no checkpoint here: {problem}", path.display())]
-    NoCheckpoint {
-        /// The run or checkpoint directory.
-        path: PathBuf,
-        /// What was looked for.
-        problem: String,
-    },
-    /// A checkpoint was written by a newer program.
-    #[error("{}: checkpoint format version {found}, this program reads up to {supported}; update tracknet", path.display())]
-    NewerCheckpoint {
-        /// `state.json`.
-        path: PathBuf,
-        /// Version in the file.
-        found: u32,
-        /// Newest version this program reads.
-        supported: u32,
-    },
-    /// The frozen base of the model is not the one the checkpoint was trained on.
-    #[error(
-        "{}: the checkpoint was trained on base `{name}` with hash {expected}, but the base loaded now has {found}; \
-         point --base (on resume: model.pretrained_model_name) at the original weights (same quantization settings)",
-        path.display()
-    )]
-    OtherBase {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The base's name.
-        name: String,
-        /// Hash in the checkpoint.
-        expected: String,
-        /// Hash of the base that was loaded.
-        found: String,
-    },
-    /// A checkpoint does not fit the model or the configuration of this run.
-    #[error("{}: {problem}", path.display())]
-    DoesNotFit {
-        /// The checkpoint or a file of it.
-        path: PathBuf,
-        /// What differs.
-        problem: String,
     },
     /// Even the smallest micro-batch needs too much memory.
     #[error(
@@ -109,9 +59,6 @@ pub enum TrainingError {
     /// The model and the batches do not fit together.
     #[error("{0}")]
     Mismatch(String),
-    /// A heatmap or an option of the evaluation is wrong.
-    #[error(transparent)]
-    Evaluation(#[from] crate::evaluation::EvaluationError),
     /// A run ended before its time, and nothing of it is lost.
     #[error("{cause}\nthe run is saved at step {step}; once the cause is mended, continue with: tracknet train --resume {}", run.display())]
     Saved {
@@ -134,44 +81,4 @@ pub enum TrainingError {
         /// Where the earlier ones are.
         checkpoints: PathBuf,
     },
-    /// A tensor could not be read back from the device.
-    #[error("reading `{name}` from the device: {problem}")]
-    Device {
-        /// Tensor name.
-        name: String,
-        /// What the backend said.
-        problem: String,
-    },
-}
-
-impl TrainingError {
-    /// A damaged or missing checkpoint file.
-    pub(crate) fn damaged(path: impl AsRef<Path>, problem: impl std::fmt::Display) -> Self {
-        Self::DamagedCheckpoint { path: path.as_ref().to_path_buf(), problem: problem.to_string() }
-    }
-
-    /// What the device said when it had no memory left for what was to be read. It is usable, and less at once may fit.
-    pub fn out_of_device_memory(&self) -> Option<&str> {
-        let Self::Device { problem, .. } = self else { return None };
-        problem.lines().map(str::trim).find(|line| line.contains("out of device memory"))
-    }
-
-    /// A tensor that could not be read back.
-    pub(crate) fn device(name: impl Into<String>, problem: impl std::fmt::Display) -> Self {
-        Self::Device { name: name.into(), problem: problem.to_string() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::TrainingError;
-
-    #[test]
-    fn what_the_device_said_about_its_memory_is_found_among_what_else_failed() {
-        let said = "Several failures at once\nCaused by:\n  skipped `ReduceKernel`: it needed memory\nCaused by:\n  \
-                    out of device memory allocating 154140672 bytes\nNo backtrace available";
-        let error = TrainingError::device("loss", said);
-        assert_eq!(error.out_of_device_memory(), Some("out of device memory allocating 154140672 bytes"));
-        assert_eq!(TrainingError::device("loss", "the device was lost").out_of_device_memory(), None);
-    }
 }

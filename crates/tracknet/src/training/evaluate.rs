@@ -7,16 +7,16 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::artifacts::BuildReport;
-use crate::config::{Config, LossName};
+use crate::compute::{Compute, DeviceError, MicroBatches};
+use crate::config::Config;
 use crate::console;
-use crate::datasets::{Batch, BatchLoader, LoaderOptions};
+use crate::datasets::{Batch, BatchLoader, BatchSpec, LoaderOptions};
 use crate::error::Result;
 use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
 use crate::models::HeatmapModel;
-use crate::parallel::Pieces;
 
 use super::TrainingError;
-use super::loaders::{batch_spec, loader_options, open_checked, shape_of};
+use super::loaders::{loader_options, open_checked, shape_of};
 use super::loss::{HeatmapLoss, MIN_MASK_WEIGHT};
 use super::staging::mask_weight;
 
@@ -42,14 +42,6 @@ pub struct Evaluation {
     pub outcomes: Vec<FrameOutcome>,
 }
 
-/// What turns the logits of a model trained with this configuration into values in 0..1.
-pub fn activation_of(config: &Config) -> Activation {
-    match config.training.loss.name {
-        LossName::Mse => Activation::Clamp,
-        LossName::Focal | LossName::Wbce => Activation::Sigmoid,
-    }
-}
-
 /// Evaluates `model` on games of the configuration's dataset. `build` is the report of the model's build: it knows the
 /// normalization of the checkpoint. Frames whose label lies outside the image or whose image has no readable header are
 /// left out; a note on standard error lists them, and labels that cannot be true as a whole.
@@ -69,25 +61,26 @@ pub fn evaluate(
         console::note(format_args!("the labels of this evaluation: {}", data.report.findings().trim_end()));
     }
     let loader_options = LoaderOptions { limit: options.limit_batches, cache_bytes: 0, ..loader_options(config) };
-    let spec = batch_spec(config, build);
+    let spec = BatchSpec::new(config, build.normalization());
     let loader = BatchLoader::new(data.frames(), spec, config.training.batch_size, loader_options)?;
     let no_stop = AtomicBool::new(false);
-    let evaluation =
-        Run { model: &model.valid(), config, device, options, stop: &no_stop }.over(&loader, |_, _| Ok(()))?;
+    let compute = Compute::new(device);
+    let evaluator = Evaluator { model: &model.valid(), config, compute: &compute, options, stop: &no_stop };
+    let evaluation = evaluator.over(&loader, |_, _| Ok(()))?;
     evaluation.ok_or_else(|| TrainingError::Mismatch("the evaluation was stopped".to_owned()).into())
 }
 
-/// One pass over a loader.
-pub(super) struct Run<'a> {
+/// A model with everything that its evaluation on a loader needs.
+pub(super) struct Evaluator<'a> {
     /// The model, without autodiff.
     pub(super) model: &'a HeatmapModel,
     pub(super) config: &'a Config,
-    pub(super) device: &'a Device,
+    pub(super) compute: &'a Compute,
     pub(super) options: &'a EvaluateOptions,
     pub(super) stop: &'a AtomicBool,
 }
 
-impl Run<'_> {
+impl Evaluator<'_> {
     /// Evaluates every batch; `first` sees the first batch and its activated heatmaps. `None` if the stop flag was set.
     pub(super) fn over(
         &self,
@@ -110,8 +103,7 @@ impl Run<'_> {
             weight += mask_weight(&batch);
             let pixels = heatmaps.len() / batch.size.max(1);
             for (info, heatmap) in batch.samples.iter().zip(heatmaps.chunks(pixels.max(1))) {
-                let outcome = FrameOutcome::from_heatmap(info, heatmap, &self.options.decode);
-                outcomes.push(outcome.map_err(TrainingError::from)?);
+                outcomes.push(FrameOutcome::from_heatmap(info, heatmap, &self.options.decode)?);
             }
             if let Some(first) = first.take() {
                 first(&batch, &heatmaps)?;
@@ -128,18 +120,18 @@ impl Run<'_> {
         let loss = HeatmapLoss::from(&self.config.training.loss);
         let mut heatmaps = Vec::with_capacity(batch.targets.len());
         let mut sum = 0.0;
-        let pieces = Pieces::to_predict(batch.size, self.device).map(|_, frames| {
-            let chunk = shape.tensors(batch, frames, self.device)?;
+        let parts = MicroBatches::to_predict(batch.size, self.compute).map(|_, frames| -> Result<_> {
+            let chunk = shape.tensors(batch, frames, self.compute.device())?;
             let logits = self.model.forward(chunk.images);
             let sum = loss.sum(logits.clone(), chunk.targets, chunk.masks, 1.0)?.sum;
-            let values = logits.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("heatmap", e))?;
+            let values = logits.try_into_vec_as::<f32>().map_err(|e| DeviceError::new("heatmap", e))?;
             Ok((values, sum))
         })?;
-        for (values, piece_sum) in pieces {
+        for (values, part_sum) in parts {
             heatmaps.extend(values);
-            sum += piece_sum;
+            sum += part_sum;
         }
-        activation_of(self.config).apply(&mut heatmaps);
+        Activation::from(self.config.training.loss.name).apply(&mut heatmaps);
         Ok((heatmaps, sum))
     }
 }

@@ -14,7 +14,7 @@ use super::parameters::ParameterTable;
 /// The model with gradients for everything that trains at some time in the run. `holds_backbone`: the run is continued
 /// from a checkpoint with weights of the backbone.
 pub(super) fn prepare(config: &Config, model: HeatmapModel, holds_backbone: bool) -> HeatmapModel {
-    if !model.backbone.is_quantized() && (holds_backbone || thaws(config)) {
+    if !model.backbone.is_quantized() && (holds_backbone || unfreezes(config)) {
         return HeatmapModel { backbone: set_trainable(model.backbone, |p| p.group == Group::Backbone), ..model };
     }
     model
@@ -26,7 +26,7 @@ pub fn with_schedule(config: &Config, model: HeatmapModel) -> HeatmapModel {
 }
 
 /// Whether the schedule lets a backbone train that is frozen when it is built.
-fn thaws(config: &Config) -> bool {
+fn unfreezes(config: &Config) -> bool {
     let wait = config.training.backbone_freeze_epochs;
     config.model.backbone.freeze && !config.model.lora.enabled && (1..config.training.epochs).contains(&wait)
 }
@@ -40,7 +40,7 @@ pub(super) fn explain(config: &Config, model: &HeatmapModel) -> Option<String> {
     let keys = format!("model.backbone.freeze: true, training.backbone_freeze_epochs: {wait}");
     Some(if model.backbone.is_quantized() {
         format!("{keys}: the backbone stays frozen, because weights in 4 bits cannot train")
-    } else if thaws(config) {
+    } else if unfreezes(config) {
         format!("{keys}: the backbone is frozen for {wait} epochs and trains from epoch {} on", wait + 1)
     } else {
         format!("{keys}: the backbone stays frozen, because the run ends after epoch {}", config.training.epochs)
@@ -51,6 +51,6 @@ pub(super) fn explain(config: &Config, model: &HeatmapModel) -> Option<String> {
 pub(super) fn activate(config: &Config, table: &ParameterTable, model: HeatmapModel, epoch: usize) -> HeatmapModel {
     let wait = config.training.backbone_freeze_epochs;
     let (section, lora) = (&config.model.backbone, config.model.lora.enabled);
-    let thawed = epoch >= wait && (lora || !section.freeze || wait > 0);
-    table.set_active(model, |p| p.kind.part == Part::Head || thawed)
+    let unfrozen = epoch >= wait && (lora || !section.freeze || wait > 0);
+    table.set_active(model, |p| p.kind.part == Part::Head || unfrozen)
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use tracknet_kernels::adamw::sums_of_squares;
 
+use crate::compute::{Compute, DeviceError};
 use crate::error::Result;
-use crate::models::is_cpu;
 
 use super::TrainingError;
 
@@ -36,13 +36,13 @@ impl NamedGradients {
         }
     }
 
-    /// Global L2 norm; the sum over parameters is in float64 in a fixed order.
+    /// Global L2 norm; the sum over parameters is in float64 in a fixed order. `compute` says where they are.
     ///
     /// # Errors
     /// If a gradient cannot be read from the device.
-    pub fn norm(&self) -> Result<GradientNorm> {
+    pub fn norm(&self, compute: &Compute) -> Result<GradientNorm> {
         let mut total = 0.0;
-        for (name, square) in self.0.keys().zip(self.squares()?) {
+        for (name, square) in self.0.keys().zip(self.squares(compute)?) {
             if !square.is_finite() {
                 return Ok(GradientNorm::NonFinite(name.clone()));
             }
@@ -51,19 +51,19 @@ impl NamedGradients {
         Ok(GradientNorm::Finite(total.sqrt()))
     }
 
-    /// The squared norm of each gradient. On the CPU the sums are in float64 on the host; elsewhere the device adds up,
-    /// in float32, and everything is read at once: a transfer for each parameter would cost more than the step.
-    fn squares(&self) -> Result<Vec<f64>> {
-        if self.0.values().all(|gradient| is_cpu(&gradient.device())) {
+    /// The squared norm of each gradient. Where nothing has to be copied the sums are in float64 on the host; elsewhere the
+    /// device adds up, in float32, and everything is read at once: a transfer for each parameter would cost more than the step.
+    fn squares(&self, compute: &Compute) -> Result<Vec<f64>> {
+        if self.0.is_empty() || !compute.has_own_memory() {
             let square = |(name, gradient): (&String, &Tensor<1>)| {
-                let data = gradient.try_to_data().map_err(|e| TrainingError::device(name, e))?;
-                let values = data.as_slice::<f32>().map_err(|e| TrainingError::device(name, e))?;
+                let data = gradient.try_to_data().map_err(|e| DeviceError::new(name, e))?;
+                let values = data.as_slice::<f32>().map_err(|e| DeviceError::new(name, e))?;
                 Ok(values.iter().map(|&v| f64::from(v) * f64::from(v)).sum())
             };
             return self.0.iter().map(square).collect();
         }
         let sums = sums_of_squares(self.0.values().cloned());
-        let sums = sums.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("gradient norms", e))?;
+        let sums = sums.try_into_vec_as::<f32>().map_err(|e| DeviceError::new("gradient norms", e))?;
         Ok(sums.into_iter().map(f64::from).collect())
     }
 
@@ -106,34 +106,35 @@ impl GradientGuard {
         Self { clip, non_finite_in_a_row: 0 }
     }
 
-    /// What the update of step `step` needs to know; or, for a loss or gradient that is not finite, what it is: then the
-    /// step must change nothing. With `scale_can_fall`, a gradient that overflowed says nothing about the run: the next
-    /// loss scale may be small enough.
+    /// What the update of step `step` needs to know of gradients with this norm; or, for a step in which something is not
+    /// finite, what it is: then the step must change nothing. `non_finite` is what was found before the gradients, such as
+    /// the loss. With `scale_can_fall`, a gradient that overflowed says nothing about the run: the next loss scale may be
+    /// small enough.
     ///
     /// # Errors
-    /// After [`MAX_NON_FINITE`] such steps in a row, or if a gradient cannot be read from the device.
+    /// After [`MAX_NON_FINITE`] such steps in a row.
     pub(super) fn admit(
         &mut self,
-        gradients: &NamedGradients,
-        loss: f64,
+        non_finite: Option<String>,
+        norm: GradientNorm,
         step: u64,
         scale_can_fall: bool,
-    ) -> Result<std::result::Result<Admitted, String>> {
-        let what = match gradients.norm()? {
-            _ if !loss.is_finite() => "loss".to_owned(),
-            GradientNorm::NonFinite(name) => format!("gradient of `{name}`"),
-            GradientNorm::Finite(norm) => {
+    ) -> Result<Result<Admitted, String>, TrainingError> {
+        let (what, excused) = match (non_finite, norm) {
+            (Some(what), _) => (what, false),
+            (None, GradientNorm::NonFinite(name)) => (format!("gradient of `{name}`"), scale_can_fall),
+            (None, GradientNorm::Finite(norm)) => {
                 self.non_finite_in_a_row = 0;
                 let factor = self.clip.map_or(1.0, |limit| clip_factor(norm, limit));
                 return Ok(Ok(Admitted { norm, factor }));
             }
         };
-        if scale_can_fall && loss.is_finite() {
+        if excused {
             return Ok(Err(what));
         }
         self.non_finite_in_a_row += 1;
         if self.non_finite_in_a_row >= MAX_NON_FINITE {
-            return Err(TrainingError::NonFinite { what, count: self.non_finite_in_a_row, step }.into());
+            return Err(TrainingError::NonFinite { what, count: self.non_finite_in_a_row, step });
         }
         Ok(Err(what))
     }
@@ -155,6 +156,10 @@ mod tests {
         NamedGradients(pairs.iter().map(|(name, values)| ((*name).to_owned(), tensor(values))).collect())
     }
 
+    fn compute() -> Compute {
+        Compute::new(&Device::flex())
+    }
+
     #[test]
     fn micro_batches_add_up_by_name() {
         let mut sum = gradients(&[("a", &[1.0, 2.0])]);
@@ -166,10 +171,10 @@ mod tests {
     #[test]
     fn the_norm_is_global_and_clipping_reaches_it() {
         let mut g = gradients(&[("a", &[3.0]), ("b", &[0.0, 4.0])]);
-        assert_eq!(g.norm().unwrap(), GradientNorm::Finite(5.0));
+        assert_eq!(g.norm(&compute()).unwrap(), GradientNorm::Finite(5.0));
         assert_eq!(clip_factor(5.0, 10.0), 1.0);
         g.multiply(clip_factor(5.0, 1.0));
-        let GradientNorm::Finite(norm) = g.norm().unwrap() else { panic!("not finite") };
+        let GradientNorm::Finite(norm) = g.norm(&compute()).unwrap() else { panic!("not finite") };
         // The 1e−6 of the formula and float32.
         assert!((norm - 1.0).abs() < 1e-6);
     }
@@ -177,25 +182,26 @@ mod tests {
     #[test]
     fn a_gradient_that_is_not_finite_is_named() {
         let g = gradients(&[("a", &[1.0]), ("b", &[f32::NAN]), ("c", &[f32::INFINITY])]);
-        assert_eq!(g.norm().unwrap(), GradientNorm::NonFinite("b".to_owned()));
+        assert_eq!(g.norm(&compute()).unwrap(), GradientNorm::NonFinite("b".to_owned()));
         let large = gradients(&[("a", &[3e38, 3e38])]);
-        assert!(matches!(large.norm().unwrap(), GradientNorm::Finite(n) if n > 4e38));
+        assert!(matches!(large.norm(&compute()).unwrap(), GradientNorm::Finite(n) if n > 4e38));
     }
 
     #[test]
     fn an_overflow_while_the_loss_scale_can_fall_does_not_count_and_a_loss_that_is_not_finite_does() {
-        let infinite = gradients(&[("a", &[f32::INFINITY])]);
         let mut guard = GradientGuard::new(None);
-        let admit = |guard: &mut GradientGuard, loss: f64, can_fall: bool| guard.admit(&infinite, loss, 0, can_fall);
+        let admit = |guard: &mut GradientGuard, loss: Option<&str>, can_fall: bool| {
+            guard.admit(loss.map(str::to_owned), GradientNorm::NonFinite("a".to_owned()), 0, can_fall)
+        };
         for _ in 0..3 * MAX_NON_FINITE {
-            assert_eq!(admit(&mut guard, 1.0, true).unwrap().unwrap_err(), "gradient of `a`");
+            assert_eq!(admit(&mut guard, None, true).unwrap().unwrap_err(), "gradient of `a`");
         }
         for _ in 1..MAX_NON_FINITE {
-            assert_eq!(admit(&mut guard, f64::NAN, true).unwrap().unwrap_err(), "loss");
+            assert_eq!(admit(&mut guard, Some("loss"), true).unwrap().unwrap_err(), "loss");
         }
         // At the smallest scale it counts, too, and what did not count has not begun the count again.
-        admit(&mut guard, 1.0, true).unwrap().unwrap_err();
-        assert!(admit(&mut guard, 1.0, false).unwrap_err().to_string().contains("10 steps in a row"));
+        admit(&mut guard, None, true).unwrap().unwrap_err();
+        assert!(admit(&mut guard, None, false).unwrap_err().to_string().contains("10 steps in a row"));
     }
 
     #[test]

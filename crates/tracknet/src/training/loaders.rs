@@ -1,12 +1,16 @@
 //! The batches of a run, from its configuration.
 
+use sha2::{Digest, Sha256};
+
 use crate::artifacts::BuildReport;
+use crate::artifacts::run::FrameList;
+use crate::compute::Compute;
 use crate::config::{Config, OnBadFrame};
 use crate::console::listing;
 use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, LoaderOptions, ProblemKind};
 use crate::error::Result;
+use crate::files::hex;
 
-use super::memory::MemoryBound;
 use super::staging::BatchShape;
 
 /// Training batches, and validation batches when there are validation games.
@@ -20,31 +24,12 @@ pub struct Loaders {
     pub report: String,
 }
 
-/// What a batch of this configuration looks like; the checkpoint's normalization goes before ImageNet's.
-pub fn batch_spec(config: &Config, build: &BuildReport) -> BatchSpec {
-    let mut spec = BatchSpec {
-        input_size: config.data.preprocess.resize,
-        heatmap_size: config.model.heatmap.size,
-        sigma: config.model.heatmap.sigma,
-        normalize: config.data.preprocess.normalize,
-        absent_ball: config.data.absent_ball,
-        exif_orientation: config.data.exif_orientation,
-        flip_prob: config.data.preprocess.flip_prob,
-        augment: config.data.augment.clone(),
-        ..BatchSpec::default()
-    };
-    if let Some(preprocessing) = build.preprocessing {
-        (spec.mean, spec.std) = (preprocessing.mean, preprocessing.std);
-    }
-    spec
-}
-
 impl Loaders {
     /// Opens the training and validation games.
     ///
     /// # Errors
     /// If a game is missing or nothing in it can be used.
-    pub fn open(config: &Config, build: &BuildReport, memory_limit: Option<u64>) -> Result<Self> {
+    pub fn open(config: &Config, build: &BuildReport, compute: &Compute) -> Result<Self> {
         let split = &config.data.split;
         let train = open_checked(config, "data.split.train_games", &split.train_games)?;
         let validation = match split.val_games.as_slice() {
@@ -55,9 +40,9 @@ impl Loaders {
         if let Some(validation) = &validation {
             report.push_str(&format!("\nvalidation: {}", validation.report));
         }
-        let spec = batch_spec(config, build);
+        let spec = BatchSpec::new(config, build.normalization());
         let loader = &config.training.data_loader;
-        let cache_bytes = cache_bytes(memory_limit);
+        let cache_bytes = cache_bytes(compute);
         let options = LoaderOptions {
             cache_bytes,
             drop_last: loader.drop_last,
@@ -72,6 +57,16 @@ impl Loaders {
             validation: validation.map(|d| validation_loader(config, d.frames(), spec, cache_bytes)).transpose()?,
             report,
         })
+    }
+
+    /// The training frames that the order of an epoch is drawn from.
+    pub(super) fn frame_list(&self) -> FrameList {
+        let frames = self.train.frames();
+        let mut hasher = Sha256::new();
+        for frame in frames {
+            hasher.update(format!("{frame}\n"));
+        }
+        FrameList { count: frames.len(), sha256: hex(&hasher.finalize()) }
     }
 
     /// Sizes of a batch's tensors.
@@ -113,8 +108,8 @@ fn validation_loader(
 }
 
 /// Decoded frames may take a sixteenth of the memory that the run may use, up to 1 GiB a split.
-fn cache_bytes(memory_limit: Option<u64>) -> usize {
-    MemoryBound::find(memory_limit).map_or(256 << 20, |bound| (bound.bytes / 16).min(1 << 30) as usize)
+fn cache_bytes(compute: &Compute) -> usize {
+    compute.host_memory_bound().map_or(256 << 20, |bound| (bound.bytes / 16).min(1 << 30) as usize)
 }
 
 /// Workers and prefetch of the configuration; the rest as for evaluation.

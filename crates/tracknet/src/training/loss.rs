@@ -6,6 +6,7 @@
 
 use burn::tensor::{Tensor, activation::log_sigmoid};
 
+use crate::compute::DeviceError;
 use crate::config::{LossConfig, LossName};
 use crate::error::Result;
 
@@ -86,7 +87,7 @@ impl HeatmapLoss {
         // Rows are summed on the device and added up here: a full reduction on the device may add in an order
         // that depends on its threads.
         let rows = masked.clone().inner().sum_dim(3);
-        let rows = rows.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("loss", e))?;
+        let rows = rows.try_into_vec_as::<f32>().map_err(|e| DeviceError::new("loss", e))?;
         Ok(LossSum {
             scaled: masked.sum().div_scalar(weight.max(MIN_MASK_WEIGHT)),
             sum: rows.iter().map(|&v| f64::from(v)).sum(),

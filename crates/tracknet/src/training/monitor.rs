@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
+use crate::artifacts::run::Monitor;
 use crate::config::{EarlyStoppingConfig, MonitorMode};
 
 /// Stands in for a watched metric that has had no value yet (nothing is validated, or it is not defined on these
 /// frames); the smallest is the best, whatever is asked of the watched one.
 pub const STAND_IN: &str = "train/loss";
 
-/// What a new value of the watched metric means.
+/// How the watched metric stands after an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum MonitorStatus {
     /// Better than everything before by more than `min_delta`.
     Best,
     /// Not better.
@@ -21,41 +20,24 @@ pub enum Verdict {
     Stop,
 }
 
-/// Best value so far and how long ago it was; saved in checkpoints.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Monitor {
-    /// The metric that the best value is of: the watched one or [`STAND_IN`]. `None` before the first, and in
-    /// checkpoints of format version 1.
-    #[serde(default)]
-    pub metric: Option<String>,
-    /// Best value; `None` before the first finite one.
-    #[serde(with = "exact_option")]
-    pub best: Option<f64>,
-    /// Epoch (from 0) of the best value.
-    pub best_epoch: Option<usize>,
-    /// Epochs since then.
-    pub stale_epochs: usize,
-}
-
 impl Monitor {
-    /// Nothing seen yet.
-    pub fn new() -> Self {
-        Self { metric: None, best: None, best_epoch: None, stale_epochs: 0 }
-    }
-
     /// Judges the metrics of `epoch`. The first value of the watched metric is the best, whatever the stand-in was
     /// before it. A value that is missing or not finite is never an improvement.
-    pub fn judge(&mut self, config: &EarlyStoppingConfig, epoch: usize, metrics: &BTreeMap<String, f64>) -> Verdict {
+    pub fn judge(
+        &mut self,
+        config: &EarlyStoppingConfig,
+        epoch: usize,
+        metrics: &BTreeMap<String, f64>,
+    ) -> MonitorStatus {
         let value = |name: &str| metrics.get(name).copied().filter(|v| v.is_finite());
         let watched = config.monitor.as_str();
         let name = if value(watched).is_some() || self.is_of(watched) { watched } else { STAND_IN };
         let Some(value) = value(name).filter(|v| self.is_better(config, name, *v)) else {
             self.stale_epochs += 1;
-            return if self.is_exhausted(config) { Verdict::Stop } else { Verdict::Stale };
+            return if self.is_exhausted(config) { MonitorStatus::Stop } else { MonitorStatus::Stale };
         };
         *self = Self { metric: Some(name.to_owned()), best: Some(value), best_epoch: Some(epoch), stale_epochs: 0 };
-        Verdict::Best
+        MonitorStatus::Best
     }
 
     fn is_of(&self, name: &str) -> bool {
@@ -79,37 +61,6 @@ impl Monitor {
     }
 }
 
-impl Default for Monitor {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Floats as strings: JSON readers may round a number in its last bit, and JSON has no infinities.
-pub(crate) mod exact {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(crate) fn serialize<S: Serializer>(value: &f64, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&value.to_string())
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
-        String::deserialize(d)?.parse().map_err(D::Error::custom)
-    }
-}
-
-mod exact_option {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, s: S) -> Result<S::Ok, S::Error> {
-        value.map(|v| v.to_string()).serialize(s)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Error> {
-        Option::<String>::deserialize(d)?.map(|s| s.parse().map_err(D::Error::custom)).transpose()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +73,7 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
     }
 
-    fn judge(config: &EarlyStoppingConfig, values: &[f64]) -> Vec<Verdict> {
+    fn judge(config: &EarlyStoppingConfig, values: &[f64]) -> Vec<MonitorStatus> {
         // The stand-in has nothing to say once the watched metric has had a value.
         let mut monitor = Monitor { metric: Some(config.monitor.clone()), ..Monitor::new() };
         let judge = |(epoch, &value)| monitor.judge(config, epoch, &metrics(&[("val/loss", value), (STAND_IN, 0.0)]));
@@ -131,32 +82,32 @@ mod tests {
 
     #[test]
     fn a_run_stops_after_patience_epochs_without_improvement() {
-        use Verdict::{Best, Stale, Stop};
+        use MonitorStatus::{Best, Stale, Stop};
         assert_eq!(judge(&config(MonitorMode::Min, 0.0), &[1.0, 0.5, 0.5, 0.6]), [Best, Best, Stale, Stop]);
         assert_eq!(judge(&config(MonitorMode::Max, 0.1), &[0.5, 0.55, 0.7, 0.6]), [Best, Stale, Best, Stale]);
     }
 
     #[test]
     fn a_value_that_is_not_finite_is_no_improvement() {
-        use Verdict::{Best, Stale, Stop};
+        use MonitorStatus::{Best, Stale, Stop};
         let values = [f64::NAN, 2.0, f64::NEG_INFINITY, f64::NAN];
         assert_eq!(judge(&config(MonitorMode::Min, 0.0), &values), [Stale, Best, Stale, Stop]);
     }
 
     #[test]
     fn a_stand_in_brings_its_own_mode_and_gives_way_to_the_first_value_of_the_watched_metric() {
-        use Verdict::{Best, Stale};
+        use MonitorStatus::{Best, Stale};
         let config = EarlyStoppingConfig { monitor: "val/f1".to_owned(), ..config(MonitorMode::Max, 0.3) };
         let mut monitor = Monitor::new();
         let mut judge = |epoch, f1: f64, loss: f64| {
-            let verdict = monitor.judge(&config, epoch, &metrics(&[("val/f1", f1), (STAND_IN, loss)]));
+            let change = monitor.judge(&config, epoch, &metrics(&[("val/f1", f1), (STAND_IN, loss)]));
             // As a run that is stopped and resumed after every epoch.
             monitor = serde_json::from_str(&serde_json::to_string(&monitor).unwrap()).unwrap();
-            (verdict, monitor.metric.clone().unwrap(), monitor.best.unwrap())
+            (change, monitor.metric.clone().unwrap(), monitor.best.unwrap())
         };
         let loss = |best: f64| (STAND_IN.to_owned(), best);
         let f1 = |best: f64| ("val/f1".to_owned(), best);
-        let flat = |(verdict, metric, best)| (verdict, (metric, best));
+        let flat = |(change, metric, best)| (change, (metric, best));
         assert_eq!(flat(judge(0, f64::NAN, 2.0)), (Best, loss(2.0)));
         assert_eq!(flat(judge(1, f64::NAN, 1.9)), (Best, loss(1.9)));
         assert_eq!(flat(judge(2, f64::NAN, 2.5)), (Stale, loss(1.9)));
@@ -165,23 +116,13 @@ mod tests {
         assert_eq!(flat(judge(5, 0.5, 9.0)), (Best, f1(0.5)));
         // Without validation games there is no such metric at all.
         let mut monitor = Monitor::new();
-        let verdicts = [3.0, 2.0, 2.5].map(|loss| monitor.judge(&config, 0, &metrics(&[(STAND_IN, loss)])));
-        assert_eq!((verdicts, monitor.best), ([Best, Best, Stale], Some(2.0)));
+        let changes = [3.0, 2.0, 2.5].map(|loss| monitor.judge(&config, 0, &metrics(&[(STAND_IN, loss)])));
+        assert_eq!((changes, monitor.best), ([Best, Best, Stale], Some(2.0)));
     }
 
     #[test]
     fn a_disabled_monitor_still_finds_the_best_but_never_stops() {
         let config = EarlyStoppingConfig { enabled: false, ..config(MonitorMode::Min, 0.0) };
-        assert!(judge(&config, &[1.0, 2.0, 3.0, 4.0, 0.5]).iter().all(|v| *v != Verdict::Stop));
-    }
-
-    #[test]
-    fn the_best_value_survives_json_bit_for_bit() {
-        for value in [0.1 + 0.2, 1.0 / 3.0, 5e-324, 123_456.789_012_345_67] {
-            let metric = Some("val/f1".to_owned());
-            let monitor = Monitor { metric, best: Some(value), best_epoch: Some(3), stale_epochs: 1 };
-            let json = serde_json::to_string(&monitor).unwrap();
-            assert_eq!(serde_json::from_str::<Monitor>(&json).unwrap(), monitor);
-        }
+        assert!(judge(&config, &[1.0, 2.0, 3.0, 4.0, 0.5]).iter().all(|v| *v != MonitorStatus::Stop));
     }
 }

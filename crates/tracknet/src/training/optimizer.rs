@@ -1,7 +1,7 @@
 //! AdamW and SGD on named parameters.
 //!
 //! Burn's update rules are applied to one flat tensor per parameter, with the state kept by *name*: names
-//! survive a restart and parameter ids do not, and a parameter that thaws later simply starts with no state.
+//! survive a restart and parameter ids do not, and a parameter that is unfrozen later simply starts with no state.
 //! Only trainable parameters ever reach the optimizer.
 
 use std::collections::BTreeMap;
@@ -13,12 +13,10 @@ use burn_optim::{
 };
 use tracknet_kernels::adamw::{AdamWStep, adamw_step};
 
+use crate::artifacts::run::{HostTensor, HostTensors};
+use crate::compute::{Compute, DeviceError};
 use crate::config::{OptimizerConfig, OptimizerName};
 use crate::error::Result;
-use crate::models::is_cpu;
-
-use super::TrainingError;
-use super::tensors::{HostTensor, HostTensors};
 
 /// Which part of the model a parameter belongs to, as far as learning rates and decay care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +47,16 @@ pub struct NamedOptimizer {
 
 /// The update rule with and without weight decay.
 enum Rules {
-    AdamW { decayed: AdamW, plain: AdamW },
-    Sgd { decayed: Sgd, plain: Sgd },
+    AdamW {
+        decayed: AdamW,
+        plain: AdamW,
+    },
+    /// AdamW in one pass over the parameter: on a GPU the many operations of the rule are as many launches.
+    FusedAdamW,
+    Sgd {
+        decayed: Sgd,
+        plain: Sgd,
+    },
 }
 
 #[derive(Clone)]
@@ -72,9 +78,10 @@ const BETAS: [f32; 2] = [0.9, 0.999];
 const EPSILON: f32 = 1e-8;
 
 impl NamedOptimizer {
-    /// An optimizer without state. AdamW runs with β = (0.9, 0.999) and ε = 1e−8, as PyTorch's defaults are.
-    pub fn new(config: &OptimizerConfig) -> Self {
+    /// An optimizer without state for parameters on the device of `compute`. AdamW runs with β = (0.9, 0.999) and ε = 1e−8, as PyTorch's defaults are.
+    pub fn new(config: &OptimizerConfig, compute: &Compute) -> Self {
         let rules = match config.name {
+            OptimizerName::AdamW if compute.prefers_fused() => Rules::FusedAdamW,
             OptimizerName::AdamW => {
                 let [beta_1, beta_2] = BETAS;
                 let adamw = AdamWConfig::new().with_beta_1(beta_1).with_beta_2(beta_2).with_epsilon(EPSILON);
@@ -119,25 +126,30 @@ impl NamedOptimizer {
         gradient: Tensor<1>,
     ) -> Tensor<1> {
         let lr = self.base_lr(kind) * factors.lr;
-        let on_device = matches!(self.rules, Rules::AdamW { .. }) && !is_cpu(&value.device());
-        // The kernel multiplies on its way.
-        let gradient = if on_device || factors.gradient == 1.0 { gradient } else { gradient * factors.gradient };
         let decays = self.decays(kind);
         let old = self.states.remove(name);
+        let old_adamw = |old| if let Some(State::AdamW(s)) = old { Some(*s) } else { None };
+        let boxed = |state: AdamWState<1>| State::AdamW(Box::new(state));
+        let scaled = |gradient: Tensor<1>| match factors.gradient {
+            1.0 => gradient,
+            factor => gradient * factor,
+        };
         let (value, state) = match &self.rules {
             Rules::AdamW { decayed, plain } => {
-                let old = old.and_then(|s| if let State::AdamW(s) = s { Some(*s) } else { None });
-                let (value, state) = if on_device {
-                    let weight_decay = if decays { self.config.weight_decay } else { 0.0 };
-                    adamw_on_device(lr, weight_decay, factors.gradient, value, gradient, old)
-                } else {
-                    (if decays { decayed } else { plain }).step(lr, value, gradient, old)
-                };
-                (value, state.map(|s| State::AdamW(Box::new(s))))
+                let rule = if decays { decayed } else { plain };
+                let (value, state) = rule.step(lr, value, scaled(gradient), old_adamw(old));
+                (value, state.map(boxed))
+            }
+            Rules::FusedAdamW => {
+                let weight_decay = if decays { self.config.weight_decay } else { 0.0 };
+                // The kernel multiplies the gradient on its way.
+                let (value, state) = fused_adamw(lr, weight_decay, factors.gradient, value, gradient, old_adamw(old));
+                (value, Some(boxed(state)))
             }
             Rules::Sgd { decayed, plain } => {
                 let old = old.and_then(|s| if let State::Sgd(s) = s { Some(*s) } else { None });
-                let (value, state) = (if decays { decayed } else { plain }).step(lr, value, gradient, old);
+                let rule = if decays { decayed } else { plain };
+                let (value, state) = rule.step(lr, value, scaled(gradient), old);
                 (value, state.map(|s| State::Sgd(Box::new(s))))
             }
         };
@@ -172,7 +184,7 @@ impl NamedOptimizer {
             let mut put = |leaf: &str, data: TensorData| -> Result<()> {
                 let key = format!("{name}.{leaf}");
                 let shape = data.shape().to_vec();
-                let values = data.try_into_vec::<f32>().map_err(|e| TrainingError::device(&key, e))?;
+                let values = data.try_into_vec::<f32>().map_err(|e| DeviceError::new(&key, e))?;
                 tensors.insert(key, HostTensor { shape, values });
                 Ok(())
             };
@@ -215,21 +227,21 @@ impl NamedOptimizer {
                 }
                 Ok(Tensor::from_data(TensorData::new(t.values.clone(), [length]), device))
             };
-            let state = match (&self.rules, leaf) {
-                (Rules::AdamW { .. }, "step") => {
+            let state = match (self.config.name, leaf) {
+                (OptimizerName::AdamW, "step") => {
                     let time = tensors[key].values.first().copied().unwrap_or(0.0) as usize;
                     let momentum = AdaptiveMomentumState::new(time, take("moment_1")?, take("moment_2")?);
                     State::AdamW(Box::new(AdamWState::new(momentum)))
                 }
-                (Rules::AdamW { .. }, "moment_1" | "moment_2") => {
-                    // The state is made once, when its count comes by; here its absence is found.
+                (OptimizerName::AdamW, "moment_1" | "moment_2") => {
+                    // The state is made from all three at the name of the count; here only a missing count is found.
                     let count = format!("{name}.step");
                     if !tensors.contains_key(&count) {
                         return Err(format!("tensor `{count}` is missing"));
                     }
                     continue;
                 }
-                (Rules::Sgd { .. }, "velocity") => State::Sgd(Box::new(with_velocity(take("velocity")?, device)?)),
+                (OptimizerName::Sgd, "velocity") => State::Sgd(Box::new(with_velocity(take("velocity")?, device)?)),
                 _ => return Err(format!("`{key}` is not a state of {:?}", self.config.name)),
             };
             states.insert(name.to_owned(), state);
@@ -239,22 +251,22 @@ impl NamedOptimizer {
     }
 }
 
-/// Burn's rule in one pass over the parameter: on a GPU its many operations are as many launches.
-fn adamw_on_device(
+/// Burn's rule in one pass over the parameter.
+fn fused_adamw(
     lr: f64,
     weight_decay: f64,
     gradient_factor: f64,
     value: Tensor<1>,
     gradient: Tensor<1>,
     old: Option<AdamWState<1>>,
-) -> (Tensor<1>, Option<AdamWState<1>>) {
+) -> (Tensor<1>, AdamWState<1>) {
     let (time, moments) = match old {
         Some(AdamWState { momentum, .. }) => (momentum.time + 1, [momentum.moment_1, momentum.moment_2]),
         None => (1, [value.zeros_like(), value.zeros_like()]),
     };
     let step = AdamWStep { lr, betas: BETAS, epsilon: EPSILON, weight_decay, gradient_factor, time: time as i32 };
     let (value, [first, second]) = adamw_step(value, gradient, moments, step);
-    (value, Some(AdamWState::new(AdaptiveMomentumState::new(time, first, second))))
+    (value, AdamWState::new(AdaptiveMomentumState::new(time, first, second)))
 }
 
 /// The tensors of an SGD state; its velocity is only reachable through Burn's record of it.
@@ -281,6 +293,10 @@ mod tests {
         Device::flex()
     }
 
+    fn new_optimizer(config: &OptimizerConfig) -> NamedOptimizer {
+        NamedOptimizer::new(config, &Compute::new(&device()))
+    }
+
     fn tensor(values: &[f32]) -> Tensor<1> {
         Tensor::from_data(TensorData::from(values), &device())
     }
@@ -295,7 +311,7 @@ mod tests {
 
     #[test]
     fn adamw_follows_its_paper() {
-        let mut optimizer = NamedOptimizer::new(&config(OptimizerName::AdamW));
+        let mut optimizer = new_optimizer(&config(OptimizerName::AdamW));
         let (mut x, mut m, mut v) = (1.0f64, 0.0f64, 0.0f64);
         let mut found = tensor(&[1.0]);
         for step in 1..=5 {
@@ -312,7 +328,7 @@ mod tests {
 
     #[test]
     fn sgd_has_momentum_without_dampening() {
-        let mut optimizer = NamedOptimizer::new(&config(OptimizerName::Sgd));
+        let mut optimizer = new_optimizer(&config(OptimizerName::Sgd));
         let (mut x, mut velocity) = (1.0f32, 0.0f32);
         let mut found = tensor(&[1.0]);
         for g in [0.5f32, -0.25, 1.0] {
@@ -332,13 +348,13 @@ mod tests {
             exclude_adapters: true,
             ..config(OptimizerName::AdamW)
         };
-        let optimizer = NamedOptimizer::new(&config);
+        let optimizer = new_optimizer(&config);
         let adapter = ParameterKind { part: Part::Adapter, bias_or_norm: false };
         let bias = ParameterKind { part: Part::Head, bias_or_norm: true };
         assert_eq!([optimizer.base_lr(adapter), optimizer.base_lr(bias)], [1e-3, 1e-2]);
         assert_eq!([HEAD, adapter, bias].map(|k| optimizer.decays(k)), [true, false, false]);
         // A zero gradient leaves only the decay.
-        let mut optimizer = NamedOptimizer::new(&config);
+        let mut optimizer = new_optimizer(&config);
         let zero = || tensor(&[0.0]);
         assert_eq!(values(optimizer.update("b", bias, ONE, tensor(&[1.0]), zero())), [1.0]);
         assert!(values(optimizer.update("w", HEAD, ONE, tensor(&[1.0]), zero()))[0] < 1.0);
@@ -348,12 +364,12 @@ mod tests {
     fn state_goes_through_tensors_and_continues_bit_equal() {
         let lengths = BTreeMap::from([("w".to_owned(), 2)]);
         for name in [OptimizerName::AdamW, OptimizerName::Sgd] {
-            let mut one = NamedOptimizer::new(&config(name));
+            let mut one = new_optimizer(&config(name));
             let mut x = tensor(&[1.0, -2.0]);
             for g in [[0.5, 0.1], [-0.3, 0.7]] {
                 x = one.update("w", HEAD, ONE, x, tensor(&g));
             }
-            let mut two = NamedOptimizer::new(&config(name));
+            let mut two = new_optimizer(&config(name));
             two.load_tensors(&one.to_tensors().unwrap(), &lengths, &device()).unwrap();
             let step = |o: &mut NamedOptimizer| {
                 values(o.update("w", HEAD, StepFactors { lr: 0.5, gradient: 1.0 }, x.clone(), tensor(&[0.2, -0.2])))
@@ -365,12 +381,12 @@ mod tests {
 
     #[test]
     fn a_state_that_does_not_fit_is_named() {
-        let mut one = NamedOptimizer::new(&config(OptimizerName::AdamW));
+        let mut one = new_optimizer(&config(OptimizerName::AdamW));
         one.update("w", HEAD, ONE, tensor(&[1.0, 2.0]), tensor(&[0.1, 0.1]));
         let tensors = one.to_tensors().unwrap();
         let load = |name: OptimizerName, parameter: &str, length, tensors: &HostTensors| {
             let lengths = BTreeMap::from([(parameter.to_owned(), length)]);
-            NamedOptimizer::new(&config(name)).load_tensors(tensors, &lengths, &device()).unwrap_err()
+            new_optimizer(&config(name)).load_tensors(tensors, &lengths, &device()).unwrap_err()
         };
         assert!(load(OptimizerName::AdamW, "w", 3, &tensors).contains("`w.moment_1` has 2 values"));
         assert!(load(OptimizerName::AdamW, "v", 2, &tensors).contains("does not train `w`"));

@@ -44,6 +44,11 @@ impl ParameterTable {
         all
     }
 
+    /// Whether a parameter of `part` may train.
+    pub(super) fn trains(&self, part: Part) -> bool {
+        self.by_id.values().any(|p| p.kind.part == part)
+    }
+
     /// Element counts by name.
     pub fn lengths(&self) -> BTreeMap<String, usize> {
         self.by_id.values().map(|p| (p.name.clone(), p.elements)).collect()
@@ -160,6 +165,17 @@ impl<F: FnMut(&TrainableParameter, Tensor<1>, Tensor<1>) -> Tensor<1>> ModuleMap
 }
 
 #[cfg(test)]
+impl ParameterTable {
+    /// A table of parameters with these names, kinds and numbers of values.
+    pub(super) fn from_entries<const N: usize>(entries: [(ParamId, &str, ParameterKind, usize); N]) -> Self {
+        let entry = |(id, name, kind, elements): (ParamId, &str, _, _)| {
+            (id, TrainableParameter { name: name.to_owned(), kind, elements })
+        };
+        Self { by_id: HashMap::from(entries.map(entry)) }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use burn::tensor::Device;
 
@@ -188,11 +204,8 @@ mod tests {
         }
 
         fn table(&self) -> ParameterTable {
-            let entry = |id, name: &str, elements| {
-                let kind = ParameterKind { part: Part::Head, bias_or_norm: false };
-                (id, TrainableParameter { name: name.to_owned(), kind, elements })
-            };
-            ParameterTable { by_id: HashMap::from([entry(self.a.id, "a", 6), entry(self.b.id, "b", 2)]) }
+            let kind = ParameterKind { part: Part::Head, bias_or_norm: false };
+            ParameterTable::from_entries([(self.a.id, "a", kind, 6), (self.b.id, "b", kind, 2)])
         }
     }
 
@@ -225,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn freezing_and_thawing_reach_only_the_table() {
+    fn freezing_and_unfreezing_reach_only_the_table() {
         let model = Pair::new();
         let table = model.table();
         let model = table.set_active(model, |p| p.name == "b");

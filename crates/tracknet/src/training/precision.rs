@@ -5,30 +5,7 @@
 //! there the loss is multiplied by a scale before the backward pass and the gradients divided by it after (Micikevicius
 //! et al. 2018, <https://arxiv.org/abs/1710.03740>), a scale that grows until something overflows.
 
-use burn::tensor::{DType, Device};
-use serde::{Deserialize, Serialize};
-
-use crate::config::Precision;
-
-/// The dtype of frames and features for a precision, or float32 if the device cannot compute in it.
-pub fn compute_dtype(precision: Precision, device: &Device) -> DType {
-    let wanted = match precision {
-        Precision::Fp32 => DType::F32,
-        Precision::Fp16 => DType::F16,
-        Precision::Bf16 => DType::BF16,
-    };
-    // The CPU backend takes half precision, and computes it in float32, slower.
-    if !crate::models::is_cpu(device) && device.supports_dtype(wanted) { wanted } else { DType::F32 }
-}
-
-/// What the loss is multiplied by before a backward pass in float16: a power of two.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct LossScale {
-    /// The factor.
-    pub scale: f64,
-    /// Steps since it last changed.
-    pub steady_steps: u32,
-}
+use crate::artifacts::run::LossScale;
 
 impl LossScale {
     /// Steps without an overflow after which the scale is doubled.
@@ -78,14 +55,5 @@ mod tests {
         assert_eq!(LossScale { scale: 1.0, steady_steps: 7 }.after(false).scale, 1.0);
         assert!(LossScale::start().can_fall() && !LossScale { scale: 1.0, steady_steps: 0 }.can_fall());
         assert_eq!(LossScale { scale: 65536.0, steady_steps: 1999 }.after(true).scale, 65536.0);
-    }
-
-    #[cfg(feature = "flex")]
-    #[test]
-    fn the_cpu_computes_in_float32_whatever_is_asked_for() {
-        for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
-            assert_eq!(compute_dtype(precision, &Device::flex()), DType::F32);
-            assert_eq!(compute_dtype(precision, &Device::flex().autodiff()), DType::F32);
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Batches on their way to the device: while a step computes, the next batch is copied.
 //!
-//! On a processor there is nothing to copy, and on a device that ran out of memory no room: there pieces of the batch become
-//! tensors where they are computed.
+//! On a processor there is nothing to copy, and on a device that ran out of memory no room: there micro-batches become tensors
+//! where they are computed.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use std::thread::{self, JoinHandle};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::compute::Compute;
 use crate::datasets::Batch;
 use crate::error::Result;
-use crate::models::is_cpu;
 
 use super::TrainingError;
 
@@ -38,21 +38,22 @@ pub struct BatchTensors {
 }
 
 impl BatchShape {
-    /// A batch as a step on `device` takes it, copied there if that is another than the processor.
+    /// A batch as a step takes it, on the device if that has memory of its own.
     ///
     /// # Errors
     /// If the batch does not hold the values of its frames.
-    pub fn stage(self, batch: Batch, device: &Device) -> Result<StagedBatch> {
-        let staged = self.on_host(batch, device)?;
-        let uploaded = (!is_cpu(device) && staged.size > 0).then(|| self.upload(&staged.batch, device));
+    pub fn stage(self, batch: Batch, compute: &Compute) -> Result<StagedBatch> {
+        let staged = self.on_host(batch, compute)?;
+        let uploads = compute.has_own_memory() && staged.size > 0;
+        let uploaded = uploads.then(|| self.upload(&staged.batch, &staged.device));
         Ok(StagedBatch { uploaded, ..staged })
     }
 
-    /// The same, left where it is.
-    fn on_host(self, batch: Batch, device: &Device) -> Result<StagedBatch> {
+    /// A batch as a step takes it, in the memory of the host: micro-batches become tensors one by one.
+    fn on_host(self, batch: Batch, compute: &Compute) -> Result<StagedBatch> {
         self.check(&batch)?;
         let (size, mask_sum) = (batch.size, mask_weight(&batch));
-        Ok(StagedBatch { size, mask_sum, batch, shape: self, device: device.clone(), uploaded: None })
+        Ok(StagedBatch { size, mask_sum, batch, shape: self, device: compute.training_device(), uploaded: None })
     }
 
     /// Frames of `batch` on `device`.
@@ -159,15 +160,15 @@ impl StagedBatch {
 #[derive(Debug, Clone)]
 pub struct Staging {
     shape: BatchShape,
-    device: Device,
+    compute: Compute,
     /// Whether the device has room for whole batches.
     roomy: Arc<AtomicBool>,
 }
 
 impl Staging {
     /// For batches of this shape.
-    pub fn new(shape: BatchShape, device: &Device) -> Self {
-        Self { shape, device: device.clone(), roomy: Arc::new(AtomicBool::new(true)) }
+    pub fn new(shape: BatchShape, compute: &Compute) -> Self {
+        Self { shape, compute: compute.clone(), roomy: Arc::new(AtomicBool::new(true)) }
     }
 
     /// From now on, leaves batches on the host. One that is ready may be on the device all the same.
@@ -180,20 +181,20 @@ impl Staging {
         !self.roomy.load(Ordering::Relaxed)
     }
 
-    /// The batches of an iterator: one ahead, on a thread of its own, unless the device is the processor.
+    /// The batches of an iterator: one ahead, on a thread of its own, where batches have to be copied.
     pub fn stage(
         &self,
         batches: impl Iterator<Item = Result<Batch>> + Send + 'static,
     ) -> Box<dyn Iterator<Item = Result<StagedBatch>>> {
         let staging = self.clone();
         let staged = batches.map(move |batch| {
-            let Staging { shape, device, .. } = &staging;
+            let Staging { shape, compute, .. } = &staging;
             match staging.keeps_on_host() {
-                true => shape.on_host(batch?, device),
-                false => shape.stage(batch?, device),
+                true => shape.on_host(batch?, compute),
+                false => shape.stage(batch?, compute),
             }
         });
-        if is_cpu(&self.device) { Box::new(staged) } else { Box::new(Ahead::of(staged)) }
+        if self.compute.has_own_memory() { Box::new(Ahead::of(staged)) } else { Box::new(staged) }
     }
 }
 
@@ -281,10 +282,10 @@ mod tests {
         let shape = BatchShape { input: [4, 2], heatmap: [2, 1] };
         let images = vec![0.0; 2 * 3 * 8];
         let batch = |images| Batch { size: 2, images, targets: vec![0.0; 4], masks: vec![1.0; 4], samples: Vec::new() };
-        let staged = shape.stage(batch(images.clone()), &Device::flex()).unwrap();
+        let staged = shape.stage(batch(images.clone()), &Compute::new(&Device::flex())).unwrap();
         assert_eq!((staged.size, staged.mask_sum), (2, 4.0));
         assert_eq!(staged.tensors(1..2).unwrap().images.dims(), [1, 3, 2, 4]);
-        let error = shape.stage(batch(images[1..].to_vec()), &Device::flex()).unwrap_err().to_string();
+        let error = shape.stage(batch(images[1..].to_vec()), &Compute::new(&Device::flex())).unwrap_err().to_string();
         assert!(error.contains("images") && error.contains("expected 24"), "{error}");
     }
 }

@@ -11,15 +11,13 @@ use serde_json::Value;
 
 use crate::artifacts::pretrained::{Checkpoint, hub};
 use crate::artifacts::{BuildReport, build_backbone};
-use crate::config::{LoraConfig, Precision, QuantizationConfig};
-use crate::datasets::BatchSpec;
+use crate::compute::{Compute, MicroBatches};
+use crate::config::{LoraConfig, QuantizationConfig};
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::models::layers::Activation;
 use crate::models::lora::{LoraPlan, LoraReport};
-use crate::models::{ModelError, VisitProjections, Vit, is_cpu};
-use crate::parallel::Pieces;
-use crate::training::precision::compute_dtype;
+use crate::models::{ModelError, VisitProjections, Vit};
 
 use super::DistillOptions;
 
@@ -93,17 +91,9 @@ impl FeatureModel {
     }
 
     /// Switches mixed precision on where the device has it for this model; whether it has.
-    pub(super) fn use_precision(&mut self, precision: Precision, device: &Device) -> bool {
-        self.dtype = compute_dtype(precision, device);
-        match is_cpu(device) {
-            true => precision == Precision::Bf16 && self.backbone.use_bfloat16(),
-            false => self.dtype != DType::F32,
-        }
-    }
-
-    /// Whether small gradients would vanish without a factor on the loss.
-    pub(super) fn needs_loss_scale(&self) -> bool {
-        self.dtype == DType::F16
+    pub(super) fn use_precision(&mut self, compute: &Compute) -> bool {
+        self.dtype = compute.dtype();
+        compute.use_mixed_precision(|| self.backbone.use_bfloat16())
     }
 
     /// The features `[batch, features]`, in float32, of normalized pictures `[batch, 3, height, width]`.
@@ -129,23 +119,22 @@ impl FeatureModel {
         self.pooler.as_ref().map_or(0, |pooler| pooler.weight.lazy_shape().num_elements() + pooler.outputs())
     }
 
-    /// `each(pictures, features)` of the pictures in small pieces, side by side on the CPU; results in order. For a model
-    /// without gradients.
+    /// `each(pictures, features)` of the pictures in micro-batches; results in order. For a model without gradients.
     pub(super) fn map_features<T: Send>(
         &self,
         pictures: &[RgbImage],
         normalizer: &Normalizer,
-        device: &Device,
+        compute: &Compute,
         each: impl Fn(Range<usize>, Tensor<2>) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
-        Pieces::to_predict(pictures.len(), device).map(|_, range| {
-            let images = tensor(&pictures[range.clone()], normalizer, device);
+        MicroBatches::to_predict(pictures.len(), compute).map(|_, range| {
+            let images = tensor(&pictures[range.clone()], normalizer, compute.device());
             each(range, self.features(images))
         })
     }
 
     /// A copy with an autodiff graph and dropout streams of its own; the values are shared.
-    pub(super) fn fork_for_piece(&self, device: &Device) -> Self {
+    pub(super) fn fork_for_micro_batch(&self, device: &Device) -> Self {
         let mut model = self.clone().fork(device);
         model.backbone.own_adapter_dropout();
         model
@@ -161,8 +150,7 @@ pub(super) fn tensor(pictures: &[RgbImage], normalizer: &Normalizer, device: &De
 
 /// The normalization that the checkpoint asks for, or ImageNet's.
 pub(super) fn normalizer(report: &BuildReport) -> Normalizer {
-    let default = BatchSpec::default();
-    Normalizer::new(Some(report.preprocessing.map_or((default.mean, default.std), |p| (p.mean, p.std))))
+    Normalizer::new(Some(report.normalization()))
 }
 
 /// `activation(W·x + b)` of the class token. It is frozen, and stays float when the backbone is packed.

@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::compute::DeviceError;
 use crate::error::Result;
 use crate::training::TrainingError;
 use crate::training::loss::LossSum;
@@ -47,7 +48,7 @@ impl DistillLoss {
         let distances = self.per_sample(student, teacher);
         // Added up on the host in order, as everywhere: a reduction on the device may depend on its threads.
         let rows = distances.clone().inner().try_into_vec_as::<f32>();
-        let rows = rows.map_err(|e| TrainingError::device("loss", e))?;
+        let rows = rows.map_err(|e| DeviceError::new("loss", e))?;
         Ok(LossSum {
             scaled: distances.sum().div_scalar(weight.max(1.0)),
             sum: rows.iter().map(|&v| f64::from(v)).sum(),

@@ -14,7 +14,9 @@
 //! | `feature` | a backbone read as one feature vector per picture |
 //! | `loss` | cosine and squared distance |
 //! | `teacher` | the features to learn |
+//! | `step` | a student's loss on a batch, for the trainer |
 //! | `student` | training and measuring one student |
+//! | `measure` | validation losses, times, sizes |
 //! | `report` | the comparison |
 //!
 //! Everything random is a function of the seed: the crops, their views, the order, the adapters and their dropout.
@@ -22,7 +24,9 @@
 mod crops;
 mod feature;
 mod loss;
+mod measure;
 mod report;
+mod step;
 mod student;
 mod teacher;
 

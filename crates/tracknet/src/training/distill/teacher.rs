@@ -8,13 +8,14 @@ use std::path::Path;
 use burn::tensor::Device;
 use image::RgbImage;
 
+use crate::artifacts::run::{HostTensor, HostTensors, RunError, tensors};
+use crate::compute::{Compute, DeviceError};
 use crate::config::QuantizationConfig;
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::files::write_atomic;
 use crate::models::MemoryReport;
 use crate::training::TrainingError;
-use crate::training::tensors::{self, HostTensor, HostTensors};
 
 use super::feature::{FeatureModel, normalizer};
 use super::{Crops, DistillOptions, TeacherReport};
@@ -35,9 +36,10 @@ pub struct Targets {
 /// # Errors
 /// The model cannot be used as a teacher, or a feature is not finite.
 pub fn teach(options: &DistillOptions, crops: &Crops, device: &Device) -> Result<(Targets, TeacherReport)> {
-    let (teacher, build) = FeatureModel::build(options, &QuantizationConfig::default(), device)?;
+    let compute = Compute::new(device);
+    let (teacher, build) = FeatureModel::build(options, &QuantizationConfig::default(), compute.device())?;
     let normalizer = normalizer(&build);
-    let look = |pictures: &[RgbImage], split| features(&teacher, pictures, split, &normalizer, device);
+    let look = |pictures: &[RgbImage], split| features(&teacher, pictures, split, &normalizer, &compute);
     let targets = Targets {
         features: teacher.feature_count(),
         train: look(&crops.train, "training")?,
@@ -58,12 +60,12 @@ fn features(
     pictures: &[RgbImage],
     split: &str,
     normalizer: &Normalizer,
-    device: &Device,
+    compute: &Compute,
 ) -> Result<Vec<f32>> {
-    let pieces = teacher.map_features(pictures, normalizer, device, |_, features| {
-        Ok(features.try_into_vec_as::<f32>().map_err(|e| TrainingError::device("features", e))?)
+    let parts = teacher.map_features(pictures, normalizer, compute, |_, features| {
+        Ok(features.try_into_vec_as::<f32>().map_err(|e| DeviceError::new("features", e))?)
     })?;
-    let values = pieces.concat();
+    let values = parts.concat();
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(values),
         Some(at) => {
@@ -99,7 +101,7 @@ impl Targets {
         };
         let all = [("train", &self.train), ("validation", &self.validation)];
         let all: HostTensors = all.into_iter().map(|(name, values)| (name.to_owned(), tensor(values))).collect();
-        let bytes = tensors::to_bytes(&all).map_err(|problem| TrainingError::damaged(path, problem))?;
+        let bytes = tensors::to_bytes(&all).map_err(|problem| RunError::damaged(path, problem))?;
         Ok(write_atomic(path, |w| w.write_all(&bytes))?)
     }
 
@@ -111,12 +113,12 @@ impl Targets {
         let mut all = tensors::read(path)?;
         let mut take = |name: &str| match all.remove(name) {
             Some(HostTensor { shape, values }) if shape.len() == 2 => Ok((shape[1], values)),
-            _ => Err(TrainingError::damaged(path, format!("has no features called `{name}`"))),
+            _ => Err(RunError::damaged(path, format!("has no features called `{name}`"))),
         };
         let ((features, train), (other, validation)) = (take("train")?, take("validation")?);
         if features != other {
             let problem = format!("features to learn have {features} values, those to validate {other}");
-            return Err(TrainingError::damaged(path, problem).into());
+            return Err(RunError::damaged(path, problem).into());
         }
         Ok(Self { features, train, validation })
     }

@@ -1,19 +1,15 @@
-//! By what a resumed run recognizes what its weights belong to: the base, what it computes, the frames.
-
-use sha2::{Digest, Sha256};
+//! By what a checkpoint recognizes the backbone that its weights belong to: its tensors, and what it computes with them.
 
 use crate::artifacts::BuildReport;
 use crate::config::Config;
-use crate::datasets::{BatchLoader, BatchSpec};
-use crate::files::hex;
 use crate::models::backbones::Position;
 use crate::models::projection::Base;
 use crate::models::{HeatmapModel, VisitProjections, words};
 
-use super::checkpoint::{BaseIdentity, Computation, FrameList};
+use super::state::{BaseIdentity, Computation};
 
 /// The base of a run, by its name in the configuration and its hash.
-pub(super) fn base_of(config: &Config, build: &BuildReport) -> BaseIdentity {
+pub(crate) fn base_of(config: &Config, build: &BuildReport) -> BaseIdentity {
     BaseIdentity {
         name: config.model.pretrained_model_name.clone().unwrap_or_else(|| build.source.clone()),
         sha256: build.base_hash.clone(),
@@ -21,10 +17,9 @@ pub(super) fn base_of(config: &Config, build: &BuildReport) -> BaseIdentity {
 }
 
 /// What decides the outputs of a backbone besides its tensors and their shapes.
-pub(super) fn computation_of(model: &HeatmapModel, build: &BuildReport) -> Computation {
+pub(crate) fn computation_of(model: &HeatmapModel, build: &BuildReport) -> Computation {
     let spec = model.backbone.spec();
-    let usual = BatchSpec::default();
-    let [mean, std] = build.preprocessing.map_or([usual.mean, usual.std], |p| [p.mean, p.std]);
+    let (mean, std) = build.normalization();
     let position = match spec.position {
         Position::Rope { theta } => ("rope_theta", theta.to_string()),
         Position::Learned { grid, resampling } => ("position_embeddings", format!("{grid}×{grid}, {resampling:?}")),
@@ -49,13 +44,4 @@ pub(super) fn computation_of(model: &HeatmapModel, build: &BuildReport) -> Compu
     });
     values.extend(compute.map(|dtype| ("bnb_4bit_compute_dtype", dtype)));
     values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
-}
-
-/// The frames that the order of an epoch is drawn from.
-pub(super) fn frames_of(loader: &BatchLoader) -> FrameList {
-    let mut hasher = Sha256::new();
-    for frame in loader.frames() {
-        hasher.update(format!("{frame}\n"));
-    }
-    FrameList { count: loader.frames().len(), sha256: hex(&hasher.finalize()) }
 }

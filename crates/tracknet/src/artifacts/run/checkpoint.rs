@@ -14,11 +14,11 @@
 //! A frozen or quantized base is named in `state.json`, with its hash, and never copied. There is no random
 //! state to save: shuffling, augmentation and dropout are functions of the seed and the position in the run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::config::check_run_id;
 use crate::console::listing;
@@ -27,110 +27,12 @@ use crate::files::directory::hash_file;
 use crate::files::read::{JSON, YAML};
 use crate::files::{Destination, Existing, FileError, MANIFEST_FILE, Manifest, read_text};
 
-use super::TrainingError;
-use super::monitor::{Monitor, exact};
-use super::precision::LossScale;
+use super::state::{BaseIdentity, Computation, FORMAT_VERSION, RunState};
 use super::tensors::{self, HostTensors};
+use super::{ADAPTER_DIR, BACKBONE_DIR, CONFIG_FILE, HEAD_FILE, RunError};
 
-/// Version of the directory's layout and of `state.json`. Version 1 did not say what the base computes, which metric the
-/// best value is of, and in what order the frames of the epoch came.
-pub const FORMAT_VERSION: u32 = 2;
-
-/// File of decoder and head weights in a checkpoint.
-pub use crate::artifacts::pretrained::HEAD_FILE;
-/// Directory of adapters in a checkpoint.
-pub const ADAPTER_DIR: &str = "adapter";
-/// Directory of a trained backbone in a checkpoint.
-pub const BACKBONE_DIR: &str = "backbone";
-/// The merged configuration in a run or checkpoint.
-pub const CONFIG_FILE: &str = "config.yaml";
 const STATE_FILE: &str = "state.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
-
-/// Where a run is: everything needed to continue it besides weights and optimizer state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunState {
-    /// Version of this file.
-    pub format_version: u32,
-    /// The run's id.
-    pub run_id: String,
-    /// Seed of the run.
-    pub seed: u64,
-    /// Epoch to continue with, from 0.
-    pub epoch: usize,
-    /// Batches of that epoch already trained on.
-    pub batch: usize,
-    /// Optimizer steps so far, skipped ones included.
-    pub step: u64,
-    /// Steps skipped because a loss or gradient was not finite.
-    pub skipped_steps: u64,
-    /// Training loss of the epoch so far, `Σ(l·m)`.
-    #[serde(with = "exact")]
-    pub epoch_loss_sum: f64,
-    /// Mask weight of the epoch so far, `Σm`.
-    #[serde(with = "exact")]
-    pub epoch_mask_sum: f64,
-    /// Best value of the watched metric.
-    pub monitor: Monitor,
-    /// Metrics of the last complete epoch; `null` where one was not finite.
-    pub metrics: BTreeMap<String, Option<f64>>,
-    /// The loss scale of a run in float16.
-    #[serde(default)]
-    pub loss_scale: Option<LossScale>,
-    /// The frozen base that the weights here belong to; `null` when the whole model is in the checkpoint.
-    pub base: Option<BaseIdentity>,
-    /// What besides its tensors decides the outputs of the backbone; `null` in version 1.
-    #[serde(default)]
-    pub computation: Option<Computation>,
-    /// The training frames that the order of an epoch was drawn from; `null` in version 1.
-    #[serde(default)]
-    pub frames: Option<FrameList>,
-}
-
-/// What besides its tensors decides the outputs of a backbone, by the keys of `config.json` and
-/// `preprocessor_config.json`.
-pub type Computation = BTreeMap<String, String>;
-
-/// A list of frames, known by what it holds and in what order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FrameList {
-    /// Number of frames.
-    pub count: usize,
-    /// SHA-256 over game, clip and file name of each.
-    pub sha256: String,
-}
-
-/// A base that is named instead of copied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BaseIdentity {
-    /// `model.pretrained_model_name`, or what stands for it.
-    pub name: String,
-    /// SHA-256 over the names, shapes and bytes of its tensors as the model holds them.
-    pub sha256: String,
-}
-
-impl RunState {
-    /// The state before the first step.
-    pub fn start(run_id: impl Into<String>, seed: u64, base: Option<BaseIdentity>) -> Self {
-        Self {
-            format_version: FORMAT_VERSION,
-            run_id: run_id.into(),
-            seed,
-            epoch: 0,
-            batch: 0,
-            step: 0,
-            skipped_steps: 0,
-            epoch_loss_sum: 0.0,
-            epoch_mask_sum: 0.0,
-            monitor: Monitor::new(),
-            metrics: BTreeMap::new(),
-            loss_scale: None,
-            base,
-            computation: None,
-            frames: None,
-        }
-    }
-}
 
 /// Writes a checkpoint to `dir`, replacing the one there as a whole. `write_weights` puts the model's files into
 /// the directory it is given. Returns where files were kept that somebody else had put into the checkpoint before it.
@@ -152,14 +54,14 @@ pub fn write_checkpoint(
         };
         write_weights(temporary)?;
         put(CONFIG_FILE, config_yaml.as_bytes())?;
-        put(STATE_FILE, &json(state, STATE_FILE)?)?;
-        let optimizer = tensors::to_bytes(optimizer).map_err(|e| TrainingError::damaged(OPTIMIZER_FILE, e))?;
+        put(STATE_FILE, &json(state)?)?;
+        let optimizer = tensors::to_bytes(optimizer).map_err(|e| RunError::damaged(OPTIMIZER_FILE, e))?;
         Ok(put(OPTIMIZER_FILE, &optimizer)?)
     })
 }
 
-fn json<T: Serialize>(value: &T, name: &str) -> Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| TrainingError::damaged(name, e))?;
+fn json(state: &RunState) -> Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(state).map_err(|e| RunError::damaged(STATE_FILE, e))?;
     bytes.push(b'\n');
     Ok(bytes)
 }
@@ -181,15 +83,15 @@ impl Checkpoint {
     pub fn open(dir: &Path) -> Result<Self> {
         if !is_checkpoint(dir)? {
             let problem = format!("it has no {STATE_FILE}");
-            return Err(TrainingError::NoCheckpoint { path: dir.to_path_buf(), problem }.into());
+            return Err(RunError::NoCheckpoint { path: dir.to_path_buf(), problem }.into());
         }
         let dir = dir.to_path_buf();
         verify(&dir)?;
         let path = dir.join(STATE_FILE);
         let text = read_text(&path, JSON)?;
         check_version(&path, &text)?;
-        let state: RunState = serde_json::from_str(&text).map_err(|e| TrainingError::damaged(&path, e))?;
-        check_run_id(&state.run_id).map_err(|problem| TrainingError::damaged(&path, format!("run_id: {problem}")))?;
+        let state: RunState = serde_json::from_str(&text).map_err(|e| RunError::damaged(&path, e))?;
+        check_run_id(&state.run_id).map_err(|problem| RunError::damaged(&path, format!("run_id: {problem}")))?;
         Ok(Self { dir, state })
     }
 
@@ -210,7 +112,7 @@ impl Checkpoint {
             }
         }
         let problem = format!("looked for {} in {} and in it", names.join(" and "), folders[0].display());
-        Err(TrainingError::NoCheckpoint { path: path.to_path_buf(), problem }.into())
+        Err(RunError::NoCheckpoint { path: path.to_path_buf(), problem }.into())
     }
 
     /// The configuration the run had.
@@ -258,7 +160,7 @@ impl Checkpoint {
         let Some(expected) = &self.state.base else { return Ok(()) };
         match found {
             Some(found) if found.sha256 == expected.sha256 => Ok(()),
-            _ => Err(TrainingError::OtherBase {
+            _ => Err(RunError::OtherBase {
                 path: self.dir.clone(),
                 name: expected.name.clone(),
                 expected: expected.sha256.clone(),
@@ -287,7 +189,7 @@ impl Checkpoint {
              preprocessor_config.json back as they were",
             listing(differs, 8)
         );
-        Err(TrainingError::DoesNotFit { path: self.dir.clone(), problem }.into())
+        Err(RunError::DoesNotFit { path: self.dir.clone(), problem }.into())
     }
 }
 
@@ -296,7 +198,7 @@ fn is_checkpoint(dir: &Path) -> Result<bool, FileError> {
 }
 
 /// Whether there is such a file. A directory on the way that may not be looked into is an error, not a no.
-pub(super) fn is_file(path: &Path) -> Result<bool, FileError> {
+pub(crate) fn is_file(path: &Path) -> Result<bool, FileError> {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     match fs::metadata(path) {
         Ok(found) => Ok(found.is_file()),
@@ -310,14 +212,14 @@ fn check_version(path: &Path, text: &str) -> Result<()> {
     struct Version {
         format_version: u32,
     }
-    let found = serde_json::from_str::<Version>(text).map_err(|e| TrainingError::damaged(path, e))?.format_version;
+    let found = serde_json::from_str::<Version>(text).map_err(|e| RunError::damaged(path, e))?.format_version;
     if found == 0 {
         let problem = format!("format_version is 0, expected 1 to {FORMAT_VERSION}");
-        return Err(TrainingError::damaged(path, problem).into());
+        return Err(RunError::damaged(path, problem).into());
     }
     if found > FORMAT_VERSION {
         let path = path.to_path_buf();
-        return Err(TrainingError::NewerCheckpoint { path, found, supported: FORMAT_VERSION }.into());
+        return Err(RunError::NewerCheckpoint { path, found, supported: FORMAT_VERSION }.into());
     }
     Ok(())
 }
@@ -325,19 +227,19 @@ fn check_version(path: &Path, text: &str) -> Result<()> {
 /// Checks every file against the manifest, and that it lists what every checkpoint has.
 fn verify(dir: &Path) -> Result<()> {
     let path = dir.join(MANIFEST_FILE);
-    let text = read_text(&path, JSON).map_err(|e| TrainingError::damaged(&path, e))?;
-    let manifest = Manifest::parse(&text).map_err(|e| TrainingError::damaged(&path, e))?;
+    let text = read_text(&path, JSON).map_err(|e| RunError::damaged(&path, e))?;
+    let manifest = Manifest::parse(&text).map_err(|e| RunError::damaged(&path, e))?;
     for name in [CONFIG_FILE, STATE_FILE, OPTIMIZER_FILE] {
         if !manifest.files().any(|(listed, _)| listed == name) {
-            return Err(TrainingError::damaged(&path, format!("it does not list {name}")).into());
+            return Err(RunError::damaged(&path, format!("it does not list {name}")).into());
         }
     }
     for (name, expected) in manifest.files() {
         let file = dir.join(name);
-        let found = hash_file(&file).map_err(|e| TrainingError::damaged(&file, e))?;
+        let found = hash_file(&file).map_err(|e| RunError::damaged(&file, e))?;
         if found != expected {
             let problem = format!("the file has changed: its SHA-256 is {found}, {MANIFEST_FILE} has {expected}");
-            return Err(TrainingError::damaged(&file, problem).into());
+            return Err(RunError::damaged(&file, problem).into());
         }
     }
     Ok(())

@@ -37,7 +37,7 @@ impl RunPaths {
         Self::at(output_dir.join(run_id), output_dir, log_dir, ckpt_dir, run_id)
     }
 
-    /// The same for a run whose directory is known, such as one that is resumed and may have been moved.
+    /// [`RunPaths::new`] for a run whose directory is known, such as one that is resumed and may have been moved.
     pub fn at(root: PathBuf, output_dir: &Path, log_dir: &Path, ckpt_dir: &Path, run_id: &str) -> Self {
         let place = |dir: &Path, name: &str| {
             let usual = dir == output_dir.join(name) || dir == Path::new("outputs").join(name);
@@ -46,12 +46,17 @@ impl RunPaths {
         Self { checkpoints: place(ckpt_dir, "checkpoints"), logs: place(log_dir, "logs"), root }
     }
 
+    /// [`RunPaths::at`] the places that a configuration names.
+    pub(crate) fn configured(root: PathBuf, runtime: &Runtime, run_id: &str) -> Self {
+        Self::at(root, &runtime.output_dir, &runtime.log_dir, &runtime.ckpt_dir, run_id)
+    }
+
     /// Makes the directories of a new run. If another has the name, as of runs that began in the same second, the id gets
     /// a number: `<run id>-2`. Returns the id.
     ///
     /// # Errors
     /// If a directory cannot be made.
-    pub(super) fn claim(runtime: &Runtime) -> Result<(Self, String)> {
+    pub(crate) fn claim(runtime: &Runtime) -> Result<(Self, String)> {
         let mut number = 1;
         loop {
             let run_id = match number {
@@ -100,7 +105,7 @@ impl RunPaths {
     }
 
     /// Directories outside of the run's own, through links, too, with what they hold.
-    pub(super) fn elsewhere(&self) -> Vec<(&'static str, PathBuf)> {
+    pub(crate) fn elsewhere(&self) -> Vec<(&'static str, PathBuf)> {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let root = real(&self.root);
         let mut places: Vec<(&str, PathBuf)> =
@@ -110,7 +115,7 @@ impl RunPaths {
         let mut found: Vec<(&str, PathBuf)> = Vec::new();
         for (what, place) in places {
             let place = real(&place);
-            // What is below a directory that was found goes without saying.
+            // A place below one that was found is part of it.
             if !place.starts_with(&root) && !found.iter().any(|(_, known)| place.starts_with(known)) {
                 found.push((what, place));
             }
@@ -122,7 +127,7 @@ impl RunPaths {
     ///
     /// # Errors
     /// Another process has the run: which one, and since when.
-    pub(super) fn lock(&self) -> Result<Vec<DirectoryLock>, FileError> {
+    pub(crate) fn lock(&self) -> Result<Vec<DirectoryLock>, FileError> {
         let own = self.own();
         let locks = own.iter().map(|dir| {
             fs::create_dir_all(dir).at(dir)?;

@@ -8,9 +8,7 @@ use crate::datasets::{Batch, BatchSpec};
 use crate::error::Result;
 use crate::evaluation::Detection;
 use crate::evaluation::decode::{DecodeOptions, decode};
-use crate::inference::overlay::{heatmap_picture, overlay, strip, write_png};
-
-use super::TrainingError;
+use crate::evaluation::overlay::{heatmap_picture, overlay, strip, write_png};
 
 /// Samples of a batch that are drawn.
 const SAMPLES: usize = 8;
@@ -36,7 +34,7 @@ pub(super) fn write_overlays(
     for (i, ((info, image), (found, target))) in batch.samples.iter().zip(frames).zip(maps).take(SAMPLES).enumerate() {
         let frame = normalizer.undo(image, spec.input_size);
         let options = DecodeOptions { threshold: THRESHOLD, ..DecodeOptions::default() };
-        let detection = decode(found, size, &options).map_err(TrainingError::from)?;
+        let detection = decode(found, size, &options)?;
         let detection = detection.map(|d| in_input(d, &info.geometry));
         let truth = info.label.xy.map(|xy| info.geometry.to_input(xy));
         let name = format!("sample_{i:02}.png");

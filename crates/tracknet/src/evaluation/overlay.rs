@@ -1,4 +1,4 @@
-//! Pictures of predictions: the frame with a ring at the ball, the heatmap in colours, both side by side.
+//! Pictures of detections: the frame with a ring at the ball, the heatmap in colours, both side by side.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,9 +8,9 @@ use image::RgbImage;
 use crate::datasets::draw::{self, Color, Font, WHITE};
 use crate::datasets::{DatasetError, image::resize};
 use crate::error::Result;
-use crate::evaluation::{Detection, EvaluationError};
 use crate::files::{FileError, open_regular, write_atomic};
-use crate::inference::InferenceError;
+
+use super::{Detection, EvaluationError};
 
 /// Colour of the predicted ball's ring.
 pub const PREDICTION: Color = [255, 60, 50];
@@ -48,8 +48,7 @@ pub fn overlay(frame: &RgbImage, detection: Option<Detection>, truth: Option<[f3
 pub fn heatmap_picture(heatmap: &[f32], size: [usize; 2], scaled: [usize; 2]) -> Result<RgbImage> {
     let [width, height] = size;
     if heatmap.len() != width * height || heatmap.is_empty() {
-        let source = EvaluationError::Size { found: heatmap.len(), width, height };
-        return Err(InferenceError::from(source).into());
+        return Err(EvaluationError::Size { found: heatmap.len(), width, height }.into());
     }
     let picture = RgbImage::from_fn(width as u32, height as u32, |x, y| {
         image::Rgb(draw::heat_color(heatmap[y as usize * width + x as usize]))

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::files::read::TENSORS;
 use crate::files::read_bytes;
 
-use super::TrainingError;
+use super::RunError;
 
 /// A tensor on the host: float32 values, row-major, with their shape.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,16 +41,16 @@ pub(crate) fn to_bytes(tensors: &HostTensors) -> Result<Vec<u8>, String> {
 /// Reads every tensor of a file.
 pub(crate) fn read(path: &Path) -> Result<HostTensors> {
     let bytes = read_bytes(path, TENSORS)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| TrainingError::damaged(path, e))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| RunError::damaged(path, e))?;
     let mut tensors = HostTensors::new();
     for (name, view) in file.iter() {
         if view.dtype() != Dtype::F32 {
             let problem = format!("tensor `{name}` is {:?}, expected F32", view.dtype());
-            return Err(TrainingError::damaged(path, problem).into());
+            return Err(RunError::damaged(path, problem).into());
         }
         let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         if let Some(i) = values.iter().position(|value| value.is_nan()) {
-            return Err(TrainingError::damaged(path, format!("tensor `{name}` holds NaN at element {i}")).into());
+            return Err(RunError::damaged(path, format!("tensor `{name}` holds NaN at element {i}")).into());
         }
         tensors.insert(name.to_owned(), HostTensor { shape: view.shape().to_vec(), values });
     }

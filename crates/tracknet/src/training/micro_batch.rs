@@ -1,36 +1,14 @@
-//! How much memory a run may use, and the micro-batch that fits in it.
+//! The micro-batch that fits into the memory that a run may use.
 
+use crate::compute::MemoryBound;
 use crate::config::{Norm, TrainingConfig};
 use crate::error::Result;
 
 use super::TrainingError;
 
-/// A bound on memory and where it comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryBound {
-    /// Bytes that may be used.
-    pub bytes: u64,
-    /// For messages: `are available` or `are allowed by the memory limit`.
-    pub origin: &'static str,
-}
-
-impl MemoryBound {
-    /// What the user allows.
-    pub fn of_limit(limit: Option<u64>) -> Option<Self> {
-        limit.map(|bytes| Self { bytes, origin: "are allowed by the memory limit" })
-    }
-
-    /// The smaller of `limit` and what the system has available; `None` if neither is known.
-    pub fn find(limit: Option<u64>) -> Option<Self> {
-        let limit = Self::of_limit(limit);
-        let available = available().map(|bytes| Self { bytes, origin: "are available" });
-        limit.into_iter().chain(available).min_by_key(|bound| bound.bytes)
-    }
-}
-
 /// The micro-batch of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MicroBatch {
+pub struct MicroBatchSize {
     /// Frames per forward pass.
     pub size: usize,
     /// What to tell the user, when it is smaller than asked for.
@@ -52,7 +30,7 @@ pub fn choose_micro_batch(
     norm: Norm,
     estimate: impl Fn(usize) -> u64,
     bound: Option<MemoryBound>,
-) -> Result<MicroBatch> {
+) -> Result<MicroBatchSize> {
     let asked = match config.micro_batch_size {
         0 => config.batch_size,
         n => n.min(config.batch_size),
@@ -64,7 +42,7 @@ pub fn choose_micro_batch(
     }
     let fits = |size: usize| bound.is_none_or(|b| estimate(size) <= b.bytes);
     if !config.adaptive_micro_batch || fits(asked) {
-        return Ok(MicroBatch { size: asked, note: None });
+        return Ok(MicroBatchSize { size: asked, note: None });
     }
     let smallest = config.min_micro_batch_size.clamp(1, asked);
     let mut size = asked;
@@ -77,7 +55,7 @@ pub fn choose_micro_batch(
                  (the gradient stays that of the whole batch)",
                 bound.map_or("", |b| b.origin)
             );
-            return Ok(MicroBatch { size, note: Some(note) });
+            return Ok(MicroBatchSize { size, note: Some(note) });
         }
     }
     let bound = bound.unwrap_or(MemoryBound { bytes: 0, origin: "" });
@@ -89,22 +67,6 @@ pub fn choose_micro_batch(
         to_lower: if splits { "training.min_micro_batch_size" } else { COUPLED },
     }
     .into())
-}
-
-/// Memory that can be had without swapping, in bytes: `MemAvailable`, or what the control group still allows.
-fn available() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
-    let system = read("/proc/meminfo").and_then(|text| mem_available(&text));
-    let group = |limit: &str, used: &str| Some(number(limit)?.saturating_sub(number(used)?));
-    let version_2 = group("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current");
-    let version_1 = group("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes");
-    [system, version_2, version_1].into_iter().flatten().min()
-}
-
-fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 #[cfg(test)]
@@ -156,11 +118,5 @@ mod tests {
     fn adaptation_can_be_switched_off_and_a_size_can_be_asked_for() {
         let fixed = TrainingConfig { adaptive_micro_batch: false, micro_batch_size: 5, ..config(32, 4) };
         assert_eq!(choose_micro_batch(&fixed, Norm::Gn, estimate, bound(1)).unwrap().size, 5);
-    }
-
-    #[test]
-    fn meminfo_is_read_in_bytes() {
-        assert_eq!(mem_available("MemTotal: 10 kB\nMemAvailable:    2048 kB\n"), Some(2048 * 1024));
-        assert_eq!(mem_available("MemTotal: 10 kB\n"), None);
     }
 }

@@ -1,0 +1,86 @@
+//! The end of a run: the best weights, or what can be saved after an error.
+
+use crate::artifacts::build_model;
+use crate::artifacts::run::Checkpoint;
+use crate::artifacts::run::weights::{load_weights, section_of};
+use crate::error::{Error, IoContext, Result};
+use crate::models::HeatmapModel;
+use crate::models::memory::bytes;
+use crate::training::TrainingError;
+use crate::training::evaluate::Evaluation;
+
+use super::{EVALUATION_FILE, Outcome, TrainingRun, position};
+
+impl TrainingRun<'_> {
+    /// Saves what was done before an error. A step changes nothing before it is known to be sound, so the model is that of
+    /// the last step.
+    pub(super) fn rescue(&mut self, cause: Error) -> Error {
+        let step = self.state.step;
+        if step == 0 {
+            return cause;
+        }
+        if self.saved == Some(position(&self.state)) {
+            return self.saved(cause);
+        }
+        match self.save(&self.paths.last()) {
+            Ok(()) => self.saved(cause),
+            Err(problem) => {
+                let cause = Box::new(cause);
+                let (problem, checkpoints) = (Box::new(problem), self.paths.checkpoints.clone());
+                TrainingError::NotSaved { cause, step, problem, checkpoints }.into()
+            }
+        }
+    }
+
+    pub(super) fn saved(&self, cause: Error) -> Error {
+        let (step, run) = (self.state.step, self.paths.root.clone());
+        TrainingError::Saved { cause: Box::new(cause), step, run }.into()
+    }
+
+    /// Ends the run: the best weights, evaluated on the validation games. The stop flag ends the evaluation, too; a
+    /// resumed run makes up for it.
+    pub(super) fn evaluate_best(&mut self, outcome: Outcome) -> Result<(Outcome, Option<Evaluation>)> {
+        if let Some(peak) = self.device_memory {
+            self.reporter.report(&format!("peak memory on the device: {}", bytes(peak as usize)));
+        }
+        if outcome == Outcome::Interrupted {
+            return Ok((outcome, None));
+        }
+        let best = self.paths.best();
+        if best.try_exists().at(&best)? {
+            let best = Checkpoint::open(&best)?;
+            if best.state.base.is_some() && self.state.base.is_none() {
+                // It is from before the epochs were raised, when the backbone was not to train.
+                self.trainer.model.backbone = self.built(&best)?.backbone;
+            }
+            self.trainer.model = load_weights(self.trainer.model.clone(), self.adapter.as_ref(), &best)?;
+        }
+        if let Some(chosen) = self.chosen() {
+            self.reporter.report(&chosen);
+        }
+        let Some(loader) = &self.loaders.validation else { return Ok((outcome, None)) };
+        let Some(evaluation) = self.run_over(loader, |_, _| Ok(()))? else { return Ok((Outcome::Interrupted, None)) };
+        let written = evaluation.report.write_json(&self.paths.root.join(EVALUATION_FILE));
+        self.tolerate(EVALUATION_FILE, written);
+        Ok((outcome, Some(evaluation)))
+    }
+
+    /// The model of a checkpoint as it is built, before its weights are loaded.
+    fn built(&self, checkpoint: &Checkpoint) -> Result<HeatmapModel> {
+        let (section, training) = (section_of(self.config, checkpoint), &self.config.training);
+        let resize = self.config.data.preprocess.resize;
+        Ok(build_model(&section, resize, training.seed, &self.trainer.compute.training_device())?.0)
+    }
+
+    /// Which epoch is the best, and by which metric.
+    fn chosen(&self) -> Option<String> {
+        let monitor = &self.state.monitor;
+        let (epoch, metric, value) = (monitor.best_epoch?, monitor.metric.as_deref()?, monitor.best?);
+        let watched = &self.config.training.early_stopping.monitor;
+        let why = match metric == watched {
+            true => String::new(),
+            false => format!(", which stands in for {watched}: it never had a value"),
+        };
+        Some(format!("best checkpoint: epoch {}, with {metric} {value:.5}{why}", epoch + 1))
+    }
+}
