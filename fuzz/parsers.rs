@@ -12,12 +12,13 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tracknet::artifacts::adapter::PeftConfig;
 use tracknet::artifacts::pretrained::Checkpoint as ModelDirectory;
-use tracknet::artifacts::pretrained::bnb::{QuantState, SkipRules};
+use tracknet::artifacts::pretrained::bnb::QuantState;
 use tracknet::artifacts::pretrained::header::Header;
 use tracknet::artifacts::pretrained::index::ShardIndex;
 use tracknet::config::{Config, DataFormat};
 use tracknet::datasets::Dataset;
 use tracknet::models::backbones::{ModulePaths, VitSpec};
+use tracknet::models::quantization::SkipRules;
 use tracknet::training::{Checkpoint, KeepRows, MetricLog, RunState};
 
 /// `adapter_config.json`.

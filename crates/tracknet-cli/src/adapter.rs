@@ -16,7 +16,8 @@ use tracknet::config::{LoraConfig, QuantizationConfig};
 use tracknet::console::printable;
 use tracknet::files::Destination;
 use tracknet::models::backbones::ModulePaths;
-use tracknet::models::lora::{Deviation, MergeInto, counted, dequantize, layer_status, merge_adapters, status_table};
+use tracknet::models::lora::{Deviation, MergeInto, counted, layer_status, merge_adapters, status_table};
+use tracknet::models::quantization::dequantize;
 use tracknet::models::{HeatmapModel, VisitProjections, Vit};
 use tracknet::training::{load_model_for_inference, named_adapters};
 
@@ -318,7 +319,7 @@ fn unmerge(args: &UnmergeArgs) -> Result<ExitCode> {
     if base.is_quantized() {
         bail!("{merged}: is stored in 4 bits, where rounding has swallowed what would be taken out");
     }
-    AdapterFile::read(&args.adapter, base.module_paths())?.take_out(&mut base)?;
+    AdapterFile::read(&args.adapter, base.module_paths())?.unmerge(&mut base)?;
     destination.write(|dir| write_backbone(dir, &base, args.dtype.stored()))?;
     outln!("wrote {}", args.destination.display())?;
     Ok(ExitCode::SUCCESS)

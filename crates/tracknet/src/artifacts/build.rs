@@ -16,18 +16,18 @@ use crate::config::{DEFAULT_BACKBONE, LoraConfig, MODEL_NAMES, ModelConfig, Quan
 use crate::error::{Error, Result};
 use crate::files::hex;
 
-use super::adapter::AdapterFile;
+use super::adapter::{AdapterFile, AdapterReport};
 use super::pretrained::bnb::BnbConfig;
 use super::pretrained::checkpoint::WeightSource;
 use super::pretrained::{Checkpoint, Preprocessing, hub, load_head};
 use crate::models::backbones::{ModulePaths, VitSpec};
 use crate::models::decoders::UpsamplingSpec;
 use crate::models::init::{Builder, Fill, RandomSource, Source};
-use crate::models::lora::quantization::{Format, Packer, Storage};
+use crate::models::lora::LoraPlan;
 use crate::models::lora::wrapper::{self, FirstValues};
-use crate::models::lora::{LoraPlan, LoraReport, QuantizationReport, apply_quantization};
 use crate::models::memory::MemoryReport;
 use crate::models::projection::Base;
+use crate::models::quantization::{Format, Packer, QuantizationReport, Storage, apply_quantization};
 use crate::models::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, VisitProjections, Vit};
 
 /// What was built, for the log and the run directory.
@@ -38,7 +38,7 @@ pub struct BuildReport {
     /// The normalization the checkpoint asks for; `None` = it has no `preprocessor_config.json`.
     pub preprocessing: Option<Preprocessing>,
     /// Which modules were adapted.
-    pub lora: Option<LoraReport>,
+    pub lora: Option<AdapterReport>,
     /// Which projections were packed.
     pub quantization: Option<QuantizationReport>,
     /// Parameters and bytes.
@@ -109,7 +109,7 @@ pub fn build_model(
         }
         None => None,
     };
-    let (model, lora) = adaptation.finish(model)?;
+    let (model, lora) = adaptation.finish(model, &config.lora)?;
     let report = BuildReport {
         source: plan.source,
         preprocessing: plan.checkpoint.as_ref().and_then(|c| c.preprocessing),
@@ -181,10 +181,14 @@ impl Adaptation {
         Ok(Self::New(plan, first))
     }
 
-    fn finish(self, model: HeatmapModel) -> Result<(HeatmapModel, Option<LoraReport>)> {
+    fn finish(self, model: HeatmapModel, config: &LoraConfig) -> Result<(HeatmapModel, Option<AdapterReport>)> {
         let (model, report) = match self {
             Self::Off => return Ok((model, None)),
-            Self::New(plan, first) => plan.apply(model, first)?,
+            Self::New(plan, first) => {
+                let (model, report) = plan.apply(model, first)?;
+                let report = AdapterReport::of_new(report, config, model.module_paths());
+                (model, report)
+            }
             Self::Read(file) => file.attach(model)?,
         };
         Ok((model, Some(report)))

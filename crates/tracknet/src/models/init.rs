@@ -12,8 +12,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::random;
 
-use super::lora::quantization::Packer;
 use super::projection::Base;
+use super::quantization::Packer;
 
 /// How a parameter without a checkpoint starts.
 #[derive(Debug, Clone, Copy, PartialEq)]

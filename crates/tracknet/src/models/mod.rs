@@ -12,6 +12,7 @@
 //! | [`state`] | parameters by name: for the optimizer, checkpoints and files |
 
 pub mod backbones;
+pub mod carried;
 pub mod decoders;
 pub mod dropout;
 mod error;
@@ -22,6 +23,7 @@ pub mod layers;
 pub mod lora;
 pub mod memory;
 pub mod projection;
+pub mod quantization;
 pub mod state;
 
 use burn::module::Module;
@@ -29,17 +31,18 @@ use burn::tensor::{Device, Tensor};
 
 use crate::parallel;
 
-use crate::artifacts::pretrained::carried::Carried;
 use backbones::ModulePaths;
 pub use backbones::Vit;
+use carried::Carried;
 pub use decoders::UpsamplingDecoder;
 pub use error::ModelError;
 pub use features::Features;
 pub use heads::HeatmapHead;
 use layers::Conv;
-pub use lora::{apply_lora_to_model, apply_quantization};
+pub use lora::apply_lora_to_model;
 pub use memory::MemoryReport;
 pub use projection::{Projection, VisitProjections};
+pub use quantization::apply_quantization;
 
 /// Whether this is Burn's CPU backend, with or without autodiff.
 pub(crate) fn is_cpu(device: &Device) -> bool {

@@ -12,7 +12,7 @@ use super::init::{Builder, Fill};
 use super::layers::{Conv, adapted_linear, dense_linear};
 use super::lora::LoraAdapter;
 use super::lora::merge::Merged;
-use crate::artifacts::pretrained::carried::Carried;
+use crate::models::carried::Carried;
 
 /// What a projection does in its block. The short names `query`, `key`, `value` and `dense` of a target list mean
 /// these, whatever the checkpoint calls them.

@@ -11,12 +11,12 @@ use std::fs;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use tracknet::artifacts::adapter::{AdapterFile, AdapterSet, load_adapter, write_adapter};
+use tracknet::artifacts::adapter::{AdapterFile, AdapterReport, AdapterSet, load_adapter, write_adapter};
 use tracknet::artifacts::pretrained::StoredAs;
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::config::{LoraConfig, QuantizationConfig};
 use tracknet::models::lora::{
-    LoraReport, MergeInto, layer_status, merge_adapters, merge_and_compare, status_table, unmerge_adapters,
+    MergeInto, layer_status, merge_adapters, merge_and_compare, status_table, unmerge_adapters,
 };
 use tracknet::models::state::{
     Group, ParameterInfo, ParameterVisitor, Require, load_state, named_parameters, state_dict, visit_parameters,
@@ -42,7 +42,7 @@ fn nf4() -> QuantizationConfig {
 const ADAPTERS: [&str; 6] =
     ["peft_lora", "peft_rslora", "peft_dora", "peft_pattern", "peft_regex", "peft_bias_lora_only"];
 
-fn adapted(name: &str, device: &Device) -> (Vit, LoraReport) {
+fn adapted(name: &str, device: &Device) -> (Vit, AdapterReport) {
     load_adapter(&fixture(name), base(device)).unwrap()
 }
 
@@ -292,6 +292,7 @@ fn a_written_adapter_holds_the_biases_that_train() {
         let config = LoraConfig { enabled: true, bias: bias.to_owned(), ..LoraConfig::default() };
         let targets = ["q_proj".to_owned()];
         let (vit, report) = apply_lora_to_model(base(&device), &config, Some(&targets)).unwrap();
+        let report = AdapterReport::of_new(report, &config, vit.module_paths());
         let dir = tempfile::tempdir().unwrap();
         write_adapter(dir.path(), &vit, &report.peft).unwrap();
         let names: Vec<String> = tensors(&dir.path().join("adapter_model.safetensors")).into_keys().collect();

@@ -6,25 +6,26 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::artifacts::pretrained::carried::Carried;
 use crate::artifacts::pretrained::save::{StoredAs, read_all, write_tensors};
 use crate::config::InitMethod;
 use crate::console::listing;
 use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::backbones::{ModulePaths, halve_rows};
+use crate::models::carried::Carried;
 use crate::models::layers::Conv;
 use crate::models::projection::VisitProjections;
 use crate::models::state::{Group, NamedModule, Require, load_state, named_parameters, state_dict};
 
+use super::loftq;
 use super::peft_config::{CONFIG_FILE, PeftConfig};
 use super::peft_names::for_peft;
+use super::report::AdapterReport;
 use crate::models::lora::adapter::{LoraAdapter, Scaling};
 use crate::models::lora::first;
-use crate::models::lora::loftq::LoftqBase;
-use crate::models::lora::quantization::Storage;
 use crate::models::lora::ranks::Ranks;
-use crate::models::lora::wrapper::{AdaptedModule, LoraReport, freeze_base, in_backbone, nested_modules};
+use crate::models::lora::wrapper::{AdaptedModule, freeze_base, in_backbone, nested_modules};
+use crate::models::quantization::Storage;
 
 /// The tensors of an adapter directory.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -260,7 +261,7 @@ impl AdapterFile {
         let modules = self.planned(model)?;
         match (method, &self.config.loftq) {
             (InitMethod::Loftq, Some(base)) => base.restore(model, &modules, storage)?,
-            (InitMethod::Loftq, None) => LoftqBase::of_peft(&self.config.lora)?.restore(model, &modules, storage)?,
+            (InitMethod::Loftq, None) => loftq::base_of_peft(&self.config.lora)?.restore(model, &modules, storage)?,
             _ => drop(first::split(method, model, &modules)?),
         }
         Ok(())
@@ -271,7 +272,7 @@ impl AdapterFile {
     ///
     /// # Errors
     /// One error that lists every tensor that has no place in the model or the wrong shape.
-    pub fn attach<M: NamedModule + VisitProjections>(mut self, mut model: M) -> Result<(M, LoraReport)> {
+    pub fn attach<M: NamedModule + VisitProjections>(mut self, mut model: M) -> Result<(M, AdapterReport)> {
         let carried = self.set_aside(&mut model);
         if self.modules.is_empty() {
             let message = format!("adapts nothing of the backbone: {}", listing(names_in(&carried), NAMES_SHOWN));
@@ -302,7 +303,7 @@ impl AdapterFile {
         }
         notes.extend(notes_of(&config, &carried));
         config.carried = carried;
-        Ok((loaded?, LoraReport { adapted, notes, peft: config }))
+        Ok((loaded?, AdapterReport { adapted, notes, peft: config }))
     }
 
     /// Takes out the tensors for parts that a model has in Python and not here (heads, the pooler of a ViT), by their names
@@ -483,7 +484,7 @@ fn named(
 ///
 /// # Errors
 /// As [`AdapterFile::read`], [`AdapterFile::prepare_base`] and [`AdapterFile::attach`].
-pub fn load_adapter<M: NamedModule + VisitProjections>(dir: &Path, mut model: M) -> Result<(M, LoraReport)> {
+pub fn load_adapter<M: NamedModule + VisitProjections>(dir: &Path, mut model: M) -> Result<(M, AdapterReport)> {
     let file = AdapterFile::read(dir, model.module_paths())?;
     file.prepare_base(&mut model, None)?;
     file.attach(model)

@@ -12,8 +12,9 @@ use crate::models::projection::{Role, VisitProjections};
 use crate::models::state::{Group, NamedModule, named_parameters};
 
 use super::peft_config::PeftConfig;
+use super::peft_rule::PeftRule;
 use crate::models::lora::ranks::Ranks;
-use crate::models::lora::targets::{POOLER, PeftRule, is_saved};
+use crate::models::lora::targets::{POOLER, is_saved};
 use crate::models::lora::wrapper::in_backbone;
 
 /// `config` for an adapter of `model` with matrices for the modules `adapted`.

@@ -13,12 +13,13 @@ use crate::error::Result;
 use crate::files::{read, read_bytes};
 use crate::models::ModelError;
 use crate::models::backbones::{VitNames, VitSpec, names_of};
+use crate::models::carried::{Carried, CarriedTensor};
 use crate::models::init::{Fill, Source};
 use crate::models::projection::Base;
 
 use super::bnb::read::side_tensor_of;
 use super::bnb::{BnbConfig, read as packed};
-use super::carried::{Carried, CarriedTensor};
+use super::carried::read_carried;
 use super::foreign::{Lacks, describe_directory, is_there, parse_object};
 use super::preprocessing::{Preprocessing, PreprocessorFiles};
 use super::spelling::spell;
@@ -67,7 +68,7 @@ impl Checkpoint {
 
     /// What is to be written again with a model whose source gave these tensors when it was finished.
     pub fn carried(&self, tensors: Unneeded) -> Carried {
-        Carried { tensors: tensors.0, preprocessor: self.preprocessor.clone() }
+        Carried { tensors: tensors.0, files: self.preprocessor.clone() }
     }
 
     /// Refuses a configuration that describes a much larger model than the files hold, before anything of that size is
@@ -125,7 +126,7 @@ impl<'a> WeightSource<'a> {
         for name in self.weights.names().filter(|n| !used.contains(*n) && side_tensor_of(self.weights, n).is_none()) {
             let short = self.names.optional_prefix.and_then(|p| name.strip_prefix(p)).unwrap_or(name);
             if self.names.is_carried(short) {
-                match CarriedTensor::read(self.weights, name, short) {
+                match read_carried(self.weights, name, short) {
                     Ok(tensor) => carried.push(tensor),
                     Err(error) => problems.push(error.to_string()),
                 }

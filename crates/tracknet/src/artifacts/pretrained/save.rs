@@ -15,6 +15,7 @@ use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 use crate::error::{IoContext, Result};
 use crate::files::{FileError, write_atomic, write_file_atomic};
 use crate::models::backbones::VitNames;
+use crate::models::carried::CarriedValue;
 use crate::models::projection::{Base, VisitProjections};
 use crate::models::state::{Group, Require, load_state, state_dict};
 use crate::models::{HeatmapModel, ModelError, Vit};
@@ -22,6 +23,7 @@ use crate::models::{HeatmapModel, ModelError, Vit};
 use super::bnb::skip::written_list;
 use super::bnb::write::parts;
 use super::bnb::{BnbConfig, QuantState};
+use super::carried::{as_floats, as_stored, write_carried_files};
 use super::json::python_json;
 use super::stream::{Planned, write_stream, write_values};
 use super::weights::Weights;
@@ -83,10 +85,10 @@ pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()
     let carried = backbone.carried();
     write_model_file(dir, |path| {
         let mut tensors = float_tensors(backbone, stored, path);
-        tensors.extend(carried.tensors.iter().map(|tensor| tensor.as_floats(stored, path)));
+        tensors.extend(carried.tensors.iter().map(|tensor| as_floats(tensor, stored, path)));
         write_stream(path, tensors)
     })?;
-    carried.write_preprocessor(dir)?;
+    write_carried_files(carried, dir)?;
     Ok(write_config(&dir.join("config.json"), config_of(backbone, stored))?)
 }
 
@@ -115,8 +117,10 @@ pub fn write_packed_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Re
     };
     let QuantizeOptions { quant_type, double_quant, .. } = first.options();
     let carried = backbone.carried();
-    let pooler = carried.tensors.iter().find(|tensor| tensor.name() == "pooler.dense.weight");
-    skip.extend(pooler.filter(|tensor| !tensor.is_packed()).map(|_| "pooler.dense".to_owned()));
+    let pooler = carried.tensors.iter().find(|tensor| tensor.name == "pooler.dense.weight");
+    skip.extend(
+        pooler.filter(|tensor| matches!(tensor.value, CarriedValue::Plain { .. })).map(|_| "pooler.dense".to_owned()),
+    );
     let skip: Vec<&str> = skip.iter().map(String::as_str).collect();
     // As `quantize_checkpoint` does, where releases differ in what they expect without a list.
     let skip_modules = (!skip.is_empty() || pooler.is_some()).then(|| written_list(&skip, paths));
@@ -126,10 +130,10 @@ pub fn write_packed_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Re
         for (name, _, weight) in &packed {
             tensors.extend(parts(name, QuantState::of(weight, stored.compute()), weight.clone(), path));
         }
-        tensors.extend(carried.tensors.iter().flat_map(|tensor| tensor.as_stored(stored, path)));
+        tensors.extend(carried.tensors.iter().flat_map(|tensor| as_stored(tensor, stored, path)));
         write_stream(path, tensors)
     })?;
-    carried.write_preprocessor(dir)?;
+    write_carried_files(carried, dir)?;
     let mut config = config_of(backbone, stored);
     config.insert("quantization_config".to_owned(), bnb.to_json());
     Ok(write_config(&dir.join("config.json"), config)?)

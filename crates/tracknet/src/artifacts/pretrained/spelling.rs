@@ -6,11 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::console::listing;
+use crate::console::{listing, shown};
 use crate::models::ModelError;
 use crate::models::backbones::{VitNames, is_head};
 
-use super::json::shown;
 use super::weights::Weights;
 
 /// Components that wrappers of PyTorch add: `torch.compile`, data parallelism, FSDP, activation checkpointing.

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::artifacts::pretrained::json::shown;
+use crate::console::shown;
 use crate::models::ModelError;
 use crate::models::layers::Activation;
 

@@ -10,7 +10,7 @@ use tracknet_kernels::attention::{Rotary, attention};
 use tracknet_kernels::block::frozen_block;
 use tracknet_kernels::residual::add_scaled;
 
-use crate::artifacts::pretrained::carried::Carried;
+use crate::models::carried::Carried;
 use crate::models::features::Features;
 use crate::models::init::{Builder, Fill};
 use crate::models::layers::{Conv, ConvSpec, LayerNorm, in_dtype_of};

@@ -3,97 +3,30 @@
 //! Each turn after the first stores what the adapter leaves and computes the adapter again. PEFT's own computes with the
 //! update without the adapter's scale, and keeps what it reads back as floats.
 
-use serde::{Deserialize, Serialize};
 use tracknet_kernels::{Linear4bitWeight, QuantizeOptions};
 
-use crate::config::{InitMethod, LoraConfig, QuantizationConfig};
+use crate::config::InitMethod;
 use crate::models::ModelError;
 use crate::models::projection::{Base, VisitProjections};
 
 use super::first::{Matrices, Start, replace_weight, values_of};
-use super::quantization::{Format, Storage};
 use super::wrapper::PlannedModule;
-
-/// The key of `adapter_config.json` for a base that PEFT has no word for.
-pub(crate) const KEY: &str = "tracknet_loftq";
+use crate::models::quantization::{Format, Storage};
 
 /// The base of an adapter that began with `loftq`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LoftqBase {
-    format: Format,
-    turns: usize,
+pub struct LoftqBase {
+    /// How the base is stored.
+    pub(crate) format: Format,
+    /// Alternations of storing and computing, at least one.
+    pub(crate) turns: usize,
     /// Whether the update of a turn has the adapter's scale.
-    scaled: bool,
+    pub(crate) scaled: bool,
     /// Adapted modules whose weight stayed float.
-    floats: Vec<String>,
-}
-
-/// [`LoftqBase`] in `adapter_config.json`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    quant_type: String,
-    blocksize: usize,
-    double_quant: bool,
-    compute_dtype: String,
-    turns: usize,
-    #[serde(default)]
-    floats: Vec<String>,
+    pub(crate) floats: Vec<String>,
 }
 
 impl LoftqBase {
-    /// What `init_lora_weights: loftq` means in a file of PEFT: NF4 in blocks of 64 with float scales.
-    ///
-    /// # Errors
-    /// None.
-    pub(crate) fn of_peft(lora: &LoraConfig) -> Result<Self, ModelError> {
-        let config = QuantizationConfig {
-            quant_type: "nf4".to_owned(),
-            blocksize: 64,
-            compress_statistics: false,
-            compute_dtype: "float32".to_owned(),
-            ..QuantizationConfig::default()
-        };
-        let format = Format::new(&config)?;
-        Ok(Self { format, turns: lora.loftq_config.loftq_iter, scaled: false, floats: Vec::new() })
-    }
-
-    /// From the value of [`KEY`].
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub(crate) fn from_entry(value: &serde_json::Value) -> Result<Self, String> {
-        let entry = Entry::deserialize(value).map_err(|e| format!("{KEY} is {value}: {e}"))?;
-        let Entry { quant_type, blocksize, double_quant, compute_dtype, turns, floats } = entry;
-        let config = QuantizationConfig {
-            quant_type,
-            blocksize,
-            compress_statistics: double_quant,
-            compute_dtype,
-            ..QuantizationConfig::default()
-        };
-        let format = Format::new(&config).map_err(|e| format!("{KEY}: {e}"))?;
-        Ok(Self { format, turns, scaled: true, floats })
-    }
-
-    /// The value of [`KEY`].
-    pub(crate) fn to_entry(&self) -> serde_json::Value {
-        let QuantizeOptions { quant_type, blocksize, double_quant } = self.format.options();
-        serde_json::json!(Entry {
-            quant_type: quant_type.to_string(),
-            blocksize,
-            double_quant,
-            compute_dtype: self.format.compute().name().to_owned(),
-            turns: self.turns,
-            floats: self.floats.clone(),
-        })
-    }
-
-    /// Alternations of storing and computing, at least one.
-    pub(crate) fn turns(&self) -> usize {
-        self.turns
-    }
-
     /// First matrices for the modules that `storage` packs; after several turns their weights become what is to be stored.
     ///
     /// # Errors

@@ -15,7 +15,6 @@ pub(crate) mod first;
 mod linalg;
 pub(crate) mod loftq;
 pub mod merge;
-pub mod quantization;
 pub(crate) mod ranks;
 pub mod status;
 pub mod targets;
@@ -23,6 +22,5 @@ pub mod wrapper;
 
 pub use adapter::LoraAdapter;
 pub use merge::{Deviation, MergeInto, merge_adapters, merge_and_compare, unmerge_adapters};
-pub use quantization::{QuantizationReport, apply_quantization, dequantize, plan_quantization};
 pub use status::{AdapterStatus, LayerStatus, layer_status, status_table};
 pub use wrapper::{AdaptedModule, LoraPlan, LoraReport, apply_lora_to_model, counted};

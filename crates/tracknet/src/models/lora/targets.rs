@@ -72,44 +72,7 @@ fn kept<'a>(
     candidates.filter_map(keep).collect()
 }
 
-/// Whether PEFT, which knows one spelling of every path and no short names, would adapt the layer at `path`.
-pub(crate) struct PeftRule<'a> {
-    exclusion: Exclusion<'a>,
-    layers: Layers<'a>,
-    all_linear: bool,
-    pattern: Option<PathPattern>,
-    list: &'a [String],
-}
-
-impl<'a> PeftRule<'a> {
-    pub(crate) fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
-        let (all_linear, pattern, list) = match &config.target_modules {
-            None => (false, None, &[][..]),
-            Some(TargetModules::List(list)) => (false, None, list.as_slice()),
-            Some(TargetModules::Pattern(pattern)) if is_all_linear(pattern) => (true, None, &[][..]),
-            Some(TargetModules::Pattern(pattern)) => (false, Some(whole("target_modules", pattern)?), &[][..]),
-        };
-        Ok(Self { exclusion: Exclusion::new(config)?, layers: Layers::new(config)?, all_linear, pattern, list })
-    }
-
-    /// # Errors
-    /// A pattern whose match takes too long.
-    pub(crate) fn adapts(&self, path: &str, role: Role) -> Result<bool, ModelError> {
-        if self.exclusion.excludes(path)? {
-            return Ok(false);
-        }
-        if self.all_linear {
-            return Ok(role != Role::Convolution);
-        }
-        if let Some(pattern) = &self.pattern {
-            return pattern.matches(path).map_err(of_key("target_modules"));
-        }
-        let named = self.list.iter().any(|entry| is_named(path, entry));
-        Ok(self.list.iter().any(|entry| entry == path) || (named && self.layers.holds(path)?))
-    }
-}
-
-fn is_all_linear(pattern: &str) -> bool {
+pub(crate) fn is_all_linear(pattern: &str) -> bool {
     pattern.eq_ignore_ascii_case("all-linear")
 }
 
@@ -127,19 +90,19 @@ pub(crate) fn is_saved(path: &str, entry: &str) -> bool {
     !entry.is_empty() && ends.into_iter().any(|end| path[..end].ends_with(entry))
 }
 
-fn whole(key: &str, pattern: &str) -> Result<PathPattern, ModelError> {
+pub(crate) fn whole(key: &str, pattern: &str) -> Result<PathPattern, ModelError> {
     PathPattern::whole(pattern).map_err(of_key(key))
 }
 
 /// What is never adapted.
-struct Exclusion<'a> {
+pub(crate) struct Exclusion<'a> {
     pattern: Option<PathPattern>,
     names: &'a [String],
     saved: &'a [String],
 }
 
 impl<'a> Exclusion<'a> {
-    fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
+    pub(crate) fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
         let saved = config.modules_to_save.as_deref().unwrap_or_default();
         Ok(match &config.exclude_modules {
             None => Self { pattern: None, names: &[], saved },
@@ -150,7 +113,7 @@ impl<'a> Exclusion<'a> {
         })
     }
 
-    fn excludes(&self, path: &str) -> Result<bool, ModelError> {
+    pub(crate) fn excludes(&self, path: &str) -> Result<bool, ModelError> {
         let matches = |pattern: &PathPattern| pattern.matches(path).map_err(of_key("exclude_modules"));
         Ok(self.pattern.as_ref().map_or(Ok(false), matches)?
             || self.names.iter().any(|name| is_named(path, name))
@@ -171,13 +134,13 @@ impl<'a> Exclusion<'a> {
 }
 
 /// `layers_to_transform`: the index of the layer that a path names, and which of them count.
-struct Layers<'a> {
+pub(crate) struct Layers<'a> {
     indices: &'a [usize],
     patterns: Vec<PathPattern>,
 }
 
 impl<'a> Layers<'a> {
-    fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
+    pub(crate) fn new(config: &'a LoraConfig) -> Result<Self, ModelError> {
         let names = config.layers_pattern.as_deref().filter(|names| !names.is_empty());
         let patterns = match names {
             Some(names) => names.iter().map(|name| PathPattern::before_index(name)).collect(),
@@ -196,7 +159,7 @@ impl<'a> Layers<'a> {
         Ok(false)
     }
 
-    fn holds(&self, path: &str) -> Result<bool, ModelError> {
+    pub(crate) fn holds(&self, path: &str) -> Result<bool, ModelError> {
         if self.indices.is_empty() {
             return Ok(true);
         }
@@ -504,30 +467,6 @@ mod tests {
             let config = LoraConfig { layers_pattern, layers_to_transform: Some(vec![1]), ..targets(&["q_proj"]) };
             assert_eq!(select(&config), queries[1..], "{name}");
         }
-    }
-
-    /// What `check_target_module_exists` of PEFT 0.21 says of these, run by hand.
-    #[test]
-    fn peft_knows_one_spelling_and_no_short_names() {
-        let adapts =
-            |config: &LoraConfig, path: &str| PeftRule::new(config).unwrap().adapts(path, Role::Query).unwrap();
-        let config = |targets| LoraConfig { target_modules: targets, ..LoraConfig::default() };
-        for (targets, path, expected) in [
-            (list(&["q_proj"]), "layers.0.attention.q_proj", true),
-            (list(&["query"]), "layers.0.attention.q_proj", false),
-            (list(&["layers.0.attention.q_proj"]), "layers.0.attention.q_proj", true),
-            (list(&["dense"]), "pooler.dense", true),
-            (Some(TargetModules::Pattern(r".*\.q_proj".to_owned())), "layers.0.attention.q_proj", true),
-            (Some(TargetModules::Pattern(r"q_proj".to_owned())), "layers.0.attention.q_proj", false),
-        ] {
-            assert_eq!(adapts(&config(targets.clone()), path), expected, "{targets:?} {path}");
-        }
-        let first = LoraConfig { layers_to_transform: Some(vec![0]), ..config(list(&["q_proj"])) };
-        assert!(adapts(&first, "encoder.layer.0.attention.q_proj"));
-        assert!(!adapts(&first, "encoder.layer.1.attention.q_proj"));
-        assert!(!adapts(&first, "layers.0.attention.q_proj"), "two components must come before the number");
-        let saved = LoraConfig { modules_to_save: Some(vec!["mlp".to_owned()]), ..config(list(&["fc1"])) };
-        assert!(!adapts(&saved, "layers.0.mlp.fc1"));
     }
 
     #[test]

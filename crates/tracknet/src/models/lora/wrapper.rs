@@ -9,15 +9,14 @@ use crate::models::backbones::ModulePaths;
 use crate::models::init::{Builder, RandomSource};
 use crate::models::layers::Conv;
 use crate::models::projection::{Projection, Role, VisitProjections};
+use crate::models::quantization::Storage;
 use crate::models::state::{Group, NamedModule, ParameterInfo, named_parameters, set_trainable};
 
 use super::adapter::{LoraAdapter, Scaling};
 use super::first::{self, Matrices};
 use super::loftq::LoftqBase;
-use super::quantization::Storage;
 use super::ranks::Ranks;
 use super::targets::{Candidate, condense, is_saved, select};
-use crate::artifacts::adapter::peft_config::PeftConfig;
 
 /// Which modules were adapted, and what the user should know about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +25,8 @@ pub struct LoraReport {
     pub adapted: Vec<AdaptedModule>,
     /// Translated names, entries that matched nothing, ranks that are larger than they need to be; each once.
     pub notes: Vec<String>,
-    /// What the adapter's directory says about it.
-    pub peft: PeftConfig,
+    /// The base that a `loftq` start is made for.
+    pub loftq: Option<LoftqBase>,
 }
 
 /// One adapted module.
@@ -60,10 +59,16 @@ impl AdaptedModule {
 
 impl fmt::Display for LoraReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let added: usize = self.adapted.iter().map(AdaptedModule::parameters).sum();
-        write!(f, "adapted {} modules, {added} adapter parameters", self.adapted.len())?;
-        counted(&self.notes).iter().try_for_each(|note| write!(f, "\n{note}"))
+        f.write_str(&summary(&self.adapted, &self.notes))
     }
+}
+
+/// How many modules and parameters were added, and each note once, on lines of their own.
+pub(crate) fn summary(adapted: &[AdaptedModule], notes: &[String]) -> String {
+    let added: usize = adapted.iter().map(AdaptedModule::parameters).sum();
+    let mut lines = vec![format!("adapted {} modules, {added} adapter parameters", adapted.len())];
+    lines.extend(counted(notes));
+    lines.join("\n")
 }
 
 /// Notes in their order, equal ones once with their number.
@@ -211,7 +216,6 @@ impl LoraPlan {
         first: FirstValues,
     ) -> Result<(M, LoraReport), ModelError> {
         let Self { config, modules, mut notes, seed } = self;
-        let paths = model.module_paths();
         let adapted: Vec<&str> = modules.iter().map(|m| m.path.as_str()).collect();
         let (mut model, saved) = freeze_base(model, &config, &adapted, &BTreeSet::new())?;
         notes.extend(saved);
@@ -224,10 +228,7 @@ impl LoraPlan {
         model.visit_projections_mut(&mut |path, projection| attach.projection(path, projection, &root));
         model.visit_convolutions_mut(&mut |path, conv| attach.convolution(path, conv, &root));
         let adapted = attach.adapted;
-        let in_backbone = adapted.iter().filter(|m| in_backbone(&m.path));
-        let targets = in_backbone.map(|m| paths.in_memory(&m.path)).collect();
-        let peft = PeftConfig::of_training(&config, targets).with_loftq(first.loftq);
-        Ok((model, LoraReport { adapted, notes, peft }))
+        Ok((model, LoraReport { adapted, notes, loftq: first.loftq }))
     }
 }
 

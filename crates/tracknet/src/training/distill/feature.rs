@@ -9,6 +9,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::artifacts::adapter::AdapterReport;
 use crate::artifacts::pretrained::{Checkpoint, hub};
 use crate::artifacts::{BuildReport, build_backbone};
 use crate::config::{LoraConfig, Precision, QuantizationConfig};
@@ -16,7 +17,7 @@ use crate::datasets::BatchSpec;
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::models::layers::Activation;
-use crate::models::lora::{LoraPlan, LoraReport};
+use crate::models::lora::LoraPlan;
 use crate::models::{ModelError, VisitProjections, Vit, is_cpu};
 use crate::parallel::Pieces;
 use crate::training::precision::compute_dtype;
@@ -84,11 +85,12 @@ impl FeatureModel {
     ///
     /// # Errors
     /// A value of `lora` that cannot work.
-    pub(super) fn adapt(self, lora: &LoraConfig, seed: u64) -> Result<(Self, LoraReport)> {
+    pub(super) fn adapt(self, lora: &LoraConfig, seed: u64) -> Result<(Self, AdapterReport)> {
         let plan = LoraPlan::new(&self.backbone, lora, None, seed)?;
         let mut backbone = self.backbone;
         let first = plan.read_weights(&mut backbone, None)?;
         let (backbone, report) = plan.apply(backbone, first)?;
+        let report = AdapterReport::of_new(report, lora, backbone.module_paths());
         Ok((Self { backbone, ..self }, report))
     }
 

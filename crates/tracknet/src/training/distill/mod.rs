@@ -31,8 +31,8 @@ use serde::{Deserialize, Serialize};
 use crate::artifacts::adapter::peft_config::MAX_RANK;
 use crate::config::{LoraConfig, Precision, QuantizationConfig};
 use crate::models::ModelError;
-use crate::models::lora::quantization::Format;
 use crate::models::lora::wrapper;
+use crate::models::quantization::Format;
 
 pub use crops::{Crops, Views};
 pub use feature::{FeatureKind, FeatureModel};

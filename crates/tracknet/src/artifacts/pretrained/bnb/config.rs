@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use tracknet_kernels::{ComputeDtype, QuantType};
 
-use crate::artifacts::pretrained::json::shown;
+use crate::console::shown;
 use crate::models::ModelError;
 
 use super::quant_state::dtype;

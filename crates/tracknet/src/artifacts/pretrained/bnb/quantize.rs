@@ -22,11 +22,11 @@ use crate::error::{IoContext, Result};
 use crate::files::{Destination, read, read_bytes};
 use crate::models::ModelError;
 use crate::models::backbones::{MODEL_TYPES, ModulePaths, VitSpec, is_head, names_of};
-use crate::models::lora::quantization::{QuantizationReport, QuantizedLayer};
+use crate::models::quantization::{QuantizationReport, QuantizedLayer, SkipRules};
 
 use super::config::BnbConfig;
 use super::quant_state::QuantState;
-use super::skip::{SkipRules, written_list};
+use super::skip::written_list;
 use super::write::parts;
 
 /// Files that belong to a checkpoint and are carried along as they are.

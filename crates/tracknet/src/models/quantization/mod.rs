@@ -8,13 +8,15 @@ use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::fourbit::BLOCKSIZES;
 use tracknet_kernels::{ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizeOptions};
 
-use crate::artifacts::pretrained::bnb::SkipRules;
 use crate::config::QuantizationConfig;
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
+use crate::models::lora::targets::{names_pooler, unused_pooler};
 use crate::models::projection::{Base, Projection, VisitProjections};
 
-use super::targets::{names_pooler, unused_pooler};
+mod skip;
+
+pub use skip::SkipRules;
 
 /// What was quantized, or what would be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

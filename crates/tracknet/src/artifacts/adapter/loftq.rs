@@ -1,0 +1,74 @@
+//! The base of a `loftq` start in `adapter_config.json`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tracknet_kernels::QuantizeOptions;
+
+use crate::config::{LoraConfig, QuantizationConfig};
+use crate::models::ModelError;
+use crate::models::lora::loftq::LoftqBase;
+use crate::models::quantization::Format;
+
+/// The key of `adapter_config.json` for a base that PEFT has no word for.
+pub(super) const KEY: &str = "tracknet_loftq";
+
+/// [`LoftqBase`] as the value of [`KEY`].
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    quant_type: String,
+    blocksize: usize,
+    double_quant: bool,
+    compute_dtype: String,
+    turns: usize,
+    #[serde(default)]
+    floats: Vec<String>,
+}
+
+/// What `init_lora_weights: loftq` means in a file of PEFT: NF4 in blocks of 64 with float scales, and updates without the
+/// adapter's scale.
+///
+/// # Errors
+/// None.
+pub(super) fn base_of_peft(lora: &LoraConfig) -> Result<LoftqBase, ModelError> {
+    let config = QuantizationConfig {
+        quant_type: "nf4".to_owned(),
+        blocksize: 64,
+        compress_statistics: false,
+        compute_dtype: "float32".to_owned(),
+        ..QuantizationConfig::default()
+    };
+    let format = Format::new(&config)?;
+    Ok(LoftqBase { format, turns: lora.loftq_config.loftq_iter, scaled: false, floats: Vec::new() })
+}
+
+/// Reads the value of [`KEY`].
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn from_entry(value: &Value) -> Result<LoftqBase, String> {
+    let entry = Entry::deserialize(value).map_err(|e| format!("{KEY} is {value}: {e}"))?;
+    let Entry { quant_type, blocksize, double_quant, compute_dtype, turns, floats } = entry;
+    let config = QuantizationConfig {
+        quant_type,
+        blocksize,
+        compress_statistics: double_quant,
+        compute_dtype,
+        ..QuantizationConfig::default()
+    };
+    let format = Format::new(&config).map_err(|e| format!("{KEY}: {e}"))?;
+    Ok(LoftqBase { format, turns, scaled: true, floats })
+}
+
+/// The value of [`KEY`].
+pub(super) fn to_entry(base: &LoftqBase) -> Value {
+    let QuantizeOptions { quant_type, blocksize, double_quant } = base.format.options();
+    json!(Entry {
+        quant_type: quant_type.to_string(),
+        blocksize,
+        double_quant,
+        compute_dtype: base.format.compute().name().to_owned(),
+        turns: base.turns,
+        floats: base.floats.clone(),
+    })
+}
