@@ -18,7 +18,7 @@ use tracknet::files::Destination;
 use tracknet::models::backbones::ModulePaths;
 use tracknet::models::lora::{Deviation, MergeInto, counted, layer_status, merge_adapters, status_table};
 use tracknet::models::quantization::dequantize;
-use tracknet::models::{HeatmapModel, VisitProjections, Vit};
+use tracknet::models::{Backbone, HeatmapModel, VisitLayers};
 use tracknet::training::{load_model_for_inference, named_adapters};
 
 use crate::args::OverwriteFlag;
@@ -188,7 +188,7 @@ pub(crate) fn run(args: &AdapterArgs) -> Result<ExitCode> {
 
 /// A backbone with its adapter, alone or as part of a run's model.
 enum Adapted {
-    Backbone(Box<Vit>),
+    Backbone(Box<Backbone>),
     Run(Box<HeatmapModel>),
 }
 
@@ -212,7 +212,7 @@ impl Adapted {
         Ok(Self::Backbone(Box::new(backbone)))
     }
 
-    fn backbone(&self) -> &Vit {
+    fn backbone(&self) -> &Backbone {
         match self {
             Self::Backbone(backbone) => backbone,
             Self::Run(model) => &model.backbone,
@@ -270,8 +270,8 @@ fn destination(overwrite: &OverwriteFlag, path: &Path, source: &Path, base: &Bac
 }
 
 /// Normalized random frames: the same ones every time.
-fn probe(backbone: &Vit, frames: usize, device: &Device) -> Tensor<4> {
-    let side = 4 * backbone.spec().patch;
+fn probe(backbone: &Backbone, frames: usize, device: &Device) -> Tensor<4> {
+    let side = 4 * backbone.spec().layout().coarsest().stride;
     device.seed(0);
     Tensor::random([frames, 3, side, side], Distribution::Normal(0.0, 1.0), device)
 }
@@ -286,7 +286,7 @@ fn merge(args: &MergeArgs) -> Result<ExitCode> {
     }
     let frames = probe(backbone, args.probe, &device);
     let before = backbone.tokens(frames.clone());
-    let deviation = |merged: &Vit| Deviation::between(before.clone(), merged.tokens(frames.clone()));
+    let deviation = |merged: &Backbone| Deviation::between(before.clone(), merged.tokens(frames.clone()));
     // Layers of a 4-bit base that have no adapter become floats, too.
     let floats = dequantize(merge_adapters(backbone.clone(), MergeInto::Float)?);
     outln!("{}{}", if args.requantize { "as floats: " } else { "" }, deviation(&floats)?)?;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use tracknet::artifacts::pretrained::{StoredAs, write_backbone, write_head};
+use tracknet::models::VisitLayers;
 use tracknet::training::load_model_for_inference;
 
 use crate::args::{BaseArgs, OverwriteFlag};

@@ -14,9 +14,9 @@ use tracknet::artifacts::build_model;
 use tracknet::artifacts::pretrained::save::read_all;
 use tracknet::config::{Config, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, Dataset, LoaderOptions};
-use tracknet::models::projection::Base;
+use tracknet::models::nn::LinearWeight;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
-use tracknet::models::{HeatmapModel, VisitProjections};
+use tracknet::models::{HeatmapModel, VisitLayers};
 use tracknet::training::{
     BatchShape, Checkpoint, GradientNorm, LossScale, NamedGradients, NamedOptimizer, Outcome, ParameterTable,
     StagedBatch, StepReport, Stepper, batch_spec, load_model_for_inference, shape_of, training_device,
@@ -116,8 +116,8 @@ fn a_quantized_base_never_thaws_and_is_never_written() {
     let config = config(dir.path(), qlora(), training(dir.path(), json));
     let packed = |model: &HeatmapModel| {
         let mut bytes = Vec::new();
-        model.visit_projections(&mut |path, projection| {
-            if let Base::Packed(weight) = &projection.base {
+        model.visit_linears(&mut |path, linear| {
+            if let LinearWeight::Packed(weight) = &linear.weight {
                 // Codes and scales.
                 bytes.push((path.to_owned(), weight.to_packed().unwrap()));
             }

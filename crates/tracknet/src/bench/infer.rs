@@ -16,7 +16,7 @@ pub(super) fn run(weights: Weights, size: Size, batch: usize, options: &Options)
     let (model, build) = build_model(&config.model, resize, config.training.seed, &options.device)?;
     let model = model.valid();
     let batch = setup::batch(batch, shape_of(&batch_spec(&config, &build)));
-    let flop = setup::shapes(&config, &model).inference(batch.size);
+    let flop = setup::shapes(&config, &model)?.inference(batch.size);
 
     process::reset_peak();
     let time =

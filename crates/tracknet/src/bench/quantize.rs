@@ -4,7 +4,7 @@ use tracknet_kernels::{PackedWeight, QuantType, QuantizeOptions};
 
 use crate::error::Result;
 use crate::models::ModelError;
-use crate::models::init::{Fill, RandomSource, Source};
+use crate::models::nn::{Fill, RandomSource, Source};
 
 use super::{Measurement, Options, process};
 

@@ -10,8 +10,8 @@ use crate::config::{
 };
 use crate::datasets::Batch;
 use crate::error::{IoContext, Result};
-use crate::models::HeatmapModel;
-use crate::models::init::{Fill, RandomSource, Source};
+use crate::models::nn::{Fill, RandomSource, Source};
+use crate::models::{HeatmapModel, ModelError};
 use crate::training::BatchShape;
 
 use super::arithmetic::Shapes;
@@ -104,13 +104,17 @@ pub(super) fn compute(config: &Config) -> Compute {
 }
 
 /// What a model of this configuration computes with.
-pub(super) fn shapes<'a>(config: &'a Config, model: &'a HeatmapModel) -> Shapes<'a> {
-    Shapes {
-        backbone: model.backbone.spec(),
+///
+/// # Errors
+/// A backbone that is no vision transformer.
+pub(super) fn shapes<'a>(config: &'a Config, model: &'a HeatmapModel) -> Result<Shapes<'a>> {
+    let only_vit = || ModelError::key("model.backbone", "is no vision transformer, whose operations are counted");
+    Ok(Shapes {
+        backbone: model.backbone.network.as_vit().ok_or_else(only_vit)?.spec(),
         decoder: &config.model.decoder,
         rank: if config.model.lora.enabled { config.model.lora.r } else { 0 },
         input: config.data.preprocess.resize,
-    }
+    })
 }
 
 /// Frames of normal noise with targets in 0..1, all of which count.

@@ -22,7 +22,7 @@ pub(super) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Re
     let mut stepper = thawed_stepper(&config, &model, &device)?;
     let mut optimizer = NamedOptimizer::new(&config.training.optimizer);
     let first = setup::batch(batch, shape);
-    let shapes = setup::shapes(&config, &model);
+    let shapes = setup::shapes(&config, &model)?;
     let flop = shapes.step(mode, batch);
 
     process::reset_peak();

@@ -6,9 +6,8 @@ use crate::artifacts::BuildReport;
 use crate::config::Config;
 use crate::datasets::{BatchLoader, BatchSpec};
 use crate::files::hex;
-use crate::models::backbones::Position;
-use crate::models::projection::Base;
-use crate::models::{HeatmapModel, VisitProjections};
+use crate::models::nn::LinearWeight;
+use crate::models::{HeatmapModel, VisitLayers};
 
 use super::checkpoint::{BaseIdentity, Computation, FrameList};
 
@@ -25,25 +24,15 @@ pub(super) fn computation_of(model: &HeatmapModel, build: &BuildReport) -> Compu
     let spec = model.backbone.spec();
     let usual = BatchSpec::default();
     let [mean, std] = build.preprocessing.map_or([usual.mean, usual.std], |p| [p.mean, p.std]);
-    let position = match spec.position {
-        Position::Rope { theta } => ("rope_theta", theta.to_string()),
-        Position::Learned { grid, resampling } => ("position_embeddings", format!("{grid}×{grid}, {resampling:?}")),
-    };
     let mut values = vec![
-        ("model_type", spec.names.model_type.to_owned()),
-        ("num_attention_heads", spec.heads.to_string()),
-        ("patch_size", spec.patch.to_string()),
-        ("num_register_tokens", spec.registers.to_string()),
-        ("layer_norm_eps", spec.epsilon.to_string()),
-        ("hidden_act", format!("{:?}", spec.activation)),
-        ("mlp", format!("{:?}", spec.mlp_kind)),
+        ("model_type", spec.family().model_type.to_owned()),
         ("image_mean", format!("{mean:?}")),
         ("image_std", format!("{std:?}")),
-        position,
     ];
+    values.extend(spec.computation());
     let mut compute = None;
-    model.visit_projections(&mut |_, projection| {
-        if let Base::Packed(weight) = &projection.base {
+    model.visit_linears(&mut |_, linear| {
+        if let LinearWeight::Packed(weight) = &linear.weight {
             compute = Some(weight.compute_dtype().name().to_owned());
         }
     });

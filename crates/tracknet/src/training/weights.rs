@@ -19,7 +19,7 @@ use crate::console::listing;
 use crate::error::{IoContext, Result};
 use crate::files::FileError;
 use crate::models::state::{Require, load_state};
-use crate::models::{HeatmapModel, ModelError, VisitProjections};
+use crate::models::{HeatmapModel, ModelError, VisitLayers};
 
 use super::TrainingError;
 use super::checkpoint::{ADAPTER_DIR, BACKBONE_DIR, Checkpoint, is_file};
@@ -63,7 +63,7 @@ pub(super) fn load(
     match (checkpoint.backbone_dir(), &checkpoint.state.base) {
         (Some(dir), _) => {
             let path = dir.join("model.safetensors");
-            let state = backbone_state(read_all(&path)?, model.backbone.spec().names);
+            let state = backbone_state(read_all(&path)?, model.backbone.family());
             model.backbone = fits(&path, load_state(model.backbone, state, Require::All))?;
         }
         (None, None) => return Err(missing(BACKBONE_DIR, "state.json names no base outside of the checkpoint").into()),

@@ -15,7 +15,7 @@ use tracknet::config::{ModelConfig, QuantizationConfig};
 use tracknet::files::Destination;
 use tracknet::inspect::Inspection;
 use tracknet::models::quantization::apply_quantization;
-use tracknet::models::{VisitProjections, Vit};
+use tracknet::models::{Backbone, VisitLayers};
 use tracknet_kernels::QuantizeOptions;
 
 use super::bnb_support::{change, copy_of, read_raw};
@@ -25,7 +25,7 @@ use super::{job, packed_weights, quantized};
 const SWIGLU: &str = "dinov2_tiny_swiglu";
 const MLP: &str = "encoder.layer.0.mlp";
 
-fn tokens(vit: &Vit) -> burn::tensor::TensorData {
+fn tokens(vit: &Backbone) -> burn::tensor::TensorData {
     vit.tokens(pixels(&Device::flex())).into_data()
 }
 
@@ -206,7 +206,7 @@ fn layers_of_a_packed_model_that_are_floats_are_named_for_every_release() {
     let again = backbone(dir.path(), &Device::flex()).unwrap();
     assert!(packed_weights(&again) == packed_weights(&packed));
     let mut floats = 0;
-    again.valid().visit_projections(&mut |_, p| floats += usize::from(!p.is_quantized()));
+    again.valid().visit_linears(&mut |_, p| floats += usize::from(!p.is_quantized()));
     assert_eq!(floats, 1);
 }
 

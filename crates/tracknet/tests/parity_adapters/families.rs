@@ -14,7 +14,7 @@ use tracknet::artifacts::pretrained::{StoredAs, write_backbone};
 use tracknet::config::{LoraConfig, Pattern, TargetModules};
 use tracknet::models::lora::{MergeInto, apply_lora_to_model, merge_adapters};
 use tracknet::models::state::{Group, named_parameters};
-use tracknet::models::{Vit, lora, quantization};
+use tracknet::models::{Backbone, VisitLayers, lora, quantization};
 
 use super::common::{assert_close, backbone, fixture, paths, pixels, tensors};
 use super::{TOLERANCE, WEIGHTS};
@@ -34,7 +34,7 @@ fn base_of(adapter: &str) -> &'static str {
     ADAPTERS.iter().find(|(name, _)| *name == adapter).unwrap().1
 }
 
-fn base(adapter: &str) -> Vit {
+fn base(adapter: &str) -> Backbone {
     backbone(&fixture(base_of(adapter)), &Device::flex()).unwrap()
 }
 
@@ -43,7 +43,7 @@ fn square(device: &Device) -> Tensor<4> {
     pixels(device).slice([0..2, 0..3, 0..64, 0..64])
 }
 
-fn outputs(vit: &Vit) -> TensorData {
+fn outputs(vit: &Backbone) -> TensorData {
     vit.tokens(square(&Device::flex())).into_data()
 }
 

@@ -14,10 +14,8 @@ use tracknet::artifacts::build_backbone;
 use tracknet::artifacts::pretrained::StoredAs;
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::config::{InitMethod, LoraConfig, QuantizationConfig, TargetModules};
-use tracknet::models::Vit;
-use tracknet::models::lora::{
-    MergeInto, apply_lora_to_model, apply_quantization, layer_status, merge_adapters, unmerge_adapters,
-};
+use tracknet::models::lora::{MergeInto, apply_lora_to_model, layer_status, merge_adapters, unmerge_adapters};
+use tracknet::models::{Backbone, VisitLayers, apply_quantization};
 
 use super::common::{assert_close, backbone, fixture, largest_difference, paths, pixels, tensors};
 use super::{TOLERANCE, WEIGHTS};
@@ -36,7 +34,7 @@ const STARTS: [(&str, &str, usize); 9] = [
 ];
 const CONFIG: &str = "adapter_config.json";
 
-fn base(name: &str) -> Vit {
+fn base(name: &str) -> Backbone {
     backbone(&fixture(name), &Device::flex()).unwrap()
 }
 
@@ -44,7 +42,7 @@ fn square(device: &Device) -> Tensor<4> {
     pixels(device).slice([0..2, 0..3, 0..64, 0..64])
 }
 
-fn outputs(vit: &Vit) -> TensorData {
+fn outputs(vit: &Backbone) -> TensorData {
     vit.tokens(square(&Device::flex())).into_data()
 }
 
@@ -59,7 +57,7 @@ fn quantization(quant_type: &str, double_quant: bool) -> QuantizationConfig {
 }
 
 /// The backbone of a directory with the adapter of another.
-fn built(base: &str, adapter: &Path, quantization: &QuantizationConfig) -> Result<Vit, String> {
+fn built(base: &str, adapter: &Path, quantization: &QuantizationConfig) -> Result<Backbone, String> {
     let lora = LoraConfig { enabled: true, adapter: Some(adapter.to_path_buf()), ..LoraConfig::default() };
     let name = fixture(base).display().to_string();
     build_backbone(&name, &lora, quantization, &Device::flex()).map(|(vit, _)| vit).map_err(|e| e.to_string())

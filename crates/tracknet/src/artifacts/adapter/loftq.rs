@@ -39,7 +39,7 @@ pub(super) fn base_of_peft(lora: &LoraConfig) -> Result<LoftqBase, ModelError> {
         ..QuantizationConfig::default()
     };
     let format = Format::new(&config)?;
-    Ok(LoftqBase { format, turns: lora.loftq_config.loftq_iter, scaled: false, floats: Vec::new() })
+    Ok(LoftqBase { format, iterations: lora.loftq_config.loftq_iter, scaled: false, floats: Vec::new() })
 }
 
 /// Reads the value of [`KEY`].
@@ -57,7 +57,7 @@ pub(super) fn from_entry(value: &Value) -> Result<LoftqBase, String> {
         ..QuantizationConfig::default()
     };
     let format = Format::new(&config).map_err(|e| format!("{KEY}: {e}"))?;
-    Ok(LoftqBase { format, turns, scaled: true, floats })
+    Ok(LoftqBase { format, iterations: turns, scaled: true, floats })
 }
 
 /// The value of [`KEY`].
@@ -68,7 +68,7 @@ pub(super) fn to_entry(base: &LoftqBase) -> Value {
         blocksize,
         double_quant,
         compute_dtype: base.format.compute().name().to_owned(),
-        turns: base.turns,
+        turns: base.iterations,
         floats: base.floats.clone(),
     })
 }

@@ -13,8 +13,7 @@ use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::backbones::{ModulePaths, halve_rows};
 use crate::models::carried::Carried;
-use crate::models::layers::Conv;
-use crate::models::projection::VisitProjections;
+use crate::models::lora::{AdaptableLayer, VisitLayers};
 use crate::models::state::{Group, NamedModule, Require, load_state, named_parameters, state_dict};
 
 use super::loftq;
@@ -22,9 +21,9 @@ use super::peft_config::{CONFIG_FILE, PeftConfig};
 use super::peft_names::for_peft;
 use super::report::AdapterReport;
 use crate::models::lora::adapter::{LoraAdapter, Scaling};
-use crate::models::lora::first;
+use crate::models::lora::init;
+use crate::models::lora::plan::{AdaptedModule, freeze_base, in_backbone, nested_modules};
 use crate::models::lora::ranks::Ranks;
-use crate::models::lora::wrapper::{AdaptedModule, freeze_base, in_backbone, nested_modules};
 use crate::models::quantization::Storage;
 
 /// The tensors of an adapter directory.
@@ -43,13 +42,10 @@ const ENDS: [&str; 3] = [".lora_A.weight", ".lora_B.weight", ".lora_magnitude_ve
 ///
 /// # Errors
 /// The model has no adapters, or the directory cannot be written.
-pub fn write_adapter<M: NamedModule + VisitProjections>(dir: &Path, model: &M, config: &PeftConfig) -> Result<()> {
+pub fn write_adapter<M: NamedModule + VisitLayers>(dir: &Path, model: &M, config: &PeftConfig) -> Result<()> {
     let mut adapted = BTreeSet::new();
-    model.visit_projections(&mut |path, projection| {
-        adapted.extend(projection.adapter.as_ref().map(|_| path.to_owned()))
-    });
-    model.visit_convolutions(&mut |path, conv| {
-        adapted.extend(conv.adapter.as_ref().filter(|_| in_backbone(path)).map(|_| path.to_owned()));
+    model.visit_layers(&mut |path, layer| {
+        adapted.extend(layer.adapter().filter(|_| in_backbone(path)).map(|_| path.to_owned()));
     });
     if adapted.is_empty() {
         return Err(ModelError::file(dir, "the model has no adapters to write").into());
@@ -60,31 +56,23 @@ pub fn write_adapter<M: NamedModule + VisitProjections>(dir: &Path, model: &M, c
 }
 
 /// Every tensor of an adapter directory by its name there.
-pub(crate) fn adapter_tensors<M: NamedModule + VisitProjections>(
+pub(crate) fn adapter_tensors<M: NamedModule + VisitLayers>(
     model: &M,
     config: &PeftConfig,
 ) -> BTreeMap<String, TensorData> {
     let (naming, paths) = (model.naming(), model.module_paths());
     let mut tensors = BTreeMap::new();
     let mut biases = Vec::new();
-    let mut add = |path: &str, parts: Parts, bias: Option<TensorData>| {
+    model.visit_layers(&mut |path, layer| {
+        let Some(parts) = Parts::of(layer).filter(|_| in_backbone(path)) else { return };
         let key = format!("{PREFIX}{}", paths.in_memory(path));
         tensors.extend(parts.named().map(|(end, data)| (format!("{key}{end}"), data.clone())));
-        if let Some(bias) = bias {
+        if let Some(bias) = layer.base().bias() {
             biases.push(format!("{path}.bias"));
             if config.lora.bias != "none" {
-                tensors.insert(format!("{key}.base_layer.bias"), bias);
+                tensors.insert(format!("{key}.base_layer.bias"), bias.val().into_data());
             }
         }
-    };
-    model.visit_projections(&mut |path, projection| {
-        let Some(adapter) = &projection.adapter else { return };
-        add(path, Parts::of(adapter), projection.bias.as_ref().map(|bias| bias.val().into_data()));
-    });
-    model.visit_convolutions(&mut |path, conv| {
-        let Some(adapter) = conv.adapter.as_ref().filter(|_| in_backbone(path)) else { return };
-        let parts = Parts::of(adapter).into_kernels(conv);
-        add(path, parts, conv.bias.as_ref().map(|bias| bias.val().into_data()));
     });
     let saves = |path: &str| config.saves(path, paths) || (config.lora.bias == "all" && path.ends_with(".bias"));
     let rest = state_dict(model, |p| {
@@ -99,7 +87,7 @@ pub(crate) fn adapter_tensors<M: NamedModule + VisitProjections>(
 
 /// The tensors of parts that are not built here: what the model carries along, where `saves` says so, and what was in the
 /// directory that it began with.
-fn carried_tensors<M: VisitProjections>(
+fn carried_tensors<M: VisitLayers>(
     model: &M,
     config: &PeftConfig,
     saves: impl Fn(&str) -> bool,
@@ -109,7 +97,7 @@ fn carried_tensors<M: VisitProjections>(
         let module = path.strip_suffix(".bias").unwrap_or_default();
         config.carried.contains_key(&format!("{PREFIX}{module}{}", ENDS[0]))
     };
-    let own = model.carried_along().into_iter().flat_map(Carried::floats);
+    let own = model.carried().into_iter().flat_map(Carried::floats);
     let own = own.filter(|(path, _)| saves(path) && !adapted(path));
     let own = own.map(|(path, data)| (format!("{PREFIX}{path}"), data));
     own.chain(config.carried.clone()).collect()
@@ -138,7 +126,7 @@ pub(crate) struct Parts {
 }
 
 impl AdapterFile {
-    /// Reads the directory of an adapter for a model with these paths ([`VisitProjections::module_paths`]), which are
+    /// Reads the directory of an adapter for a model with these paths ([`VisitLayers::module_paths`]), which are
     /// accepted in any spelling.
     ///
     /// # Errors
@@ -253,7 +241,7 @@ impl AdapterFile {
     /// # Errors
     /// A weight that is packed already or will be packed in another way than the adapter's base was, or modules that the
     /// model does not have.
-    pub fn prepare_base<M: VisitProjections>(&self, model: &mut M, storage: Option<&Storage>) -> Result<()> {
+    pub fn prepare_base<M: VisitLayers>(&self, model: &mut M, storage: Option<&Storage>) -> Result<()> {
         let method = self.config.lora.init_lora_weights;
         if !method.reads_weights() {
             return Ok(());
@@ -262,7 +250,7 @@ impl AdapterFile {
         match (method, &self.config.loftq) {
             (InitMethod::Loftq, Some(base)) => base.restore(model, &modules, storage)?,
             (InitMethod::Loftq, None) => loftq::base_of_peft(&self.config.lora)?.restore(model, &modules, storage)?,
-            _ => drop(first::split(method, model, &modules)?),
+            _ => drop(init::split(method, model, &modules)?),
         }
         Ok(())
     }
@@ -272,13 +260,13 @@ impl AdapterFile {
     ///
     /// # Errors
     /// One error that lists every tensor that has no place in the model or the wrong shape.
-    pub fn attach<M: NamedModule + VisitProjections>(mut self, mut model: M) -> Result<(M, AdapterReport)> {
+    pub fn attach<M: NamedModule + VisitLayers>(mut self, mut model: M) -> Result<(M, AdapterReport)> {
         let carried = self.set_aside(&mut model);
         if self.modules.is_empty() {
             let message = format!("adapts nothing of the backbone: {}", listing(names_in(&carried), NAMES_SHOWN));
             return Err(ModelError::file(self.path, message).into());
         }
-        let (fixed, mut notes) = self.drop_nested(&model);
+        let (fixed, mut notes) = self.remove_nested(&model);
         let adapted: Vec<&str> = self.modules.keys().map(String::as_str).collect();
         let (mut model, more) = freeze_base(model, &self.config.lora, &adapted, &fixed)?;
         notes.extend(more);
@@ -306,21 +294,21 @@ impl AdapterFile {
         Ok((loaded?, AdapterReport { adapted, notes, peft: config }))
     }
 
-    /// Takes out the tensors for parts that a model has in Python and not here (heads, the pooler of a ViT), by their names
+    /// Removes the tensors for parts that a model has in Python and not here (heads, the pooler of a ViT), by their names
     /// in the file. Parameters replace those that the model carries along; adapters have nothing to adapt.
-    fn set_aside<M: NamedModule + VisitProjections>(&mut self, model: &mut M) -> BTreeMap<String, TensorData> {
+    fn set_aside<M: NamedModule + VisitLayers>(&mut self, model: &mut M) -> BTreeMap<String, TensorData> {
         let (paths, beside) = (model.module_paths(), Beside::of(model));
         let modules = self.modules.extract_if(.., |path, _| beside.names(&format!("{path}."))).collect();
         let parameters: BTreeMap<_, _> = self.parameters.extract_if(.., |path, _| beside.holds(path)).collect();
-        if let Some(carried) = model.carried_along_mut() {
+        if let Some(carried) = model.carried_mut() {
             parameters.iter().for_each(|(name, data)| carried.replace(name, data));
         }
         named(&modules, &parameters, paths)
     }
 
-    /// Takes out what PEFT saved of modules that lie in one that is saved, too, and did not compute with; returns the paths
+    /// Removes what PEFT saved of modules that lie in one that is saved, too, and did not compute with; returns the paths
     /// of all their parameters, and a note.
-    fn drop_nested<M: NamedModule + VisitProjections>(&mut self, model: &M) -> (BTreeSet<String>, Vec<String>) {
+    fn remove_nested<M: NamedModule + VisitLayers>(&mut self, model: &M) -> (BTreeSet<String>, Vec<String>) {
         if !self.config.is_of_peft() {
             return (BTreeSet::new(), Vec::new());
         }
@@ -347,7 +335,7 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    pub(crate) fn of<M: NamedModule + VisitProjections>(model: &M) -> Self {
+    pub(crate) fn of<M: NamedModule + VisitLayers>(model: &M) -> Self {
         let naming = model.naming();
         let parameters = named_parameters(model).into_iter().filter(|p| p.group == Group::Backbone);
         let parts = parameters.map(|p| first_component(naming.below_backbone(&p.name)).to_owned()).collect();
@@ -356,7 +344,7 @@ impl Beside {
 
     /// Whether the family is known to have the tensor at `path` elsewhere.
     fn names(&self, path: &str) -> bool {
-        self.paths.names().is_some_and(|names| names.is_carried(path) || names.is_beside(path, false))
+        self.paths.family().is_some_and(|family| family.is_carried(path) || family.is_beside(path, false))
     }
 
     /// Whether the tensor at `path` is elsewhere: a module beside those of the backbone is a head, whatever it is called.
@@ -484,14 +472,14 @@ fn named(
 ///
 /// # Errors
 /// As [`AdapterFile::read`], [`AdapterFile::prepare_base`] and [`AdapterFile::attach`].
-pub fn load_adapter<M: NamedModule + VisitProjections>(dir: &Path, mut model: M) -> Result<(M, AdapterReport)> {
+pub fn load_adapter<M: NamedModule + VisitLayers>(dir: &Path, mut model: M) -> Result<(M, AdapterReport)> {
     let file = AdapterFile::read(dir, model.module_paths())?;
     file.prepare_base(&mut model, None)?;
     file.attach(model)
 }
 
 /// Puts adapters on the modules of a model that they are for; returns what was adapted and what does not fit.
-fn put_on<M: VisitProjections>(
+fn put_on<M: VisitLayers>(
     model: &mut M,
     mut modules: BTreeMap<String, Parts>,
     config: &PeftConfig,
@@ -502,27 +490,15 @@ fn put_on<M: VisitProjections>(
         ranked.insert(path.clone(), ranks.of(path, paths)?);
     }
     let (mut adapted, mut problems) = (Vec::new(), Vec::new());
-    let mut adapter = |path: &str, shape, weight: &dyn Fn() -> Tensor<2>| {
-        let (parts, rank) = (modules.remove(path)?, ranked.remove(path)?);
-        match parts.adapter(path, shape, rank, dropout, weight) {
+    model.visit_layers_mut(&mut |path, layer| {
+        let (Some(parts), Some(rank)) = (modules.remove(path), ranked.remove(path)) else { return };
+        let shape = layer.base().shape();
+        match parts.adapter(path, shape, rank, dropout, || layer.base().matrix()) {
             Ok(adapter) => {
                 adapted.push(AdaptedModule::of(path, shape, &adapter));
-                Some(adapter)
+                *layer.adapter_mut() = Some(adapter);
             }
-            Err(problem) => {
-                problems.push(problem);
-                None
-            }
-        }
-    };
-    model.visit_projections_mut(&mut |path, projection| {
-        if let Some(found) = adapter(path, projection.shape(), &|| projection.base.dense()) {
-            projection.adapter = Some(found);
-        }
-    });
-    model.visit_convolutions_mut(&mut |path, conv| {
-        if let Some(found) = adapter(path, conv.shape(), &|| conv.rows()) {
-            conv.adapter = Some(found);
+            Err(problem) => problems.push(problem),
         }
     });
     problems.extend(modules.into_keys().map(|path| format!("{path}: the model has no such layer to adapt")));
@@ -530,30 +506,30 @@ fn put_on<M: VisitProjections>(
 }
 
 impl Parts {
-    /// The tensors of an adapter.
-    fn of(adapter: &LoraAdapter) -> Self {
-        Self {
+    /// The tensors of a layer's adapter as PEFT has them: of a convolution `A` with its kernel, `B` 1×1, and one magnitude
+    /// for each output channel.
+    fn of(layer: &dyn AdaptableLayer) -> Option<Self> {
+        let adapter = layer.adapter()?;
+        let parts = Self {
             a: Some(adapter.a.val().into_data()),
             b: Some(adapter.b.val().into_data()),
             magnitude: adapter.dora.as_ref().map(|dora| dora.magnitude.val().into_data()),
-        }
+        };
+        let rank = adapter.rank();
+        Some(match layer.base().weight_shape()[..] {
+            [output, input, height, width] => Self {
+                a: parts.a.map(|data| reshaped(&data, vec![rank, input, height, width])),
+                b: parts.b.map(|data| reshaped(&data, vec![output, rank, 1, 1])),
+                magnitude: parts.magnitude.map(|data| reshaped(&data, vec![1, output, 1, 1])),
+            },
+            _ => parts,
+        })
     }
 
     /// The tensors that are there, and how their names end.
     fn named(&self) -> impl Iterator<Item = (&'static str, &TensorData)> {
         let parts = ENDS.into_iter().zip([&self.a, &self.b, &self.magnitude]);
         parts.filter_map(|(end, data)| Some((end, data.as_ref()?)))
-    }
-
-    /// As PEFT has them for a convolution: `A` with its kernel, `B` 1×1, one length for each output channel.
-    fn into_kernels(self, conv: &Conv) -> Self {
-        let [output, input, height, width] = conv.weight.lazy_shape().dims();
-        let rank = self.a.as_ref().map_or(0, |a| a.shape()[0]);
-        Self {
-            a: self.a.map(|data| reshaped(&data, vec![rank, input, height, width])),
-            b: self.b.map(|data| reshaped(&data, vec![output, rank, 1, 1])),
-            magnitude: self.magnitude.map(|data| reshaped(&data, vec![1, output, 1, 1])),
-        }
     }
 
     /// As a model has them: kernels as rows, lengths as a vector.
@@ -572,7 +548,7 @@ impl Parts {
         [output, input]: [usize; 2],
         (rank, scaling): (usize, Scaling),
         dropout: f32,
-        weight: &dyn Fn() -> Tensor<2>,
+        weight: impl FnOnce() -> Tensor<2>,
     ) -> Result<LoraAdapter, String> {
         let (Some(found_a), Some(found_b)) = (&self.a, &self.b) else { return Err(format!("{path}: lacks a matrix")) };
         let (found_a, found_b) = (found_a.shape().to_vec(), found_b.shape().to_vec());

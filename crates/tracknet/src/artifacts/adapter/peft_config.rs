@@ -28,8 +28,8 @@ use super::loftq;
 use super::peft::{PREFIX, what_is_there};
 use crate::models::lora::LoraReport;
 use crate::models::lora::loftq::LoftqBase;
+use crate::models::lora::plan::in_backbone;
 use crate::models::lora::targets::is_saved;
-use crate::models::lora::wrapper::in_backbone;
 
 /// The configuration of an adapter directory.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -197,7 +197,7 @@ impl PeftConfig {
         let loftq = fields.plain(loftq::KEY).map(loftq::from_entry).transpose()?;
         if let Some(base) = &loftq {
             lora.init_lora_weights = InitMethod::Loftq;
-            lora.loftq_config.loftq_iter = base.turns;
+            lora.loftq_config.loftq_iter = base.iterations;
         }
         if lora.r > MAX_RANK || lora.rank_pattern.0.iter().any(|(_, rank)| *rank > MAX_RANK) {
             return Err(format!("r or rank_pattern holds a rank above {MAX_RANK}"));

@@ -4,7 +4,6 @@ use crate::config::{LoraConfig, PathPattern, TargetModules};
 use crate::models::ModelError;
 use crate::models::lora::ranks::of_key;
 use crate::models::lora::targets::{Exclusion, Layers, is_all_linear, is_named, whole};
-use crate::models::projection::Role;
 
 /// Whether PEFT, which knows one spelling of every path and no short names, would adapt the layer at `path`.
 pub(crate) struct PeftRule<'a> {
@@ -28,12 +27,12 @@ impl<'a> PeftRule<'a> {
 
     /// # Errors
     /// A pattern whose match takes too long.
-    pub(crate) fn adapts(&self, path: &str, role: Role) -> Result<bool, ModelError> {
+    pub(crate) fn adapts(&self, path: &str, is_linear: bool) -> Result<bool, ModelError> {
         if self.exclusion.excludes(path)? {
             return Ok(false);
         }
         if self.all_linear {
-            return Ok(role != Role::Convolution);
+            return Ok(is_linear);
         }
         if let Some(pattern) = &self.pattern {
             return pattern.matches(path).map_err(of_key("target_modules"));
@@ -54,8 +53,7 @@ mod tests {
     /// What `check_target_module_exists` of PEFT 0.21 says of these, run by hand.
     #[test]
     fn peft_knows_one_spelling_and_no_short_names() {
-        let adapts =
-            |config: &LoraConfig, path: &str| PeftRule::new(config).unwrap().adapts(path, Role::Query).unwrap();
+        let adapts = |config: &LoraConfig, path: &str| PeftRule::new(config).unwrap().adapts(path, true).unwrap();
         let config = |targets| LoraConfig { target_modules: targets, ..LoraConfig::default() };
         for (targets, path, expected) in [
             (list(&["q_proj"]), "layers.0.attention.q_proj", true),

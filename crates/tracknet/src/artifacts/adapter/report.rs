@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::config::LoraConfig;
 use crate::models::backbones::ModulePaths;
-use crate::models::lora::wrapper::summary;
+use crate::models::lora::plan::summary;
 use crate::models::lora::{AdaptedModule, LoraReport};
 
 use super::peft_config::PeftConfig;

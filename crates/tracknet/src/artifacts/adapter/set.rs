@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::models::ModelError;
-use crate::models::projection::VisitProjections;
+use crate::models::lora::VisitLayers;
 use crate::models::state::NamedModule;
 
 use super::peft::AdapterFile;
@@ -21,7 +21,7 @@ pub struct AdapterSet<M> {
     adapters: BTreeMap<String, AdapterFile>,
 }
 
-impl<M: NamedModule + VisitProjections> AdapterSet<M> {
+impl<M: NamedModule + VisitLayers> AdapterSet<M> {
     /// A set of no adapters.
     pub fn new(base: M) -> Self {
         Self { base, adapters: BTreeMap::new() }
@@ -66,7 +66,7 @@ impl<M: NamedModule + VisitProjections> AdapterSet<M> {
     }
 }
 
-fn attached<M: NamedModule + VisitProjections>(file: AdapterFile, mut base: M) -> Result<(M, AdapterReport)> {
+fn attached<M: NamedModule + VisitLayers>(file: AdapterFile, mut base: M) -> Result<(M, AdapterReport)> {
     file.prepare_base(&mut base, None)?;
     file.attach(base)
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::lora::ranks::Ranks;
-use crate::models::projection::{Base, VisitProjections};
+use crate::models::lora::{AdaptableLayer, VisitLayers};
 
 use super::peft::AdapterFile;
 
@@ -17,7 +17,7 @@ impl AdapterFile {
     /// # Errors
     /// An adapter whose merge cannot be undone from its files: DoRA, replaced biases or whole modules, a start that
     /// changed the base; modules that the model does not have as floats of the right shape.
-    pub fn unmerge<M: VisitProjections>(&self, model: &mut M) -> Result<()> {
+    pub fn unmerge<M: VisitLayers>(&self, model: &mut M) -> Result<()> {
         let refuse = |message: &str| Err(ModelError::file(self.path(), message).into());
         let lora = &self.config.lora;
         if lora.use_dora {
@@ -39,35 +39,10 @@ impl AdapterFile {
             left.insert(path.as_str(), parts.update(scaling.factor(rank)));
         }
         let mut problems = Vec::new();
-        let misfit = |path: &str, why: String| format!("{path}: the adapter does not fit the layer: {why}");
-        let mut take = |path: &str, shape: [usize; 2], base: Option<Tensor<2>>| match (left.remove(path)?, base) {
-            (Ok(update), Some(rows)) if update.shape()[..] == shape => {
-                let device = rows.device();
-                Some(rows - Tensor::from_data(update, &device))
-            }
-            (update, base) => {
-                let found =
-                    update.map(|update| format!("its update is {:?}, the weight {shape:?}", update.shape().to_vec()));
-                let why = if base.is_none() { "it is in 4 bits".to_owned() } else { found.unwrap_or_else(|why| why) };
-                problems.push(misfit(path, why));
-                None
-            }
-        };
-        model.visit_projections_mut(&mut |path, projection| {
-            let shape = projection.shape();
-            match &mut projection.base {
-                Base::Dense(weight) => {
-                    if let Some(rows) = take(path, shape, Some(weight.val())) {
-                        *weight = weight.clone().map(|_| rows);
-                    }
-                }
-                Base::Packed(_) => drop(take(path, shape, None)),
-            }
-        });
-        model.visit_convolutions_mut(&mut |path, conv| {
-            let shape = conv.weight.lazy_shape();
-            if let Some(rows) = take(path, conv.shape(), Some(conv.rows())) {
-                conv.weight = conv.weight.clone().map(|_| rows.reshape(shape));
+        model.visit_layers_mut(&mut |path, layer| {
+            let Some(update) = left.remove(path) else { return };
+            if let Err(why) = update.and_then(|update| subtract(update, layer)) {
+                problems.push(format!("{path}: the adapter does not fit the layer: {why}"));
             }
         });
         problems.extend(left.into_keys().map(|path| format!("{path}: the model has no such layer")));
@@ -76,4 +51,20 @@ impl AdapterFile {
         }
         Err(ModelError::Tensors { path: self.path().to_path_buf(), problems }.into())
     }
+}
+
+/// Takes an update `[out, in]` out of a float weight, or says why it does not fit.
+fn subtract(update: TensorData, layer: &mut dyn AdaptableLayer) -> Result<(), String> {
+    let base = layer.base_mut();
+    if base.is_quantized() {
+        return Err("it is in 4 bits".to_owned());
+    }
+    let shape = base.shape();
+    if update.shape()[..] != shape {
+        return Err(format!("its update is {:?}, the weight {shape:?}", update.shape().to_vec()));
+    }
+    let matrix = base.matrix();
+    let device = matrix.device();
+    base.set_matrix(matrix - Tensor::from_data(update, &device));
+    Ok(())
 }

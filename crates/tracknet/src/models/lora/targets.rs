@@ -1,4 +1,4 @@
-//! Which projections `target_modules` means, by the rules of PEFT plus the short names every flavour understands.
+//! Which layers `target_modules` means, by the rules of PEFT plus the short names every flavour understands.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,17 +6,26 @@ use crate::config::{LoraConfig, PathPattern, TargetModules};
 use crate::console::listing;
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
-use crate::models::projection::Role;
 
+use super::layer::AdaptableLayer;
 use super::ranks::{matches_any, of_key};
 
-/// A projection that could be adapted.
+/// A layer that could be adapted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// The path below the backbone.
+    /// The path below the backbone, or the full name of a convolution of the decoder.
     pub path: String,
-    /// What it does in its block.
-    pub role: Role,
+    /// The short name that its family of backbones gives it: `query`, `key`, `value` or `dense`.
+    pub role: Option<&'static str>,
+    /// Whether it is a linear layer; a convolution is adapted only when it is named.
+    pub is_linear: bool,
+}
+
+impl Candidate {
+    /// The `layer` at `path` of a model with these spellings of its paths.
+    pub(crate) fn of(path: &str, layer: &dyn AdaptableLayer, paths: ModulePaths) -> Self {
+        Self { path: path.to_owned(), role: paths.role(path), is_linear: layer.base().linear().is_some() }
+    }
 }
 
 /// The outcome of matching.
@@ -41,8 +50,8 @@ pub fn select(
 ) -> Result<Selection, ModelError> {
     let (exclusion, layers) = (Exclusion::new(config)?, Layers::new(config)?);
     let all: Vec<Spelled> =
-        candidates.iter().map(|c| Spelled { path: &c.path, role: c.role, all: paths.spellings(&c.path) }).collect();
-    let open = kept(all.iter(), |c| Ok(!exclusion.takes_out(c)?))?;
+        candidates.iter().map(|candidate| Spelled { candidate, all: paths.spellings(&candidate.path) }).collect();
+    let open = kept(all.iter(), |c| Ok(!exclusion.excludes_any(c)?))?;
     let mut selection = match targets {
         None => every_linear(&kept(open.iter().copied(), |c| layers.hold(&c.all))?),
         Some(TargetModules::Pattern(pattern)) if is_all_linear(pattern) => every_linear(&open),
@@ -54,11 +63,11 @@ pub fn select(
         if open.len() < candidates.len() {
             requested += " without what exclude_modules and modules_to_save take out";
         }
-        return Err(ModelError::NoTarget { requested, existing: condense(candidates) });
+        return Err(ModelError::NoTarget { requested, existing: condense(candidates.iter().map(|c| c.path.as_str())) });
     }
     selection.notes.extend(config.modules_to_save.iter().flatten().filter_map(|entry| {
         let inside = all.iter().find(|c| c.all.iter().any(|path| is_saved(path, entry)))?;
-        Some(format!("lora.modules_to_save: {} is not adapted, it trains as a whole", inside.path))
+        Some(format!("lora.modules_to_save: {} is not adapted, it trains as a whole", inside.path()))
     }));
     Ok(selection)
 }
@@ -78,9 +87,18 @@ pub(crate) fn is_all_linear(pattern: &str) -> bool {
 
 /// A candidate with every spelling of its path.
 struct Spelled<'a> {
-    path: &'a str,
-    role: Role,
+    candidate: &'a Candidate,
     all: Vec<String>,
+}
+
+impl Spelled<'_> {
+    fn path(&self) -> &str {
+        &self.candidate.path
+    }
+
+    fn has_role(&self, entry: &str) -> bool {
+        self.candidate.role == Some(entry)
+    }
 }
 
 /// Whether the module at `path`, or one that it lies in, is saved as a whole because of an `entry` of `modules_to_save`:
@@ -120,8 +138,8 @@ impl<'a> Exclusion<'a> {
             || self.saved.iter().any(|name| is_saved(path, name)))
     }
 
-    fn takes_out(&self, candidate: &Spelled<'_>) -> Result<bool, ModelError> {
-        if self.names.iter().any(|name| is_short_name(name, candidate.role)) {
+    fn excludes_any(&self, candidate: &Spelled<'_>) -> Result<bool, ModelError> {
+        if self.names.iter().any(|name| candidate.has_role(name)) {
             return Ok(true);
         }
         for path in &candidate.all {
@@ -173,15 +191,15 @@ impl<'a> Layers<'a> {
 }
 
 fn every_linear(candidates: &[&Spelled<'_>]) -> Selection {
-    let linear = candidates.iter().filter(|c| c.role != Role::Convolution);
-    Selection { paths: linear.map(|c| c.path.to_owned()).collect(), notes: Vec::new() }
+    let linear = candidates.iter().filter(|c| c.candidate.is_linear);
+    Selection { paths: linear.map(|c| c.path().to_owned()).collect(), notes: Vec::new() }
 }
 
 fn by_pattern(pattern: &str, candidates: &[&Spelled<'_>]) -> Result<Selection, ModelError> {
     let pattern = whole("target_modules", pattern)?;
     let matching =
         kept(candidates.iter().copied(), |c| matches_any(&pattern, &c.all).map_err(of_key("target_modules")))?;
-    Ok(Selection { paths: matching.into_iter().map(|c| c.path.to_owned()).collect(), notes: Vec::new() })
+    Ok(Selection { paths: matching.into_iter().map(|c| c.path().to_owned()).collect(), notes: Vec::new() })
 }
 
 fn by_list(
@@ -198,13 +216,13 @@ fn by_list(
         for (i, candidate) in candidates.iter().enumerate() {
             let exact = candidate.all.iter().any(|path| path == entry);
             let named = candidate.all.iter().any(|path| is_named(path, entry));
-            let found = named || is_short_name(entry, candidate.role);
+            let found = named || candidate.has_role(entry);
             matched |= found;
             // A whole path says its layer itself.
             if found && (exact || layers.hold(&candidate.all)?) {
                 chosen.insert(i);
                 if !named {
-                    translated.insert(last(candidate.path));
+                    translated.insert(last(candidate.path()));
                 }
             }
         }
@@ -217,12 +235,12 @@ fn by_list(
             notes.push(format!("lora.target_modules: `{entry}` means {names} in this model"));
         }
     }
-    Ok(Selection { paths: chosen.into_iter().map(|i| candidates[i].path.to_owned()).collect(), notes })
+    Ok(Selection { paths: chosen.into_iter().map(|i| candidates[i].path().to_owned()).collect(), notes })
 }
 
 /// Whether an entry of a list names the linear layer after the last norm, where the family has one.
 pub(crate) fn names_pooler(entry: &str, paths: ModulePaths) -> bool {
-    paths.names().is_some_and(|names| names.has_pooler()) && (is_named(POOLER, entry) || is_named(entry, POOLER))
+    paths.family().is_some_and(|family| family.has_pooler()) && (is_named(POOLER, entry) || is_named(entry, POOLER))
 }
 
 /// What a note says of [`names_pooler`].
@@ -236,13 +254,6 @@ pub(crate) const POOLER: &str = "pooler.dense";
 /// The whole path, or the end of it from a `.` on.
 pub(crate) fn is_named(path: &str, entry: &str) -> bool {
     path == entry || path.strip_suffix(entry).is_some_and(|head| head.ends_with('.'))
-}
-
-fn is_short_name(entry: &str, role: Role) -> bool {
-    matches!(
-        (entry, role),
-        ("query", Role::Query) | ("key", Role::Key) | ("value", Role::Value) | ("dense", Role::Output | Role::Mlp)
-    )
 }
 
 fn last(path: &str) -> &str {
@@ -267,11 +278,11 @@ fn describe(targets: Option<&TargetModules>) -> String {
 }
 
 /// Module names with their layer index replaced, such as `layer.*.attention.q_proj (12)`.
-pub fn condense(candidates: &[Candidate]) -> String {
+pub fn condense<'a>(paths: impl IntoIterator<Item = &'a str>) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for candidate in candidates {
+    for path in paths {
         let is_index = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        let parts: Vec<&str> = candidate.path.split('.').map(|p| if is_index(p) { "*" } else { p }).collect();
+        let parts: Vec<&str> = path.split('.').map(|p| if is_index(p) { "*" } else { p }).collect();
         *counts.entry(parts.join(".")).or_default() += 1;
     }
     if counts.is_empty() {
@@ -283,7 +294,7 @@ pub fn condense(candidates: &[Candidate]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::backbones::names_of;
+    use crate::models::registry::family_of;
 
     fn select(
         targets: Option<&TargetModules>,
@@ -299,31 +310,33 @@ mod tests {
 
     fn paths(model_type: &str) -> ModulePaths {
         let config = serde_json::json!({ "model_type": model_type });
-        ModulePaths::Of(names_of(config.as_object().unwrap()).unwrap())
+        ModulePaths::Of(family_of(config.as_object().unwrap()).unwrap())
     }
 
     fn selected(config: &LoraConfig) -> Vec<String> {
         super::select(config.target_modules.as_ref(), config, &dinov3(), dinov3_paths()).unwrap().paths
     }
 
-    fn candidates(names: [&str; 6]) -> Vec<Candidate> {
-        let roles = [Role::Query, Role::Key, Role::Value, Role::Output, Role::Mlp, Role::Mlp];
-        (0..2)
-            .flat_map(|i| {
-                names.iter().zip(roles).map(move |(n, role)| Candidate { path: format!("layer.{i}.{n}"), role })
-            })
-            .collect()
+    /// The layers of two blocks of a family.
+    fn candidates(model_type: &str, blocks: &str, names: [&str; 6]) -> Vec<Candidate> {
+        let paths = paths(model_type);
+        let paths_of = |i: usize| names.map(|name| format!("{blocks}.{i}.{name}"));
+        (0..2).flat_map(paths_of).map(|path| Candidate { role: paths.role(&path), path, is_linear: true }).collect()
     }
 
     fn dinov3() -> Vec<Candidate> {
-        candidates([
-            "attention.q_proj",
-            "attention.k_proj",
-            "attention.v_proj",
-            "attention.o_proj",
-            "mlp.up_proj",
-            "mlp.down_proj",
-        ])
+        candidates(
+            "dinov3_vit",
+            "layer",
+            [
+                "attention.q_proj",
+                "attention.k_proj",
+                "attention.v_proj",
+                "attention.o_proj",
+                "mlp.up_proj",
+                "mlp.down_proj",
+            ],
+        )
     }
 
     fn list(entries: &[&str]) -> Option<TargetModules> {
@@ -353,14 +366,18 @@ mod tests {
         let chosen = select(short.as_ref(), &dinov3(), ModulePaths::AsWritten).unwrap();
         assert_eq!(chosen.paths.len(), 12);
         assert_eq!(chosen.notes.len(), 4, "each translation is reported once: {:?}", chosen.notes);
-        let dinov2 = candidates([
-            "attention.attention.query",
-            "attention.attention.key",
-            "attention.attention.value",
-            "attention.output.dense",
-            "mlp.fc1",
-            "mlp.fc2",
-        ]);
+        let dinov2 = candidates(
+            "dinov2",
+            "encoder.layer",
+            [
+                "attention.attention.query",
+                "attention.attention.key",
+                "attention.attention.value",
+                "attention.output.dense",
+                "mlp.fc1",
+                "mlp.fc2",
+            ],
+        );
         let chosen = select(short.as_ref(), &dinov2, ModulePaths::AsWritten).unwrap();
         assert_eq!(chosen.paths.len(), 12);
         assert_eq!(chosen.notes, ["lora.target_modules: `dense` means fc1, fc2 in this model"]);
@@ -428,16 +445,18 @@ mod tests {
     }
 
     fn vit() -> Vec<Candidate> {
-        let mut blocks = candidates([
-            "attention.attention.query",
-            "attention.attention.key",
-            "attention.attention.value",
-            "attention.output.dense",
-            "intermediate.dense",
-            "output.dense",
-        ]);
-        blocks.iter_mut().for_each(|c| c.path = format!("encoder.{}", c.path));
-        blocks
+        candidates(
+            "vit",
+            "encoder.layer",
+            [
+                "attention.attention.query",
+                "attention.attention.key",
+                "attention.attention.value",
+                "attention.output.dense",
+                "intermediate.dense",
+                "output.dense",
+            ],
+        )
     }
 
     #[test]
@@ -507,7 +526,7 @@ mod tests {
     #[test]
     fn convolutions_are_adapted_only_when_they_are_named() {
         let mut all = dinov3();
-        all.push(Candidate { path: "decoder.stages.0.proj".to_owned(), role: Role::Convolution });
+        all.push(Candidate { path: "decoder.stages.0.proj".to_owned(), role: None, is_linear: false });
         assert_eq!(select(None, &all, ModulePaths::AsWritten).unwrap().paths.len(), 12);
         let targets = list(&["q_proj", "stages.0.proj"]);
         assert_eq!(select(targets.as_ref(), &all, ModulePaths::AsWritten).unwrap().paths[2], "decoder.stages.0.proj");

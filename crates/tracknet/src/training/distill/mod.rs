@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifacts::adapter::peft_config::MAX_RANK;
 use crate::config::{LoraConfig, Precision, QuantizationConfig};
 use crate::models::ModelError;
-use crate::models::lora::wrapper;
+use crate::models::lora::plan;
 use crate::models::quantization::Format;
 
 pub use crops::{Crops, Views};
@@ -148,7 +148,7 @@ impl DistillOptions {
             return refuse(key, format!("make {} optimizer steps, expected at most {MAX_STEPS}", self.total_steps()));
         }
         Format::new(&self.quantization())?;
-        wrapper::validate(&self.lora())
+        plan::validate(&self.lora())
     }
 
     /// Optimizer steps of each student.

@@ -15,7 +15,7 @@ use crate::config::{Interval, OptimizerConfig, Precision, QuantizationConfig, Sc
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
 use crate::models::lora::AdaptedModule;
-use crate::models::{MemoryReport, VisitProjections, is_cpu};
+use crate::models::{MemoryReport, VisitLayers, is_cpu};
 use crate::parallel::Pieces;
 use crate::training::TrainingError;
 use crate::training::gradients::{GradientGuard, NamedGradients};
@@ -156,9 +156,9 @@ pub fn train_student(
 /// How many linear layers the backbone has, and how many of them are in 4 bits.
 fn layers(model: &FeatureModel) -> (usize, usize) {
     let (mut all, mut packed) = (0, 0);
-    model.backbone.visit_projections(&mut |_, projection| {
+    model.backbone.visit_linears(&mut |_, linear| {
         all += 1;
-        packed += usize::from(projection.is_quantized());
+        packed += usize::from(linear.is_quantized());
     });
     (all, packed)
 }

@@ -42,10 +42,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::models::backbones::names_of;
+    use crate::models::registry::family_of;
 
     fn of(model_type: &str) -> ModulePaths {
-        ModulePaths::Of(names_of(json!({ "model_type": model_type }).as_object().unwrap()).unwrap())
+        ModulePaths::Of(family_of(json!({ "model_type": model_type }).as_object().unwrap()).unwrap())
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! First values of an adapter: random, so that the model starts as it was, or computed from the float weight.
+//! The initial matrices of an adapter: random, so that the model computes what it did, or computed from the float weight.
 //!
-//! The second kind must run while the weights are still floats, before they are quantized. It hands part of the weight
-//! to the adapter and leaves the rest in the base, so that both together start as the weight was:
+//! The second kind must run while the weights are still floats, before they are quantized. It hands part of the weight to
+//! the adapter and leaves the rest in the base, so that both together begin as the weight was:
 //!
 //! * `pissa` (Meng et al., 2024): `s·B·A` is the best approximation of its rank;
 //! * `olora` (Büyükakyüz, 2024): `B`, `A` are the leading columns of `Q` and rows of `R`.
@@ -16,62 +16,62 @@ use rayon::prelude::*;
 
 use crate::config::InitMethod;
 use crate::models::ModelError;
-use crate::models::init::{Builder, Fill, RandomSource, Source};
-use crate::models::projection::{Base, VisitProjections};
+use crate::models::nn::{Builder, Fill, Linear, LinearWeight, RandomSource, Source};
 use crate::models::state::replace;
 
 use super::linalg::{Matrix, Svd, qr, svd};
-use super::wrapper::PlannedModule;
+use super::plan::PlannedModule;
+use super::visit::VisitLayers;
 
 /// Matrices `[A, B]` by module path.
 pub(crate) type Matrices = BTreeMap<String, [TensorData; 2]>;
 
-/// Computes the first matrices of every planned projection by `pissa` or `olora` and leaves the rest of its weight in the
-/// base.
+/// Computes the initial matrices of every planned linear layer by `pissa` or `olora` and leaves the rest of its weight in
+/// the base.
 ///
 /// # Errors
 /// As [`values_of`].
-pub(crate) fn split<M: VisitProjections>(
+pub(crate) fn split<M: VisitLayers>(
     method: InitMethod,
     model: &mut M,
     modules: &[PlannedModule],
 ) -> Result<Matrices, ModelError> {
     let mut found = Matrices::new();
-    for_each(model, modules, |module, base| {
-        let weight = values_of(module, base, method)?;
-        let start = match method {
-            InitMethod::Olora => Start::orthogonal(&weight, module.shape, module.rank),
-            _ => Start::principal(&weight, module.shape, module.rank, module.scale()),
+    for_each(model, modules, |module, linear| {
+        let weight = values_of(module, linear, method)?;
+        let factors = match method {
+            InitMethod::Olora => Factors::orthogonal(&weight, module.shape, module.rank),
+            _ => Factors::principal(&weight, module.shape, module.rank, module.scale()),
         };
-        replace_weight(module, base, start.without(&weight, module.scale()));
-        found.insert(module.path.clone(), start.tensors());
+        replace_weight(module, linear, factors.subtracted_from(&weight, module.scale()));
+        found.insert(module.path.clone(), factors.tensors());
         Ok(())
     })?;
     Ok(found)
 }
 
-/// Visits the planned projections of a model up to the first error.
-pub(crate) fn for_each<M: VisitProjections>(
+/// Visits the planned linear layers of a model up to the first error.
+pub(crate) fn for_each<M: VisitLayers>(
     model: &mut M,
     modules: &[PlannedModule],
-    mut visit: impl FnMut(&PlannedModule, &mut Base) -> Result<(), ModelError>,
+    mut visit: impl FnMut(&PlannedModule, &mut Linear) -> Result<(), ModelError>,
 ) -> Result<(), ModelError> {
     let mut result = Ok(());
-    model.visit_projections_mut(&mut |path, projection| {
+    model.visit_linears_mut(&mut |path, linear| {
         if let (Ok(()), Some(module)) = (&result, modules.iter().find(|m| m.path == path)) {
-            result = visit(module, &mut projection.base);
+            result = visit(module, linear);
         }
     });
     result
 }
 
-/// The float weight of a projection that a start is computed from.
+/// The float weight of a linear layer that initial matrices are computed from.
 ///
 /// # Errors
 /// A weight that is already packed or holds a value that is not finite, or a rank that is too large.
-pub(crate) fn values_of(module: &PlannedModule, base: &Base, method: InitMethod) -> Result<Vec<f32>, ModelError> {
+pub(crate) fn values_of(module: &PlannedModule, linear: &Linear, method: InitMethod) -> Result<Vec<f32>, ModelError> {
     let refuse = |message: String| Err(ModelError::Tensor { name: format!("{}.weight", module.path), message });
-    let Base::Dense(weight) = base else {
+    let LinearWeight::Dense(weight) = &linear.weight else {
         return refuse(format!("is stored in 4 bits; init_lora_weights: {method} is computed from float weights"));
     };
     let [output, input] = module.shape;
@@ -93,20 +93,20 @@ pub(crate) fn values_of(module: &PlannedModule, base: &Base, method: InitMethod)
     }
 }
 
-/// Gives a projection another float weight.
-pub(crate) fn replace_weight(module: &PlannedModule, base: &mut Base, values: Vec<f32>) {
-    if let Base::Dense(weight) = base {
+/// Gives a linear layer another float weight.
+pub(crate) fn replace_weight(module: &PlannedModule, linear: &mut Linear, values: Vec<f32>) {
+    if let LinearWeight::Dense(weight) = &mut linear.weight {
         *weight = replace(weight.clone(), TensorData::new(values, module.shape));
     }
 }
 
-/// `Aᵀ: [in, rank]` and `B: [out, rank]`.
-pub(crate) struct Start {
+/// Matrices on the host: `Aᵀ: [in, rank]` and `B: [out, rank]`.
+pub(crate) struct Factors {
     a: Matrix,
     b: Matrix,
 }
 
-impl Start {
+impl Factors {
     /// The leading columns of `Q` and rows of `R`.
     fn orthogonal(weight: &[f32], shape: [usize; 2], rank: usize) -> Self {
         let (q, r) = qr(&Matrix::from_rows(weight, shape));
@@ -120,13 +120,14 @@ impl Start {
         Self { a: right.scaled(&roots), b: left.scaled(&roots) }
     }
 
+    /// `[A, B]` as an adapter holds them.
     pub(crate) fn tensors(&self) -> [TensorData; 2] {
         let tensor = |m: &Matrix| TensorData::new(m.to_rows(), m.shape());
         [tensor(&self.a.transposed()), tensor(&self.b)]
     }
 
     /// `weight − s·B·A`, with the matrices rounded as they are stored.
-    pub(crate) fn without(&self, weight: &[f32], scale: f32) -> Vec<f32> {
+    pub(crate) fn subtracted_from(&self, weight: &[f32], scale: f32) -> Vec<f32> {
         let [a, b] = [&self.a, &self.b].map(|m| (m.to_rows(), m.shape()));
         let ((a, [input, rank]), (b, _)) = (a, b);
         let mut rest = weight.to_vec();
@@ -140,8 +141,8 @@ impl Start {
     }
 }
 
-/// Random first matrices `[A, B]` for a module `[out, in]`; methods that read weights start as `true` does where there
-/// is no weight to read.
+/// Random initial matrices `[A, B]` for a module `[out, in]`; methods that read weights do as `true` does where there is no
+/// weight to read.
 pub(crate) fn random(
     method: InitMethod,
     [output, input]: [usize; 2],
@@ -161,6 +162,7 @@ pub(crate) fn random(
     }
 }
 
+/// A trainable matrix.
 pub(crate) fn parameter(data: TensorData, device: &Device) -> Param<Tensor<2>> {
     Param::from_tensor(Tensor::from_data(data, device))
 }
@@ -190,7 +192,7 @@ mod tests {
     use crate::models::backbones::ModulePaths;
     use crate::models::lora::adapter::Scaling;
     use crate::models::lora::loftq::LoftqBase;
-    use crate::models::projection::{Projection, Role};
+    use crate::models::lora::{AdaptableLayer, LoraLayer};
     use crate::models::quantization::Storage;
 
     const SHAPE: [usize; 2] = [40, 24];
@@ -204,15 +206,15 @@ mod tests {
         RandomSource { seed: 1 }.values("w", &SHAPE, Fill::Normal(0.1))
     }
 
-    /// A model of one projection.
-    struct One(Projection);
+    /// A model of one linear layer.
+    struct One(LoraLayer<Linear>);
 
-    impl VisitProjections for One {
-        fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {
+    impl VisitLayers for One {
+        fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {
             visit("layer.0.q", &self.0);
         }
 
-        fn visit_projections_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Projection)) {
+        fn visit_layers_mut(&mut self, visit: &mut dyn FnMut(&str, &mut dyn AdaptableLayer)) {
             visit("layer.0.q", &mut self.0);
         }
     }
@@ -220,13 +222,13 @@ mod tests {
     fn one() -> One {
         let device = Device::default();
         let source = RandomSource { seed: 0 };
-        let mut projection = Projection::new(SHAPE, false, Role::Query, 0.1, &Builder::new(&source, &device));
-        projection.base = Base::Dense(parameter(TensorData::new(weight(), SHAPE), &device));
-        One(projection)
+        let mut linear = Linear::new(SHAPE, false, 0.1, &Builder::new(&source, &device));
+        linear.weight = LinearWeight::Dense(parameter(TensorData::new(weight(), SHAPE), &device));
+        One(LoraLayer::new(linear))
     }
 
     fn values(model: &One) -> Vec<f32> {
-        model.0.base.dense().into_data().try_to_vec().unwrap()
+        model.0.base.weight.dense().into_data().try_to_vec().unwrap()
     }
 
     fn storage(quant_type: &str, double_quant: bool) -> Storage {
@@ -270,7 +272,7 @@ mod tests {
         let mut last = error(&stored(&weight()), &weight());
         for turns in [1, 5] {
             let mut model = one();
-            let (matrices, base) = LoftqBase::begin(&mut model, &[module(6)], &storage, turns).unwrap();
+            let (matrices, base) = LoftqBase::init(&mut model, &[module(6)], &storage, turns).unwrap();
             assert_eq!(values(&model) != weight(), turns > 1, "one turn stores the weight as ever");
             let read_back = stored(&values(&model));
             let now = error(&whole(&read_back, &matrices["layer.0.q"], module(6).scale()), &weight());
@@ -287,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_base_that_is_stored_in_another_way_than_loftq_began_with_is_refused() {
-        let (_, base) = LoftqBase::begin(&mut one(), &[module(6)], &storage("nf4", false), 2).unwrap();
+        let (_, base) = LoftqBase::init(&mut one(), &[module(6)], &storage("nf4", false), 2).unwrap();
         for other in [storage("nf4", true), storage("fp4", false)] {
             let message = base.restore(&mut one(), &[module(6)], Some(&other)).unwrap_err().to_string();
             let parts = ["layer.0.q.weight", "would be stored as", "nf4 in blocks of 64 with float scales"];
@@ -295,11 +297,11 @@ mod tests {
         }
         let mut packed = one();
         let format = QuantizeOptions { double_quant: false, ..QuantizeOptions::default() };
-        let weight = Linear4bitWeight::quantize(packed.0.base.dense(), &format, ComputeDtype::F32).unwrap();
-        packed.0.base = Base::Packed(weight);
+        let weight = Linear4bitWeight::quantize(packed.0.base.weight.dense(), &format, ComputeDtype::F32).unwrap();
+        packed.0.base.weight = LinearWeight::Packed(weight);
         let message = base.restore(&mut packed, &[module(6)], None).unwrap_err().to_string();
         assert!(message.contains("2 turns") && message.contains("give the float base"), "{message}");
-        let (_, once) = LoftqBase::begin(&mut one(), &[module(6)], &storage("nf4", false), 1).unwrap();
+        let (_, once) = LoftqBase::init(&mut one(), &[module(6)], &storage("nf4", false), 1).unwrap();
         once.restore(&mut packed, &[module(6)], None).unwrap();
     }
 

@@ -6,12 +6,12 @@ use tracknet_kernels::matmul::matmul;
 
 use super::spec::{Resampling, VitSpec};
 
-/// Turns queries and keys by their patch's position, as DINOv3 does (Siméoni et al., 2025; RoFormer, Su et al., 2021, in
-/// two directions). Class and register tokens stay as they are.
+/// The rotary embedding of a grid of patches, as DINOv3 has it (Siméoni et al., 2025; RoFormer, Su et al., 2021, in two
+/// directions). Class and register tokens are not rotated.
 pub(super) fn rotary(spec: &VitSpec, theta: f32, [rows, columns]: [usize; 2], device: &Device) -> Rotary {
     let head = spec.hidden / spec.heads;
-    let still = spec.prefix_tokens() * (head / 2);
-    let (mut cos, mut sin) = (vec![1.0; still], vec![0.0; still]);
+    let unrotated = spec.prefix_tokens() * (head / 2);
+    let (mut cos, mut sin) = (vec![1.0; unrotated], vec![0.0; unrotated]);
     for row in 0..rows {
         for column in 0..columns {
             let angles = angles(head, theta, [centre(row, rows), centre(column, columns)]);

@@ -1,9 +1,9 @@
-//! Where the first values of a parameter come from: a checkpoint, or a seed.
+//! Where the initial values of a parameter come from: a checkpoint, or a seed.
 //!
-//! Modules are built through a [`Builder`] that knows the public name of what is being built. Random values
-//! are a function of `(seed, name)` alone, never of the order in which modules are made, so adding a layer or
-//! loading half of a model does not change the values of the rest; values from a checkpoint go straight to the
-//! device, tensor by tensor, without a random model first.
+//! Modules are built through a [`Builder`] that knows the path of what is being built, and what files call it. Random values
+//! are a function of `(seed, name)` alone, never of the order in which modules are made, so adding a layer or loading half
+//! of a model does not change the values of the rest; values from a checkpoint go straight to the device, tensor by tensor,
+//! without a random model first.
 
 use std::fmt::Display;
 
@@ -12,10 +12,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::random;
 
-use super::projection::Base;
-use super::quantization::Packer;
+use super::linear::LinearWeight;
 
-/// How a parameter without a checkpoint starts.
+/// The random initial values of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fill {
     /// One value everywhere.
@@ -40,13 +39,13 @@ impl Fill {
         Self::Normal((2.0 / (out * height * width).max(1) as f32).sqrt())
     }
 
-    /// Kaiming uniform with `a = √5`, the start of a linear layer in PyTorch: bound `1 / √fan_in`.
+    /// Kaiming uniform with `a = √5`, as PyTorch initializes a linear layer: bound `1 / √fan_in`.
     pub fn kaiming_uniform_sqrt5(fan_in: usize) -> Self {
         Self::Uniform(1.0 / (fan_in.max(1) as f32).sqrt())
     }
 }
 
-/// Gives the first values of the parameter called `name`.
+/// Gives the initial values of the parameter called `name`.
 ///
 /// A source that cannot give them keeps note of it and returns the right number of zeros, so that one build
 /// finds every problem.
@@ -54,8 +53,8 @@ pub trait Source {
     /// Row-major values for a parameter of this shape.
     fn values(&self, name: &str, shape: &[usize], fill: Fill) -> Vec<f32>;
 
-    /// The weight `[out, in]` of a linear layer, if the source has it in 4 bits.
-    fn packed(&self, _name: &str, _shape: [usize; 2], _device: &Device) -> Option<Base> {
+    /// The weight `[out, in]` of a linear layer, if the source gives it in 4 bits; `None` = as [`Source::values`].
+    fn packed(&self, _name: &str, _shape: [usize; 2], _fill: Fill, _device: &Device) -> Option<LinearWeight> {
         None
     }
 }
@@ -82,28 +81,32 @@ impl Source for RandomSource {
     }
 }
 
-/// Builds parameters on a device, knowing the name of the module that asks.
+/// Builds parameters on a device, knowing the path of the module that asks.
 #[derive(Clone)]
 pub struct Builder<'a> {
     source: &'a dyn Source,
-    packer: Option<&'a Packer>,
+    /// From the path of a module to its name in files; `None` = they are the same.
+    names: Option<&'a dyn Fn(&str) -> String>,
     device: &'a Device,
     path: String,
 }
 
 impl<'a> Builder<'a> {
-    /// A builder at the root of the names.
+    /// A builder at the root of the paths.
     pub fn new(source: &'a dyn Source, device: &'a Device) -> Self {
-        Self { source, packer: None, device, path: String::new() }
+        Self { source, names: None, device, path: String::new() }
     }
 
-    /// Packs the weights of projections on their way to the device, so that they never exist as floats all at once.
+    /// Asks the source for a module by the name that `names` gives its path.
     #[must_use]
-    pub fn packing(self, packer: Option<&'a Packer>) -> Self {
-        Self { packer, ..self }
+    pub fn named<'b>(&self, names: &'b dyn Fn(&str) -> String) -> Builder<'b>
+    where
+        'a: 'b,
+    {
+        Builder { source: self.source, names: Some(names), device: self.device, path: self.path.clone() }
     }
 
-    /// The name of the module this builder stands at.
+    /// The path of the module that this builder stands at.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -116,29 +119,29 @@ impl<'a> Builder<'a> {
     /// The builder of a module below this one; `name` may hold several components.
     #[must_use]
     pub fn at(&self, name: impl Display) -> Self {
-        let path = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
-        Self { path, ..self.clone() }
+        Self { path: self.below(&name.to_string()), ..self.clone() }
     }
 
-    /// The weight `[out, in]` of the projection this builder stands at: packed when the source has it packed or the builder
-    /// packs, else trainable.
-    pub fn linear_weight(&self, shape: [usize; 2], fill: Fill) -> Base {
-        if let Some(base) = self.source.packed(&self.at("weight").path, shape, self.device) {
-            return base;
-        }
-        match self.packer.filter(|packer| packer.packs(&self.path)) {
-            None => Base::Dense(self.param("weight", shape, fill)),
-            Some(packer) => {
-                let values = self.source.values(&self.at("weight").path, &shape, fill);
-                packer.pack(&self.path, values, shape, self.device)
-            }
-        }
+    /// The weight `[out, in]` of the linear layer that this builder stands at: packed when the source gives it packed, else
+    /// trainable.
+    pub fn linear_weight(&self, shape: [usize; 2], fill: Fill) -> LinearWeight {
+        let packed = self.source.packed(&self.name("weight"), shape, fill, self.device);
+        packed.unwrap_or_else(|| LinearWeight::Dense(self.param("weight", shape, fill)))
     }
 
-    /// A trainable parameter of the module this builder stands at.
-    pub fn param<const D: usize>(&self, name: &str, shape: [usize; D], fill: Fill) -> Param<Tensor<D>> {
-        let values = self.source.values(&self.at(name).path, &shape, fill);
+    /// A trainable parameter of the module that this builder stands at.
+    pub fn param<const D: usize>(&self, parameter: &str, shape: [usize; D], fill: Fill) -> Param<Tensor<D>> {
+        let values = self.source.values(&self.name(parameter), &shape, fill);
         Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), self.device))
+    }
+
+    fn name(&self, parameter: &str) -> String {
+        let path = self.below(parameter);
+        self.names.map_or_else(|| path.clone(), |names| names(&path))
+    }
+
+    fn below(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 }
 

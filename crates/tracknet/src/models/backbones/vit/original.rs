@@ -5,42 +5,44 @@ use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 
-use super::names::{LinearNames, VitNames};
-use super::spec::{Biases, MlpKind, Position, Resampling, Sides, VitSpec, activation, parse};
+use super::names::EMBEDDINGS;
+use super::spec::{Biases, MlpKind, Position, Resampling, VitSpec};
+use crate::models::backbones::config::{Sides, activation, parse};
+use crate::models::backbones::{Family, ModuleName};
 
-pub(super) const NAMES: VitNames = VitNames {
+const MODULES: &[ModuleName] = &[
+    ModuleName::new("blocks.*.query", "encoder.layer.*.attention.attention.query")
+        .in_memory("layers.*.attention.q_proj")
+        .role("query"),
+    ModuleName::new("blocks.*.key", "encoder.layer.*.attention.attention.key")
+        .in_memory("layers.*.attention.k_proj")
+        .role("key"),
+    ModuleName::new("blocks.*.value", "encoder.layer.*.attention.attention.value")
+        .in_memory("layers.*.attention.v_proj")
+        .role("value"),
+    ModuleName::new("blocks.*.output", "encoder.layer.*.attention.output.dense")
+        .in_memory("layers.*.attention.o_proj")
+        .role("dense"),
+    ModuleName::new("blocks.*.up", "encoder.layer.*.intermediate.dense").in_memory("layers.*.mlp.fc1").role("dense"),
+    ModuleName::new("blocks.*.down", "encoder.layer.*.output.dense").in_memory("layers.*.mlp.fc2").role("dense"),
+    ModuleName::new("blocks.*.norm1", "encoder.layer.*.layernorm_before").in_memory("layers.*.layernorm_before"),
+    ModuleName::new("blocks.*.norm2", "encoder.layer.*.layernorm_after").in_memory("layers.*.layernorm_after"),
+    ModuleName::new("blocks.*", "encoder.layer.*").in_memory("layers.*"),
+    ModuleName::new("patch", "embeddings.patch_embeddings.projection"),
+    ModuleName::new("norm", "layernorm"),
+];
+pub(in crate::models) static FAMILY: Family = Family {
     model_type: "vit",
     architecture: "ViTModel",
     optional_prefix: Some("vit."),
-    patch: "embeddings.patch_embeddings.projection",
-    norm: "layernorm",
-    norm1: "layernorm_before",
-    norm2: "layernorm_after",
-    files: LinearNames {
-        blocks: "encoder.layer",
-        query: "attention.attention.query",
-        key: "attention.attention.key",
-        value: "attention.attention.value",
-        output: "attention.output.dense",
-        up: "intermediate.dense",
-        gate: "",
-        down: "output.dense",
-    },
+    modules: &[EMBEDDINGS, MODULES],
     stacked: None,
-    memory: LinearNames {
-        blocks: "layers",
-        query: "attention.q_proj",
-        key: "attention.k_proj",
-        value: "attention.v_proj",
-        output: "attention.o_proj",
-        up: "mlp.fc1",
-        gate: "",
-        down: "mlp.fc2",
-    },
+    anchors: ["embeddings.cls_token", "embeddings.patch_embeddings.projection.weight"],
     unused: &["embeddings.mask_token", "pooler."],
 };
 
-const KEYS: &[&str] = &[
+/// Keys of `config.json` with a meaning here.
+pub(in crate::models) const KEYS: &[&str] = &[
     "patch_size",
     "hidden_size",
     "intermediate_size",
@@ -87,7 +89,7 @@ impl Default for Config {
     }
 }
 
-pub(super) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, Vec<String>), ModelError> {
+pub(in crate::models) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, Vec<String>), ModelError> {
     let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
     let patch = c.patch_size.square("patch_size", key)?;
     let spec = VitSpec {
@@ -104,7 +106,7 @@ pub(super) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, V
         position: Position::Learned { grid: c.image_size.grid(patch, key)?, resampling: Resampling::Bicubic },
         biases: Biases { query: c.qkv_bias, key: c.qkv_bias, value: c.qkv_bias, output: true, mlp: true },
         initializer_range: c.initializer_range,
-        names: &NAMES,
+        family: &FAMILY,
         config: Map::new(),
     };
     Ok((spec, unknown))

@@ -1,17 +1,18 @@
+//! From decoder features to logits.
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::models::init::{Builder, Fill};
-use crate::models::layers::{Conv, ConvSpec};
+use super::nn::{Builder, Conv2d, ConvSpec, Fill};
 
 /// One 1×1 convolution with a bias, to one channel of logits.
 #[derive(Module, Debug)]
 pub struct HeatmapHead {
-    conv: Conv,
+    conv: Conv2d,
 }
 
 impl HeatmapHead {
-    /// A head on `channels` decoder channels. It starts near zero: with the decoder's own Kaiming start (fan-out 1)
+    /// A head on `channels` decoder channels. Its weights begin near zero: with Kaiming values as in the decoder (fan-out 1)
     /// the first heatmaps would be an order of magnitude off the targets.
     pub fn new(channels: usize, builder: &Builder<'_>) -> Self {
         let conv = ConvSpec::square([channels, 1], 1).with_bias().with_fill(Fill::Normal(0.01));

@@ -6,17 +6,17 @@ use std::fmt;
 use crate::config::{InitMethod, LoraConfig, TargetModules};
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
-use crate::models::init::{Builder, RandomSource};
-use crate::models::layers::Conv;
-use crate::models::projection::{Projection, Role, VisitProjections};
+use crate::models::nn::{Builder, RandomSource};
 use crate::models::quantization::Storage;
 use crate::models::state::{Group, NamedModule, ParameterInfo, named_parameters, set_trainable};
 
 use super::adapter::{LoraAdapter, Scaling};
-use super::first::{self, Matrices};
+use super::init::{self, Matrices};
+use super::layer::AdaptableLayer;
 use super::loftq::LoftqBase;
 use super::ranks::Ranks;
 use super::targets::{Candidate, condense, is_saved, select};
+use super::visit::VisitLayers;
 
 /// Which modules were adapted, and what the user should know about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +25,7 @@ pub struct LoraReport {
     pub adapted: Vec<AdaptedModule>,
     /// Translated names, entries that matched nothing, ranks that are larger than they need to be; each once.
     pub notes: Vec<String>,
-    /// The base that a `loftq` start is made for.
+    /// The base that `loftq` initialized the adapters for.
     pub loftq: Option<LoftqBase>,
 }
 
@@ -85,27 +85,26 @@ pub fn counted(notes: &[String]) -> Vec<String> {
     found.into_iter().map(line).collect()
 }
 
-/// Freezes every parameter of the backbone and adds an adapter to each projection (and each convolution of a decoder)
-/// that `targets`, or else `config.target_modules`, names; `config.bias` and `config.modules_to_save` say what trains
+/// Freezes every parameter of the backbone and adds an adapter to each linear layer and convolution that `targets`, or else `config.target_modules`, names; `config.bias` and `config.modules_to_save` say what trains
 /// besides.
 ///
-/// The first values of the adapters are those of seed 0, whatever else the model holds; [`LoraPlan`] takes another.
+/// The initial values of the adapters are those of seed 0, whatever else the model holds; [`LoraPlan`] takes another.
 ///
 /// # Errors
-/// A value of `config` that cannot work, targets that match nothing, or a start that is computed from float weights on
-/// packed ones.
-pub fn apply_lora_to_model<M: NamedModule + VisitProjections>(
+/// A value of `config` that cannot work, targets that match nothing, or initial values that are computed from float weights
+/// on packed ones.
+pub fn apply_lora_to_model<M: NamedModule + VisitLayers>(
     mut model: M,
     config: &LoraConfig,
     targets: Option<&[String]>,
 ) -> Result<(M, LoraReport), ModelError> {
     let list = targets.map(|t| TargetModules::List(t.to_vec()));
     let plan = LoraPlan::new(&model, config, list.as_ref(), 0)?;
-    let first = plan.read_weights(&mut model, None)?;
-    plan.apply(model, first)
+    let initial = plan.init_from_weights(&mut model, None)?;
+    plan.apply(model, initial)
 }
 
-/// What [`apply_lora_to_model`] will do, in two steps: some first values need the weights before they are quantized, and
+/// What [`apply_lora_to_model`] will do, in two steps: some initial values need the weights before they are quantized, and
 /// adapters come after that.
 #[derive(Debug)]
 pub struct LoraPlan {
@@ -130,11 +129,11 @@ impl PlannedModule {
     }
 }
 
-/// First matrices that were computed from the weights.
+/// Initial matrices that were computed from the weights.
 #[derive(Debug, Default)]
-pub struct FirstValues {
+pub struct InitialMatrices {
     matrices: Matrices,
-    /// The base of a `loftq` start.
+    /// The base that `loftq` initialized them for.
     loftq: Option<LoftqBase>,
 }
 
@@ -143,7 +142,7 @@ impl LoraPlan {
     ///
     /// # Errors
     /// A value of `config` that cannot work, or targets that match nothing.
-    pub fn new<M: VisitProjections>(
+    pub fn new<M: VisitLayers>(
         model: &M,
         config: &LoraConfig,
         targets: Option<&TargetModules>,
@@ -151,17 +150,10 @@ impl LoraPlan {
     ) -> Result<Self, ModelError> {
         validate(config)?;
         let paths = model.module_paths();
-        let mut shapes = Vec::new();
-        let mut candidates = Vec::new();
-        let mut add = |path: &str, role, shape| {
-            candidates.push(Candidate { path: path.to_owned(), role });
-            shapes.push(shape);
-        };
-        model.visit_projections(&mut |path, p| add(path, p.role(), p.shape()));
-        model.visit_convolutions(&mut |path, conv| {
-            if conv.is_dense() {
-                add(path, Role::Convolution, conv.shape());
-            }
+        let (mut shapes, mut candidates) = (Vec::new(), Vec::new());
+        model.visit_layers(&mut |path, layer| {
+            candidates.push(Candidate::of(path, layer, paths));
+            shapes.push(layer.base().shape());
         });
         let selection = select(targets.or(config.target_modules.as_ref()), config, &candidates, paths)?;
         let ranks = Ranks::new(config)?;
@@ -177,32 +169,32 @@ impl LoraPlan {
         Ok(Self { config: config.clone(), modules, notes, seed })
     }
 
-    /// Computes the first values that come from float weights, and leaves the rest of each weight in the base. To be
-    /// called before the weights are quantized as `storage` says; does nothing where the start is random.
+    /// Computes the initial matrices that come from float weights, and leaves the rest of each weight in the base. To be
+    /// called before the weights are quantized as `storage` says; does nothing where the matrices are random.
     ///
     /// # Errors
     /// A weight that is packed already, a rank that is too large, or `loftq` without quantization.
-    pub fn read_weights<M: VisitProjections>(
+    pub fn init_from_weights<M: VisitLayers>(
         &self,
         model: &mut M,
         storage: Option<&Storage>,
-    ) -> Result<FirstValues, ModelError> {
+    ) -> Result<InitialMatrices, ModelError> {
         let method = self.config.init_lora_weights;
         match (method, storage) {
             (InitMethod::Loftq, None) => {
-                check_start(method, false, false)?;
-                Ok(FirstValues::default())
+                check_init(method, false, false)?;
+                Ok(InitialMatrices::default())
             }
             (InitMethod::Loftq, Some(storage)) => {
-                let turns = self.config.loftq_config.loftq_iter;
-                let (matrices, base) = LoftqBase::begin(model, &self.modules, storage, turns)?;
-                Ok(FirstValues { matrices, loftq: Some(base) })
+                let iterations = self.config.loftq_config.loftq_iter;
+                let (matrices, base) = LoftqBase::init(model, &self.modules, storage, iterations)?;
+                Ok(InitialMatrices { matrices, loftq: Some(base) })
             }
             _ if method.reads_weights() => {
-                let matrices = first::split(method, model, &self.modules)?;
-                Ok(FirstValues { matrices, loftq: None })
+                let matrices = init::split(method, model, &self.modules)?;
+                Ok(InitialMatrices { matrices, loftq: None })
             }
-            _ => Ok(FirstValues::default()),
+            _ => Ok(InitialMatrices::default()),
         }
     }
 
@@ -210,10 +202,10 @@ impl LoraPlan {
     ///
     /// # Errors
     /// A module of `modules_to_save` that is stored in 4 bits.
-    pub fn apply<M: NamedModule + VisitProjections>(
+    pub fn apply<M: NamedModule + VisitLayers>(
         self,
         model: M,
-        first: FirstValues,
+        initial: InitialMatrices,
     ) -> Result<(M, LoraReport), ModelError> {
         let Self { config, modules, mut notes, seed } = self;
         let adapted: Vec<&str> = modules.iter().map(|m| m.path.as_str()).collect();
@@ -222,13 +214,11 @@ impl LoraPlan {
         notes.extend(not_for_peft(&model, &config, &adapted));
         let device = model.devices().into_iter().next().unwrap_or_default();
         let source = RandomSource { seed };
-        let mut attach =
-            Attach { config: &config, modules: &modules, first: first.matrices, adapted: Vec::new(), seed };
         let root = Builder::new(&source, &device);
-        model.visit_projections_mut(&mut |path, projection| attach.projection(path, projection, &root));
-        model.visit_convolutions_mut(&mut |path, conv| attach.convolution(path, conv, &root));
-        let adapted = attach.adapted;
-        Ok((model, LoraReport { adapted, notes, loftq: first.loftq }))
+        let mut attach = Attach { config: &config, modules: &modules, initial: initial.matrices, seed, root };
+        let mut adapted = Vec::new();
+        model.visit_layers_mut(&mut |path, layer| adapted.extend(attach.layer(path, layer)));
+        Ok((model, LoraReport { adapted, notes, loftq: initial.loftq }))
     }
 }
 
@@ -239,22 +229,21 @@ pub(crate) fn in_backbone(path: &str) -> bool {
 
 /// One note for each rank and shape where the rank is larger than it needs to be.
 fn large_ranks(modules: &[PlannedModule]) -> Vec<String> {
-    let mut found: BTreeMap<(usize, [usize; 2]), Vec<Candidate>> = BTreeMap::new();
+    let mut found: BTreeMap<(usize, [usize; 2]), Vec<&str>> = BTreeMap::new();
     for module in modules.iter().filter(|m| m.rank > m.shape[0].min(m.shape[1])) {
-        let candidate = Candidate { path: module.path.clone(), role: Role::Mlp };
-        found.entry((module.rank, module.shape)).or_default().push(candidate);
+        found.entry((module.rank, module.shape)).or_default().push(module.path.as_str());
     }
-    let note = |((rank, [output, input]), modules): ((usize, [usize; 2]), Vec<Candidate>)| {
-        let names = condense(&modules);
+    let note = |((rank, [output, input]), paths): ((usize, [usize; 2]), Vec<&str>)| {
+        let names = condense(paths);
         format!("lora.r: {rank} is larger than the smaller side of [{output}, {input}] of {names}")
     };
     found.into_iter().map(note).collect()
 }
 
 /// What PEFT will not load as it is meant, to be said before hours of training.
-fn not_for_peft<M: NamedModule + VisitProjections>(model: &M, config: &LoraConfig, adapted: &[&str]) -> Option<String> {
+fn not_for_peft<M: NamedModule + VisitLayers>(model: &M, config: &LoraConfig, adapted: &[&str]) -> Option<String> {
     let mut packed = false;
-    model.visit_projections(&mut |path, p| packed |= p.is_quantized() && adapted.contains(&path));
+    model.visit_linears(&mut |path, linear| packed |= linear.is_quantized() && adapted.contains(&path));
     let start = config.init_lora_weights;
     if start.reads_weights() && packed {
         return Some(format!(
@@ -269,40 +258,34 @@ fn not_for_peft<M: NamedModule + VisitProjections>(model: &M, config: &LoraConfi
     ))
 }
 
-/// Adds planned adapters to the modules they are for.
+/// Adds planned adapters to the layers they are for.
 struct Attach<'a> {
     config: &'a LoraConfig,
     modules: &'a [PlannedModule],
-    first: Matrices,
-    adapted: Vec<AdaptedModule>,
+    initial: Matrices,
     seed: u64,
+    root: Builder<'a>,
 }
 
 impl Attach<'_> {
-    fn projection(&mut self, path: &str, projection: &mut Projection, root: &Builder<'_>) {
-        let Some(adapter) = self.adapter(path, root) else { return };
-        let adapter = if self.config.use_dora { adapter.with_dora(projection.base.dense(), None) } else { adapter };
-        self.adapted.push(AdaptedModule::of(path, projection.shape(), &adapter));
-        projection.adapter = Some(adapter);
+    fn layer(&mut self, path: &str, layer: &mut dyn AdaptableLayer) -> Option<AdaptedModule> {
+        let adapter = self.adapter(path)?;
+        let base = layer.base_mut();
+        let adapter = if self.config.use_dora { adapter.with_dora(base.matrix(), None) } else { adapter };
+        let adapted = AdaptedModule::of(path, base.shape(), &adapter);
+        base.freeze_weight();
+        base.set_bias_trains(self.config.bias != "none");
+        *layer.adapter_mut() = Some(adapter);
+        Some(adapted)
     }
 
-    fn convolution(&mut self, path: &str, conv: &mut Conv, root: &Builder<'_>) {
-        let Some(adapter) = self.adapter(path, root) else { return };
-        let adapter = if self.config.use_dora { adapter.with_dora(conv.rows(), None) } else { adapter };
-        self.adapted.push(AdaptedModule::of(path, conv.shape(), &adapter));
-        conv.weight = conv.weight.clone().set_require_grad(false);
-        let bias_trains = self.config.bias != "none";
-        conv.bias = conv.bias.take().map(|bias| bias.set_require_grad(bias_trains));
-        conv.adapter = Some(adapter);
-    }
-
-    fn adapter(&mut self, path: &str, root: &Builder<'_>) -> Option<LoraAdapter> {
+    fn adapter(&mut self, path: &str) -> Option<LoraAdapter> {
         let module = self.modules.iter().find(|m| m.path == path)?;
-        let matrices = match self.first.remove(path) {
-            Some(matrices) => matrices.map(|data| first::parameter(data, root.device())),
+        let matrices = match self.initial.remove(path) {
+            Some(matrices) => matrices.map(|data| init::parameter(data, self.root.device())),
             None => {
                 let method = self.config.init_lora_weights;
-                first::random(method, module.shape, module.rank, self.seed, &root.at(path))
+                init::random(method, module.shape, module.rank, self.seed, &self.root.at(path))
             }
         };
         Some(LoraAdapter::new(matrices, module.scaling, self.config.lora_dropout, path))
@@ -316,7 +299,7 @@ impl Attach<'_> {
 ///
 /// # Errors
 /// A module of `modules_to_save` that is stored in 4 bits.
-pub(crate) fn freeze_base<M: NamedModule + VisitProjections>(
+pub(crate) fn freeze_base<M: NamedModule + VisitLayers>(
     model: M,
     config: &LoraConfig,
     adapted: &[&str],
@@ -329,8 +312,8 @@ pub(crate) fn freeze_base<M: NamedModule + VisitProjections>(
         entries.iter().find(|e| spellings.iter().any(|p| is_saved(p, e)))
     };
     let mut packed = None;
-    model.visit_projections(&mut |path, p| {
-        if packed.is_none() && p.is_quantized() && saved_by(path).is_some() {
+    model.visit_linears(&mut |path, linear| {
+        if packed.is_none() && linear.is_quantized() && saved_by(path).is_some() {
             packed = Some(path.to_owned());
         }
     });
@@ -366,12 +349,12 @@ pub(crate) fn freeze_base<M: NamedModule + VisitProjections>(
 /// Whether an entry of `modules_to_save` names a head or another part that heatmaps do not need.
 fn names_head(entry: &str, paths: ModulePaths) -> bool {
     let path = format!("{entry}.");
-    paths.names().is_some_and(|names| names.is_carried(&path) || names.is_beside(&path, false))
+    paths.family().is_some_and(|family| family.is_carried(&path) || family.is_beside(&path, false))
 }
 
 /// Modules of the backbone that an entry of `modules_to_save` names and that lie directly in another one that is named.
 /// PEFT wraps both, and computes with the inner module as the base has it: what it saves of it has no effect.
-pub(crate) fn nested_modules<M: NamedModule + VisitProjections>(model: &M, config: &LoraConfig) -> BTreeSet<String> {
+pub(crate) fn nested_modules<M: NamedModule + VisitLayers>(model: &M, config: &LoraConfig) -> BTreeSet<String> {
     let (naming, paths) = (model.naming(), model.module_paths());
     let entries = config.modules_to_save.as_deref().unwrap_or_default();
     let named = |path: &str| entries.iter().any(|e| !e.is_empty() && path.ends_with(e.as_str()));
@@ -399,8 +382,8 @@ pub fn validate(config: &LoraConfig) -> Result<(), ModelError> {
 /// Refuses what only a build from a configuration can see.
 ///
 /// # Errors
-/// A start that is computed from float weights where there are none, or `loftq` without 4-bit storage.
-pub(crate) fn check_start(method: InitMethod, quantized: bool, streamed: bool) -> Result<(), ModelError> {
+/// Initial values that are computed from float weights where there are none, or `loftq` without 4-bit storage.
+pub(crate) fn check_init(method: InitMethod, quantized: bool, streamed: bool) -> Result<(), ModelError> {
     let refuse = |message: String| Err(ModelError::key("lora.init_lora_weights", message));
     if method == InitMethod::Loftq && !quantized {
         return refuse("is loftq, which makes up for what 4-bit storage loses: enable quantization".to_owned());

@@ -12,9 +12,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::adapter::dropout;
 use tracknet_kernels::dropout::KeepMask;
 
+use super::cast_to_dtype_of;
 use super::init::Random;
-use super::is_cpu;
-use super::layers::in_dtype_of;
+use crate::models::is_cpu;
 
 /// Inverted dropout (Srivastava et al., 2014): off in evaluation, on a device without gradients, and at 0.
 #[derive(Module, Debug)]
@@ -56,7 +56,7 @@ impl Dropout {
         if mask.keep > 0.0 && !is_cpu(&x.device()) {
             return dropout(x, mask);
         }
-        let factors = in_dtype_of(factors(mask, x.dims(), &x.device()), &x);
+        let factors = cast_to_dtype_of(factors(mask, x.dims(), &x.device()), &x);
         x * factors
     }
 
@@ -66,7 +66,7 @@ impl Dropout {
             return x;
         }
         let [batch, channels, ..] = x.dims();
-        let factors = in_dtype_of(factors(self.next(), [batch, channels, 1, 1], &x.device()), &x);
+        let factors = cast_to_dtype_of(factors(self.next(), [batch, channels, 1, 1], &x.device()), &x);
         x * factors
     }
 

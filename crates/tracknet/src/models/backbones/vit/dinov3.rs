@@ -5,35 +5,42 @@ use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 
-use super::names::{LinearNames, VitNames};
-use super::spec::{Biases, MlpKind, Position, Sides, VitSpec, activation, parse};
+use super::names::EMBEDDINGS;
+use super::spec::{Biases, MlpKind, Position, VitSpec};
+use crate::models::backbones::config::{Sides, activation, parse};
+use crate::models::backbones::{Family, ModuleName};
 
-const FILES: LinearNames = LinearNames {
-    blocks: "layer",
-    query: "attention.q_proj",
-    key: "attention.k_proj",
-    value: "attention.v_proj",
-    output: "attention.o_proj",
-    up: "mlp.up_proj",
-    gate: "mlp.gate_proj",
-    down: "mlp.down_proj",
-};
-pub(super) const NAMES: VitNames = VitNames {
+/// In memory everything of a block is one module deeper than in files.
+const BLOCKS: &[ModuleName] = &[
+    ModuleName::new("blocks.*.query", "layer.*.attention.q_proj")
+        .in_memory("model.layer.*.attention.q_proj")
+        .role("query"),
+    ModuleName::new("blocks.*.key", "layer.*.attention.k_proj").in_memory("model.layer.*.attention.k_proj").role("key"),
+    ModuleName::new("blocks.*.value", "layer.*.attention.v_proj")
+        .in_memory("model.layer.*.attention.v_proj")
+        .role("value"),
+    ModuleName::new("blocks.*.output", "layer.*.attention.o_proj")
+        .in_memory("model.layer.*.attention.o_proj")
+        .role("dense"),
+    ModuleName::new("blocks.*.gate", "layer.*.mlp.gate_proj").in_memory("model.layer.*.mlp.gate_proj").role("dense"),
+    ModuleName::new("blocks.*.up", "layer.*.mlp.up_proj").in_memory("model.layer.*.mlp.up_proj").role("dense"),
+    ModuleName::new("blocks.*.down", "layer.*.mlp.down_proj").in_memory("model.layer.*.mlp.down_proj").role("dense"),
+    ModuleName::new("blocks.*.scale1", "layer.*.layer_scale1.lambda1").in_memory("model.layer.*.layer_scale1.lambda1"),
+    ModuleName::new("blocks.*.scale2", "layer.*.layer_scale2.lambda1").in_memory("model.layer.*.layer_scale2.lambda1"),
+    ModuleName::new("blocks.*", "layer.*").in_memory("model.layer.*"),
+];
+pub(in crate::models) static FAMILY: Family = Family {
     model_type: "dinov3_vit",
     architecture: "DINOv3ViTModel",
     optional_prefix: Some("model."),
-    patch: "embeddings.patch_embeddings",
-    norm: "norm",
-    norm1: "norm1",
-    norm2: "norm2",
-    files: FILES,
+    modules: &[EMBEDDINGS, BLOCKS, &[ModuleName::new("patch", "embeddings.patch_embeddings")]],
     stacked: None,
-    // One module deeper than in files, but for embeddings and the last norm.
-    memory: LinearNames { blocks: "model.layer", ..FILES },
+    anchors: ["embeddings.cls_token", "embeddings.patch_embeddings.weight"],
     unused: &["embeddings.mask_token"],
 };
 
-const KEYS: &[&str] = &[
+/// Keys of `config.json` with a meaning here.
+pub(in crate::models) const KEYS: &[&str] = &[
     "patch_size",
     "hidden_size",
     "intermediate_size",
@@ -102,7 +109,7 @@ impl Default for Config {
     }
 }
 
-pub(super) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, Vec<String>), ModelError> {
+pub(in crate::models) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, Vec<String>), ModelError> {
     let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
     let patch = c.patch_size.square("patch_size", key)?;
     let spec = VitSpec {
@@ -125,7 +132,7 @@ pub(super) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, V
             mlp: c.mlp_bias,
         },
         initializer_range: c.initializer_range,
-        names: &NAMES,
+        family: &FAMILY,
         config: Map::new(),
     };
     Ok((spec, unknown))

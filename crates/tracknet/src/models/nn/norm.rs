@@ -1,26 +1,65 @@
-//! Normalization of convolutional features: by groups within a frame, or by channel over the batch.
+//! Normalization of tokens by their features, and of feature maps by groups within a frame or by channel over the batch.
 
 use burn::module::{Module, Param};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{DType, Tensor};
-use tracknet_kernels::{FusedActivation, NormSpec, group_norm};
+use tracknet_kernels::{FusedActivation, NormSpec, group_norm, layer_norm};
 
 use crate::config::Norm;
-use crate::models::init::{Builder, Fill};
-use crate::models::layers::Activation;
 
+use super::activation::Activation;
+use super::init::{Builder, Fill};
+
+/// Of group and batch normalization.
 const EPSILON: f64 = 1e-5;
 
-/// The normalization a configuration chose.
+/// Layer normalization over the last dimension (Ba et al., 2016).
 #[derive(Module, Debug)]
-pub enum NormLayer {
+pub struct LayerNorm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+    #[module(skip)]
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// Weight 1, bias 0, or the checkpoint's.
+    pub fn new(channels: usize, epsilon: f64, builder: &Builder<'_>) -> Self {
+        Self {
+            weight: builder.param("weight", [channels], Fill::ONE),
+            bias: builder.param("bias", [channels], Fill::ZERO),
+            epsilon,
+        }
+    }
+
+    /// Whether neither parameter trains.
+    #[cfg(feature = "flex")]
+    pub(crate) fn is_frozen(&self) -> bool {
+        !self.weight.is_require_grad() && !self.bias.is_require_grad()
+    }
+
+    /// Weight, bias and epsilon.
+    #[cfg(feature = "flex")]
+    pub(crate) fn parts(&self) -> (Tensor<1>, Tensor<1>, f64) {
+        (self.weight.val(), self.bias.val(), self.epsilon)
+    }
+
+    /// `[.., channels]` → the same shape.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)
+    }
+}
+
+/// The normalization of feature maps that a configuration chose.
+#[derive(Module, Debug)]
+pub enum ConvNorm {
     /// `gn`.
     Group(GroupNorm),
     /// `bn`.
     Batch(BatchNorm),
 }
 
-impl NormLayer {
+impl ConvNorm {
     /// Weight 1 and bias 0, or the checkpoint's.
     pub fn new(kind: Norm, channels: usize, builder: &Builder<'_>) -> Self {
         match kind {

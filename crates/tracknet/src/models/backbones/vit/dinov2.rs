@@ -5,64 +5,69 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::models::ModelError;
-use crate::models::layers::Activation;
+use crate::models::backbones::config::{Sides, activation, parse, positive};
+use crate::models::backbones::{Family, ModuleName, Stacked};
+use crate::models::nn::Activation;
 
-use super::names::{LinearNames, VitNames};
-use super::spec::{Biases, MlpKind, Position, Resampling, Sides, VitSpec, activation, parse, positive};
+use super::names::EMBEDDINGS;
+use super::spec::{Biases, MlpKind, Position, Resampling, VitSpec};
 
-const PLAIN: VitNames = VitNames {
+const MODULES: &[ModuleName] = &[
+    ModuleName::new("blocks.*.query", "encoder.layer.*.attention.attention.query")
+        .in_memory("encoder.layer.*.attention.q_proj")
+        .role("query"),
+    ModuleName::new("blocks.*.key", "encoder.layer.*.attention.attention.key")
+        .in_memory("encoder.layer.*.attention.k_proj")
+        .role("key"),
+    ModuleName::new("blocks.*.value", "encoder.layer.*.attention.attention.value")
+        .in_memory("encoder.layer.*.attention.v_proj")
+        .role("value"),
+    ModuleName::new("blocks.*.output", "encoder.layer.*.attention.output.dense")
+        .in_memory("encoder.layer.*.attention.o_proj")
+        .role("dense"),
+    ModuleName::new("blocks.*.scale1", "encoder.layer.*.layer_scale1.lambda1"),
+    ModuleName::new("blocks.*.scale2", "encoder.layer.*.layer_scale2.lambda1"),
+    ModuleName::new("patch", "embeddings.patch_embeddings.projection"),
+    ModuleName::new("norm", "layernorm"),
+];
+const PLAIN_MLP: &[ModuleName] = &[
+    ModuleName::new("blocks.*.up", "encoder.layer.*.mlp.fc1").role("dense"),
+    ModuleName::new("blocks.*.down", "encoder.layer.*.mlp.fc2").role("dense"),
+];
+/// Gate and up have no names of their own in files, so they are called here as in memory.
+const SWIGLU_MLP: &[ModuleName] = &[
+    ModuleName::new("blocks.*.gate", "encoder.layer.*.mlp.gate_proj").role("dense"),
+    ModuleName::new("blocks.*.up", "encoder.layer.*.mlp.up_proj").role("dense"),
+    ModuleName::new("blocks.*.down", "encoder.layer.*.mlp.weights_out")
+        .in_memory("encoder.layer.*.mlp.down_proj")
+        .role("dense"),
+];
+const BLOCKS: &[ModuleName] = &[ModuleName::new("blocks.*", "encoder.layer.*")];
+
+const PLAIN: Family = Family {
     model_type: "dinov2",
     architecture: "Dinov2Model",
     optional_prefix: Some("dinov2."),
-    patch: "embeddings.patch_embeddings.projection",
-    norm: "layernorm",
-    norm1: "norm1",
-    norm2: "norm2",
-    files: LinearNames {
-        blocks: "encoder.layer",
-        query: "attention.attention.query",
-        key: "attention.attention.key",
-        value: "attention.attention.value",
-        output: "attention.output.dense",
-        up: "mlp.fc1",
-        gate: "",
-        down: "mlp.fc2",
-    },
+    modules: &[EMBEDDINGS, MODULES, PLAIN_MLP, BLOCKS],
     stacked: None,
-    memory: MEMORY,
+    anchors: ["embeddings.cls_token", "embeddings.patch_embeddings.projection.weight"],
     unused: &["embeddings.mask_token"],
 };
-const MEMORY: LinearNames = LinearNames {
-    blocks: "encoder.layer",
-    query: "attention.q_proj",
-    key: "attention.k_proj",
-    value: "attention.v_proj",
-    output: "attention.o_proj",
-    up: "mlp.fc1",
-    gate: "",
-    down: "mlp.fc2",
-};
-/// Gate and up have no names of their own in files, so they are called here as in memory.
-pub(super) const SWIGLU: VitNames = VitNames {
-    files: LinearNames { up: "mlp.up_proj", gate: "mlp.gate_proj", down: "mlp.weights_out", ..PLAIN.files },
-    stacked: Some("mlp.weights_in"),
-    memory: LinearNames { up: "mlp.up_proj", gate: "mlp.gate_proj", down: "mlp.down_proj", ..MEMORY },
-    ..PLAIN
-};
-const REGISTERS: VitNames = VitNames {
+const REGISTERS: Family = Family {
     model_type: "dinov2_with_registers",
     architecture: "Dinov2WithRegistersModel",
     optional_prefix: Some("dinov2_with_registers."),
     ..PLAIN
 };
-const REGISTERS_SWIGLU: VitNames = VitNames {
-    model_type: REGISTERS.model_type,
-    architecture: REGISTERS.architecture,
-    optional_prefix: REGISTERS.optional_prefix,
-    ..SWIGLU
-};
+const fn with_swiglu(family: Family) -> Family {
+    let stacked = Some(Stacked { whole: "mlp.weights_in", halves: ["mlp.gate_proj", "mlp.up_proj"] });
+    Family { modules: &[EMBEDDINGS, MODULES, SWIGLU_MLP, BLOCKS], stacked, ..family }
+}
+/// By registers, then by the MLP: plain, SwiGLU.
+static FAMILIES: [[Family; 2]; 2] = [[PLAIN, with_swiglu(PLAIN)], [REGISTERS, with_swiglu(REGISTERS)]];
 
-const KEYS: &[&str] = &[
+/// Keys of `config.json` with a meaning here.
+pub(in crate::models) const KEYS: &[&str] = &[
     "patch_size",
     "hidden_size",
     "num_hidden_layers",
@@ -118,16 +123,17 @@ impl Default for Config {
     }
 }
 
-pub(super) fn names(registers: bool, swiglu: bool) -> &'static VitNames {
-    match (registers, swiglu) {
-        (false, false) => &PLAIN,
-        (false, true) => &SWIGLU,
-        (true, false) => &REGISTERS,
-        (true, true) => &REGISTERS_SWIGLU,
-    }
+/// The names of a checkpoint with or without registers, and with a SwiGLU MLP or a plain one.
+pub(in crate::models) const fn family(registers: bool, swiglu: bool) -> &'static Family {
+    &FAMILIES[registers as usize][swiglu as usize]
 }
 
-pub(super) fn spec(
+/// [`family`] of a `config.json`.
+pub(in crate::models) fn family_of(config: &Map<String, Value>, registers: bool) -> &'static Family {
+    family(registers, config.get("use_swiglu_ffn").and_then(Value::as_bool).unwrap_or_default())
+}
+
+pub(in crate::models) fn spec(
     config: &Map<String, Value>,
     key: &str,
     registers: bool,
@@ -159,7 +165,7 @@ pub(super) fn spec(
         },
         biases: Biases { query: c.qkv_bias, key: c.qkv_bias, value: c.qkv_bias, output: true, mlp: true },
         initializer_range: c.initializer_range,
-        names: names(registers, c.use_swiglu_ffn),
+        family: family(registers, c.use_swiglu_ffn),
         config: Map::new(),
     };
     Ok((spec, unknown))
