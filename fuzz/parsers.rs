@@ -12,13 +12,15 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tracknet::artifacts::adapter::PeftConfig;
 use tracknet::artifacts::pretrained::Checkpoint as ModelDirectory;
-use tracknet::artifacts::pretrained::bnb::{QuantState, SkipRules};
+use tracknet::artifacts::pretrained::bnb::QuantState;
 use tracknet::artifacts::pretrained::header::Header;
 use tracknet::artifacts::pretrained::index::ShardIndex;
 use tracknet::artifacts::run::{Checkpoint, RunState};
 use tracknet::config::{Config, DataFormat};
 use tracknet::datasets::Dataset;
-use tracknet::models::backbones::{ModulePaths, VitSpec};
+use tracknet::models::backbones::ModulePaths;
+use tracknet::models::quantization::SkipRules;
+use tracknet::models::registry::describe_backbone;
 use tracknet::training::{KeepRows, MetricLog};
 
 /// `adapter_config.json`.
@@ -172,10 +174,11 @@ impl Folder {
     pub(crate) fn backbone_config(&self, data: &[u8]) -> bool {
         self.write("model/config.json", data);
         let Ok(found) = ModelDirectory::open(&self.path("model")) else { return false };
-        let Ok((spec, _)) = VitSpec::from_config(&found.config, "config.json") else { return false };
-        assert!(spec.hidden > 0 && spec.hidden.is_multiple_of(spec.heads), "{spec:?}");
+        let Ok((spec, _)) = describe_backbone(&found.config, "config.json") else { return false };
+        let levels = spec.layout().levels;
+        assert!(!levels.is_empty() && levels.iter().all(|level| level.channels > 0 && level.stride > 0), "{spec:?}");
         // The weights are one tensor: nothing that needs more is built.
-        assert!(found.check_size(&spec, "config.json").is_err(), "{spec:?}");
+        assert!(found.check_size(&*spec, "config.json").is_err(), "{spec:?}");
         true
     }
 

@@ -60,7 +60,7 @@ impl Shapes<'_> {
         Forward { patches, linears, adapters, attention, decoder: self.decoder(cells) }
     }
 
-    /// Projection before the resize, and the convolutions of each block after it; the head.
+    /// Pointwise convolution before the resize, and the convolutions of each block after it; the head.
     fn decoder(&self, mut cells: usize) -> f64 {
         let config = self.decoder;
         let mut operations = 0;
@@ -76,9 +76,12 @@ impl Shapes<'_> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
     use serde_json::json;
 
     use super::*;
+    use tracknet::artifacts::build_model;
+    use tracknet::config::{BackboneConfig, ModelConfig};
 
     #[test]
     fn a_model_small_enough_to_count_by_hand() {
@@ -86,9 +89,19 @@ mod tests {
             "model_type": "dinov3_vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "intermediate_size": 64, "num_register_tokens": 1, "patch_size": 16
         });
-        let (backbone, _) = VitSpec::from_config(config.as_object().unwrap(), "test").unwrap();
+        let config = ModelConfig {
+            backbone: BackboneConfig { architecture: config.as_object().cloned(), ..BackboneConfig::default() },
+            ..ModelConfig::default()
+        };
         let decoder = DecoderConfig { channels: vec![32, 8], upsample: vec![2], ..DecoderConfig::default() };
-        let shapes = Shapes { backbone: &backbone, decoder: &decoder, rank: 4, input: [64, 48] };
+        let config = ModelConfig { decoder: decoder.clone(), ..config };
+        let (model, _) = build_model(&config, [64, 48], 0, &Device::flex()).unwrap();
+        let shapes = Shapes {
+            backbone: model.backbone.network.as_vit().unwrap().spec(),
+            decoder: &decoder,
+            rank: 4,
+            input: [64, 48],
+        };
         // 12 patches, 14 tokens with class and register.
         let patches = 2.0 * 12.0 * 768.0 * 32.0;
         let linears = 2.0 * 14.0 * 2.0 * (4.0 * 32.0 * 32.0 + 2.0 * 32.0 * 64.0);

@@ -19,7 +19,7 @@ pub(crate) fn run(weights: Weights, size: Size, batch: usize, options: &Options)
     let (model, build) = build_model(&config.model, resize, config.training.seed, &options.device)?;
     let model = model.valid();
     let batch = setup::batch(batch, shape_of(&BatchSpec::new(&config, build.normalization())));
-    let flop = setup::shapes(&config, &model).inference(batch.size);
+    let flop = setup::shapes(&config, &model)?.inference(batch.size);
 
     process::reset_peak();
     let time =

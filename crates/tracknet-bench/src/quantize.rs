@@ -2,9 +2,10 @@
 
 use tracknet::Result;
 use tracknet::models::ModelError;
-use tracknet::models::init::{Fill, RandomSource, Source};
 use tracknet_io::process;
 use tracknet_kernels::{PackedWeight, QuantType, QuantizeOptions};
+
+use tracknet::models::nn::{Fill, RandomSource, Source};
 
 use crate::{Measurement, Options};
 

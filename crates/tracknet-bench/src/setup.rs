@@ -9,8 +9,8 @@ use tracknet::config::{
     ModelConfig, OptimizerConfig, Precision, QuantizationConfig, TrainingConfig,
 };
 use tracknet::datasets::Batch;
-use tracknet::models::HeatmapModel;
-use tracknet::models::init::{Fill, RandomSource, Source};
+use tracknet::models::nn::{Fill, RandomSource, Source};
+use tracknet::models::{HeatmapModel, ModelError};
 use tracknet::training::BatchShape;
 use tracknet_io::files::IoContext;
 
@@ -104,13 +104,17 @@ pub(crate) fn compute(config: &Config) -> Compute {
 }
 
 /// The shapes that the operations of a model follow from.
-pub(crate) fn shapes<'a>(config: &'a Config, model: &'a HeatmapModel) -> Shapes<'a> {
-    Shapes {
-        backbone: model.backbone.spec(),
+///
+/// # Errors
+/// A backbone that is no vision transformer.
+pub(crate) fn shapes<'a>(config: &'a Config, model: &'a HeatmapModel) -> Result<Shapes<'a>> {
+    let only_vit = || ModelError::key("model.backbone", "is no vision transformer, whose operations are counted");
+    Ok(Shapes {
+        backbone: model.backbone.network.as_vit().ok_or_else(only_vit)?.spec(),
         decoder: &config.model.decoder,
         rank: if config.model.lora.enabled { config.model.lora.r } else { 0 },
         input: config.data.preprocess.resize,
-    }
+    })
 }
 
 /// Frames of normal noise with uniform targets in 0..1 and masks of one.

@@ -18,7 +18,7 @@ pub(crate) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Re
     let mixed = set_precision(&mut model, &compute);
     let shape = shape_of(&BatchSpec::new(&config, build.normalization()));
     let first = setup::batch(batch, shape);
-    let shapes = setup::shapes(&config, &model);
+    let shapes = setup::shapes(&config, &model)?;
     let flop = shapes.step(mode, batch);
     let mut trainer = unfrozen_trainer(&config, model, &compute)?;
 

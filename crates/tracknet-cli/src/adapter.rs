@@ -18,8 +18,9 @@ use tracknet::config::{DtypeName, LoraConfig, QuantizationConfig};
 use tracknet::console::printable;
 use tracknet::files::Destination;
 use tracknet::models::backbones::ModulePaths;
-use tracknet::models::lora::{Deviation, MergeInto, counted, dequantize, layer_status, merge_adapters, status_table};
-use tracknet::models::{HeatmapModel, VisitProjections, Vit};
+use tracknet::models::lora::{Deviation, MergeInto, counted, layer_status, merge_adapters, status_table};
+use tracknet::models::quantization::dequantize;
+use tracknet::models::{Backbone, HeatmapModel, VisitLayers};
 
 use crate::args::{FLOAT_DTYPES, OverwriteFlag, one_of};
 use crate::device;
@@ -172,7 +173,7 @@ pub(crate) fn run(args: &AdapterArgs) -> Result<ExitCode> {
 
 /// A backbone with its adapter, alone or as part of a run's model.
 enum Adapted {
-    Backbone(Box<Vit>),
+    Backbone(Box<Backbone>),
     Run(Box<HeatmapModel>),
 }
 
@@ -196,7 +197,7 @@ impl Adapted {
         Ok(Self::Backbone(Box::new(backbone)))
     }
 
-    fn backbone(&self) -> &Vit {
+    fn backbone(&self) -> &Backbone {
         match self {
             Self::Backbone(backbone) => backbone,
             Self::Run(model) => &model.backbone,
@@ -254,8 +255,8 @@ fn destination(overwrite: &OverwriteFlag, path: &Path, source: &Path, base: &Bac
 }
 
 /// Normalized random frames: the same ones every time.
-fn probe(backbone: &Vit, frames: usize, device: &Device) -> Tensor<4> {
-    let side = 4 * backbone.spec().patch;
+fn probe(backbone: &Backbone, frames: usize, device: &Device) -> Tensor<4> {
+    let side = 4 * backbone.spec().layout().coarsest().stride;
     device.seed(0);
     Tensor::random([frames, 3, side, side], Distribution::Normal(0.0, 1.0), device)
 }
@@ -270,7 +271,7 @@ fn merge(args: &MergeArgs) -> Result<ExitCode> {
     }
     let frames = probe(backbone, args.probe, &device);
     let before = backbone.tokens(frames.clone());
-    let deviation = |merged: &Vit| Deviation::between(before.clone(), merged.tokens(frames.clone()));
+    let deviation = |merged: &Backbone| Deviation::between(before.clone(), merged.tokens(frames.clone()));
     // Layers of a 4-bit base that have no adapter become floats, too.
     let floats = dequantize(merge_adapters(backbone.clone(), MergeInto::Float)?);
     outln!("{}{}", if args.requantize { "as floats: " } else { "" }, deviation(&floats)?)?;
@@ -303,7 +304,7 @@ fn unmerge(args: &UnmergeArgs) -> Result<ExitCode> {
     if base.is_quantized() {
         bail!("{merged}: is stored in 4 bits, where rounding has swallowed what would be taken out");
     }
-    AdapterFile::read(&args.adapter, base.module_paths())?.take_out(&mut base)?;
+    AdapterFile::read(&args.adapter, base.module_paths())?.unmerge(&mut base)?;
     destination.write(|dir| write_backbone(dir, &base, args.dtype.into()))?;
     outln!("wrote {}", args.destination.display())?;
     Ok(ExitCode::SUCCESS)

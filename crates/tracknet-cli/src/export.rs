@@ -8,6 +8,7 @@ use clap::Args;
 use tracknet::artifacts::load_model_for_inference;
 use tracknet::artifacts::pretrained::{write_backbone, write_head};
 use tracknet::config::DtypeName;
+use tracknet::models::VisitLayers;
 
 use crate::args::{BaseArgs, FLOAT_DTYPES, OverwriteFlag, one_of};
 use crate::device;

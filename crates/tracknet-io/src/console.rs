@@ -55,6 +55,23 @@ pub fn excerpt(text: &str, bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..end]))
 }
 
+/// Text of a file in a message: shortened to one line, and without control characters, so that a file cannot flood or steer
+/// the terminal.
+pub fn shown(text: &str) -> String {
+    const LONGEST: usize = 120;
+    let mut short = String::new();
+    for c in text.chars().take(LONGEST) {
+        match c {
+            '"' | '\'' | '\\' => short.push(c),
+            c => short.extend(c.escape_debug()),
+        }
+    }
+    if text.chars().nth(LONGEST).is_some() {
+        short.push('…');
+    }
+    short
+}
+
 /// The first few of a list and how many more there are: `a, b, … and 3 more`.
 pub fn listing<T: fmt::Display>(items: impl IntoIterator<Item = T>, most: usize) -> String {
     let mut items = items.into_iter();
@@ -82,5 +99,13 @@ mod tests {
         assert_eq!(excerpt("aä", 3), "aä");
         assert_eq!(listing([1, 2, 3], 3), "1, 2, 3");
         assert_eq!(listing(1..=5, 2), "1, 2, … and 3 more");
+    }
+
+    #[test]
+    fn text_of_a_file_is_shortened_and_cannot_steer_the_terminal() {
+        assert_eq!(shown("layer.0"), "layer.0");
+        assert_eq!(shown("\u{1b}[2J"), "\\u{1b}[2J");
+        assert_eq!(shown(r#"{"a": "\d"}"#), r#"{"a": "\d"}"#);
+        assert_eq!(shown(&"x".repeat(500)).chars().count(), 121);
     }
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
-use tracknet::models::init::{Fill, RandomSource, Source};
+use tracknet::models::nn::{Fill, RandomSource, Source};
 
 const HIDDEN: usize = 1024;
 const MLP: usize = 4096;

@@ -17,7 +17,7 @@ use tracknet::artifacts::{build_backbone, build_model};
 use tracknet::config::{Bias, DtypeName, InitMethod, LoraConfig, ModelConfig, Pattern, QuantMode, TargetModules};
 use tracknet::models::lora::{MergeInto, layer_status, merge_adapters, unmerge_adapters};
 use tracknet::models::state::{Group, ParameterInfo, named_parameters, state_dict};
-use tracknet::models::{HeatmapModel, MemoryReport, VisitProjections};
+use tracknet::models::{HeatmapModel, MemoryReport, VisitLayers};
 
 use common::{fixture, largest_difference};
 use training_support::{INPUT, model};
@@ -297,8 +297,8 @@ fn an_adapter_is_trained_on_from_a_directory_and_keeps_what_the_file_said() {
 fn moved(method: InitMethod, rslora: bool) -> (HeatmapModel, tempfile::TempDir) {
     let config = pretrained(LoraConfig { init_lora_weights: method, use_rslora: rslora, ..lora() });
     let (mut model, report) = build_model(&config, INPUT, 5, &Device::flex()).unwrap();
-    model.visit_projections_mut(&mut |_, projection| {
-        if let Some(adapter) = &mut projection.adapter {
+    model.visit_layers_mut(&mut |_, layer| {
+        if let Some(adapter) = layer.adapter_mut() {
             adapter.a = adapter.a.clone().map(|a| a.mul_scalar(1.3));
         }
     });

@@ -12,9 +12,9 @@ use tracknet::artifacts::build_model;
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::artifacts::pretrained::{HEAD_FILE, StoredAs, write_backbone, write_head};
 use tracknet::config::{Activation, ModelConfig, ModelName, Norm, QuantMode, QuantizationConfig, TargetModules};
-use tracknet::models::projection::Base;
+use tracknet::models::nn::LinearWeight;
 use tracknet::models::state::{Group, Require, load_state, named_parameters, state_dict};
-use tracknet::models::{HeatmapModel, VisitProjections, apply_quantization};
+use tracknet::models::{HeatmapModel, VisitLayers, apply_quantization};
 
 use common::{fixture, largest, largest_difference, pixels};
 
@@ -454,9 +454,9 @@ fn packing_while_loading_gives_the_same_bytes_as_packing_the_loaded_model() {
     };
     let packed = |model: &HeatmapModel| {
         let mut all = Vec::new();
-        model.visit_projections(&mut |path, p| match &p.base {
-            Base::Packed(weight) => all.push((path.to_owned(), Some(weight.to_packed().unwrap()))),
-            Base::Dense(_) => all.push((path.to_owned(), None)),
+        model.visit_linears(&mut |path, p| match &p.weight {
+            LinearWeight::Packed(weight) => all.push((path.to_owned(), Some(weight.to_packed().unwrap()))),
+            LinearWeight::Dense(_) => all.push((path.to_owned(), None)),
         });
         all
     };

@@ -14,7 +14,7 @@ use tracknet::artifacts::build_backbone;
 use tracknet::artifacts::pretrained::StoredAs;
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::config::{LoraConfig, Precision, QuantizationConfig};
-use tracknet::models::VisitProjections;
+use tracknet::models::VisitLayers;
 use tracknet::models::state::{Group, state_dict};
 use tracknet::training::distill::{
     Crops, DistillLoss, DistillOptions, FeatureKind, FeatureModel, Student, StudentKind, Targets, Views, teach,
@@ -95,8 +95,8 @@ impl Reporter for Notes {
 /// Paths of a student's projections that are in 4 bits, and of those that are not.
 fn storage(student: &Student) -> [Vec<String>; 2] {
     let mut paths = [Vec::new(), Vec::new()];
-    student.model.backbone.visit_projections(&mut |path, projection| {
-        paths[usize::from(!projection.is_quantized())].push(path.to_owned());
+    student.model.backbone.visit_linears(&mut |path, linear| {
+        paths[usize::from(!linear.is_quantized())].push(path.to_owned());
     });
     paths
 }
@@ -133,9 +133,9 @@ fn both_students_learn_and_only_their_adapters_change() {
             StudentKind::Qlora => {
                 assert!(clean.before > 1e-5, "4-bit storage lost nothing: {clean:?}");
                 let mut packed = Vec::new();
-                student.model.backbone.visit_projections(&mut |_, p| packed.push(p.base.dense().into_data()));
+                student.model.backbone.visit_linears(&mut |_, p| packed.push(p.weight.dense().into_data()));
                 let mut expected = Vec::new();
-                base.visit_projections(&mut |_, p| expected.push(p.base.dense().into_data()));
+                base.visit_linears(&mut |_, p| expected.push(p.weight.dense().into_data()));
                 assert!(packed == expected, "the packed base changed");
             }
         }
@@ -180,7 +180,7 @@ fn the_adapter_directory_gives_the_student_again() {
         let lora = LoraConfig { enabled: true, adapter: Some(adapter), ..LoraConfig::default() };
         let quantization = QuantizationConfig { enabled: kind == StudentKind::Qlora, ..QuantizationConfig::default() };
         let (loaded, _) = build_backbone(&lesson.options.model, &lora, &quantization, &device).unwrap();
-        let tokens = |backbone: &tracknet::models::Vit| backbone.tokens(pixels(&device)).into_data();
+        let tokens = |backbone: &tracknet::models::Backbone| backbone.tokens(pixels(&device)).into_data();
         assert!(tokens(&loaded.valid()) == tokens(&student.model.backbone.valid()), "{kind}");
     }
     let config = fs::read_to_string(dir.path().join("qlora/adapter_config.json")).unwrap();

@@ -8,13 +8,13 @@
 mod common;
 
 use burn::tensor::{Device, Tensor};
-use tracknet::models::Vit;
+use tracknet::models::Backbone;
 
 use common::{assert_close, device, fixture, pixels, tensors};
 
 const TOLERANCE: f32 = 1e-4;
 
-fn load(name: &str, device: &Device) -> Vit {
+fn load(name: &str, device: &Device) -> Backbone {
     common::backbone(&fixture(name), device).unwrap()
 }
 
@@ -26,7 +26,8 @@ fn check(name: &str, layers: usize, [states, square]: [usize; 2]) {
         let vit = load(name, &device);
         let images = pixels(&device);
         let mut compared = [0, 0];
-        for (i, state) in vit.hidden_states(images.clone()).into_iter().enumerate() {
+        let network = vit.network.as_vit().unwrap();
+        for (i, state) in network.hidden_states(images.clone()).into_iter().enumerate() {
             if let Some(want) = expected.get(&format!("hidden_states.{i}")) {
                 assert_close(&format!("{name} hidden state {i}"), state, want, TOLERANCE);
                 compared[0] += 1;
@@ -36,11 +37,12 @@ fn check(name: &str, layers: usize, [states, square]: [usize; 2]) {
         assert_close(name, tokens.clone(), &expected["last_hidden_state"], TOLERANCE);
 
         let features = vit.forward(images.clone());
+        let features = features.coarsest();
         let [batch, hidden, rows, columns] = features.map.dims();
         assert_eq!([rows, columns], [64 / features.stride, 96 / features.stride]);
-        let prefix = vit.spec().prefix_tokens();
+        let prefix = network.spec().prefix_tokens();
         let patches = tokens.slice([0..batch, prefix..prefix + rows * columns, 0..hidden]);
-        let back = features.map.reshape([batch, hidden, rows * columns]).swap_dims(1, 2);
+        let back = features.map.clone().reshape([batch, hidden, rows * columns]).swap_dims(1, 2);
         assert!(back.equal(patches).all().into_scalar::<bool>(), "the grid is the patch tokens, row by row");
 
         if let Some(want) = expected.get("last_hidden_state_64x64") {
@@ -50,7 +52,7 @@ fn check(name: &str, layers: usize, [states, square]: [usize; 2]) {
         }
         assert_eq!(compared, [states, square], "{name}: what the golden holds");
     }
-    assert_eq!(load(name, &device()).hidden_states(pixels(&device())).len(), layers + 1);
+    assert_eq!(load(name, &device()).network.as_vit().unwrap().hidden_states(pixels(&device())).len(), layers + 1);
 }
 
 #[test]

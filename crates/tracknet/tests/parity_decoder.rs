@@ -9,8 +9,9 @@ use burn::module::Param;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use tracknet::artifacts::build_model;
 use tracknet::config::{DecoderConfig, ModelConfig};
-use tracknet::models::decoders::{UpsamplingDecoder, UpsamplingSpec};
-use tracknet::models::init::{Builder, Fill, Source};
+use tracknet::models::decoders::{DecoderNetwork, DecoderSpec, UpsamplingSpec};
+use tracknet::models::features::{Layout, Level, LevelLayout};
+use tracknet::models::nn::{Builder, Fill, Source};
 use tracknet::models::state::{Group, ParameterInfo, ParameterVisitor, visit_parameters};
 use tracknet::models::{Features, HeatmapHead, HeatmapModel};
 use tracknet_kernels::matmul::matmul;
@@ -67,16 +68,17 @@ fn output_loss_and_gradients_are_those_of_pytorch() {
     // The golden's first stage keeps its channels and still has a projection; ours has none there, so the golden's
     // first projection is applied to the input by hand.
     let config = DecoderConfig { channels: vec![64, 64, 32], upsample: vec![2, 2], ..DecoderConfig::default() };
-    let spec = UpsamplingSpec::new(&config, 64, 16, [25, 15]).unwrap();
+    let layout = Layout { levels: vec![LevelLayout { channels: 64, stride: 16 }] };
+    let spec = UpsamplingSpec::new(&config, &layout, [25, 15]).unwrap();
     let builder = Builder::new(&golden, &device);
-    let decoder = UpsamplingDecoder::new(&spec, &builder.at("decoder"));
+    let decoder = spec.build(&builder.at("decoder"));
     let head = HeatmapHead::new(32, &builder.at("head"));
 
     let input = Tensor::<4>::from_data(golden.0["input"].clone(), &device).require_grad();
     let first: Tensor<4> = Tensor::from_data(golden.0["param.proj.0.weight"].clone(), &device).require_grad();
     let map = matmul(first.clone().reshape([1, 64, 64]), input.clone().reshape([2, 64, 24])).reshape([2, 64, 4, 6]);
     let images = Tensor::zeros([2, 3, 64, 96], &device);
-    let output = head.forward(decoder.forward(Features { map, stride: 16 }, images));
+    let output = head.forward(decoder.forward(Features { levels: vec![Level { map, stride: 16 }] }, images));
     assert_close("output", output.clone(), &golden.0["output"], TOLERANCE);
 
     let target = Tensor::<4>::from_data(golden.0["target"].clone(), &device);
@@ -94,7 +96,7 @@ fn output_loss_and_gradients_are_those_of_pytorch() {
 }
 
 /// Only to make a whole model, whose parameters have names.
-fn tiny_backbone(device: &Device) -> tracknet::models::Vit {
+fn tiny_backbone(device: &Device) -> tracknet::models::Backbone {
     let mut config = ModelConfig::default();
     config.backbone.architecture = serde_json::from_str(
         r#"{"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,

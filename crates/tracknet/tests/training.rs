@@ -17,9 +17,9 @@ use tracknet::artifacts::run::{Checkpoint, LossScale};
 use tracknet::compute::Compute;
 use tracknet::config::{Config, DtypeName, ModelConfig};
 use tracknet::datasets::{Batch, BatchLoader, BatchSpec, Dataset, LoaderOptions};
-use tracknet::models::projection::Base;
+use tracknet::models::nn::LinearWeight;
 use tracknet::models::state::{Group, ParameterInfo, state_dict};
-use tracknet::models::{HeatmapModel, VisitProjections};
+use tracknet::models::{HeatmapModel, VisitLayers};
 use tracknet::training::{
     BatchGradients, BatchShape, GradientNorm, HeatmapStep, Outcome, StagedBatch, StepReport, Trainer, shape_of,
 };
@@ -122,8 +122,8 @@ fn a_quantized_base_is_never_unfrozen_and_never_written() {
     let config = config(dir.path(), qlora(), training(dir.path(), json));
     let packed = |model: &HeatmapModel| {
         let mut bytes = Vec::new();
-        model.visit_projections(&mut |path, projection| {
-            if let Base::Packed(weight) = &projection.base {
+        model.visit_linears(&mut |path, linear| {
+            if let LinearWeight::Packed(weight) = &linear.weight {
                 // Codes and scales.
                 bytes.push((path.to_owned(), weight.to_packed().unwrap()));
             }

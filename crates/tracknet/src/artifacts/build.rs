@@ -3,6 +3,7 @@
 use std::fmt;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -15,20 +16,18 @@ use tracknet_kernels::{Absmax, ComputeDtype};
 use crate::config::{DEFAULT_BACKBONE, LoraConfig, ModelConfig, QuantMode, QuantizationConfig};
 use crate::error::{Error, Result};
 use crate::files::hex;
+use crate::models::backbones::{BackboneSpec, ModulePaths};
+use crate::models::lora::plan::{self, InitialMatrices, LoraPlan};
+use crate::models::nn::{Builder, Fill, LinearWeight, RandomSource, Source};
+use crate::models::quantization::{Format, Packer, QuantizationReport, Storage, apply_quantization};
+use crate::models::registry::{backbone_row, decoder_of, describe_backbone};
+use crate::models::state::NamedModule;
+use crate::models::{Backbone, HeatmapHead, HeatmapModel, MemoryReport, ModelError, VisitLayers, words};
 
-use super::adapter::AdapterFile;
+use super::adapter::{AdapterFile, AdapterReport};
 use super::pretrained::bnb::BnbConfig;
 use super::pretrained::checkpoint::WeightSource;
 use super::pretrained::{Checkpoint, Preprocessing, hub, load_head};
-use crate::models::backbones::{ModulePaths, VitSpec};
-use crate::models::decoders::UpsamplingSpec;
-use crate::models::init::{Builder, Fill, RandomSource, Source};
-use crate::models::lora::quantization::{Format, Packer, Storage};
-use crate::models::lora::wrapper::{self, FirstValues};
-use crate::models::lora::{LoraPlan, LoraReport, QuantizationReport, apply_quantization};
-use crate::models::memory::MemoryReport;
-use crate::models::projection::Base;
-use crate::models::{HeatmapHead, HeatmapModel, ModelError, UpsamplingDecoder, VisitProjections, Vit, words};
 
 /// What was built, for the log and the run directory.
 #[derive(Debug, Clone)]
@@ -38,8 +37,8 @@ pub struct BuildReport {
     /// The normalization the checkpoint asks for; `None` = it has no `preprocessor_config.json`.
     pub preprocessing: Option<Preprocessing>,
     /// Which modules were adapted.
-    pub lora: Option<LoraReport>,
-    /// Which projections were packed.
+    pub lora: Option<AdapterReport>,
+    /// Which linear layers were packed.
     pub quantization: Option<QuantizationReport>,
     /// Parameters and bytes.
     pub memory: MemoryReport,
@@ -81,7 +80,7 @@ impl fmt::Display for BuildReport {
 
 /// Builds the model that `config` describes for frames of `input_size` (`[W, H]`, pixels) on `device`.
 ///
-/// A device with autodiff gives a model to train. `seed` decides every random first value.
+/// A device with autodiff gives a model to train. `seed` decides every random initial value.
 ///
 /// # Errors
 /// A configuration that cannot work, a checkpoint that cannot be found, read or does not fit.
@@ -91,51 +90,21 @@ pub fn build_model(
     seed: u64,
     device: &Device,
 ) -> Result<(HeatmapModel, BuildReport)> {
-    // Assemble, load, freeze, quantize, adapt: adapters come last, so that freezing cannot reach them.
-    let plan = Plan::new(config, input_size)?;
-    let stored_packed = plan.checkpoint.as_ref().is_some_and(|c| c.quantization.is_some());
-    let packer = match config.quantization.enabled && !stored_packed && !starts_from_floats(config) {
-        true => Some(Packer::new(&config.quantization, ModulePaths::Of(plan.backbone.names))?),
-        false => None,
-    };
-    let (mut model, base_hash) = plan.assemble_and_load(seed, device, packer.as_ref())?;
-    if config.backbone.freeze || config.lora.enabled {
-        model.backbone = model.backbone.freeze();
-    }
-    let storage = match stored_packed {
-        true => None,
-        false => Storage::new(&config.quantization, model.module_paths())?,
-    };
-    let adaptation = Adaptation::prepare(&mut model, config, storage.as_ref(), seed)?;
-    let quantization = match packer {
-        Some(packer) => Some(packer.finish()?),
-        None if stored_packed => Some(QuantizationReport::of_packed(&model.backbone)),
-        None if config.quantization.enabled => {
-            let (backbone, report) = apply_quantization(model.backbone, &config.quantization)?;
-            model.backbone = backbone;
-            Some(report)
+    let decoder = decoder_of(config.model_name)?;
+    let plan = BackbonePlan::new(config)?;
+    plan.check_patch_size(config.backbone.patch_size)?;
+    plan.spec.check_input(input_size)?;
+    let decoder = (decoder.plan)(&config.decoder, &plan.spec.layout(), config.heatmap.size)?;
+    plan.build(config, seed, device, |backbone| {
+        let random = RandomSource { seed };
+        let builder = Builder::new(&random, device);
+        let head = HeatmapHead::new(decoder.output_channels(), &builder.at("head"));
+        let model = HeatmapModel { backbone, decoder: decoder.build(&builder.at("decoder")), head };
+        match &config.decoder.pretrained {
+            Some(path) => load_head(path, model),
+            None => Ok(model),
         }
-        None => None,
-    };
-    let (model, lora) = adaptation.finish(model)?;
-    let report = BuildReport {
-        source: plan.source,
-        preprocessing: plan.checkpoint.as_ref().and_then(|c| c.preprocessing),
-        quantization,
-        lora,
-        memory: MemoryReport::of(&model),
-        base_hash,
-        notes: plan.notes,
-    };
-    Ok((model, report))
-}
-
-/// Whether the float weights are needed once the model is built: a start of the adapters is computed from them, or one that
-/// is read may be. Otherwise each weight is packed while it is read.
-fn starts_from_floats(config: &ModelConfig) -> bool {
-    let lora = &config.lora;
-    let reads = lora.adapter.is_some() || lora.init_lora_weights.reads_weights();
-    lora.enabled && reads && config.quantization.mode != QuantMode::Hf
+    })
 }
 
 /// Builds a backbone alone, from a checkpoint (`name` as in `model.pretrained_model_name`), with the adapters and the
@@ -148,81 +117,78 @@ pub fn build_backbone(
     lora: &LoraConfig,
     quantization: &QuantizationConfig,
     device: &Device,
-) -> Result<(Vit, BuildReport)> {
-    let dir = hub::resolve(name, true)?;
-    let checkpoint = Checkpoint::open(&dir)?;
-    let (spec, _) = VitSpec::from_config(&checkpoint.config, &dir.join("config.json").display().to_string())?;
-    let mut config = ModelConfig {
+) -> Result<(Backbone, BuildReport)> {
+    let config = ModelConfig {
         pretrained_model_name: Some(name.to_owned()),
         lora: lora.clone(),
         quantization: quantization.clone(),
         ..ModelConfig::default()
     };
-    config.backbone.patch_size = spec.patch;
-    // The smallest decoder that fits; it is thrown away.
-    config.decoder.channels = vec![spec.hidden, 1];
-    config.decoder.upsample = vec![1];
-    let side = 4 * spec.patch;
-    let (model, report) = build_model(&config, [side, side], 0, device)?;
-    Ok((model.backbone, report))
+    BackbonePlan::new(&config)?.build(&config, 0, device, Ok)
 }
 
 /// Where the adapters come from. Some need the weights before they are quantized; all are added after.
 enum Adaptation {
     Off,
-    New(LoraPlan, FirstValues),
+    New(LoraPlan, InitialMatrices),
     Read(AdapterFile),
 }
 
 impl Adaptation {
-    fn prepare(model: &mut HeatmapModel, config: &ModelConfig, storage: Option<&Storage>, seed: u64) -> Result<Self> {
-        if !config.lora.enabled {
+    fn prepare<M: VisitLayers>(
+        model: &mut M,
+        config: &LoraConfig,
+        storage: Option<&Storage>,
+        seed: u64,
+    ) -> Result<Self> {
+        if !config.enabled {
             return Ok(Self::Off);
         }
-        if let Some(dir) = &config.lora.adapter {
+        if let Some(dir) = &config.adapter {
             let file = AdapterFile::read(dir, model.module_paths())?;
-            file.prepare_base(&mut model.backbone, storage)?;
+            file.prepare_base(model, storage)?;
             return Ok(Self::Read(file));
         }
-        let plan = LoraPlan::new(model, &config.lora, None, seed)?;
-        let first = plan.read_weights(model, storage)?;
-        Ok(Self::New(plan, first))
+        let plan = LoraPlan::new(model, config, None, seed)?;
+        let initial = plan.init_from_weights(model, storage)?;
+        Ok(Self::New(plan, initial))
     }
 
-    fn finish(self, model: HeatmapModel) -> Result<(HeatmapModel, Option<LoraReport>)> {
+    fn finish<M: NamedModule + VisitLayers>(self, model: M, config: &LoraConfig) -> Result<(M, Option<AdapterReport>)> {
         let (model, report) = match self {
             Self::Off => return Ok((model, None)),
-            Self::New(plan, first) => plan.apply(model, first)?,
+            Self::New(plan, initial) => {
+                let (model, report) = plan.apply(model, initial)?;
+                let report = AdapterReport::of_new(report, config, model.module_paths());
+                (model, report)
+            }
             Self::Read(file) => file.attach(model)?,
         };
         Ok((model, Some(report)))
     }
 }
 
-/// A configuration that was found to work, before any tensor is read.
-struct Plan {
+/// A backbone that was found to work, before any tensor is read.
+struct BackbonePlan {
     source: String,
     checkpoint: Option<Checkpoint>,
-    backbone: VitSpec,
-    decoder: UpsamplingSpec,
-    /// Decoder and head weights to start from.
-    head: Option<PathBuf>,
+    spec: Arc<dyn BackboneSpec>,
     /// What weights that are in 4 bits already are rounded to when they are dequantized.
     compute: ComputeDtype,
     notes: Vec<String>,
 }
 
-impl Plan {
-    fn new(config: &ModelConfig, input_size: [usize; 2]) -> Result<Self> {
+impl BackbonePlan {
+    fn new(config: &ModelConfig) -> Result<Self> {
         check_adaptation(config)?;
         let mut notes = Vec::new();
         let mut compute = ComputeDtype::F32;
-        let (source, checkpoint, backbone) = match pretrained(config)? {
+        let (source, checkpoint, spec) = match pretrained(config)? {
             Some(dir) => {
                 let checkpoint = Checkpoint::open(&dir)?;
                 let key = dir.join("config.json").display().to_string();
-                let (spec, _) = VitSpec::from_config(&checkpoint.config, &key)?;
-                checkpoint.check_size(&spec, &key)?;
+                let (spec, _) = describe_backbone(&checkpoint.config, &key)?;
+                checkpoint.check_size(&*spec, &key)?;
                 notes.extend(checkpoint.notes.iter().cloned());
                 if let Some(bnb) = &checkpoint.quantization {
                     compute = stored_packed(bnb, config, &key, &mut notes)?;
@@ -231,60 +197,118 @@ impl Plan {
             }
             None => {
                 let architecture = inline_architecture(config);
-                let (spec, unknown) = VitSpec::from_config(&architecture, "model.backbone.architecture")?;
+                let (spec, unknown) = describe_backbone(&architecture, "model.backbone.architecture")?;
                 notes.extend(unknown.iter().map(|k| format!("model.backbone.architecture.{k}: ignored")));
                 if config.backbone.freeze || config.lora.enabled {
                     notes.push(RANDOM_AND_FROZEN.to_owned());
                 }
-                (format!("random weights ({})", spec.names.model_type), None, spec)
+                (format!("random weights ({})", spec.family().model_type), None, spec)
             }
         };
-        if backbone.patch != config.backbone.patch_size {
-            let message = format!(
-                "is {}, but the backbone has patches of {} pixels: make them equal",
-                config.backbone.patch_size, backbone.patch
-            );
-            return Err(ModelError::key("model.backbone.patch_size", message).into());
-        }
-        backbone.grid(input_size)?;
-        let decoder = UpsamplingSpec::new(&config.decoder, backbone.hidden, backbone.patch, config.heatmap.size)?;
-        Ok(Self { source, checkpoint, backbone, decoder, head: config.decoder.pretrained.clone(), compute, notes })
+        Ok(Self { source, checkpoint, spec, compute, notes })
     }
 
-    fn assemble_and_load(&self, seed: u64, device: &Device, packer: Option<&Packer>) -> Result<(HeatmapModel, String)> {
-        let random = RandomSource { seed };
-        let (backbone, base_hash) = match &self.checkpoint {
+    /// Refuses a configured patch size that is another than the backbone's.
+    fn check_patch_size(&self, configured: usize) -> Result<(), ModelError> {
+        match self.spec.patch_size().filter(|patch| *patch != configured) {
+            None => Ok(()),
+            Some(patch) => {
+                let message =
+                    format!("is {configured}, but the backbone has patches of {patch} pixels: make them equal");
+                Err(ModelError::key("model.backbone.patch_size", message))
+            }
+        }
+    }
+
+    /// Loads the backbone, lets `assemble` make a model around it, and gives that its storage and adapters. Adapters come
+    /// last, so that freezing cannot reach them.
+    fn build<M: NamedModule + VisitLayers>(
+        self,
+        config: &ModelConfig,
+        seed: u64,
+        device: &Device,
+        assemble: impl FnOnce(Backbone) -> Result<M>,
+    ) -> Result<(M, BuildReport)> {
+        let stored_packed = self.checkpoint.as_ref().is_some_and(|c| c.quantization.is_some());
+        let paths = ModulePaths::Of(self.spec.family());
+        let packer = match config.quantization.enabled && !stored_packed && !starts_from_floats(config) {
+            true => Some(Packer::new(&config.quantization, paths)?),
+            false => None,
+        };
+        let (mut backbone, base_hash) = self.load(seed, device, packer.as_ref())?;
+        if config.backbone.freeze || config.lora.enabled {
+            backbone = backbone.freeze();
+        }
+        let mut model = assemble(backbone)?;
+        let storage = match stored_packed {
+            true => None,
+            false => Storage::new(&config.quantization, paths)?,
+        };
+        let adaptation = Adaptation::prepare(&mut model, &config.lora, storage.as_ref(), seed)?;
+        let (model, quantization) = match packer {
+            Some(packer) => (model, Some(packer.finish()?)),
+            None if stored_packed => {
+                let report = QuantizationReport::of_packed(&model);
+                (model, Some(report))
+            }
+            None if config.quantization.enabled => {
+                let (model, report) = apply_quantization(model, &config.quantization)?;
+                (model, Some(report))
+            }
+            None => (model, None),
+        };
+        let (model, lora) = adaptation.finish(model, &config.lora)?;
+        let report = BuildReport {
+            source: self.source,
+            preprocessing: self.checkpoint.as_ref().and_then(|c| c.preprocessing),
+            quantization,
+            lora,
+            memory: MemoryReport::of(&model),
+            base_hash,
+            notes: self.notes,
+        };
+        Ok((model, report))
+    }
+
+    /// The backbone with its weights, and their hash.
+    fn load(&self, seed: u64, device: &Device, packer: Option<&Packer>) -> Result<(Backbone, String)> {
+        let build = |source: &dyn Source| {
+            let packing = packer.map(|packer| packer.over(source));
+            let source = packing.as_ref().map_or(source, |packing| packing);
+            Backbone::new(self.spec.clone(), &Builder::new(source, device))
+        };
+        match &self.checkpoint {
             None => {
-                let source = Hashed::new(&random);
-                (Vit::new(&self.backbone, &Builder::new(&source, device).packing(packer)), source.finish())
+                let random = RandomSource { seed };
+                let hashed = Hashed::new(&random);
+                Ok((build(&hashed), hashed.finish()))
             }
             Some(checkpoint) => {
-                let names = self.backbone.names;
-                let source = WeightSource::new(&checkpoint.weights, names).with_compute_dtype(self.compute);
+                let source =
+                    WeightSource::new(&checkpoint.weights, self.spec.family()).with_compute_dtype(self.compute);
                 let hashed = Hashed::new(&source);
-                let backbone = Vit::new(&self.backbone, &Builder::new(&hashed, device).packing(packer));
+                let backbone = build(&hashed);
                 let hash = hashed.finish();
-                (backbone.carrying(checkpoint.carried(source.finish()?)), hash)
+                Ok((backbone.carrying(checkpoint.carried(source.finish()?)), hash))
             }
-        };
-        let builder = Builder::new(&random, device);
-        let decoder = UpsamplingDecoder::new(&self.decoder, &builder.at("decoder"));
-        let head = HeatmapHead::new(self.decoder.output_channels(), &builder.at("head"));
-        let model = HeatmapModel { backbone, decoder, head };
-        let model = match &self.head {
-            Some(path) => load_head(path, model)?,
-            None => model,
-        };
-        Ok((model, base_hash))
+        }
     }
+}
+
+/// Whether the float weights are needed once the model is built: the initial matrices of the adapters are computed from them,
+/// or the base of an adapter that is read may be. Otherwise each weight is packed while it is read.
+fn starts_from_floats(config: &ModelConfig) -> bool {
+    let lora = &config.lora;
+    let reads = lora.adapter.is_some() || lora.init_lora_weights.reads_weights();
+    lora.enabled && reads && config.quantization.mode != QuantMode::Hf
 }
 
 /// Refuses what cannot train or cannot be packed before anything is read.
 fn check_adaptation(config: &ModelConfig) -> Result<(), ModelError> {
     if config.lora.enabled && config.lora.adapter.is_none() {
-        wrapper::validate(&config.lora)?;
+        plan::validate(&config.lora)?;
         let streamed = config.quantization.enabled && config.quantization.mode == QuantMode::Hf;
-        wrapper::check_start(config.lora.init_lora_weights, config.quantization.enabled, streamed)?;
+        plan::check_init(config.lora.init_lora_weights, config.quantization.enabled, streamed)?;
     }
     if config.quantization.enabled {
         Format::new(&config.quantization)?;
@@ -355,11 +379,16 @@ fn pretrained(config: &ModelConfig) -> Result<Option<PathBuf>> {
     }
 }
 
-/// The `architecture` section with what it leaves out: DINOv3, and the configured patch size.
+/// The family of an `architecture` section that names none.
+const DEFAULT_MODEL_TYPE: &str = "dinov3_vit";
+
+/// The `architecture` section with what it leaves out: the family, and the configured patch size where the family has one.
 fn inline_architecture(config: &ModelConfig) -> Map<String, Value> {
     let mut architecture = config.backbone.architecture.clone().unwrap_or_default();
-    architecture.entry("model_type").or_insert_with(|| json!("dinov3_vit"));
-    architecture.entry("patch_size").or_insert_with(|| json!(config.backbone.patch_size));
+    let model_type = architecture.entry("model_type").or_insert_with(|| json!(DEFAULT_MODEL_TYPE)).as_str();
+    if model_type.and_then(backbone_row).is_none_or(|row| row.keys.contains(&"patch_size")) {
+        architecture.entry("patch_size").or_insert_with(|| json!(config.backbone.patch_size));
+    }
     architecture
 }
 
@@ -414,9 +443,9 @@ impl Source for Hashed<'_> {
         values
     }
 
-    fn packed(&self, name: &str, shape: [usize; 2], device: &Device) -> Option<Base> {
-        let base = self.inner.packed(name, shape, device)?;
-        if let Base::Packed(weight) = &base
+    fn packed(&self, name: &str, shape: [usize; 2], fill: Fill, device: &Device) -> Option<LinearWeight> {
+        let packed = self.inner.packed(name, shape, fill, device)?;
+        if let LinearWeight::Packed(weight) = &packed
             && let Ok(packed) = weight.to_packed()
         {
             self.update(format!("{name} {shape:?} {} {}\n", packed.quant_type(), packed.blocksize()).into_bytes());
@@ -430,6 +459,6 @@ impl Source for Hashed<'_> {
                 }
             }
         }
-        Some(base)
+        Some(packed)
     }
 }

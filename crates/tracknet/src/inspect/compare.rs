@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::artifacts::pretrained::Weights;
 use crate::artifacts::pretrained::bnb::{is_packed, read_packed};
-use crate::artifacts::pretrained::json::shown;
+use crate::console::shown;
 use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;

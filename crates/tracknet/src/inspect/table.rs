@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::artifacts::pretrained::Weights;
 use crate::artifacts::pretrained::bnb::is_packed;
 use crate::artifacts::pretrained::bnb::read::{read_state, side_tensor_of};
-use crate::artifacts::pretrained::json::shown;
+use crate::console::shown;
 use crate::error::Result;
 use crate::models::memory;
 

@@ -49,7 +49,8 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    pub(crate) fn key(key: impl Into<String>, message: impl Into<String>) -> Self {
+    /// A key of the configuration and what is wrong with its value.
+    pub fn key(key: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Key { key: key.into(), message: message.into() }
     }
 

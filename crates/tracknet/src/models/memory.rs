@@ -5,9 +5,11 @@ use std::fmt;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor};
 
-use super::projection::{Base, VisitProjections};
+use super::HeatmapModel;
+use super::decoders::DecoderNetwork;
+use super::lora::VisitLayers;
+use super::nn::LinearWeight;
 use super::state::{Group, NamedModule, ParameterInfo, ParameterVisitor, visit_parameters};
-use super::{HeatmapModel, is_cpu};
 
 /// Exact sizes of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,11 +28,11 @@ pub struct MemoryReport {
 
 impl MemoryReport {
     /// Counts a model.
-    pub fn of<M: NamedModule + VisitProjections>(model: &M) -> Self {
+    pub fn of<M: NamedModule + VisitLayers>(model: &M) -> Self {
         let mut report = Self::default();
         visit_parameters(model, &mut report);
-        model.visit_projections(&mut |_, projection| {
-            if let Base::Packed(weight) = &projection.base {
+        model.visit_linears(&mut |_, linear| {
+            if let LinearWeight::Packed(weight) = &linear.weight {
                 let count = weight.shape().iter().product::<usize>();
                 report.parameters += count;
                 report.backbone_f32 += 4 * count;
@@ -86,36 +88,20 @@ impl fmt::Display for MemoryReport {
 pub fn training_estimate(
     model: &HeatmapModel,
     frames: usize,
-    [width, height]: [usize; 2],
+    input: [usize; 2],
     device: &Device,
     checkpointing: bool,
 ) -> usize {
-    let spec = model.backbone.spec();
     let report = MemoryReport::of(model);
-    let patches = (width / spec.patch) * (height / spec.patch);
-    let tokens = patches + spec.prefix_tokens();
     let mut backbone_trains = false;
-    model.visit_projections(&mut |_, p| {
-        let dense = matches!(&p.base, Base::Dense(weight) if weight.is_require_grad());
-        backbone_trains |= p.adapter.is_some() || dense;
+    model.backbone.visit_layers(&mut |_, layer| {
+        let linear = layer.base().linear().map(|linear| &linear.weight);
+        let is_trained = matches!(linear, Some(LinearWeight::Dense(weight)) if weight.is_require_grad());
+        backbone_trains |= is_trained || (linear.is_some() && layer.adapter().is_some());
     });
-    let per_token = if is_cpu(device) && model.backbone.has_frozen_blocks() {
-        // Two residual streams in float32; two normalized inputs, query, key, value and attention in bfloat16, and as
-        // much again for masks and what the allocator keeps; the MLP once in bfloat16.
-        24 * spec.hidden + 2 * spec.mlp
-    } else {
-        // Norms, projections, rotations, residuals: about 14 tensors of the hidden size; the MLP about 3 of its own;
-        // without a kernel of its own, scores before and after softmax.
-        let scores = if is_cpu(device) { 0 } else { 2 * tokens * spec.heads };
-        4 * (14 * spec.hidden + 3 * spec.mlp + scores)
-    };
-    let blocks = match (backbone_trains, checkpointing) {
-        (false, _) => tokens * per_token,
-        (true, false) => tokens * per_token * spec.layers,
-        (true, true) => tokens * (per_token + 4 * spec.hidden * spec.layers),
-    };
-    let decoder = 4 * model.decoder.activation_elements([height / spec.patch, width / spec.patch]);
-    report.stored + 12 * report.trainable + frames * (blocks + decoder)
+    let backbone = model.backbone.activation_bytes(input, backbone_trains, checkpointing, device);
+    let decoder = 4 * model.decoder.activation_elements(&model.backbone.spec().layout().grids(input));
+    report.stored + 12 * report.trainable + frames * (backbone + decoder)
 }
 
 /// `1234567` as `1,234,567`.

@@ -1,28 +1,31 @@
 //! Heatmap models: a backbone sees the frame, a decoder brings its features to heatmap resolution, a head
-//! writes one channel of logits.
+//! writes one channel of logits. What is on disk is none of their business: [`artifacts`](crate::artifacts) reads and writes.
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`backbones`] | one vision transformer, described by data for every checkpoint family |
-//! | [`decoders`] | from the patch grid to heatmap resolution |
-//! | [`heads`] | the last convolution |
-//! | [`projection`] | the linear layer that can be 4-bit and carry an adapter |
-//! | [`lora`] | adapters, 4-bit storage, and what they are applied to |
+//! | [`registry`] | every family of backbones and every decoder, one row each |
+//! | [`backbones`] | what a backbone answers; vision transformers |
+//! | [`features`] | what a backbone hands to a decoder |
+//! | [`decoders`], [`heads`] | from features to heatmap resolution, and the last convolution |
+//! | [`nn`] | layers and their initial values |
+//! | [`lora`] | adapters on those layers |
+//! | [`quantization`] | storing linear layers in 4 bits |
 //! | [`memory`] | what a model weighs |
 //! | [`state`] | parameters by name: for the optimizer, checkpoints and files |
 //! | [`words`] | the words of configurations as the types of the kernels |
+//! | [`carried`] | what a model takes along to be written again |
 
 pub mod backbones;
+pub mod carried;
 pub mod decoders;
-pub mod dropout;
 mod error;
-mod features;
+pub mod features;
 pub mod heads;
-pub mod init;
-pub mod layers;
 pub mod lora;
 pub mod memory;
-pub mod projection;
+pub mod nn;
+pub mod quantization;
+pub mod registry;
 pub mod state;
 pub mod words;
 
@@ -32,32 +35,32 @@ use burn::tensor::{Device, Tensor};
 pub(crate) use crate::compute::is_cpu;
 use crate::compute::parallel;
 
-use crate::artifacts::pretrained::carried::Carried;
 use backbones::ModulePaths;
-pub use backbones::Vit;
-pub use decoders::UpsamplingDecoder;
+pub use backbones::{Backbone, Network};
+use carried::Carried;
+pub use decoders::Decoder;
+use decoders::DecoderNetwork;
 pub use error::ModelError;
 pub use features::Features;
 pub use heads::HeatmapHead;
-use layers::Conv;
-pub use lora::{apply_lora_to_model, apply_quantization};
+use lora::AdaptableLayer;
+pub use lora::{VisitLayers, apply_lora_to_model};
 pub use memory::MemoryReport;
-pub use projection::{Projection, VisitProjections};
+pub use quantization::apply_quantization;
 
 /// Backbone → decoder → head.
 #[derive(Module, Debug)]
 pub struct HeatmapModel {
-    /// Sees the frame as patches.
-    pub backbone: Vit,
-    /// Brings patch features to heatmap resolution.
-    pub decoder: UpsamplingDecoder,
+    /// Sees the frame.
+    pub backbone: Backbone,
+    /// Brings its features to heatmap resolution.
+    pub decoder: Decoder,
     /// Writes the logits.
     pub head: HeatmapHead,
 }
 
 impl HeatmapModel {
-    /// Heatmap logits `[batch, 1, heatmap height, heatmap width]` of normalized RGB frames
-    /// `[batch, 3, height, width]`.
+    /// Normalized RGB frames `[batch, 3, height, width]` → logits `[batch, 1, heatmap height, heatmap width]`.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
         let features = self.backbone.forward(images.clone());
         let features = self.decoder.forward(features, images);
@@ -83,9 +86,7 @@ impl HeatmapModel {
         model
     }
 
-    /// Mixed precision on the CPU: products with frozen float weights of the backbone round their factors to bfloat16, as
-    /// those with 4-bit weights do, if the processor multiplies it fast. `false` if it does not, or the model has nothing
-    /// to gain: no block without trained base weights.
+    /// Mixed precision on the CPU, in the backbone ([`Backbone::use_bfloat16`]). `false` if the model has nothing to gain.
     pub fn use_bfloat16(&mut self) -> bool {
         self.backbone.use_bfloat16()
     }
@@ -98,34 +99,26 @@ impl HeatmapModel {
     }
 }
 
-impl VisitProjections for HeatmapModel {
+impl VisitLayers for HeatmapModel {
     fn module_paths(&self) -> ModulePaths {
         self.backbone.module_paths()
     }
 
-    fn carried_along(&self) -> Option<&Carried> {
-        self.backbone.carried_along()
+    fn carried(&self) -> Option<&Carried> {
+        self.backbone.carried()
     }
 
-    fn carried_along_mut(&mut self) -> Option<&mut Carried> {
-        self.backbone.carried_along_mut()
+    fn carried_mut(&mut self) -> Option<&mut Carried> {
+        self.backbone.carried_mut()
     }
 
-    fn visit_projections(&self, visit: &mut dyn FnMut(&str, &Projection)) {
-        self.backbone.visit_projections(visit);
+    fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {
+        self.backbone.visit_layers(visit);
+        self.decoder.visit_layers(&mut |path, layer| visit(&format!("decoder.{path}"), layer));
     }
 
-    fn visit_projections_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Projection)) {
-        self.backbone.visit_projections_mut(visit);
-    }
-
-    fn visit_convolutions(&self, visit: &mut dyn FnMut(&str, &Conv)) {
-        self.backbone.visit_convolutions(visit);
-        self.decoder.visit_convolutions(&mut |path, conv| visit(&format!("decoder.{path}"), conv));
-    }
-
-    fn visit_convolutions_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Conv)) {
-        self.backbone.visit_convolutions_mut(visit);
-        self.decoder.visit_convolutions_mut(&mut |path, conv| visit(&format!("decoder.{path}"), conv));
+    fn visit_layers_mut(&mut self, visit: &mut dyn FnMut(&str, &mut dyn AdaptableLayer)) {
+        self.backbone.visit_layers_mut(visit);
+        self.decoder.visit_layers_mut(&mut |path, layer| visit(&format!("decoder.{path}"), layer));
     }
 }

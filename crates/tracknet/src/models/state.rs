@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 
-use super::backbones::{Vit, VitNames};
+use super::backbones::{Backbone, Family};
 use super::{HeatmapModel, ModelError};
 
 /// The part of a model a parameter belongs to.
@@ -63,20 +63,20 @@ pub trait NamedModule: Module {
 
 impl NamedModule for HeatmapModel {
     fn naming(&self) -> Naming {
-        Naming { backbone: self.backbone.spec().names, whole: true }
+        Naming { family: self.backbone.family(), whole: true }
     }
 }
 
-impl NamedModule for Vit {
+impl NamedModule for Backbone {
     fn naming(&self) -> Naming {
-        Naming { backbone: self.spec().names, whole: false }
+        Naming { family: self.family(), whole: false }
     }
 }
 
 /// From the path of a parameter in the Rust module to its public name.
 #[derive(Debug, Clone, Copy)]
 pub struct Naming {
-    backbone: &'static VitNames,
+    family: &'static Family,
     /// A whole model, or a backbone alone, whose names have no `backbone.` in front.
     whole: bool,
 }
@@ -96,49 +96,42 @@ impl Naming {
     }
 
     fn name(&self, path: &[&str]) -> (String, Group) {
-        let group = |name: &str| {
-            if ADAPTER_ENDINGS.iter().any(|end| name.ends_with(end)) { Group::Adapter } else { Group::Backbone }
-        };
-        match path {
-            ["backbone", rest @ ..] if self.whole => {
-                let name = self.backbone.public(rest);
-                (format!("backbone.{name}"), group(&name))
-            }
-            ["decoder", ..] if self.whole => (decoder_name(path), Group::Decoder),
-            ["head", ..] if self.whole => (path.join("."), Group::Head),
-            path => {
-                let name = self.backbone.public(path);
-                let group = group(&name);
-                (name, group)
+        let fields = public_fields(path);
+        match fields.split_first() {
+            Some((&"decoder", _)) if self.whole => (fields.join("."), Group::Decoder),
+            Some((&"head", _)) if self.whole => (fields.join("."), Group::Head),
+            _ => {
+                // The backbone as a field of the model, and its network.
+                let parts = if self.whole { 2 } else { 1 };
+                let name = self.family.file_name(&fields[parts.min(fields.len())..].join("."));
+                let is_adapter = ADAPTER_ENDINGS.iter().any(|end| name.ends_with(end));
+                (self.in_backbone(&name), if is_adapter { Group::Adapter } else { Group::Backbone })
             }
         }
     }
 }
 
-/// The decoder's modules are named as its parameters, but for enum variants, `BatchNorm` and `se.fc`.
-fn decoder_name(path: &[&str]) -> String {
-    let (path, end) = match path.iter().position(|p| *p == "adapter") {
-        Some(i) => (&path[..i], adapter_names(&path[i + 1..])),
-        None => (path, Vec::new()),
-    };
-    let parts = path.iter().filter(|p| !matches!(**p, "Group" | "Batch")).map(|p| match *p {
-        "gamma" => "weight",
-        "beta" => "bias",
-        "reduce" => "fc.0",
-        "expand" => "fc.2",
-        other => other,
-    });
-    parts.chain(end).collect::<Vec<_>>().join(".")
-}
-
-/// An adapter's own fields, named as PEFT names them.
-pub(super) fn adapter_names<'a>(path: &[&'a str]) -> Vec<&'a str> {
-    match path {
-        ["a"] => vec!["lora_A", "weight"],
-        ["b"] => vec!["lora_B", "weight"],
-        ["dora", "magnitude"] => vec!["lora_magnitude_vector"],
-        other => other.to_vec(),
+/// The path of a parameter's field as names have it: what the Rust modules add (variants of enums, the base of an adapted
+/// layer) is left out, and fields that files call otherwise get those names.
+fn public_fields<'a>(path: &[&'a str]) -> Vec<&'a str> {
+    let is_variant = |part: &str| part.starts_with(|c: char| c.is_ascii_uppercase());
+    let mut fields = Vec::new();
+    for (i, part) in path.iter().enumerate() {
+        let parent = i.checked_sub(1).map_or("", |i| path[i]);
+        match (parent, *part) {
+            ("Batch", "gamma") => fields.push("weight"),
+            ("Batch", "beta") => fields.push("bias"),
+            ("se", "reduce") => fields.push("fc.0"),
+            ("se", "expand") => fields.push("fc.2"),
+            ("adapter", "a") => fields.extend(["lora_A", "weight"]),
+            ("adapter", "b") => fields.extend(["lora_B", "weight"]),
+            ("dora", "magnitude") => fields.push("lora_magnitude_vector"),
+            (_, "base" | "adapter" | "dora") => {}
+            (_, part) if is_variant(part) => {}
+            (_, part) => fields.push(part),
+        }
     }
+    fields
 }
 
 /// Sees every parameter with its name.
@@ -279,11 +272,17 @@ pub fn load_state<M: NamedModule>(
     Ok(map_parameters(model, &mut Load(state)))
 }
 
-/// Gives a parameter new values of the same shape.
+/// Gives a parameter new values of the same shape; whether it trains stays as it is.
 pub fn replace<const D: usize>(parameter: Param<Tensor<D>>, data: TensorData) -> Param<Tensor<D>> {
+    let device = parameter.lazy_device();
+    with_value(parameter, Tensor::from_data(data.convert::<f32>(), &device))
+}
+
+/// [`replace`] from a tensor.
+pub(crate) fn with_value<const D: usize>(parameter: Param<Tensor<D>>, value: Tensor<D>) -> Param<Tensor<D>> {
     parameter.map(|old| {
-        let new = Tensor::from_data(data.convert::<f32>(), &old.device());
-        if old.is_require_grad() { new.require_grad() } else { new }
+        let value = value.detach();
+        if old.is_require_grad() { value.require_grad() } else { value }
     })
 }
 

@@ -5,8 +5,8 @@
 //! more than none, as in the original program. Weights in 4 bits never train.
 
 use crate::config::Config;
-use crate::models::HeatmapModel;
 use crate::models::state::{Group, set_trainable};
+use crate::models::{HeatmapModel, VisitLayers};
 
 use super::optimizer::Part;
 use super::parameters::ParameterTable;

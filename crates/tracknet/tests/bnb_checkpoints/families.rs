@@ -14,8 +14,8 @@ use tracknet::artifacts::pretrained::{Checkpoint, StoredAs, Weights, write_backb
 use tracknet::config::{DtypeName, ModelConfig, QuantMode, QuantizationConfig};
 use tracknet::files::Destination;
 use tracknet::inspect::Inspection;
-use tracknet::models::lora::quantization::apply_quantization;
-use tracknet::models::{VisitProjections, Vit};
+use tracknet::models::quantization::apply_quantization;
+use tracknet::models::{Backbone, VisitLayers};
 use tracknet_kernels::QuantizeOptions;
 
 use super::bnb_support::{change, copy_of, read_raw};
@@ -25,7 +25,7 @@ use super::{job, packed_weights, quantized};
 const SWIGLU: &str = "dinov2_tiny_swiglu";
 const MLP: &str = "encoder.layer.0.mlp";
 
-fn tokens(vit: &Vit) -> burn::tensor::TensorData {
+fn tokens(vit: &Backbone) -> burn::tensor::TensorData {
     vit.tokens(pixels(&Device::flex())).into_data()
 }
 
@@ -137,7 +137,7 @@ fn gate_and_up_that_are_packed_as_one_are_read_where_no_block_has_both() {
         let floats = backbone(&back, &Device::flex()).unwrap();
         let expected = read_all(&back.join("model.safetensors")).unwrap();
         // Bit for bit the values of the whole, in both halves.
-        let unpacked = tracknet::models::lora::dequantize(stored);
+        let unpacked = tracknet::models::quantization::dequantize(stored);
         write_backbone(&dir.path().join("own"), &unpacked, StoredAs::F32).unwrap();
         assert!(read_all(&dir.path().join("own/model.safetensors")).unwrap() == expected, "{double_quant}");
         assert!(tokens(&unpacked) == tokens(&floats));
@@ -206,7 +206,7 @@ fn layers_of_a_packed_model_that_are_floats_are_named_for_every_release() {
     let again = backbone(dir.path(), &Device::flex()).unwrap();
     assert!(packed_weights(&again) == packed_weights(&packed));
     let mut floats = 0;
-    again.valid().visit_projections(&mut |_, p| floats += usize::from(!p.is_quantized()));
+    again.valid().visit_linears(&mut |_, p| floats += usize::from(!p.is_quantized()));
     assert_eq!(floats, 1);
 }
 
@@ -214,7 +214,7 @@ fn layers_of_a_packed_model_that_are_floats_are_named_for_every_release() {
 fn a_packed_pooler_becomes_floats_with_the_rest() {
     let dir = quantized(&fixture("vit_tiny"), &job(QuantizeOptions::default()));
     let path = dir.path().join("q");
-    let vit = tracknet::models::lora::dequantize(backbone(&path, &Device::flex()).unwrap());
+    let vit = tracknet::models::quantization::dequantize(backbone(&path, &Device::flex()).unwrap());
     let [own, back] = ["own", "back"].map(|name| dir.path().join(name));
     write_backbone(&own, &vit, StoredAs::F32).unwrap();
     dequantize_checkpoint(&path, &Destination::new_directory(&back), None).unwrap();

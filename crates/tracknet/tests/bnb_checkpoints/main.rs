@@ -24,9 +24,9 @@ use tracknet::artifacts::pretrained::{Checkpoint, StoredAs, Weights};
 use tracknet::config::{LoraConfig, ModelConfig, QuantMode, QuantTypeName};
 use tracknet::files::Destination;
 use tracknet::inspect::{Inspection, Kind};
-use tracknet::models::projection::Base;
+use tracknet::models::nn::LinearWeight;
 use tracknet::models::state::named_parameters;
-use tracknet::models::{HeatmapModel, VisitProjections};
+use tracknet::models::{HeatmapModel, VisitLayers};
 use tracknet_kernels::{ComputeDtype, PackedWeight, QuantType, QuantizeOptions};
 
 use bnb_support::{Raw, change, copy_of, read_raw, shard};
@@ -64,10 +64,10 @@ fn model(dir: &Path) -> ModelConfig {
     config
 }
 
-fn packed_weights(model: &impl VisitProjections) -> Vec<PackedWeight> {
+fn packed_weights(model: &impl VisitLayers) -> Vec<PackedWeight> {
     let mut all = Vec::new();
-    model.visit_projections(&mut |_, projection| {
-        if let Base::Packed(weight) = &projection.base {
+    model.visit_linears(&mut |_, linear| {
+        if let LinearWeight::Packed(weight) = &linear.weight {
             all.push(weight.to_packed().unwrap());
         }
     });
@@ -314,8 +314,8 @@ fn a_backbone_that_is_in_4_bits_already_is_built_and_adapted_as_it_is() {
         for part in ["as it is", "quant_type is fp4, but the checkpoint is in nf4", "has double quantization"] {
             assert!(notes.contains(part), "{notes}");
         }
-        again.visit_projections(&mut |_, p| {
-            assert!(matches!(&p.base, Base::Packed(w) if w.compute_dtype() == ComputeDtype::Bf16));
+        again.visit_linears(&mut |_, p| {
+            assert!(matches!(&p.weight, LinearWeight::Packed(w) if w.compute_dtype() == ComputeDtype::Bf16));
         });
     }
 }

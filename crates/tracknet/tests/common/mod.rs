@@ -10,9 +10,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use tracknet::artifacts::pretrained::Checkpoint;
 use tracknet::artifacts::pretrained::checkpoint::WeightSource;
-use tracknet::models::Vit;
-use tracknet::models::backbones::{ModulePaths, VitSpec};
-use tracknet::models::init::Builder;
+use tracknet::models::Backbone;
+use tracknet::models::backbones::ModulePaths;
+use tracknet::models::nn::Builder;
+use tracknet::models::registry::{describe_backbone, family_of};
 
 /// A file or directory of `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -22,18 +23,17 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 /// How the paths of a backbone of `tests/fixtures` are spelled.
 pub(crate) fn paths(name: &str) -> ModulePaths {
     let config = std::fs::read_to_string(fixture(name).join("config.json")).unwrap();
-    let config = serde_json::from_str(&config).unwrap();
-    ModulePaths::Of(VitSpec::from_config(&config, "config.json").unwrap().0.names)
+    ModulePaths::Of(family_of(&serde_json::from_str(&config).unwrap()).unwrap())
 }
 
 /// The backbone of a model directory, as it is stored.
-pub(crate) fn backbone(dir: &Path, device: &Device) -> Result<Vit, String> {
+pub(crate) fn backbone(dir: &Path, device: &Device) -> Result<Backbone, String> {
     let checkpoint = Checkpoint::open(dir).map_err(|e| e.to_string())?;
-    let (spec, _) = VitSpec::from_config(&checkpoint.config, "config.json").map_err(|e| e.to_string())?;
-    let source = WeightSource::new(&checkpoint.weights, spec.names);
-    let vit = Vit::new(&spec, &Builder::new(&source, device));
+    let (spec, _) = describe_backbone(&checkpoint.config, "config.json").map_err(|e| e.to_string())?;
+    let source = WeightSource::new(&checkpoint.weights, spec.family());
+    let backbone = Backbone::new(spec, &Builder::new(&source, device));
     let unneeded = source.finish().map_err(|e| e.to_string())?;
-    Ok(vit.carrying(checkpoint.carried(unneeded)))
+    Ok(backbone.carrying(checkpoint.carried(unneeded)))
 }
 
 /// The processor, or the device that the environment names.

@@ -8,13 +8,13 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tracknet::artifacts::adapter::{AdapterFile, compare_adapters, load_adapter, write_adapter};
+use tracknet::artifacts::adapter::{AdapterFile, AdapterReport, compare_adapters, load_adapter, write_adapter};
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::artifacts::pretrained::{StoredAs, write_backbone};
 use tracknet::config::{Bias, LoraConfig, Pattern, TargetModules};
 use tracknet::models::lora::{MergeInto, apply_lora_to_model, merge_adapters};
 use tracknet::models::state::{Group, named_parameters};
-use tracknet::models::{Vit, lora};
+use tracknet::models::{Backbone, VisitLayers, lora, quantization};
 
 use super::common::{assert_close, backbone, fixture, paths, pixels, tensors};
 use super::{TOLERANCE, WEIGHTS};
@@ -34,7 +34,7 @@ fn base_of(adapter: &str) -> &'static str {
     ADAPTERS.iter().find(|(name, _)| *name == adapter).unwrap().1
 }
 
-fn base(adapter: &str) -> Vit {
+fn base(adapter: &str) -> Backbone {
     backbone(&fixture(base_of(adapter)), &Device::flex()).unwrap()
 }
 
@@ -43,7 +43,7 @@ fn square(device: &Device) -> Tensor<4> {
     pixels(device).slice([0..2, 0..3, 0..64, 0..64])
 }
 
-fn outputs(vit: &Vit) -> TensorData {
+fn outputs(vit: &Backbone) -> TensorData {
     vit.tokens(square(&Device::flex())).into_data()
 }
 
@@ -270,6 +270,7 @@ fn names_of_files_and_short_names_are_spelled_out_for_peft() {
         ..LoraConfig::default()
     };
     let (vit, report) = apply_lora_to_model(base("peft_vit"), &config, None).unwrap();
+    let report = AdapterReport::of_new(report, &config, vit.module_paths());
     let dir = tempfile::tempdir().unwrap();
     write_adapter(dir.path(), &vit, &report.peft).unwrap();
     let written = config_in(dir.path());
@@ -304,6 +305,7 @@ fn parameters_outside_of_the_blocks_are_saved_without_the_prefix_of_the_blocks()
         ..LoraConfig::default()
     };
     let (vit, report) = apply_lora_to_model(base("peft_saved"), &config, None).unwrap();
+    let report = AdapterReport::of_new(report, &config, vit.module_paths());
     let dir = tempfile::tempdir().unwrap();
     write_adapter(dir.path(), &vit, &report.peft).unwrap();
     let names = read_all(&dir.path().join(WEIGHTS)).unwrap();
@@ -329,11 +331,11 @@ fn gate_and_up_of_a_swiglu_are_two_layers_that_files_have_as_one() {
         write_backbone(dir.path(), &backbone(&fixture(name), &Device::flex()).unwrap(), StoredAs::F32).unwrap();
         assert!(same_file("model.safetensors", dir.path(), &fixture(name)), "{name}");
     }
-    let packed = lora::apply_quantization(vit, &super::nf4()).unwrap().0;
+    let packed = quantization::apply_quantization(vit, &super::nf4()).unwrap().0;
     let layers = lora::layer_status(&packed);
     assert!(layers.iter().any(|l| l.name == "encoder.layer.0.mlp.up_proj" && l.storage == "nf4/64+dq"), "{layers:?}");
     // The same products of the same values, in another order.
-    let floats = lora::dequantize(packed.clone());
+    let floats = quantization::dequantize(packed.clone());
     assert!(!floats.is_quantized());
     assert_close("dequantized", floats.tokens(square(&Device::flex())), &outputs(&packed), TOLERANCE);
 }

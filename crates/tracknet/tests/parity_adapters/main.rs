@@ -11,17 +11,17 @@ use std::fs;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use tracknet::artifacts::adapter::{AdapterFile, AdapterSet, load_adapter, write_adapter};
+use tracknet::artifacts::adapter::{AdapterFile, AdapterReport, AdapterSet, load_adapter, write_adapter};
 use tracknet::artifacts::pretrained::StoredAs;
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::config::{Bias, DtypeName, LoraConfig, QuantizationConfig};
 use tracknet::models::lora::{
-    LoraReport, MergeInto, layer_status, merge_adapters, merge_and_compare, status_table, unmerge_adapters,
+    MergeInto, layer_status, merge_adapters, merge_and_compare, status_table, unmerge_adapters,
 };
 use tracknet::models::state::{
     Group, ParameterInfo, ParameterVisitor, Require, load_state, named_parameters, state_dict, visit_parameters,
 };
-use tracknet::models::{VisitProjections, Vit, apply_lora_to_model, apply_quantization};
+use tracknet::models::{Backbone, VisitLayers, apply_lora_to_model, apply_quantization};
 use tracknet_kernels::matmul::matmul;
 
 use common::{assert_close, device, fixture, largest, largest_difference, pixels, tensors};
@@ -31,7 +31,7 @@ const TOLERANCE: f32 = 1e-4;
 /// The tensors of an adapter.
 const WEIGHTS: &str = "adapter_model.safetensors";
 
-fn base(device: &Device) -> Vit {
+fn base(device: &Device) -> Backbone {
     common::backbone(&fixture("dinov3_tiny"), device).unwrap()
 }
 
@@ -42,7 +42,7 @@ fn nf4() -> QuantizationConfig {
 const ADAPTERS: [&str; 6] =
     ["peft_lora", "peft_rslora", "peft_dora", "peft_pattern", "peft_regex", "peft_bias_lora_only"];
 
-fn adapted(name: &str, device: &Device) -> (Vit, LoraReport) {
+fn adapted(name: &str, device: &Device) -> (Backbone, AdapterReport) {
     load_adapter(&fixture(name), base(device)).unwrap()
 }
 
@@ -70,7 +70,7 @@ fn merged_adapters_give_the_output_and_the_weights_of_peft() {
     for name in ADAPTERS {
         let device = common::device();
         let (vit, _) = adapted(name, &device);
-        let probe = |vit: &Vit| vit.tokens(pixels(&device));
+        let probe = |vit: &Backbone| vit.tokens(pixels(&device));
         let (merged, deviation) = merge_and_compare(&vit, MergeInto::Float, probe).unwrap();
         // Outputs of the size of a few, after two blocks.
         assert!(deviation.max < TOLERANCE && deviation.mean < deviation.max, "{name}: {deviation}");
@@ -89,7 +89,7 @@ fn merged_adapters_give_the_output_and_the_weights_of_peft() {
 #[test]
 fn merging_and_taking_it_back_returns_base_and_output() {
     let device = common::device();
-    let weights = |vit: &Vit| state_dict(vit, |p| p.group == Group::Backbone && p.name.ends_with("_proj.weight"));
+    let weights = |vit: &Backbone| state_dict(vit, |p| p.group == Group::Backbone && p.name.ends_with("_proj.weight"));
     for name in ADAPTERS {
         let (vit, _) = adapted(name, &device);
         let back = unmerge_adapters(merge_adapters(vit.clone(), MergeInto::Float).unwrap()).unwrap();
@@ -107,7 +107,7 @@ fn a_packed_base_is_merged_into_floats_and_into_four_bits_when_asked() {
     let device = common::device();
     let (vit, _) = apply_quantization(base(&device), &nf4()).unwrap();
     let (vit, _) = load_adapter(&fixture("peft_lora"), vit).unwrap();
-    let probe = |vit: &Vit| vit.tokens(pixels(&device));
+    let probe = |vit: &Backbone| vit.tokens(pixels(&device));
     let (float, small) = merge_and_compare(&vit, MergeInto::Float, probe).unwrap();
     assert!(!float.is_quantized() && small.max < TOLERANCE, "{small}");
     let (packed, large) = merge_and_compare(&vit, MergeInto::Requantized, probe).unwrap();
@@ -120,8 +120,8 @@ fn a_packed_base_is_merged_into_floats_and_into_four_bits_when_asked() {
 #[test]
 fn a_weight_that_would_not_be_finite_is_refused_by_name() {
     let (mut vit, _) = adapted("peft_lora", &device());
-    vit.visit_projections_mut(&mut |path, projection| {
-        if let (Some(adapter), true) = (&mut projection.adapter, path == "layer.1.mlp.up_proj") {
+    vit.visit_layers_mut(&mut |path, layer| {
+        if let (Some(adapter), true) = (layer.adapter_mut(), path == "layer.1.mlp.up_proj") {
             adapter.a = adapter.a.clone().map(|a| a.mul_scalar(f32::INFINITY));
         }
     });
@@ -228,7 +228,7 @@ fn lora_gradients_on_float_and_packed_backbones_are_those_of_peft() {
             golden.iter().filter_map(|(n, d)| Some((n.strip_prefix("init.model.")?.to_owned(), d.clone()))).collect();
         let vit = load_state(vit, start, Require::Trainable).unwrap();
 
-        let map = vit.forward(pixels(&device)).map;
+        let map = vit.forward(pixels(&device)).coarsest().map.clone();
         let weight = Tensor::<4>::from_data(golden["init.head.conv.weight"].clone(), &device).reshape([1, 1, 64]);
         let bias = Tensor::<1>::from_data(golden["init.head.conv.bias"].clone(), &device).reshape([1, 1, 1]);
         let prediction = (matmul(weight, map.reshape([2, 64, 24])) + bias).reshape([2, 1, 4, 6]);
@@ -292,6 +292,7 @@ fn a_written_adapter_holds_the_biases_that_train() {
         let config = LoraConfig { enabled: true, bias, ..LoraConfig::default() };
         let targets = ["q_proj".to_owned()];
         let (vit, report) = apply_lora_to_model(base(&device), &config, Some(&targets)).unwrap();
+        let report = AdapterReport::of_new(report, &config, vit.module_paths());
         let dir = tempfile::tempdir().unwrap();
         write_adapter(dir.path(), &vit, &report.peft).unwrap();
         let names: Vec<String> = tensors(&dir.path().join("adapter_model.safetensors")).into_keys().collect();

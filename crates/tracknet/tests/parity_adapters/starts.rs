@@ -7,15 +7,15 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tracknet::artifacts::adapter::{AdapterFile, compare_adapters, convert_adapter, load_adapter, write_adapter};
+use tracknet::artifacts::adapter::{
+    AdapterFile, AdapterReport, compare_adapters, convert_adapter, load_adapter, write_adapter,
+};
 use tracknet::artifacts::build_backbone;
 use tracknet::artifacts::pretrained::StoredAs;
 use tracknet::artifacts::pretrained::save::{read_all, write_tensors};
 use tracknet::config::{DtypeName, InitMethod, LoraConfig, QuantizationConfig, TargetModules};
-use tracknet::models::Vit;
-use tracknet::models::lora::{
-    MergeInto, apply_lora_to_model, apply_quantization, layer_status, merge_adapters, unmerge_adapters,
-};
+use tracknet::models::lora::{MergeInto, apply_lora_to_model, layer_status, merge_adapters, unmerge_adapters};
+use tracknet::models::{Backbone, VisitLayers, apply_quantization};
 
 use super::common::{assert_close, backbone, fixture, largest_difference, paths, pixels, tensors};
 use super::{TOLERANCE, WEIGHTS};
@@ -34,7 +34,7 @@ const STARTS: [(&str, &str, usize); 9] = [
 ];
 const CONFIG: &str = "adapter_config.json";
 
-fn base(name: &str) -> Vit {
+fn base(name: &str) -> Backbone {
     backbone(&fixture(name), &Device::flex()).unwrap()
 }
 
@@ -42,7 +42,7 @@ fn square(device: &Device) -> Tensor<4> {
     pixels(device).slice([0..2, 0..3, 0..64, 0..64])
 }
 
-fn outputs(vit: &Vit) -> TensorData {
+fn outputs(vit: &Backbone) -> TensorData {
     vit.tokens(square(&Device::flex())).into_data()
 }
 
@@ -57,7 +57,7 @@ fn quantization(quant_type: &str, double_quant: bool) -> QuantizationConfig {
 }
 
 /// The backbone of a directory with the adapter of another.
-fn built(base: &str, adapter: &Path, quantization: &QuantizationConfig) -> Result<Vit, String> {
+fn built(base: &str, adapter: &Path, quantization: &QuantizationConfig) -> Result<Backbone, String> {
     let lora = LoraConfig { enabled: true, adapter: Some(adapter.to_path_buf()), ..LoraConfig::default() };
     let name = fixture(base).display().to_string();
     build_backbone(&name, &lora, quantization, &Device::flex()).map(|(vit, _)| vit).map_err(|e| e.to_string())
@@ -164,6 +164,7 @@ fn an_orthogonal_start_on_a_base_in_four_bits_is_written_as_one_that_peft_can_ma
     for (storage, written) in [(quantization("nf4", true), json!(true)), (Default::default(), json!("orthogonal"))] {
         let vit = apply_quantization(base("dinov3_tiny"), &storage).unwrap().0;
         let (vit, report) = apply_lora_to_model(vit, &lora, None).unwrap();
+        let report = AdapterReport::of_new(report, &lora, vit.module_paths());
         let dir = tempfile::tempdir().unwrap();
         write_adapter(dir.path(), &vit, &report.peft).unwrap();
         let config: Value = serde_json::from_str(&fs::read_to_string(dir.path().join(CONFIG)).unwrap()).unwrap();
@@ -196,6 +197,7 @@ fn the_patch_convolution_is_adapted_when_it_is_named_and_written_with_its_kernel
                 ..LoraConfig::default()
             };
             let (vit, report) = apply_lora_to_model(base(base_name), &lora, None).unwrap();
+            let report = AdapterReport::of_new(report, &lora, vit.module_paths());
             assert_eq!((report.adapted.len(), report.adapted[0].shape), (1, [64, 3 * 16 * 16]), "{base_name}");
             let merged = merge_adapters(vit.clone(), MergeInto::Float).unwrap();
             assert_close(base_name, merged.tokens(square(&device)), &outputs(&vit), TOLERANCE);
@@ -229,7 +231,7 @@ fn an_adapter_of_the_patch_convolution_is_taken_out_of_merged_weights() {
     );
     let (vit, _) = load_adapter(file.path(), base("dinov3_tiny")).unwrap();
     let mut merged = merge_adapters(vit, MergeInto::Float).unwrap();
-    AdapterFile::read(file.path(), paths("dinov3_tiny")).unwrap().take_out(&mut merged).unwrap();
+    AdapterFile::read(file.path(), paths("dinov3_tiny")).unwrap().unmerge(&mut merged).unwrap();
     assert_close("base", merged.tokens(square(&Device::flex())), &outputs(&base("dinov3_tiny")), TOLERANCE);
 }
 

@@ -7,16 +7,16 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::config::{Bias, InitMethod, LoraConfig, Pattern, TargetModules};
 use crate::error::Result;
 use crate::models::ModelError;
-use crate::models::projection::VisitProjections;
 use crate::models::state::NamedModule;
 
 use super::peft::{AdapterFile, Parts};
 use super::peft_config::PeftConfig;
 use super::peft_names::for_peft;
-use crate::models::lora::first;
+use crate::models::lora::VisitLayers;
+use crate::models::lora::init;
+use crate::models::lora::plan::PlannedModule;
 use crate::models::lora::ranks::Ranks;
 use crate::models::lora::targets::{is_named, is_saved};
-use crate::models::lora::wrapper::PlannedModule;
 
 /// What two adapter directories differ in.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -152,7 +152,7 @@ fn difference(name: &str, first: &TensorData, second: &TensorData) -> Option<Ten
 ///
 /// # Errors
 /// DoRA, which is no low-rank update; LoftQ, whose base is none either; a base that is missing, packed or another.
-pub fn convert_adapter<M: NamedModule + VisitProjections + Clone>(
+pub fn convert_adapter<M: NamedModule + VisitLayers + Clone>(
     mut file: AdapterFile,
     base: Option<&M>,
 ) -> Result<AdapterFile> {
@@ -167,11 +167,11 @@ pub fn convert_adapter<M: NamedModule + VisitProjections + Clone>(
         );
     }
     let changed = matches!(lora.init_lora_weights, InitMethod::Pissa | InitMethod::Olora);
-    let mut start = match (changed, base) {
+    let mut initial = match (changed, base) {
         (false, _) => Default::default(),
         (true, Some(base)) => {
             let modules = file.planned(base)?;
-            first::split(lora.init_lora_weights, &mut base.clone(), &modules)?
+            init::split(lora.init_lora_weights, &mut base.clone(), &modules)?
         }
         (true, None) => return refuse("changed the weights of its base when it began: the base is needed (--base)"),
     };
@@ -180,9 +180,9 @@ pub fn convert_adapter<M: NamedModule + VisitProjections + Clone>(
     let paths = file.paths;
     for (path, parts) in &mut file.modules {
         let (own_rank, scaling) = ranks.of(path, paths)?;
-        let rank = match start.remove(path) {
-            Some(start) => {
-                parts.subtract(start);
+        let rank = match initial.remove(path) {
+            Some(initial) => {
+                parts.subtract(initial);
                 2 * own_rank
             }
             None if changed => {
@@ -219,13 +219,13 @@ pub fn convert_adapter<M: NamedModule + VisitProjections + Clone>(
 }
 
 impl AdapterFile {
-    /// The modules of the adapter in a model, with the ranks of its configuration.
-    pub(crate) fn planned<M: VisitProjections>(&self, model: &M) -> Result<Vec<PlannedModule>> {
+    /// The linear layers of the adapter in a model, with the ranks of its configuration.
+    pub(crate) fn planned<M: VisitLayers>(&self, model: &M) -> Result<Vec<PlannedModule>> {
         let (ranks, paths) = (Ranks::new(&self.config.lora)?, model.module_paths());
         let mut found = Vec::new();
-        model.visit_projections(&mut |path, projection| {
+        model.visit_linears(&mut |path, linear| {
             if self.modules.contains_key(path) {
-                found.push((path.to_owned(), projection.shape()));
+                found.push((path.to_owned(), linear.shape()));
             }
         });
         let planned = |(path, shape): (String, [usize; 2])| {

@@ -24,8 +24,11 @@ use crate::files::{Limit, read_text, write_atomic};
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
 
+use super::loftq;
 use super::peft::{PREFIX, what_is_there};
-use crate::models::lora::loftq::{self, LoftqBase};
+use crate::models::lora::LoraReport;
+use crate::models::lora::loftq::LoftqBase;
+use crate::models::lora::plan::in_backbone;
 use crate::models::lora::targets::is_saved;
 
 /// The configuration of an adapter directory.
@@ -85,6 +88,14 @@ impl PeftConfig {
         Self { lora, base_model: None, carried: BTreeMap::new(), loftq: None, entries: Vec::new() }.with_entries()
     }
 
+    /// The configuration of the adapters that `report` says were added, as the section `config` asks for, to a model with
+    /// these spellings of its paths. Those of a decoder are not part of it.
+    pub fn of_report(config: &LoraConfig, report: &LoraReport, paths: ModulePaths) -> Self {
+        let in_backbone = report.adapted.iter().filter(|module| in_backbone(&module.path));
+        let targets = in_backbone.map(|module| paths.in_memory(&module.path)).collect();
+        Self { loftq: report.loftq.clone(), ..Self::of_training(config, targets) }.with_entries()
+    }
+
     /// The same for another base model.
     #[must_use]
     pub fn with_base(mut self, base: Option<&str>) -> Self {
@@ -100,12 +111,6 @@ impl PeftConfig {
     pub fn with_lora(mut self, lora: LoraConfig) -> Self {
         self.lora = lora;
         self.with_entries()
-    }
-
-    /// The same for an adapter that began with `loftq` on this base.
-    #[must_use]
-    pub(crate) fn with_loftq(self, loftq: Option<LoftqBase>) -> Self {
-        Self { loftq, ..self }.with_entries()
     }
 
     /// Brings the entries up to date with the settings.
@@ -138,7 +143,7 @@ impl PeftConfig {
         self.set("modules_to_save", json!(lora.modules_to_save));
         self.set("fan_in_fan_out", json!(false));
         self.entries.retain(|(key, _)| key != loftq::KEY);
-        if let Some(base) = self.loftq.as_ref().map(LoftqBase::to_entry) {
+        if let Some(base) = self.loftq.as_ref().map(loftq::to_entry) {
             self.set(loftq::KEY, base);
         }
         self
@@ -186,10 +191,10 @@ impl PeftConfig {
             }
         }
         let mut lora = fields.lora()?;
-        let loftq = fields.plain(loftq::KEY).map(LoftqBase::from_entry).transpose()?;
+        let loftq = fields.plain(loftq::KEY).map(loftq::from_entry).transpose()?;
         if let Some(base) = &loftq {
             lora.init_lora_weights = InitMethod::Loftq;
-            lora.loftq_config.loftq_iter = base.turns();
+            lora.loftq_config.loftq_iter = base.iterations;
         }
         if let Some((key, message)) = lora.problems().into_iter().next() {
             return Err(format!("{key} {message}"));

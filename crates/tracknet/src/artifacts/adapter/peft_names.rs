@@ -8,19 +8,20 @@ use std::collections::BTreeSet;
 use crate::config::{InitMethod, LoraConfig, Pattern, TargetModules};
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
-use crate::models::projection::{Role, VisitProjections};
 use crate::models::state::{Group, NamedModule, named_parameters};
 
 use super::peft_config::PeftConfig;
+use super::peft_rule::PeftRule;
+use crate::models::lora::VisitLayers;
+use crate::models::lora::plan::in_backbone;
 use crate::models::lora::ranks::Ranks;
-use crate::models::lora::targets::{POOLER, PeftRule, is_saved};
-use crate::models::lora::wrapper::in_backbone;
+use crate::models::lora::targets::{POOLER, is_saved};
 
 /// `config` for an adapter of `model` with matrices for the modules `adapted`.
 ///
 /// # Errors
 /// A pattern that is not a regular expression.
-pub(crate) fn for_peft<M: NamedModule + VisitProjections>(
+pub(crate) fn for_peft<M: NamedModule + VisitLayers>(
     config: &PeftConfig,
     model: &M,
     adapted: &BTreeSet<String>,
@@ -34,24 +35,19 @@ pub(crate) fn for_peft<M: NamedModule + VisitProjections>(
     Ok(if lora == config.lora { config.clone() } else { config.clone().with_lora(lora) })
 }
 
-fn targets<M: VisitProjections>(
-    lora: &mut LoraConfig,
-    model: &M,
-    adapted: &BTreeSet<String>,
-) -> Result<(), ModelError> {
+fn targets<M: VisitLayers>(lora: &mut LoraConfig, model: &M, adapted: &BTreeSet<String>) -> Result<(), ModelError> {
     let paths = model.module_paths();
     let mut layers = Vec::new();
-    model.visit_projections(&mut |path, projection| layers.push((path.to_owned(), projection.role())));
-    model.visit_convolutions(&mut |path, _| {
-        layers.extend(in_backbone(path).then(|| (path.to_owned(), Role::Convolution)));
+    model.visit_layers(&mut |path, layer| {
+        layers.extend(in_backbone(path).then(|| (path.to_owned(), layer.base().linear().is_some())));
     });
-    if paths.names().is_some_and(|names| names.has_pooler()) {
-        layers.push((POOLER.to_owned(), Role::Mlp));
+    if paths.family().is_some_and(|family| family.has_pooler()) {
+        layers.push((POOLER.to_owned(), true));
     }
     let rule = PeftRule::new(lora)?;
     let mut differs = false;
-    for (path, role) in &layers {
-        differs |= rule.adapts(&paths.in_memory(path), *role)? != adapted.contains(path);
+    for (path, is_linear) in &layers {
+        differs |= rule.adapts(&paths.in_memory(path), *is_linear)? != adapted.contains(path);
     }
     if differs {
         lora.target_modules = Some(TargetModules::List(adapted.iter().map(|path| paths.in_memory(path)).collect()));
@@ -61,10 +57,8 @@ fn targets<M: VisitProjections>(
 }
 
 /// PEFT cannot make an orthogonal start on a base in 4 bits, not even one that its file replaces.
-fn start<M: VisitProjections>(lora: &mut LoraConfig, model: &M) {
-    let mut packed = false;
-    model.visit_projections(&mut |_, projection| packed |= projection.is_quantized());
-    if packed && lora.init_lora_weights == InitMethod::Orthogonal {
+fn start<M: VisitLayers>(lora: &mut LoraConfig, model: &M) {
+    if model.is_quantized() && lora.init_lora_weights == InitMethod::Orthogonal {
         lora.init_lora_weights = InitMethod::Kaiming;
     }
 }
@@ -90,7 +84,7 @@ fn ranks(lora: &mut LoraConfig, paths: ModulePaths, adapted: &BTreeSet<String>) 
     Ok(())
 }
 
-fn saved<M: NamedModule + VisitProjections>(lora: &mut LoraConfig, model: &M, config: &PeftConfig) {
+fn saved<M: NamedModule + VisitLayers>(lora: &mut LoraConfig, model: &M, config: &PeftConfig) {
     let Some(entries) = &lora.modules_to_save else { return };
     let (naming, paths) = (model.naming(), model.module_paths());
     let parameters = named_parameters(model);

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::models::ModelError;
-use crate::models::projection::VisitProjections;
+use crate::models::lora::VisitLayers;
 use crate::models::state::NamedModule;
 
 use super::peft::AdapterFile;
-use crate::models::lora::wrapper::LoraReport;
+use super::report::AdapterReport;
 
 /// A base model without adapters, and named adapters for it.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ pub struct AdapterSet<M> {
     adapters: BTreeMap<String, AdapterFile>,
 }
 
-impl<M: NamedModule + VisitProjections> AdapterSet<M> {
+impl<M: NamedModule + VisitLayers> AdapterSet<M> {
     /// A set of no adapters.
     pub fn new(base: M) -> Self {
         Self { base, adapters: BTreeMap::new() }
@@ -32,12 +32,12 @@ impl<M: NamedModule + VisitProjections> AdapterSet<M> {
     /// # Errors
     /// A name that is taken, or a directory that cannot be read; an adapter that does not fit the base is found here,
     /// too.
-    pub fn add(&mut self, name: &str, dir: &Path) -> Result<LoraReport> {
+    pub fn add(&mut self, name: &str, dir: &Path) -> Result<AdapterReport> {
         if self.adapters.contains_key(name) {
             return Err(ModelError::file(dir, format!("an adapter is already called `{name}`")).into());
         }
         let file = AdapterFile::read(dir, self.base.module_paths())?;
-        let (_, report) = put(file.clone(), self.base.clone())?;
+        let (_, report) = attached(file.clone(), self.base.clone())?;
         self.adapters.insert(name.to_owned(), file);
         Ok(report)
     }
@@ -57,7 +57,7 @@ impl<M: NamedModule + VisitProjections> AdapterSet<M> {
             let message = format!("no adapter is called `{name}`; there are: {}", known.join(", "));
             return Err(ModelError::key("adapter", message).into());
         };
-        Ok(put(file.clone(), self.base.clone())?.0)
+        Ok(attached(file.clone(), self.base.clone())?.0)
     }
 
     /// The base alone.
@@ -66,7 +66,7 @@ impl<M: NamedModule + VisitProjections> AdapterSet<M> {
     }
 }
 
-fn put<M: NamedModule + VisitProjections>(file: AdapterFile, mut base: M) -> Result<(M, LoraReport)> {
+fn attached<M: NamedModule + VisitLayers>(file: AdapterFile, mut base: M) -> Result<(M, AdapterReport)> {
     file.prepare_base(&mut base, None)?;
     file.attach(base)
 }

@@ -12,13 +12,14 @@ use tracknet_kernels::{Absmax, ComputeDtype, Linear4bitWeight, PackedWeight};
 use crate::error::Result;
 use crate::files::{read, read_bytes};
 use crate::models::ModelError;
-use crate::models::backbones::{VitNames, VitSpec, names_of};
-use crate::models::init::{Fill, Source};
-use crate::models::projection::Base;
+use crate::models::backbones::{BackboneSpec, Family};
+use crate::models::carried::{Carried, CarriedTensor};
+use crate::models::nn::{Fill, LinearWeight, Source};
+use crate::models::registry::family_of;
 
 use super::bnb::read::side_tensor_of;
 use super::bnb::{BnbConfig, read as packed};
-use super::carried::{Carried, CarriedTensor};
+use super::carried::read_carried;
 use super::foreign::{Lacks, describe_directory, is_there, parse_object};
 use super::preprocessing::{Preprocessing, PreprocessorFiles};
 use super::spelling::spell;
@@ -58,8 +59,8 @@ impl Checkpoint {
         let config = parse_object(&path, &read_bytes(&path, read::JSON)?)?;
         let quantization = BnbConfig::from_config(&config, &path.display().to_string())?;
         let PreprocessorFiles { texts, preprocessing } = PreprocessorFiles::read(dir, &config)?;
-        let (weights, notes) = match names_of(&config) {
-            Some(names) => spell(Weights::open_dir(dir)?, names)?,
+        let (weights, notes) = match family_of(&config) {
+            Some(family) => spell(Weights::open_dir(dir)?, family)?,
             None => (Weights::open_dir(dir)?, Vec::new()),
         };
         Ok(Self { config, weights, preprocessing, quantization, notes, preprocessor: texts })
@@ -67,7 +68,7 @@ impl Checkpoint {
 
     /// What is to be written again with a model whose source gave these tensors when it was finished.
     pub fn carried(&self, tensors: Unneeded) -> Carried {
-        Carried { tensors: tensors.0, preprocessor: self.preprocessor.clone() }
+        Carried { tensors: tensors.0, files: self.preprocessor.clone() }
     }
 
     /// Refuses a configuration that describes a much larger model than the files hold, before anything of that size is
@@ -75,14 +76,13 @@ impl Checkpoint {
     ///
     /// # Errors
     /// The model would have more weights than the files have half bytes, the least that a weight takes.
-    pub fn check_size(&self, spec: &VitSpec, key: &str) -> Result<(), ModelError> {
+    pub fn check_size(&self, spec: &dyn BackboneSpec, key: &str) -> Result<(), ModelError> {
         let least = spec.weights();
         let most = 2 * self.weights.names().filter_map(|n| self.weights.length(n)).map(|n| n as u128).sum::<u128>();
         if least > most {
-            let VitSpec { hidden, layers, mlp, .. } = spec;
             let message = format!(
-                "describes a model of at least {least} weights (hidden_size {hidden}, num_hidden_layers {layers}, \
-                 intermediate_size {mlp}), but {} holds at most {most}",
+                "describes a model of at least {least} weights ({}), but {} holds at most {most}",
+                spec.sizes(),
                 self.weights.path().display()
             );
             return Err(ModelError::key(key, message));
@@ -94,7 +94,7 @@ impl Checkpoint {
 /// Reads parameters by name and remembers everything that does not fit, so that one error can list it all.
 pub struct WeightSource<'a> {
     weights: &'a Weights,
-    names: &'static VitNames,
+    family: &'static Family,
     compute: ComputeDtype,
     used: RefCell<BTreeSet<String>>,
     problems: RefCell<Vec<String>>,
@@ -102,9 +102,9 @@ pub struct WeightSource<'a> {
 
 impl<'a> WeightSource<'a> {
     /// A source of the tensors in `weights`, as a family of checkpoints names them.
-    pub fn new(weights: &'a Weights, names: &'static VitNames) -> Self {
+    pub fn new(weights: &'a Weights, family: &'static Family) -> Self {
         let compute = ComputeDtype::F32;
-        Self { weights, names, compute, used: RefCell::default(), problems: RefCell::default() }
+        Self { weights, family, compute, used: RefCell::default(), problems: RefCell::default() }
     }
 
     /// What 4-bit weights are rounded to when they are dequantized; without this, they are not rounded.
@@ -121,15 +121,15 @@ impl<'a> WeightSource<'a> {
         let used = self.used.into_inner();
         let mut problems = self.problems.into_inner();
         let mut carried = Vec::new();
-        let prefixed = self.names.is_prefixed(|name| self.weights.shape(name).is_some());
+        let prefixed = self.family.is_prefixed(|name| self.weights.shape(name).is_some());
         for name in self.weights.names().filter(|n| !used.contains(*n) && side_tensor_of(self.weights, n).is_none()) {
-            let short = self.names.optional_prefix.and_then(|p| name.strip_prefix(p)).unwrap_or(name);
-            if self.names.is_carried(short) {
-                match CarriedTensor::read(self.weights, name, short) {
+            let short = self.family.optional_prefix.and_then(|p| name.strip_prefix(p)).unwrap_or(name);
+            if self.family.is_carried(short) {
+                match read_carried(self.weights, name, short) {
                     Ok(tensor) => carried.push(tensor),
                     Err(error) => problems.push(error.to_string()),
                 }
-            } else if !self.names.is_beside(name, prefixed) {
+            } else if !self.family.is_beside(name, prefixed) {
                 let shape = self.weights.shape(name).unwrap_or_default();
                 problems.push(format!("{name}: found {shape:?}, but the model has no such tensor"));
             }
@@ -141,7 +141,7 @@ impl<'a> WeightSource<'a> {
     }
 
     fn find(&self, name: &str) -> Option<String> {
-        let prefixed = self.names.optional_prefix.map(|p| format!("{p}{name}"));
+        let prefixed = self.family.optional_prefix.map(|p| format!("{p}{name}"));
         [Some(name.to_owned()), prefixed].into_iter().flatten().find(|n| self.weights.shape(n).is_some())
     }
 
@@ -149,7 +149,7 @@ impl<'a> WeightSource<'a> {
     fn locate(&self, name: &str) -> Option<(String, Option<bool>)> {
         let itself = self.find(name).map(|stored| (stored, None));
         itself.or_else(|| {
-            let (whole, second) = self.names.stacked(name)?;
+            let (whole, second) = self.family.stacked(name)?;
             Some((self.find(&whole)?, Some(second)))
         })
     }
@@ -233,16 +233,16 @@ impl Source for WeightSource<'_> {
         })
     }
 
-    fn packed(&self, name: &str, shape: [usize; 2], device: &Device) -> Option<Base> {
+    fn packed(&self, name: &str, shape: [usize; 2], _fill: Fill, device: &Device) -> Option<LinearWeight> {
         let (stored, half) = self.locate(name).filter(|(stored, _)| packed::is_packed(self.weights, stored))?;
         let mut used = self.used.borrow_mut();
         used.extend(packed::side_tensors(self.weights, &stored));
         used.insert(stored.clone());
         Some(match self.read_packed(&stored, half, shape, device) {
-            Ok(weight) => Base::Packed(weight),
+            Ok(weight) => LinearWeight::Packed(weight),
             Err(problem) => {
                 self.problems.borrow_mut().push(problem);
-                Base::Dense(Param::from_tensor(Tensor::zeros(shape, device)))
+                LinearWeight::Dense(Param::from_tensor(Tensor::zeros(shape, device)))
             }
         })
     }

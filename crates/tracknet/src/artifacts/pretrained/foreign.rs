@@ -7,12 +7,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::console::{excerpt, listing};
+use crate::console::{excerpt, listing, shown};
 use crate::error::{IoContext, Result};
 use crate::files::{FileError, open_regular};
 use crate::models::ModelError;
-
-use super::json::shown;
 
 /// Bytes that [`sniff`] looks at.
 pub const SNIFFED: usize = 512;

@@ -5,12 +5,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::console::shown;
 use crate::error::{IoContext, Result};
 use crate::files::{Limit, read_text};
 use crate::models::ModelError;
 
 use super::foreign::{Foreign, is_there, sniff_file};
-use super::json::shown;
 
 /// The name of a revision.
 const REVISION: Limit = Limit { kind: "the name of a revision", bytes: 4096 };

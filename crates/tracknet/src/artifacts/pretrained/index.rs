@@ -6,7 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::json::{UniqueMap, shown};
+use crate::console::shown;
+
+use super::json::UniqueMap;
 
 /// The index of a sharded checkpoint, understood. The names in it are names of files beside the index, never paths.
 #[derive(Debug, Clone, PartialEq, Eq)]

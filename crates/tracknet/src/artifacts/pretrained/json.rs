@@ -10,6 +10,8 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
+use crate::console::shown;
+
 /// A JSON object with unique keys.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct UniqueMap<V>(pub(crate) BTreeMap<String, V>);
@@ -40,23 +42,6 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for UniqueVisitor<V> {
         }
         Ok(UniqueMap(map))
     }
-}
-
-/// Text of a file in a message: shortened, and without control characters, so that a file cannot flood or steer the
-/// terminal.
-pub(crate) fn shown(text: &str) -> String {
-    const LONGEST: usize = 120;
-    let mut short = String::new();
-    for c in text.chars().take(LONGEST) {
-        match c {
-            '"' | '\'' | '\\' => short.push(c),
-            c => short.extend(c.escape_debug()),
-        }
-    }
-    if text.chars().nth(LONGEST).is_some() {
-        short.push('…');
-    }
-    short
 }
 
 /// What `json.dumps(value, indent=2, sort_keys=True)` gives, and a line end: how `transformers` writes `config.json`.
@@ -184,13 +169,5 @@ mod tests {
         let python = "{\n  \"a\": {},\n  \"m\": {\n    \"l\": [],\n    \"x\": true\n  },\n  \"z\": [\n    1,\n    1e-05\n  ],\n  \
                       \"\\u00e9\\ud83d\\ude00\\n\": null\n}\n";
         assert_eq!(python_json(&value), python);
-    }
-
-    #[test]
-    fn text_of_a_file_is_shortened_and_cannot_steer_the_terminal() {
-        assert_eq!(shown("layer.0"), "layer.0");
-        assert_eq!(shown("\u{1b}[2J"), "\\u{1b}[2J");
-        assert_eq!(shown(r#"{"a": "\d"}"#), r#"{"a": "\d"}"#);
-        assert_eq!(shown(&"x".repeat(500)).chars().count(), 121);
     }
 }

@@ -10,13 +10,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::console::listing;
+use crate::console::{listing, shown};
 use crate::error::Result;
 use crate::files::{read, read_bytes};
 use crate::models::ModelError;
 
 use super::foreign::{is_there, parse_object};
-use super::json::shown;
 
 /// The file of a model directory.
 pub(crate) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";

@@ -15,14 +15,17 @@ use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 use crate::config::DtypeName;
 use crate::error::{IoContext, Result};
 use crate::files::{FileError, write_atomic, write_file_atomic};
-use crate::models::backbones::VitNames;
-use crate::models::projection::{Base, VisitProjections};
+use crate::models::backbones::Family;
+use crate::models::carried::{Carried, CarriedValue};
+use crate::models::lora::VisitLayers;
+use crate::models::nn::LinearWeight;
 use crate::models::state::{Group, Require, load_state, state_dict};
-use crate::models::{HeatmapModel, ModelError, Vit, words};
+use crate::models::{Backbone, HeatmapModel, ModelError, words};
 
 use super::bnb::skip::written_list;
 use super::bnb::write::parts;
 use super::bnb::{BnbConfig, QuantState};
+use super::carried::{as_floats, as_stored, write_carried_files};
 use super::json::python_json;
 use super::stream::{Planned, write_stream, write_values};
 use super::weights::Weights;
@@ -82,18 +85,19 @@ impl StoredAs {
 ///
 /// # Errors
 /// The backbone's weights are packed, or the directory cannot be written.
-pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()> {
+pub fn write_backbone(dir: &Path, backbone: &Backbone, stored: StoredAs) -> Result<()> {
     if backbone.is_quantized() {
         let message = "the backbone is stored in 4 bits; only float weights are written in this layout";
         return Err(ModelError::file(dir, message).into());
     }
-    let carried = backbone.carried();
+    let none = Carried::default();
+    let carried = backbone.carried().unwrap_or(&none);
     write_model_file(dir, |path| {
         let mut tensors = float_tensors(backbone, stored, path);
-        tensors.extend(carried.tensors.iter().map(|tensor| tensor.as_floats(stored, path)));
+        tensors.extend(carried.tensors.iter().map(|tensor| as_floats(tensor, stored, path)));
         write_stream(path, tensors)
     })?;
-    carried.write_preprocessor(dir)?;
+    write_carried_files(carried, dir)?;
     Ok(write_config(&dir.join("config.json"), config_of(backbone, stored))?)
 }
 
@@ -102,12 +106,12 @@ pub fn write_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()
 ///
 /// # Errors
 /// No weight is packed, or the directory cannot be written.
-pub fn write_packed_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Result<()> {
+pub fn write_packed_backbone(dir: &Path, backbone: &Backbone, stored: StoredAs) -> Result<()> {
     let paths = backbone.module_paths();
     let (mut packed, mut skip, mut failed) = (Vec::new(), Vec::new(), None);
-    backbone.visit_projections(&mut |path, projection| match &projection.base {
-        Base::Dense(_) => skip.push(path.to_owned()),
-        Base::Packed(weight) => match weight.to_packed() {
+    backbone.visit_linears(&mut |path, linear| match &linear.weight {
+        LinearWeight::Dense(_) => skip.push(path.to_owned()),
+        LinearWeight::Packed(weight) => match weight.to_packed() {
             Ok(bytes) => packed.push((format!("{path}.weight"), weight.compute_dtype(), bytes)),
             Err(error) => {
                 failed = Some(ModelError::Tensor { name: format!("{path}.weight"), message: error.to_string() })
@@ -121,9 +125,12 @@ pub fn write_packed_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Re
         return Err(ModelError::file(dir, "the backbone has no weight in 4 bits").into());
     };
     let QuantizeOptions { quant_type, double_quant, .. } = first.options();
-    let carried = backbone.carried();
-    let pooler = carried.tensors.iter().find(|tensor| tensor.name() == "pooler.dense.weight");
-    skip.extend(pooler.filter(|tensor| !tensor.is_packed()).map(|_| "pooler.dense".to_owned()));
+    let none = Carried::default();
+    let carried = backbone.carried().unwrap_or(&none);
+    let pooler = carried.tensors.iter().find(|tensor| tensor.name == "pooler.dense.weight");
+    skip.extend(
+        pooler.filter(|tensor| matches!(tensor.value, CarriedValue::Plain { .. })).map(|_| "pooler.dense".to_owned()),
+    );
     let skip: Vec<&str> = skip.iter().map(String::as_str).collect();
     // As `quantize_checkpoint` does, where releases differ in what they expect without a list.
     let skip_modules = (!skip.is_empty() || pooler.is_some()).then(|| written_list(&skip, paths));
@@ -133,19 +140,19 @@ pub fn write_packed_backbone(dir: &Path, backbone: &Vit, stored: StoredAs) -> Re
         for (name, _, weight) in &packed {
             tensors.extend(parts(name, QuantState::of(weight, stored.compute()), weight.clone(), path));
         }
-        tensors.extend(carried.tensors.iter().flat_map(|tensor| tensor.as_stored(stored, path)));
+        tensors.extend(carried.tensors.iter().flat_map(|tensor| as_stored(tensor, stored, path)));
         write_stream(path, tensors)
     })?;
-    carried.write_preprocessor(dir)?;
+    write_carried_files(carried, dir)?;
     let mut config = config_of(backbone, stored);
     config.insert("quantization_config".to_owned(), bnb.to_json());
     Ok(write_config(&dir.join("config.json"), config)?)
 }
 
 /// The parameters of a backbone from the tensors of a directory that [`write_backbone`] wrote.
-pub(crate) fn backbone_state(tensors: BTreeMap<String, TensorData>, names: &VitNames) -> BTreeMap<String, TensorData> {
-    let mut state = names.unstack(tensors);
-    state.retain(|name, _| !names.is_carried(name));
+pub(crate) fn backbone_state(tensors: BTreeMap<String, TensorData>, family: &Family) -> BTreeMap<String, TensorData> {
+    let mut state = family.unstack(tensors);
+    state.retain(|name, _| !family.is_carried(name));
     state
 }
 
@@ -155,8 +162,8 @@ fn write_model_file(dir: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Resu
 }
 
 /// The float parameters as files have them.
-fn float_tensors<'a>(backbone: &Vit, stored: StoredAs, path: &'a Path) -> Vec<Planned<'a>> {
-    let state = backbone.spec().names.stack(state_dict(backbone, |p| p.group == Group::Backbone));
+fn float_tensors<'a>(backbone: &Backbone, stored: StoredAs, path: &'a Path) -> Vec<Planned<'a>> {
+    let state = backbone.family().stack(state_dict(backbone, |p| p.group == Group::Backbone));
     let tensor = |(name, data): (String, TensorData)| {
         let shape = data.shape().to_vec();
         let label = name.clone();
@@ -169,12 +176,12 @@ fn float_tensors<'a>(backbone: &Vit, stored: StoredAs, path: &'a Path) -> Vec<Pl
     state.into_iter().map(tensor).collect()
 }
 
-fn config_of(backbone: &Vit, stored: StoredAs) -> Map<String, Value> {
+fn config_of(backbone: &Backbone, stored: StoredAs) -> Map<String, Value> {
     let spec = backbone.spec();
-    let mut config = spec.config.clone();
-    config.insert("model_type".to_owned(), json!(spec.names.model_type));
-    config.insert("architectures".to_owned(), json!([spec.names.architecture]));
-    config.insert("patch_size".to_owned(), json!(spec.patch));
+    let mut config = spec.config().clone();
+    config.insert("model_type".to_owned(), json!(spec.family().model_type));
+    config.insert("architectures".to_owned(), json!([spec.family().architecture]));
+    config.extend(spec.patch_size().map(|patch| ("patch_size".to_owned(), json!(patch))));
     config.remove("torch_dtype");
     // A base that was read in 4 bits may be floats now, and `transformers` believes the file.
     config.remove("quantization_config");

@@ -2,15 +2,14 @@
 //!
 //! `save_pretrained` of `transformers` writes one set of names. `save_file(model.state_dict())` writes those of memory, which
 //! differ since release 5; `torch.compile`, `DataParallel` and FSDP put components of their own into them; and in the file
-//! of a larger program the backbone is a module among others. All of this is recognized by where the class token is.
+//! of a larger program the backbone is a module among others. All of this is recognized by where the anchors of the family are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::console::listing;
+use crate::console::{listing, shown};
 use crate::models::ModelError;
-use crate::models::backbones::{VitNames, is_head};
+use crate::models::backbones::{Family, is_head};
 
-use super::json::shown;
 use super::weights::Weights;
 
 /// Components that wrappers of PyTorch add: `torch.compile`, data parallelism, FSDP, activation checkpointing.
@@ -22,12 +21,12 @@ const WRAPPERS: [&str; 4] = ["_orig_mod", "module", "_fsdp_wrapped_module", "_ch
 ///
 /// # Errors
 /// Names of another library or family, several backbones, adapters that were not merged, or two tensors of one name.
-pub(crate) fn spell(weights: Weights, names: &VitNames) -> Result<(Weights, Vec<String>), ModelError> {
+pub(crate) fn spell(weights: Weights, family: &Family) -> Result<(Weights, Vec<String>), ModelError> {
     let path = weights.path().to_path_buf();
     let stored: Vec<&str> = weights.names().collect();
-    refuse_others(&stored, names).map_err(|message| ModelError::file(&path, message))?;
-    let prefix = prefix(&stored, names).map_err(|message| ModelError::file(&path, message))?;
-    let own = names.optional_prefix == Some(prefix.as_str());
+    refuse_others(&stored, family).map_err(|message| ModelError::file(&path, message))?;
+    let prefix = prefix(&stored, family).map_err(|message| ModelError::file(&path, message))?;
+    let own = family.optional_prefix == Some(prefix.as_str());
     let mut seen = Seen::default();
     let rename = |name: &str| {
         let bare = unwrapped(name);
@@ -39,7 +38,7 @@ pub(crate) fn spell(weights: Weights, names: &VitNames) -> Result<(Weights, Vec<
         if prefix.is_empty() && is_head(tail) {
             seen.beside(tail);
         }
-        let in_file = names.in_file(tail);
+        let in_file = family.from_memory(tail).unwrap_or_else(|| tail.to_owned());
         seen.in_memory |= in_file != tail;
         Some(if own { format!("{prefix}{in_file}") } else { in_file })
     };
@@ -93,13 +92,12 @@ fn unwrapped(name: &str) -> String {
     name.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".")
 }
 
-/// What is before the names of the backbone, told by its class token, or else its patch embedding.
-fn prefix(stored: &[&str], names: &VitNames) -> Result<String, String> {
-    let anchors = ["embeddings.cls_token".to_owned(), format!("{}.weight", names.patch)];
-    for anchor in &anchors {
+/// What is before the names of the backbone, told by the first anchor of the family that is there.
+fn prefix(stored: &[&str], family: &Family) -> Result<String, String> {
+    for anchor in family.anchors {
         let before = |name: &&str| {
             let name = unwrapped(name);
-            let before = name.strip_suffix(anchor.as_str())?;
+            let before = name.strip_suffix(anchor)?;
             (before.is_empty() || before.ends_with('.')).then(|| before.to_owned())
         };
         let found: BTreeSet<String> = stored.iter().filter_map(before).collect();
@@ -111,16 +109,16 @@ fn prefix(stored: &[&str], names: &VitNames) -> Result<String, String> {
             return Ok(prefix);
         }
     }
-    let [class, patch] = anchors;
+    let [first, second] = family.anchors;
     Err(format!(
-        "has neither `{class}` nor `{patch}` under any prefix, so it is no {} by the names of transformers; it holds {}",
-        names.model_type,
+        "has neither `{first}` nor `{second}` under any prefix, so it is no {} by the names of transformers; it holds {}",
+        family.model_type,
         listing(stored.iter().map(|name| format!("`{}`", shown(name))), 4)
     ))
 }
 
 /// Refuses what is no checkpoint of `transformers` under any prefix.
-fn refuse_others(stored: &[&str], names: &VitNames) -> Result<(), String> {
+fn refuse_others(stored: &[&str], family: &Family) -> Result<(), String> {
     if let Some(name) = stored.iter().find(|name| name.contains(".lora_A.") || name.contains(".lora_B.")) {
         return Err(format!(
             "holds matrices of LoRA (`{}`): a model with an adapter that was not merged; call merge_and_unload() in Python \
@@ -131,12 +129,11 @@ fn refuse_others(stored: &[&str], names: &VitNames) -> Result<(), String> {
     let of_timm = |name: &&&str| name.ends_with("attn.qkv.weight") || name.ends_with("attn.qkv.bias");
     if let Some(name) = stored.iter().find(of_timm) {
         return Err(format!(
-            "has the names of timm or of the original DINO code (`{}`); expected those of transformers (`{}.0.{}.weight`): \
+            "has the names of timm or of the original DINO code (`{}`); expected those of transformers (`{}`): \
              get the model as transformers has it (on the hub: facebook/dinov2-small, facebook/dinov3-vits16-…, \
              google/vit-base-patch16-224), or convert it in Python",
             shown(name),
-            names.files.blocks,
-            names.files.query
+            family.example()
         ));
     }
     Ok(())

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::Dtype;
 
+use crate::console::shown;
 use crate::error::{IoContext, Result};
 use crate::files::{Limit, open_regular, read_bytes};
 use crate::models::ModelError;
@@ -18,7 +19,6 @@ use crate::models::ModelError;
 use super::foreign::{Foreign, Lacks, SNIFFED, describe_directory, is_there, sniff, sniff_file};
 use super::header::{Header, MAX_HEADER, TensorEntry};
 use super::index::ShardIndex;
-use super::json::shown;
 
 /// Bytes that are read at once: a float tensor never exists a second time as bytes.
 const CHUNK: usize = 1 << 20;

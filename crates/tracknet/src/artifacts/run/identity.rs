@@ -2,9 +2,8 @@
 
 use crate::artifacts::BuildReport;
 use crate::config::Config;
-use crate::models::backbones::Position;
-use crate::models::projection::Base;
-use crate::models::{HeatmapModel, VisitProjections, words};
+use crate::models::nn::LinearWeight;
+use crate::models::{HeatmapModel, VisitLayers, words};
 
 use super::state::{BaseIdentity, Computation};
 
@@ -20,25 +19,15 @@ pub(crate) fn base_of(config: &Config, build: &BuildReport) -> BaseIdentity {
 pub(crate) fn computation_of(model: &HeatmapModel, build: &BuildReport) -> Computation {
     let spec = model.backbone.spec();
     let (mean, std) = build.normalization();
-    let position = match spec.position {
-        Position::Rope { theta } => ("rope_theta", theta.to_string()),
-        Position::Learned { grid, resampling } => ("position_embeddings", format!("{grid}×{grid}, {resampling:?}")),
-    };
     let mut values = vec![
-        ("model_type", spec.names.model_type.to_owned()),
-        ("num_attention_heads", spec.heads.to_string()),
-        ("patch_size", spec.patch.to_string()),
-        ("num_register_tokens", spec.registers.to_string()),
-        ("layer_norm_eps", spec.epsilon.to_string()),
-        ("hidden_act", format!("{:?}", spec.activation)),
-        ("mlp", format!("{:?}", spec.mlp_kind)),
+        ("model_type", spec.family().model_type.to_owned()),
         ("image_mean", format!("{mean:?}")),
         ("image_std", format!("{std:?}")),
-        position,
     ];
+    values.extend(spec.computation());
     let mut compute = None;
-    model.visit_projections(&mut |_, projection| {
-        if let Base::Packed(weight) = &projection.base {
+    model.visit_linears(&mut |_, linear| {
+        if let LinearWeight::Packed(weight) = &linear.weight {
             compute = Some(words::dtype_name(weight.compute_dtype()).to_string());
         }
     });

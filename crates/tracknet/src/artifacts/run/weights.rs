@@ -12,7 +12,7 @@ use crate::artifacts::pretrained::{StoredAs, backbone_state, load_head, write_ba
 use crate::config::{Config, ModelConfig};
 use crate::error::Result;
 use crate::models::state::{Require, load_state};
-use crate::models::{HeatmapModel, ModelError, VisitProjections};
+use crate::models::{HeatmapModel, ModelError, VisitLayers};
 
 use super::{ADAPTER_DIR, BACKBONE_DIR, Checkpoint, RunError};
 
@@ -51,7 +51,7 @@ pub(crate) fn load_weights(
     match (checkpoint.backbone_dir(), &checkpoint.state.base) {
         (Some(dir), _) => {
             let path = dir.join("model.safetensors");
-            let state = backbone_state(read_all(&path)?, model.backbone.spec().names);
+            let state = backbone_state(read_all(&path)?, model.backbone.family());
             model.backbone = fits(&path, load_state(model.backbone, state, Require::All))?;
         }
         (None, None) => return Err(missing(BACKBONE_DIR, "state.json names no base outside of the checkpoint").into()),

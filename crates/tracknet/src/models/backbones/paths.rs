@@ -5,8 +5,9 @@
 //! path, that of the files. It is respelled where directories of PEFT are read and written, and names that a user gives
 //! are looked for in every spelling.
 
-use super::names::{LinearNames, VitNames};
-use super::{dinov2, dinov3, vit};
+use crate::models::registry;
+
+use super::family::Family;
 
 /// The spellings that a model's paths have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,55 +15,57 @@ pub enum ModulePaths {
     /// One: the paths are what they are.
     AsWritten,
     /// Those of a family of backbones.
-    Of(&'static VitNames),
+    Of(&'static Family),
     /// Those of any family, for adapters whose base is not known.
     AnyFamily,
 }
 
-/// One family for each way to spell a path: DINOv2 without registers or SwiGLU is spelled as with.
-static FAMILIES: [&VitNames; 3] = [&dinov3::NAMES, &vit::NAMES, &dinov2::SWIGLU];
-
 impl ModulePaths {
-    fn families(&self) -> &[&'static VitNames] {
+    fn families(&self) -> Vec<&'static Family> {
         match self {
-            Self::AsWritten => &[],
-            Self::Of(names) => std::slice::from_ref(names),
-            Self::AnyFamily => &FAMILIES,
+            Self::AsWritten => Vec::new(),
+            Self::Of(family) => vec![family],
+            Self::AnyFamily => registry::BACKBONES.iter().map(|row| row.spelling).collect(),
         }
     }
 
-    /// The names of the model's family, when it is known.
-    pub fn names(&self) -> Option<&'static VitNames> {
+    /// The model's family, when it is known.
+    pub fn family(&self) -> Option<&'static Family> {
         match self {
-            Self::Of(names) => Some(names),
+            Self::Of(family) => Some(family),
             Self::AsWritten | Self::AnyFamily => None,
         }
     }
 
-    /// The paths of both halves of what is at `path`, where files have it stacked ([`VitNames::halves`]).
+    /// The short name of the linear layer at `path`, when the family is known.
+    pub fn role(&self, path: &str) -> Option<&'static str> {
+        self.family()?.role(path)
+    }
+
+    /// The paths of both halves of what is at `path`, where files have it stacked ([`Family::halves`]).
     pub fn halves(&self, path: &str) -> Option<[String; 2]> {
-        self.families().iter().find_map(|names| names.halves(path))
+        self.families().iter().find_map(|family| family.halves(path))
     }
 
     /// What files have stacked, given the path of one half of it, and whether that is the second half
-    /// ([`VitNames::stacked`]).
+    /// ([`Family::stacked`]).
     pub fn stacked(&self, path: &str) -> Option<(String, bool)> {
-        self.families().iter().find_map(|names| names.stacked(path))
+        self.families().iter().find_map(|family| family.stacked(path))
     }
 
     /// The path in the memory of `transformers` 5 of what is at `path`; any path of a module or parameter.
     pub fn in_memory(&self, path: &str) -> String {
-        let memory = self.names().and_then(|names| respell(path, &names.files, &names.memory));
+        let memory = self.family().and_then(|family| family.in_memory(path));
         memory.unwrap_or_else(|| path.to_owned())
     }
 
     /// The path of what is at `path` in any spelling.
     ///
-    /// What files have stacked keeps its name: see [`VitNames::halves`].
+    /// What files have stacked keeps its name: see [`Family::halves`].
     pub fn from_any(&self, path: &str) -> String {
-        let found = self.families().iter().find_map(|names| {
-            let bare = names.optional_prefix.and_then(|prefix| path.strip_prefix(prefix));
-            let read = |path| respell(path, &names.memory, &names.files);
+        let found = self.families().into_iter().find_map(|family| {
+            let bare = family.optional_prefix.and_then(|prefix| path.strip_prefix(prefix));
+            let read = |path| family.from_memory(path);
             read(path).or_else(|| read(bare?)).or_else(|| bare.map(str::to_owned))
         });
         found.unwrap_or_else(|| path.to_owned())
@@ -71,10 +74,10 @@ impl ModulePaths {
     /// Every spelling of `path`, that in memory first.
     pub fn spellings(&self, path: &str) -> Vec<String> {
         let mut all = Vec::new();
-        for names in self.families() {
-            let mut of_family = vec![Self::Of(names).in_memory(path), path.to_owned()];
-            of_family.extend(names.stacked(path).map(|(whole, _)| whole));
-            if let Some(prefix) = names.optional_prefix {
+        for family in self.families() {
+            let mut of_family = vec![Self::Of(family).in_memory(path), path.to_owned()];
+            of_family.extend(family.stacked(path).map(|(whole, _)| whole));
+            if let Some(prefix) = family.optional_prefix {
                 of_family.extend(of_family.clone().iter().map(|path| format!("{prefix}{path}")));
             }
             all.extend(of_family);
@@ -86,39 +89,15 @@ impl ModulePaths {
     }
 }
 
-/// A path in a block with its names exchanged; nothing when the path is not below a block of `from`.
-pub(super) fn respell(path: &str, from: &LinearNames, to: &LinearNames) -> Option<String> {
-    let rest = path.strip_prefix(from.blocks)?.strip_prefix('.')?;
-    let (index, part) = rest.split_once('.').unwrap_or((rest, ""));
-    if index.is_empty() || !index.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let parts = [
-        (from.query, to.query),
-        (from.key, to.key),
-        (from.value, to.value),
-        (from.output, to.output),
-        (from.up, to.up),
-        (from.gate, to.gate),
-        (from.down, to.down),
-    ];
-    let renamed = parts.into_iter().filter(|(old, _)| !old.is_empty()).find_map(|(old, new)| {
-        let tail = part.strip_prefix(old).filter(|tail| tail.is_empty() || tail.starts_with('.'))?;
-        Some(format!("{new}{tail}"))
-    });
-    let part = renamed.unwrap_or_else(|| part.to_owned());
-    Some([to.blocks, index, &part].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join("."))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::super::names_of;
     use super::*;
+    use crate::models::registry::family_of;
 
     fn paths(config: serde_json::Value) -> ModulePaths {
-        ModulePaths::Of(names_of(config.as_object().unwrap()).unwrap())
+        ModulePaths::Of(family_of(config.as_object().unwrap()).unwrap())
     }
 
     /// File and memory, as `named_parameters` of transformers 5.23 and the keys of what it saves.
@@ -161,7 +140,7 @@ mod tests {
     #[test]
     fn halves_of_a_stacked_projection_are_found_by_its_name() {
         let swiglu = paths(json!({"model_type": "dinov2", "use_swiglu_ffn": true}));
-        let names = swiglu.names().unwrap();
+        let names = swiglu.family().unwrap();
         let [gate, up] = ["gate", "up"].map(|half| format!("encoder.layer.2.mlp.{half}_proj.weight"));
         let whole = "encoder.layer.2.mlp.weights_in.weight";
         assert_eq!(names.halves(whole), Some([gate.clone(), up.clone()]));
@@ -169,7 +148,7 @@ mod tests {
         assert_eq!(names.stacked(&up), Some((whole.to_owned(), true)));
         assert_eq!((names.halves(&gate), names.stacked("encoder.layer.2.mlp.weights_out")), (None, None));
         assert!(swiglu.spellings(&gate).contains(&whole.to_owned()));
-        assert_eq!(paths(json!({"model_type": "dinov2"})).names().unwrap().halves(whole), None);
+        assert_eq!(paths(json!({"model_type": "dinov2"})).family().unwrap().halves(whole), None);
     }
 
     #[test]

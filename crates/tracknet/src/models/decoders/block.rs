@@ -5,18 +5,15 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid};
 
 use crate::config::{Activation as ActivationName, DecoderConfig};
-use crate::models::dropout::Dropout;
-use crate::models::init::Builder;
-use crate::models::layers::{Activation, Conv, ConvSpec};
-
-use super::norm::NormLayer;
+use crate::models::lora::LoraLayer;
+use crate::models::nn::{Activation, Builder, Conv2d, ConvNorm, ConvSpec, Dropout};
 
 /// `x + dropout(se(pw(act(norm(dw(x))))))`.
 #[derive(Module, Debug)]
 pub struct ResidualBlock {
-    dw: Conv,
-    norm: NormLayer,
-    pw: Conv,
+    dw: LoraLayer<Conv2d>,
+    norm: ConvNorm,
+    pw: LoraLayer<Conv2d>,
     se: Option<SqueezeExcite>,
     dropout: Dropout,
     #[module(skip)]
@@ -29,31 +26,34 @@ impl ResidualBlock {
         let spatial = ConvSpec::square([channels, channels], 3);
         let spatial = if config.use_depthwise { spatial.depthwise() } else { spatial };
         Self {
-            dw: spatial.build(&builder.at("dw")),
-            norm: NormLayer::new(config.norm, channels, &builder.at("norm")),
-            pw: ConvSpec::square([channels, channels], 1).build(&builder.at("pw")),
+            dw: LoraLayer::new(spatial.build(&builder.at("dw"))),
+            norm: ConvNorm::new(config.norm, channels, &builder.at("norm")),
+            pw: LoraLayer::new(ConvSpec::square([channels, channels], 1).build(&builder.at("pw"))),
             se: config.use_se.then(|| SqueezeExcite::new(channels, config.se_reduction, &builder.at("se"))),
             dropout: Dropout::new(config.dropout, builder.path()),
             activation: activation(config.activation),
         }
     }
 
-    /// The two convolutions, by name.
-    pub fn convolutions(&self) -> [(&'static str, &Conv); 2] {
-        [("dw", &self.dw), ("pw", &self.pw)]
+    /// The convolutions that can carry an adapter, by the names of their fields: those that mix all channels, as a low-rank
+    /// update does.
+    pub fn layers(&self) -> Vec<(&'static str, &LoraLayer<Conv2d>)> {
+        let all = [("dw", &self.dw), ("pw", &self.pw)];
+        all.into_iter().filter(|(_, layer)| layer.base.is_dense()).collect()
     }
 
-    /// The same, to change them.
-    pub fn convolutions_mut(&mut self) -> [(&'static str, &mut Conv); 2] {
-        [("dw", &mut self.dw), ("pw", &mut self.pw)]
+    /// As [`ResidualBlock::layers`], to change them.
+    pub fn layers_mut(&mut self) -> Vec<(&'static str, &mut LoraLayer<Conv2d>)> {
+        let all = [("dw", &mut self.dw), ("pw", &mut self.pw)];
+        all.into_iter().filter(|(_, layer)| layer.base.is_dense()).collect()
     }
 
-    /// Leaves the streams of dropout that it shares with its clones.
+    /// Gives it a stream of dropout masks of its own, apart from that of its clones.
     pub fn own_dropout(&mut self) {
         self.dropout.own_stream();
     }
 
-    /// Restarts the draws of the dropout.
+    /// Restarts the stream of dropout masks.
     pub fn seed_dropout(&self, seed: u64) {
         self.dropout.seed(seed);
     }
@@ -70,6 +70,7 @@ impl ResidualBlock {
     }
 }
 
+/// The activation that a configuration chose.
 pub(super) fn activation(name: ActivationName) -> Activation {
     match name {
         ActivationName::Gelu => Activation::Gelu,
@@ -80,8 +81,8 @@ pub(super) fn activation(name: ActivationName) -> Activation {
 /// Channel attention (Hu et al., 2018).
 #[derive(Module, Debug)]
 pub(super) struct SqueezeExcite {
-    reduce: Conv,
-    expand: Conv,
+    reduce: Conv2d,
+    expand: Conv2d,
 }
 
 impl SqueezeExcite {

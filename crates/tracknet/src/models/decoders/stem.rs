@@ -4,11 +4,9 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::config::DecoderConfig;
-use crate::models::init::Builder;
-use crate::models::layers::{Activation, Conv, ConvSpec};
+use crate::models::nn::{Activation, Builder, Conv2d, ConvNorm, ConvSpec};
 
 use super::block::activation;
-use super::norm::NormLayer;
 
 /// Features of the frame itself at half and quarter resolution.
 #[derive(Module, Debug)]
@@ -41,8 +39,8 @@ impl Stem {
 /// Convolution 3×3 with stride 2, norm, activation.
 #[derive(Module, Debug)]
 pub(super) struct StemLayer {
-    conv: Conv,
-    norm: NormLayer,
+    conv: Conv2d,
+    norm: ConvNorm,
     #[module(skip)]
     activation: Activation,
 }
@@ -51,7 +49,7 @@ impl StemLayer {
     fn new(channels: [usize; 2], config: &DecoderConfig, builder: &Builder<'_>) -> Self {
         Self {
             conv: ConvSpec::square(channels, 3).stride(2).build(&builder.at("conv")),
-            norm: NormLayer::new(config.norm, channels[1], &builder.at("norm")),
+            norm: ConvNorm::new(config.norm, channels[1], &builder.at("norm")),
             activation: activation(config.activation),
         }
     }

@@ -1,17 +1,18 @@
-//! The `upsampling` decoder of vision transformers.
+//! The `upsampling` decoder: from one feature map to heatmap resolution, stage by stage.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::config::DecoderConfig;
 use crate::models::ModelError;
-use crate::models::features::Features;
-use crate::models::init::Builder;
-use crate::models::layers::{Conv, ConvSpec};
+use crate::models::features::{Features, Layout, LevelLayout};
+use crate::models::lora::{AdaptableLayer, LoraLayer};
+use crate::models::nn::{Builder, Conv2d, ConvSpec};
 
 use super::block::ResidualBlock;
 use super::resize::resize_bilinear;
 use super::stem::Stem;
+use super::{Decoder, DecoderNetwork, DecoderSpec};
 
 /// A decoder's plan: the configuration, checked against the backbone it follows.
 #[derive(Debug, Clone)]
@@ -43,16 +44,12 @@ impl Skip {
 }
 
 impl UpsamplingSpec {
-    /// Checks a configuration against the backbone's `channels` and `stride`; `heatmap` is `[W, H]`.
+    /// Checks a configuration against the coarsest level of a backbone, which the decoder begins with; `heatmap` is `[W, H]`.
     ///
     /// # Errors
     /// Names the key, its value, and the value that would work.
-    pub fn new(
-        config: &DecoderConfig,
-        channels: usize,
-        stride: usize,
-        heatmap: [usize; 2],
-    ) -> Result<Self, ModelError> {
+    pub fn new(config: &DecoderConfig, layout: &Layout, heatmap: [usize; 2]) -> Result<Self, ModelError> {
+        let LevelLayout { channels, stride } = layout.coarsest();
         check(config, channels)?;
         let mut reached = 1;
         let stages: Vec<StageSpec> = config
@@ -81,10 +78,15 @@ impl UpsamplingSpec {
         let [width, height] = heatmap;
         Ok(Self { config: config.clone(), stages, output: [height, width] })
     }
+}
 
-    /// Channels that the head receives.
-    pub fn output_channels(&self) -> usize {
+impl DecoderSpec for UpsamplingSpec {
+    fn output_channels(&self) -> usize {
         self.config.channels.last().copied().unwrap_or_default()
+    }
+
+    fn build(&self, builder: &Builder<'_>) -> Decoder {
+        Decoder::Upsampling(UpsamplingDecoder::new(self, builder))
     }
 }
 
@@ -118,7 +120,7 @@ fn check(config: &DecoderConfig, channels: usize) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Stages of resize, projection and residual blocks.
+/// Stages of resize, pointwise convolution and residual blocks.
 #[derive(Module, Debug)]
 pub struct UpsamplingDecoder {
     stages: Vec<Stage>,
@@ -141,45 +143,49 @@ impl UpsamplingDecoder {
             output: spec.output,
         }
     }
+}
 
-    /// Visits the convolutions by their path below the decoder.
-    pub fn visit_convolutions(&self, visit: &mut dyn FnMut(&str, &Conv)) {
+impl DecoderNetwork for UpsamplingDecoder {
+    fn forward(&self, features: Features, frames: Tensor<4>) -> Tensor<4> {
+        let skips = self.stem.as_ref().map(|stem| stem.forward(frames));
+        let x = features.coarsest().map.clone();
+        let x = self.stages.iter().fold(x, |x, stage| stage.forward(x, skips.as_ref()));
+        resize_bilinear(x, self.output)
+    }
+
+    fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {
         for (i, stage) in self.stages.iter().enumerate() {
             if let Some(proj) = &stage.proj {
                 visit(&format!("stages.{i}.proj"), proj);
             }
             for (j, block) in stage.blocks.iter().enumerate() {
-                block.convolutions().into_iter().for_each(|(n, c)| visit(&format!("stages.{i}.blocks.{j}.{n}"), c));
+                block.layers().into_iter().for_each(|(n, c)| visit(&format!("stages.{i}.blocks.{j}.{n}"), c));
             }
         }
     }
 
-    /// The same, to change them.
-    pub fn visit_convolutions_mut(&mut self, visit: &mut dyn FnMut(&str, &mut Conv)) {
+    fn visit_layers_mut(&mut self, visit: &mut dyn FnMut(&str, &mut dyn AdaptableLayer)) {
         for (i, stage) in self.stages.iter_mut().enumerate() {
             if let Some(proj) = &mut stage.proj {
                 visit(&format!("stages.{i}.proj"), proj);
             }
             for (j, block) in stage.blocks.iter_mut().enumerate() {
-                block.convolutions_mut().into_iter().for_each(|(n, c)| visit(&format!("stages.{i}.blocks.{j}.{n}"), c));
+                block.layers_mut().into_iter().for_each(|(n, c)| visit(&format!("stages.{i}.blocks.{j}.{n}"), c));
             }
         }
     }
 
-    /// Leaves the streams of dropout that it shares with its clones.
-    pub fn own_dropout(&mut self) {
+    fn own_dropout(&mut self) {
         self.stages.iter_mut().flat_map(|s| &mut s.blocks).for_each(|block| block.own_dropout());
     }
 
-    /// Restarts the draws of every dropout.
-    pub fn seed_dropout(&self, seed: u64) {
+    fn seed_dropout(&self, seed: u64) {
         self.stages.iter().flat_map(|s| &s.blocks).for_each(|block| block.seed_dropout(seed));
     }
 
-    /// Elements that a forward over one frame keeps for its backward, for a grid `[rows, columns]`: input, convolution,
-    /// norm, activation and output of every block, and the resized input of every stage.
-    pub fn activation_elements(&self, [rows, columns]: [usize; 2]) -> usize {
-        let mut cells = rows * columns;
+    /// Input, convolution, norm, activation and output of every block, and the resized input of every stage.
+    fn activation_elements(&self, grids: &[[usize; 2]]) -> usize {
+        let mut cells = grids.last().map_or(0, |[rows, columns]| rows * columns);
         let mut elements = 0;
         for stage in &self.stages {
             cells *= stage.factor * stage.factor;
@@ -187,20 +193,12 @@ impl UpsamplingDecoder {
         }
         elements
     }
-
-    /// Backbone features, and the frames `[batch, 3, height, width]` they come from, to
-    /// `[batch, channels, heatmap height, heatmap width]`.
-    pub fn forward(&self, features: Features, images: Tensor<4>) -> Tensor<4> {
-        let skips = self.stem.as_ref().map(|stem| stem.forward(images));
-        let x = self.stages.iter().fold(features.map, |x, stage| stage.forward(x, skips.as_ref()));
-        resize_bilinear(x, self.output)
-    }
 }
 
 /// Resize, `proj`, residual blocks.
 #[derive(Module, Debug)]
 pub struct Stage {
-    proj: Option<Conv>,
+    proj: Option<LoraLayer<Conv2d>>,
     blocks: Vec<ResidualBlock>,
     #[module(skip)]
     factor: usize,
@@ -216,7 +214,7 @@ impl Stage {
         let input = input + spec.skip.map_or(0, Skip::channels);
         Self {
             proj: (input != output || spec.skip.is_some())
-                .then(|| ConvSpec::square([input, output], 1).build(&builder.at("proj"))),
+                .then(|| LoraLayer::new(ConvSpec::square([input, output], 1).build(&builder.at("proj")))),
             blocks: (0..config.blocks_per_stage)
                 .map(|j| ResidualBlock::new(config, output, &builder.at("blocks").at(j)))
                 .collect(),
@@ -253,26 +251,31 @@ impl Stage {
 mod tests {
     use super::*;
 
+    fn layout(channels: usize, stride: usize) -> Layout {
+        Layout { levels: vec![LevelLayout { channels, stride }] }
+    }
+
     #[test]
     fn the_first_channel_count_must_be_the_hidden_size() {
-        let message = UpsamplingSpec::new(&DecoderConfig::default(), 768, 16, [256, 144]).unwrap_err().to_string();
+        let message =
+            UpsamplingSpec::new(&DecoderConfig::default(), &layout(768, 16), [256, 144]).unwrap_err().to_string();
         assert!(message.contains("384") && message.contains("768"), "{message}");
     }
 
     #[test]
     fn skips_join_the_stages_that_reach_a_quarter_and_a_half() {
         let config = DecoderConfig { skip: true, ..DecoderConfig::default() };
-        let spec = UpsamplingSpec::new(&config, 384, 16, [256, 144]).unwrap();
+        let spec = UpsamplingSpec::new(&config, &layout(384, 16), [256, 144]).unwrap();
         let skips: Vec<_> = spec.stages.iter().map(|s| s.skip).collect();
         assert_eq!(skips, [None, Some(Skip::Quarter), Some(Skip::Half)]);
-        let message = UpsamplingSpec::new(&config, 384, 14, [256, 144]).unwrap_err().to_string();
+        let message = UpsamplingSpec::new(&config, &layout(384, 14), [256, 144]).unwrap_err().to_string();
         assert!(message.contains("decoder.skip") && message.contains("14"), "{message}");
     }
 
     #[test]
     fn more_factors_than_stages_are_refused() {
         let config = DecoderConfig { upsample: vec![2; 4], ..DecoderConfig::default() };
-        let message = UpsamplingSpec::new(&config, 384, 16, [256, 144]).unwrap_err().to_string();
+        let message = UpsamplingSpec::new(&config, &layout(384, 16), [256, 144]).unwrap_err().to_string();
         assert!(message.contains("4 factors") && message.contains("3 stages"), "{message}");
     }
 }

@@ -320,7 +320,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::models::init::{Fill, RandomSource, Source};
+    use crate::models::nn::init::{Fill, RandomSource, Source};
 
     fn random(seed: u64, shape: [usize; 2]) -> Matrix {
         Matrix::from_rows(&RandomSource { seed }.values("m", &shape, Fill::Normal(1.0)), shape)

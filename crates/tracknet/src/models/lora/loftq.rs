@@ -1,123 +1,57 @@
 //! `loftq` (Li et al., 2023): the adapter makes up for what 4-bit storage loses, so its base is the stored weight.
 //!
-//! Each turn after the first stores what the adapter leaves and computes the adapter again. PEFT's own computes with the
+//! Each iteration after the first stores what the adapter leaves and computes the adapter again. PEFT's own computes with the
 //! update without the adapter's scale, and keeps what it reads back as floats.
 
-use serde::{Deserialize, Serialize};
 use tracknet_kernels::{Linear4bitWeight, QuantizeOptions};
 
-use crate::config::{DtypeName, InitMethod, LoraConfig, QuantTypeName, QuantizationConfig};
-use crate::models::projection::{Base, VisitProjections};
-use crate::models::{ModelError, words};
+use crate::config::InitMethod;
+use crate::models::ModelError;
+use crate::models::nn::LinearWeight;
+use crate::models::quantization::{Format, Storage};
 
-use super::first::{Matrices, Start, replace_weight, values_of};
-use super::quantization::{Format, Storage};
-use super::wrapper::PlannedModule;
-
-/// The key of `adapter_config.json` for a base that PEFT has no word for.
-pub(crate) const KEY: &str = "tracknet_loftq";
+use super::init::{Factors, Matrices, for_each, replace_weight, values_of};
+use super::plan::PlannedModule;
+use super::visit::VisitLayers;
 
 /// The base of an adapter that began with `loftq`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LoftqBase {
-    format: Format,
-    turns: usize,
-    /// Whether the update of a turn has the adapter's scale.
-    scaled: bool,
+pub struct LoftqBase {
+    /// How the base is stored.
+    pub(crate) format: Format,
+    /// Alternations of storing and computing, at least one.
+    pub(crate) iterations: usize,
+    /// Whether the update of an iteration has the adapter's scale.
+    pub(crate) scaled: bool,
     /// Adapted modules whose weight stayed float.
-    floats: Vec<String>,
-}
-
-/// [`LoftqBase`] in `adapter_config.json`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    quant_type: QuantTypeName,
-    blocksize: usize,
-    double_quant: bool,
-    compute_dtype: DtypeName,
-    turns: usize,
-    #[serde(default)]
-    floats: Vec<String>,
+    pub(crate) floats: Vec<String>,
 }
 
 impl LoftqBase {
-    /// What `init_lora_weights: loftq` means in a file of PEFT: NF4 in blocks of 64 with float scales.
-    ///
-    /// # Errors
-    /// None.
-    pub(crate) fn of_peft(lora: &LoraConfig) -> Result<Self, ModelError> {
-        let config = QuantizationConfig {
-            quant_type: QuantTypeName::Nf4,
-            blocksize: 64,
-            compress_statistics: false,
-            compute_dtype: DtypeName::Float32,
-            ..QuantizationConfig::default()
-        };
-        let format = Format::new(&config)?;
-        Ok(Self { format, turns: lora.loftq_config.loftq_iter, scaled: false, floats: Vec::new() })
-    }
-
-    /// From the value of [`KEY`].
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub(crate) fn from_entry(value: &serde_json::Value) -> Result<Self, String> {
-        let entry = Entry::deserialize(value).map_err(|e| format!("{KEY} is {value}: {e}"))?;
-        let Entry { quant_type, blocksize, double_quant, compute_dtype, turns, floats } = entry;
-        let config = QuantizationConfig {
-            quant_type,
-            blocksize,
-            compress_statistics: double_quant,
-            compute_dtype,
-            ..QuantizationConfig::default()
-        };
-        let format = Format::new(&config).map_err(|e| format!("{KEY}: {e}"))?;
-        Ok(Self { format, turns, scaled: true, floats })
-    }
-
-    /// The value of [`KEY`].
-    pub(crate) fn to_entry(&self) -> serde_json::Value {
-        let QuantizeOptions { quant_type, blocksize, double_quant } = self.format.options();
-        serde_json::json!(Entry {
-            quant_type: words::quant_type_name(quant_type),
-            blocksize,
-            double_quant,
-            compute_dtype: words::dtype_name(self.format.compute()),
-            turns: self.turns,
-            floats: self.floats.clone(),
-        })
-    }
-
-    /// Alternations of storing and computing, at least one.
-    pub(crate) fn turns(&self) -> usize {
-        self.turns
-    }
-
-    /// First matrices for the modules that `storage` packs; after several turns their weights become what is to be stored.
+    /// Initial matrices for the modules that `storage` packs; after several iterations their weights become what is to be stored.
     ///
     /// # Errors
     /// As [`values_of`]; a weight that cannot be stored in 4 bits.
-    pub(crate) fn begin<M: VisitProjections>(
+    pub(crate) fn init<M: VisitLayers>(
         model: &mut M,
         modules: &[PlannedModule],
         storage: &Storage,
-        turns: usize,
+        iterations: usize,
     ) -> Result<(Matrices, Self), ModelError> {
         let packed = |m: &&PlannedModule| storage.format_of(&m.path).is_some();
         let floats = modules.iter().filter(|m| !packed(m)).map(|m| m.path.clone()).collect();
-        let loftq = Self { format: storage.format(), turns, scaled: true, floats };
+        let loftq = Self { format: storage.format(), iterations, scaled: true, floats };
         let mut matrices = Matrices::new();
-        super::first::for_each(model, modules, |module, base| {
+        for_each(model, modules, |module, linear| {
             if !packed(&module) {
                 return Ok(());
             }
-            let weight = values_of(module, base, InitMethod::Loftq)?;
+            let weight = values_of(module, linear, InitMethod::Loftq)?;
             let stored = loftq.stored(module, &weight)?;
-            let start = loftq.correction(module, &weight, &stored)?;
-            matrices.insert(module.path.clone(), start.tensors());
-            if turns > 1 {
-                replace_weight(module, base, stored);
+            let factors = loftq.correction(module, &weight, &stored)?;
+            matrices.insert(module.path.clone(), factors.tensors());
+            if iterations > 1 {
+                replace_weight(module, linear, stored);
             }
             Ok(())
         })?;
@@ -129,51 +63,51 @@ impl LoftqBase {
     ///
     /// # Errors
     /// A weight that is or will be stored in another way; as [`values_of`].
-    pub(crate) fn restore<M: VisitProjections>(
+    pub(crate) fn restore<M: VisitLayers>(
         &self,
         model: &mut M,
         modules: &[PlannedModule],
         storage: Option<&Storage>,
     ) -> Result<(), ModelError> {
-        super::first::for_each(model, modules, |module, base| {
+        for_each(model, modules, |module, linear| {
             if self.floats.contains(&module.path) {
                 return Ok(());
             }
-            if let Base::Packed(weight) = base {
+            if let LinearWeight::Packed(weight) = &linear.weight {
                 return self.check_packed(module, weight);
             }
             let format = storage.and_then(|storage| storage.format_of(&module.path));
             if let Some(format) = format {
                 self.check_options(module, format.options(), "would be stored")?;
-                if self.turns == 1 {
+                if self.iterations == 1 {
                     return Ok(());
                 }
             }
-            let weight = values_of(module, base, InitMethod::Loftq)?;
+            let weight = values_of(module, linear, InitMethod::Loftq)?;
             let stored = self.stored(module, &weight)?;
             let weight = match format {
                 Some(_) => stored,
                 None => self.format.round_trip(&module.path, &stored, module.shape)?,
             };
-            replace_weight(module, base, weight);
+            replace_weight(module, linear, weight);
             Ok(())
         })
     }
 
-    /// What is to be stored after the turns: the weight itself after one.
+    /// What is to be stored after the iterations: the weight itself after one.
     fn stored(&self, module: &PlannedModule, weight: &[f32]) -> Result<Vec<f32>, ModelError> {
         let mut stored = weight.to_vec();
-        for _ in 1..self.turns {
-            stored = self.correction(module, weight, &stored)?.without(weight, self.scale(module));
+        for _ in 1..self.iterations {
+            stored = self.correction(module, weight, &stored)?.subtracted_from(weight, self.scale(module));
         }
         Ok(stored)
     }
 
     /// The adapter that is nearest to what is lost when `stored` is read back instead of `weight`.
-    fn correction(&self, module: &PlannedModule, weight: &[f32], stored: &[f32]) -> Result<Start, ModelError> {
+    fn correction(&self, module: &PlannedModule, weight: &[f32], stored: &[f32]) -> Result<Factors, ModelError> {
         let read_back = self.format.round_trip(&module.path, stored, module.shape)?;
         let lost: Vec<f32> = weight.iter().zip(&read_back).map(|(w, q)| w - q).collect();
-        Ok(Start::principal(&lost, module.shape, module.rank, self.scale(module)))
+        Ok(Factors::principal(&lost, module.shape, module.rank, self.scale(module)))
     }
 
     fn scale(&self, module: &PlannedModule) -> f32 {
@@ -183,13 +117,13 @@ impl LoftqBase {
     fn check_packed(&self, module: &PlannedModule, weight: &Linear4bitWeight) -> Result<(), ModelError> {
         let (quant_type, blocksize, double_quant) = (weight.quant_type(), weight.blocksize(), weight.double_quant());
         self.check_options(module, QuantizeOptions { quant_type, blocksize, double_quant }, "is stored")?;
-        if self.turns == 1 {
+        if self.iterations == 1 {
             return Ok(());
         }
         let message = format!(
             "is in 4 bits already, but the adapter's base is computed from float weights in {} turns of loftq: give the float \
              base",
-            self.turns
+            self.iterations
         );
         Err(ModelError::Tensor { name: format!("{}.weight", module.path), message })
     }
@@ -215,7 +149,7 @@ fn named(QuantizeOptions { quant_type, blocksize, double_quant }: QuantizeOption
 
 impl std::fmt::Display for LoftqBase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "loftq on {} after {} turns", named(self.format.options()), self.turns)?;
+        write!(f, "loftq on {} after {} turns", named(self.format.options()), self.iterations)?;
         if self.scaled { Ok(()) } else { write!(f, " of PEFT") }
     }
 }

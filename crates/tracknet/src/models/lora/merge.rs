@@ -1,42 +1,16 @@
-//! Puts adapters into the weights they adapt, and takes them out again.
+//! Merges the adapters of a model into the weights they adapt, and takes them out again.
 //!
-//! A 4-bit weight becomes a float one when an adapter is put into it: rounding the sum to 4 bits again would lose most of
+//! A 4-bit weight becomes a float one when an adapter is merged into it: rounding the sum to 4 bits again would lose most of
 //! what was learned. [`MergeInto::Requantized`] does it all the same when it is asked for; [`Deviation`] says at what cost.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use burn::module::Param;
-use burn::tensor::{Tensor, TensorData};
-use tracknet_kernels::{Linear4bitWeight, PackedWeight};
+use burn::tensor::Tensor;
 
-use crate::error::Result as AnyResult;
 use crate::models::ModelError;
-use crate::models::layers::Conv;
-use crate::models::projection::{Base, Projection, VisitProjections};
 
-use super::adapter::LoraAdapter;
-use super::ranks::Ranks;
-use crate::artifacts::adapter::peft::AdapterFile;
-
-/// What a 4-bit weight becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MergeInto {
-    /// Floats.
-    #[default]
-    Float,
-    /// 4 bits again, in the format it had.
-    Requantized,
-}
-
-/// An adapter that is in the weight.
-#[derive(Debug, Clone)]
-pub struct Merged {
-    pub(crate) adapter: LoraAdapter,
-    /// The factors of DoRA, which the merged weight does not show.
-    gain: Option<TensorData>,
-    requantized: bool,
-}
+use super::layer::{AdaptableLayer, MergeInto};
+use super::visit::VisitLayers;
 
 /// How far outputs are apart.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,26 +58,15 @@ impl fmt::Display for Deviation {
 /// # Errors
 /// A merged weight that is not finite, by name, or one that cannot be stored in 4 bits; the model given is lost, so keep
 /// a copy (its tensors are shared).
-pub fn merge_adapters<M: VisitProjections>(mut model: M, into: MergeInto) -> Result<M, ModelError> {
-    let mut failed = None;
-    model.visit_projections_mut(&mut |path, projection| {
-        if failed.is_none() {
-            failed = merge_projection(path, projection, into).err();
-        }
-    });
-    model.visit_convolutions_mut(&mut |path, conv| {
-        if failed.is_none() {
-            failed = merge_convolution(path, conv).err();
-        }
-    });
-    failed.map_or(Ok(model), Err)
+pub fn merge_adapters<M: VisitLayers>(model: M, into: MergeInto) -> Result<M, ModelError> {
+    change_layers(model, |path, layer| layer.merge(path, into))
 }
 
 /// [`merge_adapters`] on a copy, and what it changed of the outputs of `probe`.
 ///
 /// # Errors
 /// As [`merge_adapters`], and outputs that are not finite.
-pub fn merge_and_compare<M: VisitProjections + Clone, const D: usize>(
+pub fn merge_and_compare<M: VisitLayers + Clone, const D: usize>(
     model: &M,
     into: MergeInto,
     probe: impl Fn(&M) -> Tensor<D>,
@@ -117,155 +80,20 @@ pub fn merge_and_compare<M: VisitProjections + Clone, const D: usize>(
 ///
 /// # Errors
 /// An adapter that was merged into 4 bits, where rounding has swallowed what would be taken out.
-pub fn unmerge_adapters<M: VisitProjections>(mut model: M) -> Result<M, ModelError> {
-    let mut failed = None;
-    model.visit_projections_mut(&mut |path, projection| {
-        let Some(merged) = projection.merged.take() else { return };
-        if let (Base::Dense(weight), false) = (&mut projection.base, merged.requantized) {
-            *weight = weight.clone().map(|w| merged.take_out(w));
-            projection.adapter = Some(merged.adapter);
-        } else {
-            let message = "was merged into 4 bits; load the base and the adapter again".to_owned();
-            failed.get_or_insert(ModelError::Tensor { name: format!("{path}.weight"), message });
+pub fn unmerge_adapters<M: VisitLayers>(model: M) -> Result<M, ModelError> {
+    change_layers(model, |path, layer| layer.unmerge(path))
+}
+
+/// Changes the layers of a model up to the first error.
+fn change_layers<M: VisitLayers>(
+    mut model: M,
+    change: impl Fn(&str, &mut dyn AdaptableLayer) -> Result<(), ModelError>,
+) -> Result<M, ModelError> {
+    let mut result = Ok(());
+    model.visit_layers_mut(&mut |path, layer| {
+        if result.is_ok() {
+            result = change(path, layer);
         }
     });
-    model.visit_convolutions_mut(&mut |_, conv| {
-        let Some(merged) = conv.merged.take() else { return };
-        let shape = conv.weight.lazy_shape();
-        let rows = merged.take_out(conv.rows());
-        conv.weight = conv.weight.clone().map(|_| rows.reshape(shape));
-        conv.adapter = Some(merged.adapter);
-    });
-    failed.map_or(Ok(model), Err)
-}
-
-impl AdapterFile {
-    /// Takes this adapter out of the float weights that it was merged into, within rounding.
-    ///
-    /// # Errors
-    /// An adapter whose merge cannot be undone from its files: DoRA, replaced biases or whole modules, a start that
-    /// changed the base; modules that the model does not have as floats of the right shape.
-    pub fn take_out<M: VisitProjections>(&self, model: &mut M) -> AnyResult<()> {
-        let refuse = |message: &str| Err(ModelError::file(self.path(), message).into());
-        let lora = &self.config.lora;
-        if lora.use_dora {
-            return refuse("is a DoRA adapter: the lengths that the rows of the base had are in no file");
-        }
-        if !self.parameters.is_empty() {
-            return refuse("replaced biases or whole modules of the base, whose values are in no file");
-        }
-        if lora.init_lora_weights.reads_weights() {
-            return refuse(
-                "changed its base when it began; convert it to a plain adapter first (tracknet adapter convert)",
-            );
-        }
-        let ranks = Ranks::new(lora)?;
-        let paths = model.module_paths();
-        let mut left = BTreeMap::new();
-        for (path, parts) in &self.modules {
-            let (rank, scaling) = ranks.of(path, paths)?;
-            left.insert(path.as_str(), parts.update(scaling.factor(rank)));
-        }
-        let mut problems = Vec::new();
-        let misfit = |path: &str, why: String| format!("{path}: the adapter does not fit the layer: {why}");
-        let mut take = |path: &str, shape: [usize; 2], base: Option<Tensor<2>>| match (left.remove(path)?, base) {
-            (Ok(update), Some(rows)) if update.shape()[..] == shape => {
-                let device = rows.device();
-                Some(rows - Tensor::from_data(update, &device))
-            }
-            (update, base) => {
-                let found =
-                    update.map(|update| format!("its update is {:?}, the weight {shape:?}", update.shape().to_vec()));
-                let why = if base.is_none() { "it is in 4 bits".to_owned() } else { found.unwrap_or_else(|why| why) };
-                problems.push(misfit(path, why));
-                None
-            }
-        };
-        model.visit_projections_mut(&mut |path, projection| {
-            let shape = projection.shape();
-            match &mut projection.base {
-                Base::Dense(weight) => {
-                    if let Some(rows) = take(path, shape, Some(weight.val())) {
-                        *weight = weight.clone().map(|_| rows);
-                    }
-                }
-                Base::Packed(_) => drop(take(path, shape, None)),
-            }
-        });
-        model.visit_convolutions_mut(&mut |path, conv| {
-            let shape = conv.weight.lazy_shape();
-            if let Some(rows) = take(path, conv.shape(), Some(conv.rows())) {
-                conv.weight = conv.weight.clone().map(|_| rows.reshape(shape));
-            }
-        });
-        problems.extend(left.into_keys().map(|path| format!("{path}: the model has no such layer")));
-        if problems.is_empty() {
-            return Ok(());
-        }
-        Err(ModelError::Tensors { path: self.path().to_path_buf(), problems }.into())
-    }
-}
-
-impl Merged {
-    fn take_out(&self, merged: Tensor<2>) -> Tensor<2> {
-        let device = merged.device();
-        let gain = self.gain.clone().map(|data| Tensor::from_data(data, &device));
-        self.adapter.unmerge(merged, gain)
-    }
-}
-
-fn merge_projection(path: &str, projection: &mut Projection, into: MergeInto) -> Result<(), ModelError> {
-    let Some(adapter) = projection.adapter.take() else { return Ok(()) };
-    let rows = projection.base.dense();
-    let device = rows.device();
-    let (weight, gain) = merged_rows(path, &adapter, rows)?;
-    let (base, requantized) = match (&projection.base, into) {
-        (Base::Packed(old), MergeInto::Requantized) => (Base::Packed(pack_like(path, old, weight)?), true),
-        (Base::Packed(_), MergeInto::Float) => {
-            let weight: Param<Tensor<2>> = Param::from_data(weight, &device);
-            (Base::Dense(weight.set_require_grad(false)), false)
-        }
-        (Base::Dense(old), _) => {
-            (Base::Dense(old.clone().map(|_| Tensor::from_data(weight, &device)).set_require_grad(false)), false)
-        }
-    };
-    projection.base = base;
-    projection.merged = Some(Box::new(Merged { adapter, gain, requantized }));
-    Ok(())
-}
-
-fn merge_convolution(path: &str, conv: &mut Conv) -> Result<(), ModelError> {
-    let Some(adapter) = conv.adapter.take() else { return Ok(()) };
-    let (weight, gain) = merged_rows(path, &adapter, conv.rows())?;
-    let (shape, device) = (conv.weight.lazy_shape(), conv.weight.lazy_device());
-    let merged = Tensor::<2>::from_data(weight, &device).reshape(shape);
-    conv.weight = conv.weight.clone().map(|_| merged).set_require_grad(false);
-    conv.merged = Some(Box::new(Merged { adapter, gain, requantized: false }));
-    Ok(())
-}
-
-/// The merged weight, checked, and the factors of DoRA.
-fn merged_rows(
-    path: &str,
-    adapter: &LoraAdapter,
-    rows: Tensor<2>,
-) -> Result<(TensorData, Option<TensorData>), ModelError> {
-    let (merged, gain) = adapter.merge(rows);
-    let merged = merged.into_data().convert::<f32>();
-    let damage = merged.iter::<f32>().find(|v| !v.is_finite());
-    match damage {
-        Some(value) => {
-            let message = format!("would hold {value} after the merge: the adapter or the base is damaged");
-            Err(ModelError::Tensor { name: format!("{path}.weight"), message })
-        }
-        None => Ok((merged, gain.map(Tensor::into_data))),
-    }
-}
-
-fn pack_like(path: &str, old: &Linear4bitWeight, weight: TensorData) -> Result<Linear4bitWeight, ModelError> {
-    let problem = |message: String| ModelError::Tensor { name: format!("{path}.weight"), message };
-    let values = weight.try_to_vec::<f32>().map_err(|e| problem(format!("{e:?}")))?;
-    let options = old.to_packed().map_err(|e| problem(e.to_string()))?.options();
-    let packed = PackedWeight::quantize(&values, old.shape(), &options).map_err(|e| problem(e.to_string()))?;
-    Linear4bitWeight::from_packed(&packed, old.compute_dtype(), &old.device()).map_err(|e| problem(e.to_string()))
+    result.map(|()| model)
 }

@@ -1,28 +1,38 @@
-//! Adapters and 4-bit storage for any model that names its projections.
+//! Adapters for any model that names its layers.
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`adapter`] | the two thin matrices and their forward, with every variant |
+//! | [`layer`] | a layer with an adapter: forward, merge, unmerge, written once for linear layers and convolutions |
+//! | [`adapter`], [`dora`] | the matrices and their scale, and the variant with magnitudes |
+//! | [`base`] | what adapters ask of the layers that they are added to |
+//! | `fused` | where kernels compute an adapted layer in fewer passes |
+//! | [`visit`] | the layers of a model by name |
 //! | [`targets`], `ranks` | which modules `target_modules` means, and the rank and scale of each |
-//! | `first`, `loftq`, `linalg` | first values, random or from the weight, and the decompositions they need |
-//! | [`wrapper`] | [`apply_lora_to_model`] |
-//! | [`peft`], [`peft_config`], `peft_names` | adapter directories: tensors, `adapter_config.json`, names that PEFT finds |
-//! | [`merge`], [`set`], [`status`], [`compare`] | operations on adapters: merging, switching, tables, comparing and converting |
-//! | [`quantization`] | [`apply_quantization`] |
+//! | `init`, `loftq`, `linalg` | initial matrices, random or from the weight, and the decompositions they need |
+//! | [`plan`] | [`apply_lora_to_model`] |
+//! | [`merge`], [`status`] | the adapters of a whole model: merging, unmerging, a table |
 
 pub mod adapter;
-pub(crate) mod first;
+pub mod base;
+pub mod dora;
+mod fused;
+pub(crate) mod init;
+pub mod layer;
 mod linalg;
 pub(crate) mod loftq;
 pub mod merge;
-pub mod quantization;
+pub mod plan;
 pub(crate) mod ranks;
 pub mod status;
 pub mod targets;
-pub mod wrapper;
+#[cfg(test)]
+mod tests;
+pub mod visit;
 
 pub use adapter::LoraAdapter;
-pub use merge::{Deviation, MergeInto, merge_adapters, merge_and_compare, unmerge_adapters};
-pub use quantization::{QuantizationReport, apply_quantization, dequantize, plan_quantization};
+pub use base::BaseLayer;
+pub use layer::{AdaptableLayer, LoraLayer, MergeInto};
+pub use merge::{Deviation, merge_adapters, merge_and_compare, unmerge_adapters};
+pub use plan::{AdaptedModule, LoraPlan, LoraReport, apply_lora_to_model, counted};
 pub use status::{AdapterStatus, LayerStatus, layer_status, status_table};
-pub use wrapper::{AdaptedModule, LoraPlan, LoraReport, apply_lora_to_model, counted};
+pub use visit::VisitLayers;

@@ -71,11 +71,11 @@ pub(crate) fn of_key(key: &str) -> impl Fn(PatternError) -> ModelError + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::backbones::names_of;
+    use crate::models::registry::family_of;
 
     fn dinov3() -> ModulePaths {
         let config = serde_json::json!({ "model_type": "dinov3_vit" });
-        ModulePaths::Of(names_of(config.as_object().unwrap()).unwrap())
+        ModulePaths::Of(family_of(config.as_object().unwrap()).unwrap())
     }
 
     fn ranks(pattern: &[(&str, usize)]) -> Ranks {

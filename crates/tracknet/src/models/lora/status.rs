@@ -1,12 +1,12 @@
-//! What every layer that can carry an adapter carries.
+//! A table of the layers that can carry an adapter: which one they carry, and how their weight is stored.
 
 use std::fmt;
 
-use crate::models::layers::Conv;
-use crate::models::projection::{Base, Projection, VisitProjections};
+use crate::models::nn::LinearWeight;
 
 use super::adapter::LoraAdapter;
-use super::merge::Merged;
+use super::layer::AdaptableLayer;
+use super::visit::VisitLayers;
 
 /// One layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,10 +51,6 @@ impl AdapterStatus {
         }
     }
 
-    fn either(active: Option<&LoraAdapter>, merged: Option<&Merged>) -> Option<Self> {
-        active.map(|a| Self::of(a, false)).or_else(|| merged.map(|m| Self::of(&m.adapter, true)))
-    }
-
     /// `lora`, `rslora`, `dora` or `rslora+dora`.
     pub fn variant(&self) -> &'static str {
         match (self.rslora, self.dora) {
@@ -67,29 +63,30 @@ impl AdapterStatus {
 }
 
 /// The layers of a model that can carry an adapter, in its order; convolutions only when they carry one.
-pub fn layer_status<M: VisitProjections>(model: &M) -> Vec<LayerStatus> {
+pub fn layer_status<M: VisitLayers>(model: &M) -> Vec<LayerStatus> {
     let mut found = Vec::new();
-    model.visit_projections(&mut |path, p| found.push(of_projection(path, p)));
-    model.visit_convolutions(&mut |path, conv| found.extend(of_convolution(path, conv)));
+    model.visit_layers(&mut |path, layer| {
+        let status = status_of(path, layer);
+        found.extend((layer.base().linear().is_some() || status.adapter.is_some()).then_some(status));
+    });
     found
 }
 
-fn of_projection(path: &str, projection: &Projection) -> LayerStatus {
-    let storage = match &projection.base {
-        Base::Dense(_) => "float32".to_owned(),
-        Base::Packed(weight) => {
+fn status_of(path: &str, layer: &dyn AdaptableLayer) -> LayerStatus {
+    let active = layer.adapter().map(|adapter| AdapterStatus::of(adapter, false));
+    let adapter = active.or_else(|| layer.merged().map(|merged| AdapterStatus::of(&merged.adapter, true)));
+    let kind = match layer.base().weight_shape()[..] {
+        [_, _, kernel, _] => format!("conv {kernel}x{kernel}"),
+        _ => "linear".to_owned(),
+    };
+    let storage = match layer.base().linear().map(|linear| &linear.weight) {
+        Some(LinearWeight::Packed(weight)) => {
             let nested = if weight.double_quant() { "+dq" } else { "" };
             format!("{}/{}{nested}", format!("{:?}", weight.quant_type()).to_lowercase(), weight.blocksize())
         }
+        _ => "float32".to_owned(),
     };
-    let adapter = AdapterStatus::either(projection.adapter.as_ref(), projection.merged.as_deref());
-    LayerStatus { name: path.to_owned(), kind: "linear".to_owned(), adapter, storage }
-}
-
-fn of_convolution(path: &str, conv: &Conv) -> Option<LayerStatus> {
-    let adapter = AdapterStatus::either(conv.adapter.as_ref(), conv.merged.as_deref())?;
-    let kind = format!("conv {0}x{0}", conv.kernel());
-    Some(LayerStatus { name: path.to_owned(), kind, adapter: Some(adapter), storage: "float32".to_owned() })
+    LayerStatus { name: path.to_owned(), kind, adapter, storage }
 }
 
 /// The table of [`layer_status`].

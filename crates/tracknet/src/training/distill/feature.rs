@@ -9,15 +9,16 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::artifacts::adapter::AdapterReport;
 use crate::artifacts::pretrained::{Checkpoint, hub};
 use crate::artifacts::{BuildReport, build_backbone};
 use crate::compute::{Compute, MicroBatches};
 use crate::config::{LoraConfig, QuantizationConfig};
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
-use crate::models::layers::Activation;
-use crate::models::lora::{LoraPlan, LoraReport};
-use crate::models::{ModelError, VisitProjections, Vit};
+use crate::models::lora::LoraPlan;
+use crate::models::nn::Activation;
+use crate::models::{Backbone, ModelError, VisitLayers};
 
 use super::DistillOptions;
 
@@ -35,16 +36,13 @@ pub enum FeatureKind {
 /// A backbone and what reads a picture's feature off its tokens.
 #[derive(Module, Debug)]
 pub struct FeatureModel {
-    /// The transformer, with or without adapters.
-    pub backbone: Vit,
+    /// The backbone, with or without adapters.
+    pub backbone: Backbone,
     pooler: Option<Pooler>,
     /// What frames are given to the backbone in.
     #[module(skip)]
     dtype: DType,
 }
-
-/// The family whose checkpoints have weights for `pooler_output`.
-const WITH_POOLER: &str = "vit";
 
 impl FeatureModel {
     /// Builds the model of the options, stored as `quantization` says, without adapters.
@@ -65,12 +63,12 @@ impl FeatureModel {
             return Err(ModelError::file(dir, message).into());
         }
         let (backbone, report) = build_backbone(&options.model, &LoraConfig::default(), quantization, device)?;
-        backbone.spec().grid([options.size; 2]).map_err(|error| match error {
+        backbone.spec().check_input([options.size; 2]).map_err(|error| match error {
             ModelError::Key { message, .. } => ModelError::key("size", message),
             other => other,
         })?;
         let pooler = match options.feature {
-            FeatureKind::Pooler if backbone.spec().names.model_type == WITH_POOLER => {
+            FeatureKind::Pooler if backbone.family().has_pooler() => {
                 Some(Pooler::load(&checkpoint, &backbone, &dir, device)?)
             }
             FeatureKind::Cls | FeatureKind::Pooler => None,
@@ -78,15 +76,16 @@ impl FeatureModel {
         Ok((Self { backbone, pooler, dtype: DType::F32 }, report))
     }
 
-    /// Adds trainable adapters to every projection; everything else is frozen. `seed` decides their first values.
+    /// Adds trainable adapters to every linear layer; everything else is frozen. `seed` decides their first values.
     ///
     /// # Errors
     /// A value of `lora` that cannot work.
-    pub(super) fn adapt(self, lora: &LoraConfig, seed: u64) -> Result<(Self, LoraReport)> {
+    pub(super) fn adapt(self, lora: &LoraConfig, seed: u64) -> Result<(Self, AdapterReport)> {
         let plan = LoraPlan::new(&self.backbone, lora, None, seed)?;
         let mut backbone = self.backbone;
-        let first = plan.read_weights(&mut backbone, None)?;
-        let (backbone, report) = plan.apply(backbone, first)?;
+        let initial = plan.init_from_weights(&mut backbone, None)?;
+        let (backbone, report) = plan.apply(backbone, initial)?;
+        let report = AdapterReport::of_new(report, lora, backbone.module_paths());
         Ok((Self { backbone, ..self }, report))
     }
 
@@ -111,7 +110,7 @@ impl FeatureModel {
 
     /// Length of a feature.
     pub fn feature_count(&self) -> usize {
-        self.pooler.as_ref().map_or(self.backbone.spec().hidden, Pooler::outputs)
+        self.pooler.as_ref().map_or(self.backbone.spec().token_features(), Pooler::outputs)
     }
 
     /// Parameters of the pooler, which never train.
@@ -171,15 +170,15 @@ enum PoolerActivation {
 
 impl Pooler {
     /// Reads `pooler.dense` of a plain ViT.
-    fn load(checkpoint: &Checkpoint, backbone: &Vit, dir: &Path, device: &Device) -> Result<Self> {
+    fn load(checkpoint: &Checkpoint, backbone: &Backbone, dir: &Path, device: &Device) -> Result<Self> {
         let spec = backbone.spec();
-        let prefixes = [Some(""), spec.names.optional_prefix];
+        let prefixes = [Some(""), spec.family().optional_prefix];
         let names = prefixes.into_iter().flatten().map(|prefix| format!("{prefix}pooler.dense"));
         let Some(name) = names.into_iter().find(|name| checkpoint.weights.shape(&format!("{name}.weight")).is_some())
         else {
             let message = format!(
                 "has no tensor pooler.dense.weight, so this {} has no pooler: distil the class token instead (feature cls)",
-                spec.names.model_type
+                spec.family().model_type
             );
             return Err(ModelError::file(dir, message).into());
         };
@@ -187,9 +186,11 @@ impl Pooler {
         let [weight, bias] = ["weight", "bias"].map(|leaf| format!("{name}.{leaf}"));
         let (found, biases) = (weights.shape(&weight).unwrap_or_default(), weights.shape(&bias).unwrap_or_default());
         let [outputs, inputs] = <[usize; 2]>::try_from(found).unwrap_or_default();
-        if inputs != spec.hidden || outputs == 0 || biases != [outputs] {
-            let message =
-                format!("is {found:?} with a bias of {biases:?}, expected [features, {}] and [features]", spec.hidden);
+        if inputs != spec.token_features() || outputs == 0 || biases != [outputs] {
+            let message = format!(
+                "is {found:?} with a bias of {biases:?}, expected [features, {}] and [features]",
+                spec.token_features()
+            );
             return Err(ModelError::Tensor { name: weight, message }.into());
         }
         let frozen = |values, shape: [usize; 2]| TensorData::new(values, shape);

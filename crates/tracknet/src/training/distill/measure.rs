@@ -7,7 +7,7 @@ use image::RgbImage;
 
 use crate::compute::{Compute, DeviceError};
 use crate::error::Result;
-use crate::models::VisitProjections;
+use crate::models::VisitLayers;
 use crate::training::TrainingError;
 
 use super::feature::FeatureModel;
@@ -60,9 +60,9 @@ impl DistillStep<'_> {
 /// How many linear layers the backbone has, and how many of them are in 4 bits.
 pub(super) fn layers(model: &FeatureModel) -> (usize, usize) {
     let (mut all, mut packed) = (0, 0);
-    model.backbone.visit_projections(&mut |_, projection| {
+    model.backbone.visit_linears(&mut |_, linear| {
         all += 1;
-        packed += usize::from(projection.is_quantized());
+        packed += usize::from(linear.is_quantized());
     });
     (all, packed)
 }

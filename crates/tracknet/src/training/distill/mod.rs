@@ -34,8 +34,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{DtypeName, LoraConfig, MAX_RANK, Precision, QuantMode, QuantTypeName, QuantizationConfig};
 use crate::models::ModelError;
-use crate::models::lora::quantization::Format;
-use crate::models::lora::wrapper;
+use crate::models::lora::plan;
+use crate::models::quantization::Format;
 
 pub use crops::{Crops, Views};
 pub use feature::{FeatureKind, FeatureModel};
@@ -151,7 +151,7 @@ impl DistillOptions {
             return refuse(key, format!("make {} optimizer steps, expected at most {MAX_STEPS}", self.total_steps()));
         }
         Format::new(&self.quantization())?;
-        wrapper::validate(&self.lora())
+        plan::validate(&self.lora())
     }
 
     /// Optimizer steps of each student.

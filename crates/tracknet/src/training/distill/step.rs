@@ -9,7 +9,7 @@ use crate::compute::Compute;
 use crate::config::OptimizerConfig;
 use crate::datasets::image::Normalizer;
 use crate::error::Result;
-use crate::models::VisitProjections;
+use crate::models::VisitLayers;
 use crate::training::loss::LossSum;
 use crate::training::parameters::ParameterTable;
 use crate::training::train_step::TrainStep;

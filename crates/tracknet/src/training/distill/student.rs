@@ -8,12 +8,12 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::artifacts::BuildReport;
-use crate::artifacts::adapter::{PeftConfig, write_adapter};
+use crate::artifacts::adapter::{AdapterReport, PeftConfig, write_adapter};
 use crate::compute::Compute;
 use crate::config::{DtypeName, Interval, Precision, QuantizationConfig, SchedulerConfig, SchedulerName};
 use crate::error::Result;
 use crate::models::MemoryReport;
-use crate::models::lora::{AdaptedModule, LoraReport};
+use crate::models::lora::AdaptedModule;
 use crate::training::TrainingError;
 use crate::training::reporter::{Reporter, StepProgress};
 use crate::training::schedule::Schedule;
@@ -133,7 +133,7 @@ pub fn train_student(
 struct Untrained {
     model: FeatureModel,
     build: BuildReport,
-    lora: LoraReport,
+    lora: AdapterReport,
     /// Memory of the backbone before it had adapters.
     stored: MemoryReport,
     /// What it computes in, on this device.

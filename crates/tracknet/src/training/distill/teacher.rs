@@ -47,7 +47,7 @@ pub fn teach(options: &DistillOptions, crops: &Crops, device: &Device) -> Result
     };
     let report = TeacherReport {
         model: options.model.clone(),
-        model_type: teacher.backbone.spec().names.model_type.to_owned(),
+        model_type: teacher.backbone.family().model_type.to_owned(),
         parameters: MemoryReport::of(&teacher.backbone).parameters,
         features: targets.features,
         base_hash: build.base_hash,

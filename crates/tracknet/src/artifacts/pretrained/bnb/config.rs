@@ -5,8 +5,8 @@ use std::str::FromStr;
 use serde_json::{Map, Value, json};
 use tracknet_kernels::{ComputeDtype, QuantType};
 
-use crate::artifacts::pretrained::json::shown;
 use crate::config::{DtypeName, QuantTypeName, UnknownWord};
+use crate::console::shown;
 use crate::models::{ModelError, words};
 
 /// What `config.json` says about the 4-bit weights beside it. The layers themselves are found by their tensors.

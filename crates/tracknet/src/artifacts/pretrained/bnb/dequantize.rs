@@ -12,7 +12,8 @@ use crate::artifacts::pretrained::stream::{Planned, write_stream, write_values};
 use crate::artifacts::pretrained::{Checkpoint, Weights};
 use crate::error::Result;
 use crate::files::Destination;
-use crate::models::backbones::{VitNames, names_of};
+use crate::models::backbones::Family;
+use crate::models::registry::family_of;
 use crate::models::{ModelError, words};
 
 use super::config::BnbConfig;
@@ -68,8 +69,8 @@ pub fn dequantize_checkpoint(
         if report.layers == 0 {
             return Err(ModelError::file(source, "holds no packed weight (no tensor has a quant_state)").into());
         }
-        if let Some(names) = names_of(&checkpoint.config) {
-            tensors = stacked(tensors, names);
+        if let Some(family) = family_of(&checkpoint.config) {
+            tensors = stacked(tensors, family);
         }
         write_stream(&file, tensors)?;
         let mut config = checkpoint.config.clone();
@@ -113,11 +114,11 @@ fn kept<'a>(weights: &'a Weights, name: &'a str, dtype: Option<StoredAs>, path: 
 }
 
 /// Two halves of what float files have as one tensor become that tensor, where both are there in the same type.
-fn stacked<'a>(tensors: Vec<Planned<'a>>, names: &VitNames) -> Vec<Planned<'a>> {
+fn stacked<'a>(tensors: Vec<Planned<'a>>, family: &Family) -> Vec<Planned<'a>> {
     let mut all: BTreeMap<String, Planned<'a>> = tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
-    let wholes: BTreeSet<String> = all.keys().filter_map(|name| Some(names.stacked(name)?.0)).collect();
+    let wholes: BTreeSet<String> = all.keys().filter_map(|name| Some(family.stacked(name)?.0)).collect();
     for whole in wholes {
-        let Some([upper, lower]) = names.halves(&whole).map(|halves| halves.map(|half| all.remove(&half))) else {
+        let Some([upper, lower]) = family.halves(&whole).map(|halves| halves.map(|half| all.remove(&half))) else {
             continue;
         };
         match (upper, lower) {

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`quant_state`] | the JSON of one weight |
 //! | [`config`] | `quantization_config` of `config.json` |
-//! | [`skip`] | which layers `transformers` leaves alone |
+//! | `skip` | the list of layers that are left as floats |
 //! | [`read`] | the tensors of a packed weight, checked and put together |
 //! | `write` | and the other way |
 //! | [`quantize`] | a float checkpoint → a 4-bit one |
@@ -19,7 +19,7 @@ pub mod dequantize;
 pub mod quant_state;
 pub mod quantize;
 pub mod read;
-pub mod skip;
+pub(super) mod skip;
 pub(super) mod write;
 
 pub use config::BnbConfig;
@@ -27,4 +27,3 @@ pub use dequantize::{DequantizedCheckpoint, dequantize_checkpoint};
 pub use quant_state::QuantState;
 pub use quantize::{QuantizeJob, quantize_checkpoint};
 pub use read::{is_packed, read_packed};
-pub use skip::SkipRules;

@@ -4,8 +4,9 @@ use serde_json::Value;
 use tracknet_kernels::fourbit::{BLOCKSIZES, NESTED_BLOCKSIZE};
 use tracknet_kernels::{Absmax, ComputeDtype, PackedWeight, QuantType};
 
-use crate::artifacts::pretrained::json::{UniqueMap, python_float, shown};
+use crate::artifacts::pretrained::json::{UniqueMap, python_float};
 use crate::config::UnknownWord;
+use crate::console::shown;
 use crate::models::words;
 
 /// A state above this is no state: a real one takes some 200 bytes.

@@ -21,12 +21,13 @@ use crate::artifacts::pretrained::{Checkpoint, Weights};
 use crate::error::{IoContext, Result};
 use crate::files::{Destination, read, read_bytes};
 use crate::models::ModelError;
-use crate::models::backbones::{MODEL_TYPES, ModulePaths, VitSpec, is_head, names_of};
-use crate::models::lora::quantization::{QuantizationReport, QuantizedLayer};
+use crate::models::backbones::{ModulePaths, is_head};
+use crate::models::quantization::{QuantizationReport, QuantizedLayer, SkipRules};
+use crate::models::registry::{describe_backbone, family_of, model_types};
 
 use super::config::BnbConfig;
 use super::quant_state::QuantState;
-use super::skip::{SkipRules, written_list};
+use super::skip::written_list;
 use super::write::parts;
 
 /// Files that belong to a checkpoint and are carried along as they are.
@@ -108,17 +109,17 @@ pub(super) fn carry(source: &Path, destination: &Path) -> Result<()> {
 /// A family of which it is not known that its two-dimensional weights are its linear layers.
 fn family(config: &Map<String, Value>, path: &Path) -> Result<ModulePaths, ModelError> {
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    match names_of(config) {
-        Some(names) => {
-            VitSpec::from_config(config, &path.display().to_string())?;
-            Ok(ModulePaths::Of(names))
+    match family_of(config) {
+        Some(family) => {
+            describe_backbone(config, &path.display().to_string())?;
+            Ok(ModulePaths::Of(family))
         }
         None if model_type == "dinov3_convnext" => Ok(ModulePaths::AsWritten),
         None => {
             let key = format!("{}: model_type", path.display());
             let message = format!(
                 "is `{model_type}`; which of its tensors are linear layers is known for {}, dinov3_convnext",
-                MODEL_TYPES.join(", ")
+                model_types()
             );
             Err(ModelError::key(key, message))
         }
@@ -195,8 +196,9 @@ impl Plan {
     fn new(weights: &Weights, paths: ModulePaths, job: &QuantizeJob, source: &Path) -> Result<Self, ModelError> {
         let rules = SkipRules::new(&job.skip_modules, "skip")?;
         let linears = weights.names().flat_map(|name| Linear::of(weights, name, paths));
-        let prefixed = paths.names().is_some_and(|names| names.is_prefixed(|name| weights.shape(name).is_some()));
-        let beside = |path: &str| paths.names().map_or_else(|| is_head(path), |names| names.is_beside(path, prefixed));
+        let prefixed = paths.family().is_some_and(|family| family.is_prefixed(|name| weights.shape(name).is_some()));
+        let beside =
+            |path: &str| paths.family().map_or_else(|| is_head(path), |family| family.is_beside(path, prefixed));
         let (heads, linears): (Vec<_>, Vec<_>) = linears.partition(|linear| beside(&linear.path));
         let bare: Vec<String> = linears.iter().map(|linear| paths.from_any(&linear.path)).collect();
         let layers: Vec<&str> = bare.iter().map(String::as_str).collect();
@@ -216,7 +218,7 @@ impl Plan {
         let mut written = written_list(&skipped.iter().map(|linear| linear.path.as_str()).collect::<Vec<_>>(), paths);
         written.extend(heads.iter().map(|linear| linear.path.clone()));
         let skipped = skipped.into_iter().chain(heads).collect();
-        let pooler = paths.names().is_some_and(|names| names.has_pooler());
+        let pooler = paths.family().is_some_and(|family| family.has_pooler());
         let pooler_packed = pooler && packed.iter().any(|(_, path)| **path == "pooler.dense");
         // Without a list, releases before 5 expect the pooler of a ViT as floats, later ones in 4 bits: an empty list
         // says the same to all.

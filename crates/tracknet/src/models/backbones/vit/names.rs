@@ -1,0 +1,10 @@
+//! Names that all families of vision transformers share.
+
+use crate::models::backbones::ModuleName;
+
+/// Tokens and positions.
+pub(super) const EMBEDDINGS: &[ModuleName] = &[
+    ModuleName::new("cls_token", "embeddings.cls_token"),
+    ModuleName::new("register_tokens", "embeddings.register_tokens"),
+    ModuleName::new("position", "embeddings.position_embeddings"),
+];

@@ -1,0 +1,113 @@
+//! The original vision transformer (`vit`): a learned position table, no layer scale.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::models::ModelError;
+
+use super::names::EMBEDDINGS;
+use super::spec::{Biases, MlpKind, Position, Resampling, VitSpec};
+use crate::models::backbones::config::{Sides, activation, parse};
+use crate::models::backbones::{Family, ModuleName};
+
+const MODULES: &[ModuleName] = &[
+    ModuleName::new("blocks.*.query", "encoder.layer.*.attention.attention.query")
+        .in_memory("layers.*.attention.q_proj")
+        .role("query"),
+    ModuleName::new("blocks.*.key", "encoder.layer.*.attention.attention.key")
+        .in_memory("layers.*.attention.k_proj")
+        .role("key"),
+    ModuleName::new("blocks.*.value", "encoder.layer.*.attention.attention.value")
+        .in_memory("layers.*.attention.v_proj")
+        .role("value"),
+    ModuleName::new("blocks.*.output", "encoder.layer.*.attention.output.dense")
+        .in_memory("layers.*.attention.o_proj")
+        .role("dense"),
+    ModuleName::new("blocks.*.up", "encoder.layer.*.intermediate.dense").in_memory("layers.*.mlp.fc1").role("dense"),
+    ModuleName::new("blocks.*.down", "encoder.layer.*.output.dense").in_memory("layers.*.mlp.fc2").role("dense"),
+    ModuleName::new("blocks.*.norm1", "encoder.layer.*.layernorm_before").in_memory("layers.*.layernorm_before"),
+    ModuleName::new("blocks.*.norm2", "encoder.layer.*.layernorm_after").in_memory("layers.*.layernorm_after"),
+    ModuleName::new("blocks.*", "encoder.layer.*").in_memory("layers.*"),
+    ModuleName::new("patch", "embeddings.patch_embeddings.projection"),
+    ModuleName::new("norm", "layernorm"),
+];
+pub(in crate::models) static FAMILY: Family = Family {
+    model_type: "vit",
+    architecture: "ViTModel",
+    optional_prefix: Some("vit."),
+    modules: &[EMBEDDINGS, MODULES],
+    stacked: None,
+    anchors: ["embeddings.cls_token", "embeddings.patch_embeddings.projection.weight"],
+    unused: &["embeddings.mask_token", "pooler."],
+};
+
+/// Keys of `config.json` with a meaning here.
+pub(in crate::models) const KEYS: &[&str] = &[
+    "patch_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "initializer_range",
+    "layer_norm_eps",
+    "qkv_bias",
+    "image_size",
+    "num_channels",
+];
+
+/// `transformers`' defaults: ViT-B/16.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+struct Config {
+    patch_size: Sides,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    hidden_act: String,
+    initializer_range: f32,
+    layer_norm_eps: f64,
+    qkv_bias: bool,
+    image_size: Sides,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            patch_size: Sides::Square(16),
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            hidden_act: "gelu".to_owned(),
+            initializer_range: 0.02,
+            layer_norm_eps: 1e-12,
+            qkv_bias: true,
+            image_size: Sides::Square(224),
+        }
+    }
+}
+
+pub(in crate::models) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, Vec<String>), ModelError> {
+    let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
+    let patch = c.patch_size.square("patch_size", key)?;
+    let spec = VitSpec {
+        hidden: c.hidden_size,
+        layers: c.num_hidden_layers,
+        heads: c.num_attention_heads,
+        mlp: c.intermediate_size,
+        patch,
+        registers: 0,
+        epsilon: c.layer_norm_eps,
+        activation: activation(&c.hidden_act, key)?,
+        mlp_kind: MlpKind::Plain,
+        layer_scale: None,
+        position: Position::Learned { grid: c.image_size.grid(patch, key)?, resampling: Resampling::Bicubic },
+        biases: Biases { query: c.qkv_bias, key: c.qkv_bias, value: c.qkv_bias, output: true, mlp: true },
+        initializer_range: c.initializer_range,
+        family: &FAMILY,
+        config: Map::new(),
+    };
+    Ok((spec, unknown))
+}

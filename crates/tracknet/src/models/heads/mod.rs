@@ -1,5 +1,0 @@
-//! From decoder features to logits.
-
-mod heatmap;
-
-pub use heatmap::HeatmapHead;

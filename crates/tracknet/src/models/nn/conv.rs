@@ -1,0 +1,176 @@
+//! Two-dimensional convolutions.
+
+use std::ops::Range;
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
+use tracknet_kernels::depthwise_conv3x3;
+use tracknet_kernels::matmul::matmul;
+
+use super::cast_to_dtype_of;
+use super::init::{Builder, Fill};
+
+/// A convolution over height and width, `[batch, in, height, width]` → `[batch, out, height / stride, width / stride]`.
+#[derive(Module, Debug)]
+pub struct Conv2d {
+    /// `[out, in / groups, height, width]`.
+    pub weight: Param<Tensor<4>>,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    options: ConvOptions<2>,
+}
+
+/// The shape of a convolution; start from [`ConvSpec::square`].
+#[derive(Debug, Clone, Copy)]
+pub struct ConvSpec {
+    channels: [usize; 2],
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+    bias: bool,
+    padding: usize,
+    fill: Option<Fill>,
+}
+
+impl ConvSpec {
+    /// A `kernel × kernel` convolution from `channels[0]` to `channels[1]`, stride 1, padded to keep the size of
+    /// an odd kernel's input, without bias.
+    pub fn square(channels: [usize; 2], kernel: usize) -> Self {
+        Self { channels, kernel, stride: 1, groups: 1, bias: false, padding: kernel / 2, fill: None }
+    }
+
+    /// A convolution whose kernels lie side by side (kernel = stride, no padding), with a bias and truncated normal weights.
+    pub fn patches(channels: [usize; 2], patch: usize, deviation: f32) -> Self {
+        let fill = Some(Fill::TruncatedNormal(deviation));
+        Self { channels, kernel: patch, stride: patch, groups: 1, bias: true, padding: 0, fill }
+    }
+
+    /// With this stride in both directions.
+    #[must_use]
+    pub fn stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// One group for each input channel.
+    #[must_use]
+    pub fn depthwise(self) -> Self {
+        Self { groups: self.channels[0], ..self }
+    }
+
+    /// With a bias.
+    #[must_use]
+    pub fn with_bias(self) -> Self {
+        Self { bias: true, ..self }
+    }
+
+    /// With other random weights than Kaiming normal ones.
+    #[must_use]
+    pub fn with_fill(self, fill: Fill) -> Self {
+        Self { fill: Some(fill), ..self }
+    }
+
+    /// Kaiming normal weights and zero bias, or the checkpoint's.
+    pub fn build(self, builder: &Builder<'_>) -> Conv2d {
+        let [input, output] = self.channels;
+        let shape = [output, input / self.groups, self.kernel, self.kernel];
+        Conv2d {
+            weight: builder.param("weight", shape, self.fill.unwrap_or(Fill::kaiming_fan_out(shape))),
+            bias: self.bias.then(|| builder.param("bias", [output], Fill::ZERO)),
+            options: ConvOptions::new([self.stride; 2], [self.padding; 2], [1; 2], self.groups),
+        }
+    }
+}
+
+impl Conv2d {
+    /// `[batch, in, height, width]` → `[batch, out, height / stride, width / stride]`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        if self.is_pointwise() {
+            self.add_bias(pointwise(x, self.weight.val()))
+        } else if self.is_depthwise3x3() {
+            let weight = cast_to_dtype_of(self.weight.val(), &x);
+            depthwise_conv3x3(x, weight)
+        } else {
+            let weight = cast_to_dtype_of(self.weight.val(), &x);
+            let bias = self.bias.as_ref().map(|bias| cast_to_dtype_of(bias.val(), &x));
+            conv2d(x, weight, bias, self.options.clone())
+        }
+    }
+
+    /// The convolution with stride and padding of this one and other kernels, given as rows `[channels, in · height · width]`,
+    /// without bias.
+    pub(crate) fn convolve(&self, x: Tensor<4>, kernels: Tensor<2>) -> Tensor<4> {
+        let [rows, _] = kernels.dims();
+        let [_, input, height, width] = self.weight.lazy_shape().dims();
+        let kernels = cast_to_dtype_of(kernels.reshape([rows, input, height, width]), &x);
+        if self.is_pointwise() { pointwise(x, kernels) } else { conv2d(x, kernels, None, self.options.clone()) }
+    }
+
+    /// The columns of a pointwise convolution's weight that read the input channels of `range`, `[out, channels, 1, 1]`.
+    pub(crate) fn weight_of_channels(&self, range: Range<usize>) -> Tensor<4> {
+        let weight = self.weight.val();
+        let output = weight.dims()[0];
+        weight.slice([0..output, range])
+    }
+
+    /// The weight with each kernel as a row, `[out, in / groups · height · width]`.
+    pub fn rows(&self) -> Tensor<2> {
+        let [output, columns] = self.shape();
+        self.weight.val().reshape([output, columns])
+    }
+
+    /// The shape of [`Conv2d::rows`].
+    pub fn shape(&self) -> [usize; 2] {
+        let [output, input, height, width] = self.weight.lazy_shape().dims();
+        [output, input * height * width]
+    }
+
+    /// Whether every output channel sees every input channel.
+    pub fn is_dense(&self) -> bool {
+        self.options.groups == 1
+    }
+
+    fn is_pointwise(&self) -> bool {
+        let shape = self.weight.lazy_shape();
+        shape[2] == 1 && shape[3] == 1 && self.options.stride == [1, 1] && self.options.groups == 1
+    }
+
+    /// The case that has a kernel of its own.
+    fn is_depthwise3x3(&self) -> bool {
+        let shape = self.weight.lazy_shape();
+        let spatial = ConvOptions::new([1; 2], [1; 2], [1; 2], shape[0]);
+        shape[1..] == [1, 3, 3] && self.options == spatial && self.bias.is_none()
+    }
+
+    /// `y + bias` for each channel of `[batch, out, height, width]`.
+    ///
+    /// The gradient of the bias is the sum over frames, columns and rows, one after the other: Burn's GPUs leave a sum over
+    /// all at once, where a head has a single channel, to a single unit.
+    pub(crate) fn add_bias(&self, y: Tensor<4>) -> Tensor<4> {
+        match &self.bias {
+            Some(bias) => {
+                let [_, channels, height, width] = y.dims();
+                let bias = cast_to_dtype_of(bias.val().reshape([1, channels, 1, 1]), &y);
+                y + bias.expand([1, channels, height, 1]).expand([1, channels, height, width])
+            }
+            None => y,
+        }
+    }
+}
+
+/// A matrix `[out, in]` as 1×1 kernels.
+pub(crate) fn as_kernels(x: Tensor<2>) -> Tensor<4> {
+    let [output, input] = x.dims();
+    x.reshape([output, input, 1, 1])
+}
+
+/// A 1×1 convolution is one matrix product per image: `W [out, in] · X [in, height·width]`.
+pub(crate) fn pointwise(x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
+    let [batch, input, height, width] = x.dims();
+    let output = weight.dims()[0];
+    let weight = cast_to_dtype_of(weight.reshape([1, output, input]), &x);
+    let y = matmul(weight, x.reshape([batch, input, height * width]));
+    y.reshape([batch, output, height, width])
+}

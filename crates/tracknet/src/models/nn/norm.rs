@@ -1,0 +1,138 @@
+//! Normalization of tokens by their features, and of feature maps by groups within a frame or by channel over the batch.
+
+use burn::module::{Module, Param};
+use burn::nn::{BatchNorm, BatchNormConfig};
+use burn::tensor::{DType, Tensor};
+use tracknet_kernels::{FusedActivation, NormSpec, group_norm, layer_norm};
+
+use crate::config::Norm;
+
+use super::activation::Activation;
+use super::init::{Builder, Fill};
+
+/// Of group and batch normalization.
+const EPSILON: f64 = 1e-5;
+
+/// Layer normalization over the last dimension (Ba et al., 2016).
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+    #[module(skip)]
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// Weight 1, bias 0, or the checkpoint's.
+    pub fn new(channels: usize, epsilon: f64, builder: &Builder<'_>) -> Self {
+        Self {
+            weight: builder.param("weight", [channels], Fill::ONE),
+            bias: builder.param("bias", [channels], Fill::ZERO),
+            epsilon,
+        }
+    }
+
+    /// Whether neither parameter trains.
+    #[cfg(feature = "flex")]
+    pub(crate) fn is_frozen(&self) -> bool {
+        !self.weight.is_require_grad() && !self.bias.is_require_grad()
+    }
+
+    /// Weight, bias and epsilon.
+    #[cfg(feature = "flex")]
+    pub(crate) fn parts(&self) -> (Tensor<1>, Tensor<1>, f64) {
+        (self.weight.val(), self.bias.val(), self.epsilon)
+    }
+
+    /// `[.., channels]` → the same shape.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)
+    }
+}
+
+/// The normalization of feature maps that a configuration chose.
+#[derive(Module, Debug)]
+pub enum ConvNorm {
+    /// `gn`.
+    Group(GroupNorm),
+    /// `bn`.
+    Batch(BatchNorm),
+}
+
+impl ConvNorm {
+    /// Weight 1 and bias 0, or the checkpoint's.
+    pub fn new(kind: Norm, channels: usize, builder: &Builder<'_>) -> Self {
+        match kind {
+            Norm::Gn => Self::Group(GroupNorm::new(channels, builder)),
+            Norm::Bn => {
+                let mut norm = BatchNormConfig::new(channels).with_epsilon(EPSILON).init(builder.device());
+                norm.gamma = builder.param("weight", [channels], Fill::ONE);
+                norm.beta = builder.param("bias", [channels], Fill::ZERO);
+                Self::Batch(norm)
+            }
+        }
+    }
+
+    /// Normalization, then the activation: `[batch, channels, height, width]` → the same shape.
+    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        match self {
+            Self::Group(norm) => norm.forward(x, activation),
+            Self::Batch(norm) => {
+                // Its statistics are sums over the batch: in full precision, whatever the features are in.
+                let dtype = x.dtype();
+                let y =
+                    if dtype == DType::F32 { norm.forward(x) } else { norm.forward(x.cast(DType::F32)).cast(dtype) };
+                activation.forward(y)
+            }
+        }
+    }
+}
+
+/// Group normalization (Wu and He, 2018).
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+    #[module(skip)]
+    groups: usize,
+}
+
+impl GroupNorm {
+    fn new(channels: usize, builder: &Builder<'_>) -> Self {
+        Self {
+            weight: builder.param("weight", [channels], Fill::ONE),
+            bias: builder.param("bias", [channels], Fill::ZERO),
+            groups: groups_for(channels),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        let fused = activation.fused();
+        let spec = NormSpec {
+            groups: self.groups,
+            epsilon: EPSILON as f32,
+            activation: fused.unwrap_or(FusedActivation::None),
+        };
+        let y = group_norm(x, self.weight.val(), self.bias.val(), spec);
+        if fused.is_some() { y } else { activation.forward(y) }
+    }
+}
+
+/// 32, halved until it divides the channels.
+fn groups_for(channels: usize) -> usize {
+    let mut groups = 32;
+    while !channels.is_multiple_of(groups) {
+        groups /= 2;
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::groups_for;
+
+    #[test]
+    fn groups_are_halved_until_they_divide_the_channels() {
+        assert_eq!([64, 32, 48, 8, 6, 5].map(groups_for), [32, 32, 16, 8, 2, 1]);
+    }
+}
