@@ -65,7 +65,7 @@ fn a_damaged_frame_costs_its_row_and_is_named() {
     let path = dir.path().join("frames/0002.jpg");
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-    let [told, named] = ends(0, dir.path(), &["predict", run, "frames", "--jsonl", "--overlays"]);
+    let [told, named] = ends(0, dir.path(), ["predict", run, "frames", "--jsonl", "--overlays"]);
     contains_all(&told, &["of 4 frames; 1 frame is damaged", "predictions/frames/frames.csv"]);
     contains_all(&named, &["frame 2 is damaged", "frames/0002.jpg"]);
     let out = dir.path().join("predictions/frames");
@@ -75,10 +75,10 @@ fn a_damaged_frame_costs_its_row_and_is_named() {
     assert!(json["error"].as_str().unwrap().contains("0002.jpg"), "{json}");
     assert!(out.join("overlays/0003.png").is_file() && !out.join("overlays/0002.png").exists());
 
-    let [_, error] = ends(1, dir.path(), &["predict", run, "frames", "--strict"]);
+    let [_, error] = ends(1, dir.path(), ["predict", run, "frames", "--strict"]);
     contains_all(&error, &["error: 1 of 4 frames could not be read"]);
     assert_eq!(rows(&out.join("frames.csv")), csv);
-    let [_, error] = ends(1, dir.path(), &["predict", run, "frames/0002.jpg"]);
+    let [_, error] = ends(1, dir.path(), ["predict", run, "frames/0002.jpg"]);
     contains_all(&error, &["error: 1 of 1 frames could not be read"]);
 }
 
@@ -87,7 +87,7 @@ fn every_frame_has_a_score_and_a_picture_of_its_own() {
     let (dir, run) = with_frames();
     let picture = dir.path().join("frames/0001.png");
     fs::copy(dir.path().join("frames/0001.jpg"), &picture).unwrap();
-    ends(0, dir.path(), &["predict", run, "frames", "--overlays", "--heatmaps", "--output", "found"]);
+    ends(0, dir.path(), ["predict", run, "frames", "--overlays", "--heatmaps", "--output", "found"]);
     for kind in ["overlays", "heatmaps"] {
         let mut names: Vec<_> =
             fs::read_dir(dir.path().join("found").join(kind)).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -118,23 +118,23 @@ fn no_input_is_written_over_by_whatever_name() {
     for output in outputs {
         for more in [&[][..], &["--overwrite"]] {
             let args = [&["predict", run, "rally.mp4", "--video", "--output", output][..], more].concat();
-            let [_, error] = ends(1, dir.path(), &args);
+            let [_, error] = ends(1, dir.path(), args);
             contains_all(&error, &["is the input rally.mp4, which is never written over"]);
             assert_eq!(fs::read(dir.path().join("rally.mp4")).unwrap(), source);
         }
     }
-    ends(0, dir.path(), &["predict", run, "rally.mp4", "--video"]);
-    ends(0, dir.path(), &["predict", run, "rally.mp4", "--video"]);
+    ends(0, dir.path(), ["predict", run, "rally.mp4", "--video"]);
+    ends(0, dir.path(), ["predict", run, "rally.mp4", "--video"]);
 
     // Pictures of an earlier prediction as frames of the next.
-    ends(0, dir.path(), &["predict", run, "frames", "--overlays", "--output", "found"]);
+    ends(0, dir.path(), ["predict", run, "frames", "--overlays", "--output", "found"]);
     let [_, error] =
-        ends(1, dir.path(), &["predict", run, "found/overlays", "--overlays", "--output", "found", "--overwrite"]);
+        ends(1, dir.path(), ["predict", run, "found/overlays", "--overlays", "--output", "found", "--overwrite"]);
     contains_all(&error, &["overlays/000", "never written over"]);
 
     let config = Path::new(run).join("config.yaml").display().to_string();
     for report in [config, Path::new(run).join("checkpoints/best/state.json").display().to_string()] {
-        let [_, error] = ends(1, dir.path(), &["eval", run, "--json", &report, "--overwrite"]);
+        let [_, error] = ends(1, dir.path(), ["eval", run, "--json", &report, "--overwrite"]);
         contains_all(&error, &["never written over"]);
     }
 }
@@ -147,23 +147,23 @@ fn what_this_program_did_not_write_is_replaced_only_when_asked() {
     for (name, flag) in [("frames.csv", "--jsonl"), ("frames.jsonl", "--jsonl"), ("overlays/0001.png", "--overlays")] {
         fs::write(at(name), "mine\n").unwrap();
         let args = ["predict", run, "frames", flag, "--output", "found"];
-        let [_, error] = ends(1, dir.path(), &args);
+        let [_, error] = ends(1, dir.path(), args);
         contains_all(&error, &[name, "tracknet did not write it", "--overwrite"]);
         assert_eq!(fs::read(at(name)).unwrap(), b"mine\n");
         // Pictures that no frame would be written to are nobody's business.
         fs::write(at("overlays/holiday.png"), "mine").unwrap();
-        ends(0, dir.path(), &[&args[..], &["--overwrite"]].concat());
-        ends(0, dir.path(), &args);
+        ends(0, dir.path(), [&args[..], &["--overwrite"]].concat());
+        ends(0, dir.path(), args);
     }
     let data = run_data();
     for args in [["eval", run, "--json", "notes.json"], ["data", "preview", &data, "--output=notes.json"]] {
         fs::write(dir.path().join("notes.json"), "{}").unwrap();
         let root = format!("data.root={data}");
         let more: &[&str] = if args[0] == "eval" { &[&root] } else { &[] };
-        let [_, error] = ends(1, dir.path(), &[&args[..], more].concat());
+        let [_, error] = ends(1, dir.path(), [&args[..], more].concat());
         contains_all(&error, &["notes.json", "tracknet did not write it"]);
-        ends(0, dir.path(), &[&args[..], more, &["--overwrite"]].concat());
-        ends(0, dir.path(), &[&args[..], more].concat());
+        ends(0, dir.path(), [&args[..], more, &["--overwrite"]].concat());
+        ends(0, dir.path(), [&args[..], more].concat());
     }
 }
 
@@ -183,7 +183,7 @@ fn a_cut_video_keeps_its_rows_and_fails() {
     let path = dir.path().join("rally.mp4");
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() * 6 / 10]).unwrap();
-    let [told, error] = ends(1, dir.path(), &["predict", run, "rally.mp4", "--video", "--output", "found"]);
+    let [told, error] = ends(1, dir.path(), ["predict", run, "rally.mp4", "--video", "--output", "found"]);
     let csv = rows(&dir.path().join("found/rally.csv"));
     let read = csv.len() - 1;
     assert!((10..40).contains(&read), "{csv:?}");
@@ -195,7 +195,7 @@ fn a_cut_video_keeps_its_rows_and_fails() {
     assert!(dir.path().join("found/rally.mp4").is_file());
 
     fs::write(&path, &whole[..40]).unwrap();
-    let [_, error] = ends(1, dir.path(), &["predict", run, "rally.mp4", "--output", "none"]);
+    let [_, error] = ends(1, dir.path(), ["predict", run, "rally.mp4", "--output", "none"]);
     contains_all(&error, &["rally.mp4: the file has no video stream"]);
     assert!(!dir.path().join("none").exists());
 }

@@ -21,7 +21,8 @@ pub(crate) fn fill<T: Send>(
     fill_from(len, chunk, len, fill)
 }
 
-/// The same for results smaller than what they are made from, which `work` counts.
+/// [`fill`] for results that are smaller than what they are made from: `work` counts the values of that, and decides
+/// whether threads are worth it.
 pub(crate) fn fill_from<T: Send>(
     len: usize,
     chunk: usize,

@@ -58,7 +58,7 @@ impl Drop for Piece {
     }
 }
 
-/// What one thread takes one after the other, and many share: a range of numbers, or a vector.
+/// Items that one thread can take in order, or many threads share: a range of numbers, or a vector.
 pub(crate) trait Items<T>:
     IntoIterator<Item = T> + IntoParallelIterator<Iter: IndexedParallelIterator, Item = T>
 {
@@ -77,7 +77,7 @@ pub(crate) enum Threads {
 }
 
 impl Threads {
-    /// Those that the caller may use: [`Self::One`] in a piece of [`map`] that is not the last one at work.
+    /// The threads that the caller may use: [`Self::One`] in a piece of [`map`] that is not the last one at work.
     pub(crate) fn of_caller() -> Self {
         let siblings =
             UNFINISHED.with_borrow(|group| group.as_ref().is_some_and(|left| left.load(Ordering::Relaxed) > 1));

@@ -24,7 +24,7 @@ pub fn f32() -> Peak {
     best(&f32_loops())
 }
 
-/// The same with bfloat16 factors and 32-bit sums; what 32-bit floats reach where there are no such instructions.
+/// Products of bfloat16 factors with 32-bit sums; what [`f32`] says where there are no instructions for them.
 pub fn bf16() -> Peak {
     best(&bf16_loops())
 }

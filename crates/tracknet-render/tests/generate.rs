@@ -1,4 +1,5 @@
 //! Games, clips and label files on disk.
+#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -28,7 +28,7 @@ impl AdamWOps for CubeBackend {
         expect([&value, &gradient, &first, &second].map(|tensor| (tensor, values, DType::F32)));
         let width = vector_size(&value, DType::F32, [values]);
         let [correction_1, correction_2] = step.corrections();
-        let numbers = NumbersLaunch::new(
+        let constants = StepConstantsLaunch::new(
             step.gradient_factor as f32,
             step.lr as f32,
             (1.0 - step.lr * step.weight_decay) as f32,
@@ -47,7 +47,7 @@ impl AdamWOps for CubeBackend {
                 [width],
                 [value, gradient, first, second, new_value, new_first, new_second],
                 values / width,
-                numbers
+                constants
             );
         }
         (new_value, new_first, new_second)
@@ -72,7 +72,7 @@ impl AdamWOps for CubeBackend {
 }
 
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
-struct Numbers {
+struct StepConstants {
     gradient_factor: f32,
     lr: f32,
     kept: f32,
@@ -94,18 +94,18 @@ fn update<N: Size>(
     new_first: &mut [Vector<f32, N>],
     new_second: &mut [Vector<f32, N>],
     units: usize,
-    numbers: Numbers,
+    constants: StepConstants,
 ) {
     if ABSOLUTE_POS >= units {
         terminate!();
     }
-    let g = gradient[ABSOLUTE_POS] * Vector::new(numbers.gradient_factor);
+    let g = gradient[ABSOLUTE_POS] * Vector::new(constants.gradient_factor);
     let one = 1.0f32;
-    let m = first[ABSOLUTE_POS] * Vector::new(numbers.beta_1) + g * Vector::new(one - numbers.beta_1);
-    let v = second[ABSOLUTE_POS] * Vector::new(numbers.beta_2) + g * g * Vector::new(one - numbers.beta_2);
-    let root = (v / Vector::new(numbers.correction_2)).sqrt() + Vector::new(numbers.epsilon);
-    let change = m / Vector::new(numbers.correction_1) / root;
-    new_value[ABSOLUTE_POS] = value[ABSOLUTE_POS] * Vector::new(numbers.kept) - change * Vector::new(numbers.lr);
+    let m = first[ABSOLUTE_POS] * Vector::new(constants.beta_1) + g * Vector::new(one - constants.beta_1);
+    let v = second[ABSOLUTE_POS] * Vector::new(constants.beta_2) + g * g * Vector::new(one - constants.beta_2);
+    let root = (v / Vector::new(constants.correction_2)).sqrt() + Vector::new(constants.epsilon);
+    let change = m / Vector::new(constants.correction_1) / root;
+    new_value[ABSOLUTE_POS] = value[ABSOLUTE_POS] * Vector::new(constants.kept) - change * Vector::new(constants.lr);
     new_first[ABSOLUTE_POS] = m;
     new_second[ABSOLUTE_POS] = v;
 }

@@ -14,7 +14,7 @@ use super::ops::{AttentionFormat, AttentionOps};
 #[derive(Debug)]
 struct AttentionBackward;
 
-/// What forward leaves for backward.
+/// Tensors that the forward pass saves for the backward pass.
 #[derive(Debug, Clone)]
 struct Saved<T> {
     inputs: [T; 3],

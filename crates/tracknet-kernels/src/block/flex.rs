@@ -54,7 +54,7 @@ pub(super) enum HostWeight {
     Dense(FlexTensor),
 }
 
-/// What is known of an adapter beside its matrices.
+/// Rank, scale and dropout of an adapter; its matrices come as one tensor with those of the others.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HostAdapter {
     pub(super) rank: usize,
@@ -62,15 +62,15 @@ pub(super) struct HostAdapter {
     pub(super) dropout: Option<KeepMask>,
 }
 
-/// What a forward pass left: its input, and unless that is all, the rest.
-pub struct Kept {
+/// What the forward pass of a block saved: its input and, without checkpointing, the activations inside.
+pub struct SavedForward {
     x: FlexTensor,
     saved: Option<Saved>,
 }
 
-impl std::fmt::Debug for Kept {
+impl std::fmt::Debug for SavedForward {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kept").field("all", &self.saved.is_some()).finish_non_exhaustive()
+        f.debug_struct("SavedForward").field("all", &self.saved.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -140,7 +140,7 @@ impl BlockOps for Flex {
         let (y, saved) = block.borrow(shape.dims(), slice(&adapters)).forward(slice(&x), Level::best());
         if let Some(tape) = tape {
             let saved = (!block.checkpoint).then_some(saved);
-            *tape.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Kept { x, saved });
+            *tape.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(SavedForward { x, saved });
         }
         cast(tensor(y, shape), dtype)
     }
@@ -154,7 +154,8 @@ impl BlockGradients for Flex {
         tape: Tape,
     ) -> [FlexTensor; 2] {
         let kept = tape.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let Kept { x, saved } = kept.unwrap_or_else(|| panic!("frozen_block: a second backward pass over one graph"));
+        let SavedForward { x, saved } =
+            kept.unwrap_or_else(|| panic!("frozen_block: a second backward pass over one graph"));
         let dtype = gradient.dtype();
         let (gradient, adapters) = (on_host(gradient), on_host(adapters));
         let level = Level::best();

@@ -10,7 +10,7 @@ use half::bf16;
 
 use super::kernel::{Block, LAYERS, Linear, Norm, Saved, Thin, lanes, widen};
 use crate::gelu::kernel::{Activate, Gelu, Identity};
-use crate::norm::kernel::RowsGradient;
+use crate::norm::kernel::NormalizeRowsGradient;
 use crate::product::{self, AddScaled, Epilogue, LowRank, PackedLhs, Product, Shared, Side, StoreBf16, filled};
 use crate::simd::{Kernel, LANES, Level, Simd};
 
@@ -57,7 +57,16 @@ impl Norm<'_> {
             let activation = PhantomData::<Identity>;
             let (statistics, parameters) = (statistics.as_slice(), false);
             let of_part = part.as_mut_slice();
-            level.run(RowsGradient { x, weight, bias, statistics, gradient, of_x: of_part, parameters, activation });
+            level.run(NormalizeRowsGradient {
+                x,
+                weight,
+                bias,
+                statistics,
+                gradient,
+                of_x: of_part,
+                parameters,
+                activation,
+            });
             for (of_x, part) in of_x.iter_mut().zip(&part) {
                 *of_x += part;
             }

@@ -8,7 +8,7 @@ use crate::attention::kernel::{AttentionShape, Inputs, RotaryTable};
 use crate::dropout::KeepMask;
 use crate::fourbit::ComputeDtype;
 use crate::gelu::kernel::{Activate, Gelu, Identity};
-use crate::norm::kernel::Rows as NormRows;
+use crate::norm::kernel::NormalizeRows;
 use crate::product::{
     self, AddScaled, Epilogue, LowRank, Mask, PackedLhs, Product, Shared, Side, StoreBf16, Weight, filled,
 };
@@ -84,7 +84,7 @@ pub(super) struct Adapter<'a> {
     pub(super) dropout: Option<KeepMask>,
 }
 
-/// What forward keeps for backward.
+/// Activations that the backward pass reads.
 pub(super) struct Saved {
     /// The residual stream between attention and MLP.
     pub(super) middle: Vec<f32>,
@@ -141,7 +141,7 @@ impl Linear<'_> {
         thin
     }
 
-    /// The same as bfloat16, row by row.
+    /// [`Self::forward`] into a matrix of bfloat16.
     fn forward_bf16(&self, x: &PackedLhs, level: Level) -> (Vec<bf16>, Option<Thin>) {
         let shape = [x.rows(), self.weight.shape[0]];
         // SAFETY: the blocks of a product are the whole result, and `StoreBf16` writes all of each.
@@ -156,7 +156,7 @@ impl Norm<'_> {
         PackedLhs::new(level, [x.len() / columns, columns], |first, y| {
             let Self { weight, bias, epsilon } = *self;
             let x = &x[first * columns..][..y.len()];
-            level.run(NormRows { x, weight, bias, epsilon, y, activation: PhantomData::<Identity> });
+            level.run(NormalizeRows { x, weight, bias, epsilon, y, activation: PhantomData::<Identity> });
         })
     }
 }

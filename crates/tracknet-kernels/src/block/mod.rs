@@ -29,7 +29,7 @@ mod ops;
 #[cfg(test)]
 mod tests;
 
-pub use flex::{HostBlock, Kept};
+pub use flex::{HostBlock, SavedForward};
 pub use layer::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
 pub use ops::{BlockGradients, BlockOps, Tape};
 

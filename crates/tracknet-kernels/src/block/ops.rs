@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, backend_extension};
 
-use super::flex::{HostBlock, Kept};
+use super::flex::{HostBlock, SavedForward};
 
-/// What a forward pass leaves for the backward pass of the same block.
-pub type Tape = Arc<Mutex<Option<Kept>>>;
+/// The place where a forward pass leaves what the backward pass of the same block reads.
+pub type Tape = Arc<Mutex<Option<SavedForward>>>;
 
 /// Frozen transformer blocks on a backend.
 ///

@@ -21,7 +21,7 @@ impl PackedWeight {
         Self::quantize_with(Level::best(), weight, shape, options)
     }
 
-    /// The same on an instruction set of choice; all give the same bits.
+    /// [`Self::quantize`] on a level of choice; all give the same bits.
     fn quantize_with(
         level: Level,
         weight: &[f32],

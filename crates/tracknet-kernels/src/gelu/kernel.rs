@@ -1,4 +1,4 @@
-//! Activations on lanes: values and slopes, without branches.
+//! Activations of blocks of 16 values: values and slopes, without branches.
 
 use crate::simd::{F32x16, Kernel, LANES, Simd, mul_add};
 
@@ -11,7 +11,7 @@ pub(crate) trait Activate: Sync {
     fn slope<S: Simd>(x: F32x16) -> F32x16;
 }
 
-/// None.
+/// No activation: `x`.
 pub(crate) struct Identity;
 
 /// `max(x, 0)`; NaN stays NaN.

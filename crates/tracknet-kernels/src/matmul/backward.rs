@@ -14,7 +14,7 @@ use super::ops::MatmulOps;
 #[derive(Debug)]
 struct MatmulBackward;
 
-/// What forward leaves for backward.
+/// Tensors that the forward pass saves for the backward pass.
 #[derive(Debug, Clone)]
 struct Saved<T> {
     /// For the gradient of the right factor.

@@ -23,7 +23,7 @@ const ROWS_PER_UNIT: usize = 256;
 
 impl NormOps for CubeBackend {
     fn normalize(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, spec: NormSpec) -> (CubeTensor, CubeTensor) {
-        let rows = Rows::new(x, weight, bias, spec);
+        let rows = RowInput::new(x, weight, bias, spec);
         let y = unwritten(&rows.x, rows.x.shape(), rows.x.dtype);
         let statistics = unwritten(&rows.x, [rows.count, 2], DType::F32);
         let (team, cubes, dim) = teams(&rows.x, rows.count, rows.vectors);
@@ -55,7 +55,7 @@ impl NormOps for CubeBackend {
         parameters: bool,
     ) -> (CubeTensor, Option<CubeTensor>, Option<CubeTensor>) {
         let types = [weight.dtype, bias.dtype];
-        let rows = Rows::new(x, weight, bias, spec);
+        let rows = RowInput::new(x, weight, bias, spec);
         let gradient = cast(contiguous(gradient), rows.x.dtype);
         expect([(&gradient, count(&rows.x), rows.x.dtype), (&statistics, 2 * rows.count, DType::F32)]);
         let out = unwritten(&rows.x, rows.x.shape(), rows.x.dtype);
@@ -82,7 +82,7 @@ impl NormOps for CubeBackend {
 }
 
 /// The input as rows.
-struct Rows {
+struct RowInput {
     x: CubeTensor,
     weight: CubeTensor,
     bias: CubeTensor,
@@ -99,7 +99,7 @@ struct Rows {
     parameter_width: usize,
 }
 
-impl Rows {
+impl RowInput {
     fn new(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, spec: NormSpec) -> Self {
         let x = contiguous(x);
         let [weight, bias] = [weight, bias].map(|parameter| contiguous(cast(parameter, DType::F32)));
@@ -116,10 +116,10 @@ impl Rows {
         Self { x, weight, bias, batch, channels, space, groups, count: batch * groups, vectors, width, parameter_width }
     }
 
-    fn launch(&self) -> LayoutLaunch {
+    fn launch(&self) -> RowLayoutLaunch {
         let per_channel = if self.space > 1 { self.space / self.width } else { 1 };
         let per_group = self.channels / self.groups / self.parameter_width;
-        LayoutLaunch::new(self.count, self.vectors, self.groups, per_group, per_channel)
+        RowLayoutLaunch::new(self.count, self.vectors, self.groups, per_group, per_channel)
     }
 
     /// The gradients of weight and bias, f32 `[channels]`: parts, then their sum.
@@ -172,7 +172,7 @@ impl Rows {
 
 /// Where the values of a row are, in vectors.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
-struct Layout {
+struct RowLayout {
     rows: usize,
     vectors: usize,
     groups: usize,
@@ -183,7 +183,7 @@ struct Layout {
 }
 
 #[cube]
-impl Layout {
+impl RowLayout {
     /// The vector of weight and bias for vector `at` of `row`.
     fn parameter(&self, row: usize, at: usize) -> usize {
         row % self.groups * self.per_group + at / self.per_channel
@@ -198,7 +198,7 @@ fn forward<F: Float, N: Size, P: Size>(
     bias: &[Vector<f32, P>],
     y: &mut [Vector<F, N>],
     statistics: &mut [f32],
-    layout: Layout,
+    layout: RowLayout,
     epsilon: f32,
     #[comptime] team: Team,
     #[comptime] activation: FusedActivation,
@@ -255,7 +255,7 @@ fn backward<F: Float, N: Size, P: Size>(
     statistics: &[f32],
     gradient: &[Vector<F, N>],
     out: &mut [Vector<F, N>],
-    layout: Layout,
+    layout: RowLayout,
     #[comptime] team: Team,
     #[comptime] activation: FusedActivation,
     #[define(F)] _dtype: ElemType,
@@ -350,7 +350,7 @@ fn of_maps<F: Float, N: Size>(
     }
 }
 
-/// The same over some rows, for channels side by side.
+/// The sums of `g n` and `g` over some rows, a unit for each channel.
 #[cube(launch_unchecked, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 fn of_channels<F: Float>(

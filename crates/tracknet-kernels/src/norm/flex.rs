@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
 
-use super::kernel::{Group, GroupGradient, Rows, RowsGradient, Statistics};
+use super::kernel::{NormalizeGroup, NormalizeGroupGradient, NormalizeRows, NormalizeRowsGradient, Statistics};
 use super::ops::{FusedActivation, NormOps, NormSpec};
 use super::reference;
 use crate::chunks;
@@ -104,7 +104,7 @@ impl Normalization {
             let task = ROWS_PER_TASK * self.shape[1];
             let (y, statistics) = chunks::fill(x.len(), task, |number, y| {
                 let x = &x[number * task..][..y.len()];
-                level.run(Rows { x, weight, bias, epsilon, y, activation })
+                level.run(NormalizeRows { x, weight, bias, epsilon, y, activation })
             });
             return (y, statistics.concat());
         }
@@ -112,7 +112,7 @@ impl Normalization {
         chunks::fill(x.len(), values, |number, y| {
             let first = number % self.spec.groups * channels;
             let [weight, bias] = [weight, bias].map(|all| &all[first..][..channels]);
-            level.run(Group { x: &x[number * values..][..values], weight, bias, epsilon, y, activation })
+            level.run(NormalizeGroup { x: &x[number * values..][..values], weight, bias, epsilon, y, activation })
         })
     }
 
@@ -129,7 +129,7 @@ impl Normalization {
             let (of_x, sums) = chunks::fill(x.len(), task, |number, of_x| {
                 let statistics = &statistics[number * ROWS_PER_TASK..];
                 let [x, gradient] = [x, gradient].map(|all| &all[number * task..][..of_x.len()]);
-                level.run(RowsGradient { x, weight, bias, statistics, gradient, of_x, parameters, activation })
+                level.run(NormalizeRowsGradient { x, weight, bias, statistics, gradient, of_x, parameters, activation })
             });
             return (of_x, parameters.then(|| sum_of_tasks(&sums, all)));
         }
@@ -139,7 +139,7 @@ impl Normalization {
             let [weight, bias] = [weight, bias].map(|all| &all[first..][..channels]);
             let [x, gradient] = [x, gradient].map(|all| &all[number * values..][..values]);
             let statistics = statistics[number];
-            level.run(GroupGradient { x, weight, bias, statistics, gradient, of_x, activation })
+            level.run(NormalizeGroupGradient { x, weight, bias, statistics, gradient, of_x, activation })
         });
         (of_x, parameters.then(|| sum_of_groups(&sums, all)))
     }

@@ -32,7 +32,7 @@ pub(crate) fn statistics<S: Simd>(values: &[f32], epsilon: f32) -> Statistics {
 }
 
 /// Normalizes a group: `x` and `y` are `[channels of the group, space]`.
-pub(super) struct Group<'a, F> {
+pub(super) struct NormalizeGroup<'a, F> {
     pub(super) x: &'a [f32],
     pub(super) weight: &'a [f32],
     pub(super) bias: &'a [f32],
@@ -41,7 +41,7 @@ pub(super) struct Group<'a, F> {
     pub(super) activation: PhantomData<F>,
 }
 
-impl<F: Activate> Kernel for Group<'_, F> {
+impl<F: Activate> Kernel for NormalizeGroup<'_, F> {
     type Output = Statistics;
 
     #[inline(always)]
@@ -60,7 +60,7 @@ impl<F: Activate> Kernel for Group<'_, F> {
 }
 
 /// The gradient of a group's `x`, and for each of its channels those of weight and bias.
-pub(super) struct GroupGradient<'a, F> {
+pub(super) struct NormalizeGroupGradient<'a, F> {
     pub(super) x: &'a [f32],
     pub(super) weight: &'a [f32],
     pub(super) bias: &'a [f32],
@@ -70,7 +70,7 @@ pub(super) struct GroupGradient<'a, F> {
     pub(super) activation: PhantomData<F>,
 }
 
-impl<F: Activate> Kernel for GroupGradient<'_, F> {
+impl<F: Activate> Kernel for NormalizeGroupGradient<'_, F> {
     type Output = Vec<[f32; 2]>;
 
     #[inline(always)]
@@ -115,7 +115,7 @@ impl<F: Activate> Kernel for GroupGradient<'_, F> {
 }
 
 /// Normalizes rows of channels: `x` and `y` are `[rows, channels]`.
-pub(crate) struct Rows<'a, F> {
+pub(crate) struct NormalizeRows<'a, F> {
     pub(crate) x: &'a [f32],
     pub(crate) weight: &'a [f32],
     pub(crate) bias: &'a [f32],
@@ -124,7 +124,7 @@ pub(crate) struct Rows<'a, F> {
     pub(crate) activation: PhantomData<F>,
 }
 
-impl<F: Activate> Kernel for Rows<'_, F> {
+impl<F: Activate> Kernel for NormalizeRows<'_, F> {
     type Output = Vec<Statistics>;
 
     #[inline(always)]
@@ -146,7 +146,7 @@ impl<F: Activate> Kernel for Rows<'_, F> {
 }
 
 /// The gradient of the `x` of rows, and if asked for, their sums of the gradients of weight, then of bias.
-pub(crate) struct RowsGradient<'a, F> {
+pub(crate) struct NormalizeRowsGradient<'a, F> {
     pub(crate) x: &'a [f32],
     pub(crate) weight: &'a [f32],
     pub(crate) bias: &'a [f32],
@@ -157,7 +157,7 @@ pub(crate) struct RowsGradient<'a, F> {
     pub(crate) activation: PhantomData<F>,
 }
 
-impl<F: Activate> Kernel for RowsGradient<'_, F> {
+impl<F: Activate> Kernel for NormalizeRowsGradient<'_, F> {
     type Output = Vec<f32>;
 
     #[inline(always)]

@@ -27,7 +27,7 @@ pub(super) unsafe fn multiply(part: BlockProduct) {
     }
 }
 
-/// Eight rows of it; `left` is the first pair of values of the first row.
+/// `out = start + left · right` for eight rows; `left` is the first pair of values of the first of them.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn rows(left: *const i32, part: BlockProduct, start: *const f32, out: *mut f32) {
     let BlockProduct { right, depth, lines, start_stride, .. } = part;

@@ -20,7 +20,7 @@ const VALUES_PER_TASK: usize = 1 << 15;
 /// Rows of the input that one task multiplies. Fixed, so that threads share the work but never shape it.
 const ROWS_PER_TASK: usize = 128;
 
-/// See [`super::run`].
+/// [`super::run`] in f32.
 pub(super) fn run<E: Epilogue>(product: &Product<'_>, epilogue: E) {
     let columns = product.columns();
     let mut y = multiply(product.lhs.floats(), product.weight, product.side, product.bias);
@@ -47,14 +47,14 @@ pub(super) fn run<E: Epilogue>(product: &Product<'_>, epilogue: E) {
     }
 }
 
-/// See [`super::thin`].
+/// [`super::thin`] in f32.
 pub(super) fn thin(lhs: &PackedLhs, mask: Option<&Mask>, (weight, side): (Weight<'_>, Side), factor: f32) -> PackedLhs {
     let mut y = multiply(&masked(lhs, mask), weight, side, None);
     y.iter_mut().for_each(|y| *y *= factor);
     PackedLhs::from_floats([lhs.rows(), weight.sizes(side)[1]], y)
 }
 
-/// See [`super::outer`].
+/// [`super::outer`] in f32.
 pub(super) fn outer(thin: &PackedLhs, lhs: &PackedLhs, mask: Option<&Mask>) -> Vec<f32> {
     let (rank, columns) = (thin.columns(), lhs.columns());
     let mut out = vec![0.0; rank * columns];
@@ -84,20 +84,21 @@ pub(super) fn multiply(x: &[f32], weight: Weight<'_>, side: Side, bias: Option<&
     if let Some(bias) = bias {
         y.chunks_exact_mut(columns).for_each(|row| row.copy_from_slice(bias));
     }
-    let run = Run { weight, threads: Threads::of_caller() };
+    let panels = Panels { weight, threads: Threads::of_caller() };
     match side {
-        Side::In => run.times_transposed(x, &mut y, bias.is_some()),
-        Side::Out => run.times(x, &mut y, bias.is_some()),
+        Side::In => panels.times_transposed(x, &mut y, bias.is_some()),
+        Side::Out => panels.times(x, &mut y, bias.is_some()),
     }
     y
 }
 
-struct Run<'a> {
+/// A weight that is multiplied panel by panel.
+struct Panels<'a> {
     weight: Weight<'a>,
     threads: Threads,
 }
 
-impl Run<'_> {
+impl Panels<'_> {
     /// Calls `work(first row, values of the rows)` for panels of dequantized rows, in order.
     fn for_each_panel(&self, mut work: impl FnMut(usize, &[f32])) {
         let [out_features, in_features] = self.weight.shape;

@@ -15,7 +15,7 @@ const TASK_ROWS: usize = 8 * BLOCK;
 /// Rows of the thin factor whose sums, two registers each, stay in registers.
 const RANKS: usize = 8;
 
-/// See [`super::thin`].
+/// [`super::thin`] with dot products of bfloat16.
 ///
 /// # Safety
 /// The processor has the instructions of AVX512-BF16.
@@ -60,7 +60,7 @@ pub(super) unsafe fn thin(
     PackedLhs::from_tiles([lhs.rows(), rank], tiles)
 }
 
-/// See [`super::outer`].
+/// [`super::outer`] with dot products of bfloat16.
 ///
 /// # Safety
 /// As for [`thin`].

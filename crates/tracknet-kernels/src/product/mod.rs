@@ -63,7 +63,7 @@ pub(crate) struct LowRank<'a> {
     pub(crate) weight: Weight<'a>,
     /// See [`Side`].
     pub(crate) side: Side,
-    /// What of the result counts; with one, the product has no bias.
+    /// The values of the low-rank product that count, if not all; with a mask, the whole product has no bias.
     pub(crate) mask: Option<&'a Mask>,
 }
 

@@ -59,13 +59,13 @@ pub(super) fn pack_panel(weight: &Weight<'_>, side: Side, first: usize, tiles: &
 fn pack_transposed(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
     let [out_features, in_features] = weight.shape;
     let depth = in_features.div_ceil(DEPTH);
-    let codec = Codec::new(weight);
+    let reader = WeightReader::new(weight);
     let mut rows = vec![0_u16; EDGE * depth * DEPTH];
     for (group, tiles) in tiles.chunks_exact_mut(depth).enumerate() {
         for (line, values) in rows.chunks_exact_mut(depth * DEPTH).enumerate() {
             let row = first + group * EDGE + line;
             if row < out_features {
-                codec.read(row * in_features, &mut values[..in_features]);
+                reader.read(row * in_features, &mut values[..in_features]);
             } else {
                 values.fill(0);
             }
@@ -87,7 +87,7 @@ fn pack_transposed(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
 fn pack_straight(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
     let [out_features, in_features] = weight.shape;
     let depth = out_features.div_ceil(DEPTH);
-    let codec = Codec::new(weight);
+    let reader = WeightReader::new(weight);
     let columns = (tiles.len() / depth * EDGE).min(in_features - first);
     let width = columns.next_multiple_of(DEPTH);
     let mut rows = vec![0_u16; 2 * width];
@@ -95,7 +95,7 @@ fn pack_straight(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
     for pair in 0..depth * EDGE {
         for (row, values) in [(2 * pair, &mut *even), (2 * pair + 1, &mut *odd)] {
             if row < out_features {
-                codec.read(row * in_features + first, &mut values[..columns]);
+                reader.read(row * in_features + first, &mut values[..columns]);
             } else {
                 values.fill(0);
             }
@@ -114,14 +114,14 @@ fn pack_straight(weight: &Weight<'_>, first: usize, tiles: &mut [Tile]) {
 }
 
 /// Values of a matrix as bfloat16, many at a time.
-enum Codec<'a> {
+enum WeightReader<'a> {
     /// From 4-bit codes; `codes` are what they stand for.
     Packed { view: PackedView<'a>, codes: __m512 },
     /// From floats.
     Dense(&'a [f32]),
 }
 
-impl<'a> Codec<'a> {
+impl<'a> WeightReader<'a> {
     #[target_feature(enable = "avx512f")]
     fn new(weight: &Weight<'a>) -> Self {
         match weight.values {

@@ -18,7 +18,7 @@ const PANEL_TILES: usize = 512;
 /// Rows of a task.
 const TASK_ROWS: usize = 8 * BLOCK;
 
-/// What multiplies.
+/// The unit that multiplies tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unit {
     Avx512Bf16,
@@ -43,7 +43,7 @@ pub(super) struct BlockProduct {
     pub(super) out: *mut f32,
 }
 
-/// See [`super::run`].
+/// [`super::run`] on a unit.
 ///
 /// # Safety
 /// The processor has the unit, and the instructions of AVX512-BF16.
@@ -60,7 +60,7 @@ pub(super) unsafe fn run<E: Epilogue>(unit: Unit, product: &Product<'_>, epilogu
             let bias = &bias[first..(first + width).min(columns)];
             start[..bias.len()].copy_from_slice(bias);
         }
-        let main = Factor::new(
+        let main = FactorPair::new(
             product.lhs.tiles(),
             summed,
             |tiles| {
@@ -70,7 +70,7 @@ pub(super) unsafe fn run<E: Epilogue>(unit: Unit, product: &Product<'_>, epilogu
             width,
         );
         let low_rank = product.low_rank.map(|LowRank { lhs, weight, side, mask }| {
-            let factor = Factor::new(
+            let factor = FactorPair::new(
                 lhs.tiles(),
                 lhs.columns(),
                 |tiles| {
@@ -81,7 +81,7 @@ pub(super) unsafe fn run<E: Epilogue>(unit: Unit, product: &Product<'_>, epilogu
             );
             (factor, mask)
         });
-        let run = Run {
+        let panel = Panel {
             unit,
             rows,
             columns,
@@ -94,7 +94,7 @@ pub(super) unsafe fn run<E: Epilogue>(unit: Unit, product: &Product<'_>, epilogu
         let tasks = rows.div_ceil(TASK_ROWS);
         // SAFETY: the processor has the unit (the caller's); each task of each panel runs once, and the epilogue belongs to
         // this call.
-        threads.for_each(0..tasks, |task| unsafe { run.task(task) });
+        threads.for_each(0..tasks, |task| unsafe { panel.task(task) });
     });
 }
 
@@ -105,14 +105,14 @@ fn panel_columns(depth: usize, columns: usize) -> usize {
 }
 
 /// Both sides of a sum over `summed` values, for the columns of a panel.
-struct Factor<'a> {
+struct FactorPair<'a> {
     left: &'a [Tile],
     right: Vec<Tile>,
     depth: usize,
     lines: usize,
 }
 
-impl<'a> Factor<'a> {
+impl<'a> FactorPair<'a> {
     fn new(left: &'a [Tile], summed: usize, pack: impl FnOnce(&mut [Tile]), width: usize) -> Self {
         assert!(summed > 0, "a sum of no products");
         let depth = summed.div_ceil(DEPTH);
@@ -136,21 +136,21 @@ impl<'a> Factor<'a> {
     }
 }
 
-/// What all tasks of a panel share.
-struct Run<'a, E> {
+/// Some columns of the result, and what the tasks that compute them share.
+struct Panel<'a, E> {
     unit: Unit,
     rows: usize,
     columns: usize,
     /// First column of the panel.
     first: usize,
-    /// What every row starts with.
+    /// What every row of sums starts with: the bias, or zeros.
     start: &'a [f32],
-    main: &'a Factor<'a>,
-    low_rank: Option<&'a (Factor<'a>, Option<&'a Mask>)>,
+    main: &'a FactorPair<'a>,
+    low_rank: Option<&'a (FactorPair<'a>, Option<&'a Mask>)>,
     epilogue: &'a E,
 }
 
-impl<E: Epilogue> Run<'_, E> {
+impl<E: Epilogue> Panel<'_, E> {
     /// The rows of one task.
     ///
     /// # Safety

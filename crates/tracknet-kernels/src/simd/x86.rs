@@ -14,7 +14,7 @@ pub(crate) struct Avx2(pub(super) ());
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(pub(super) ());
 
-/// The same with dot products of bfloat16.
+/// [`Avx512`] with dot products of bfloat16.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Bf16(pub(super) ());
 

@@ -8,7 +8,7 @@
 //! | [`report`] | what is wrong with a dataset, by file and line, and the checks that decode images |
 //! | [`plausibility`] | labels that can be read and cannot be true as a whole |
 //! | [`image`] | decode, resize, normalize |
-//! | [`augment`], [`random`] | opt-in augmentations, from seeded streams |
+//! | [`augment`] | opt-in augmentations, from seeded streams |
 //! | [`heatmap`] | where a native pixel lies on the heatmap and back; the target |
 //! | [`sample`] | one frame → one sample, with the frame cache |
 //! | [`bad`] | frames that cannot be read: named once, counted |

@@ -113,14 +113,14 @@ impl Heads {
         y
     }
 
-    fn launch(&self, units: usize, frames: &Range<usize>) -> LayoutLaunch {
-        LayoutLaunch::new(units, self.tokens, self.padded, self.heads, self.head_dim / self.width, frames.start)
+    fn launch(&self, units: usize, frames: &Range<usize>) -> HeadLayoutLaunch {
+        HeadLayoutLaunch::new(units, self.tokens, self.padded, self.heads, self.head_dim / self.width, frames.start)
     }
 }
 
 /// Sizes in vectors.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
-struct Layout {
+struct HeadLayout {
     units: usize,
     tokens: usize,
     padded: usize,
@@ -137,7 +137,7 @@ fn split<F: Float, G: Float, N: Size>(
     x: &[Vector<F, N>],
     table: &[Vector<f32, N>],
     y: &mut [Vector<G, N>],
-    layout: Layout,
+    layout: HeadLayout,
     factor: f32,
     #[comptime] rotated: bool,
     #[define(F, G)] _dtypes: [ElemType; 2],
@@ -165,7 +165,7 @@ fn join<F: Float, G: Float, N: Size>(
     x: &[Vector<F, N>],
     table: &[Vector<f32, N>],
     y: &mut [Vector<G, N>],
-    layout: Layout,
+    layout: HeadLayout,
     factor: f32,
     #[comptime] rotated: bool,
     #[define(F, G)] _dtypes: [ElemType; 2],
@@ -190,7 +190,7 @@ fn convert<F: Float, G: Float, N: Size>(
     x: &[Vector<F, N>],
     table: &[Vector<f32, N>],
     y: &mut [Vector<G, N>],
-    layout: Layout,
+    layout: HeadLayout,
     #[comptime] rotated: bool,
     #[define(F, G)] _dtypes: [ElemType; 2],
 ) {
@@ -213,7 +213,7 @@ fn apply_rotary<F: Float, N: Size>(
     start: usize,
     at: usize,
     token: usize,
-    layout: Layout,
+    layout: HeadLayout,
     #[comptime] rotated: bool,
     #[comptime] inverse: bool,
 ) -> Vector<f32, N> {

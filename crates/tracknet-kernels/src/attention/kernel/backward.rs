@@ -18,7 +18,7 @@ pub(super) struct Backward<'a, E, O, G, D> {
     pub(super) output: HeadRows<'a, O>,
     pub(super) gradient: HeadRows<'a, G>,
     pub(super) lse: &'a [f32],
-    /// Those of query, key and value, a row for each token.
+    /// The gradients of query, key and value, a row for each token.
     pub(super) gradients: [OwnRows<'a, D>; 3],
 }
 
@@ -30,40 +30,40 @@ impl<E: Element, O: Element, G: Element, D: Element> Task for Backward<'_, E, O,
         let tokens = self.head.tokens;
         let (keys, values) = (Sums { by_row: true, by_col: true }, Sums { by_row: true, by_col: false });
         let packed = Pack { head: self.head, keys, values }.run::<S, F>(simd);
-        let mut work = Work::new::<S, F>(packed, self.head.head_dim());
-        for first in (0..tokens).step_by(work.stride) {
-            let count = work.stride.min(tokens - first);
+        let mut scratch = Scratch::new::<S, F>(packed, self.head.head_dim());
+        for first in (0..tokens).step_by(scratch.stride) {
+            let count = scratch.stride.min(tokens - first);
             // Two registers of queries share one of places.
             let columns = count.next_multiple_of(F::GROUP * S::F32::LANES);
-            work.begin::<E, O, G, D, S, F>(simd, &self, [first, count, columns]);
+            scratch.begin::<E, O, G, D, S, F>(simd, &self, [first, count, columns]);
             for tile in (0..tokens).step_by(TILE_KEYS) {
-                work.tile::<S, F>(simd, tile, TILE_KEYS.min(tokens - tile), [count, columns]);
+                scratch.tile::<S, F>(simd, tile, TILE_KEYS.min(tokens - tile), [count, columns]);
             }
-            self.write_d_query(simd, &mut work, [first, count]);
+            self.write_d_query(simd, &mut scratch, [first, count]);
         }
-        self.write_d_key_and_value(&mut work);
+        self.write_d_key_and_value(&mut scratch);
     }
 }
 
 impl<E: Element, O: Element, G: Element, D: Element> Backward<'_, E, O, G, D> {
     #[inline(always)]
-    fn write_d_query<S: Simd>(&mut self, simd: S, work: &mut Work, [first, count]: [usize; 2]) {
+    fn write_d_query<S: Simd>(&mut self, simd: S, scratch: &mut Scratch, [first, count]: [usize; 2]) {
         let head = self.head;
-        let width = work.width;
+        let width = scratch.width;
         for lane in (0..count).step_by(S::F32::LANES) {
-            columns_as_rows(simd, &work.d_query[lane..], work.stride, &mut work.rows, width);
+            columns_as_rows(simd, &scratch.d_query[lane..], scratch.stride, &mut scratch.rows, width);
             for q in lane..count.min(lane + S::F32::LANES) {
-                let row = &mut work.rows[(q - lane) * width..][..head.head_dim()];
+                let row = &mut scratch.rows[(q - lane) * width..][..head.head_dim()];
                 write(&mut self.gradients[0], first + q, row, head.rotary, head.scale);
             }
         }
     }
 
     #[inline(always)]
-    fn write_d_key_and_value(&mut self, work: &mut Work) {
+    fn write_d_key_and_value(&mut self, scratch: &mut Scratch) {
         let head = self.head;
         let [_, to_key, to_value] = &mut self.gradients;
-        let rows = work.d_key.chunks_exact_mut(work.width).zip(work.d_value.chunks_exact_mut(work.width));
+        let rows = scratch.d_key.chunks_exact_mut(scratch.width).zip(scratch.d_value.chunks_exact_mut(scratch.width));
         for (token, (d_key, d_value)) in rows.take(head.tokens).enumerate() {
             // The packed queries carry scale · log₂e.
             let factor = std::f32::consts::LN_2;
@@ -93,7 +93,7 @@ fn write<D: Element>(
 }
 
 /// The scratch of one head.
-struct Work {
+struct Scratch {
     packed: Packed,
     /// `[tokens, width]`, padded as the keys are.
     d_key: Buffer,
@@ -118,7 +118,7 @@ struct Work {
     stride: usize,
 }
 
-impl Work {
+impl Scratch {
     #[inline(always)]
     fn new<S: Simd, F: DotFormat<S>>(packed: Packed, head_dim: usize) -> Self {
         let width = padded_width(head_dim);

@@ -28,17 +28,17 @@ impl<E: Element, O: Element> Task for Forward<'_, E, O> {
     #[inline(always)]
     fn run<S: Simd, F: DotFormat<S>>(mut self, simd: S) {
         let stride = F::PANEL * S::F32::LANES;
-        let mut work = Work::new::<S, F>(self.head.head_dim(), stride);
+        let mut scratch = Scratch::new::<S, F>(self.head.head_dim(), stride);
         for start in (0..self.lse.len()).step_by(stride) {
             let count = stride.min(self.lse.len() - start);
             let columns = count.next_multiple_of(S::F32::LANES);
             let (head, query) = (self.head, [self.first + start, count, columns]);
-            work.panel.pack::<E, S, F>(simd, head.query, query, head.rotary, head.query_factor());
-            work.begin(self.packed.poisoned);
+            scratch.panel.pack::<E, S, F>(simd, head.query, query, head.rotary, head.query_factor());
+            scratch.begin(self.packed.poisoned);
             for tile in (0..head.tokens).step_by(TILE_KEYS) {
-                work.tile::<S, F>(simd, self.packed, [tile, TILE_KEYS.min(head.tokens - tile)], columns);
+                scratch.tile::<S, F>(simd, self.packed, [tile, TILE_KEYS.min(head.tokens - tile)], columns);
             }
-            self.write(simd, &mut work, [start, count]);
+            self.write(simd, &mut scratch, [start, count]);
         }
     }
 }
@@ -46,8 +46,8 @@ impl<E: Element, O: Element> Task for Forward<'_, E, O> {
 impl<E: Element, O: Element> Forward<'_, E, O> {
     /// Writes `count` outputs and their statistics, from number `start` on.
     #[inline(always)]
-    fn write<S: Simd>(&mut self, simd: S, work: &mut Work, [start, count]: [usize; 2]) {
-        let Work { sums, rows, online, width, stride, .. } = work;
+    fn write<S: Simd>(&mut self, simd: S, scratch: &mut Scratch, [start, count]: [usize; 2]) {
+        let Scratch { sums, rows, online, width, stride, .. } = scratch;
         for lane in (0..count).step_by(S::F32::LANES) {
             columns_as_rows(simd, &sums[lane..], *stride, rows, *width);
             for q in lane..count.min(lane + S::F32::LANES) {
@@ -63,7 +63,7 @@ impl<E: Element, O: Element> Forward<'_, E, O> {
 }
 
 /// The scratch of a task.
-struct Work {
+struct Scratch {
     panel: Panel,
     /// `[keys, queries]`: scores, then the powers of them.
     scores: Buffer,
@@ -77,7 +77,7 @@ struct Work {
     stride: usize,
 }
 
-impl Work {
+impl Scratch {
     #[inline(always)]
     fn new<S: Simd, F: DotFormat<S>>(head_dim: usize, stride: usize) -> Self {
         let width = padded_width(head_dim);

@@ -35,7 +35,7 @@ pub(super) struct Flash<'a> {
     scale: f32,
 }
 
-/// What goes into products, in their type; queries and keys are rotated.
+/// Queries, keys and values in the type of the products; queries and keys have their rotary embedding.
 struct Factors {
     query: CubeTensor,
     key: CubeTensor,
