@@ -58,7 +58,7 @@ pub fn replace_with(temporary: NamedTempFile, path: &Path) -> Result<()> {
 /// What `path` points to if it is a symbolic link, else itself. A directory cannot be replaced by a file.
 fn followed(path: &Path) -> Result<PathBuf> {
     if path.is_dir() {
-        return Err(FileError::NotRegular { path: path.to_path_buf(), found: "a directory" }.into());
+        return Err(FileError::NotRegular { path: path.to_path_buf(), found: "a directory" });
     }
     Ok(if path.is_symlink() {
         fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())

@@ -137,7 +137,7 @@ pub fn refuse_inputs(path: &Path, inputs: &[&Path]) -> Result<()> {
             () => continue,
         };
         let (path, input) = (path.to_path_buf(), input.to_path_buf());
-        return Err(FileError::OverInput { path, input, relation }.into());
+        return Err(FileError::OverInput { path, input, relation });
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ impl DirectoryLock {
             let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).at(&path)?;
             match file.try_lock() {
                 Err(fs::TryLockError::WouldBlock) => {
-                    return Err(FileError::Locked { path: dir.to_path_buf(), holder: holder(&mut file) }.into());
+                    return Err(FileError::Locked { path: dir.to_path_buf(), holder: holder(&mut file) });
                 }
                 Err(fs::TryLockError::Error(cause)) if cause.kind() != std::io::ErrorKind::Unsupported => {
                     return Err(FileError::Io { path, cause });

@@ -81,7 +81,7 @@ pub fn read_text(path: impl AsRef<Path>, limit: Limit) -> Result<String> {
     let path = path.as_ref();
     String::from_utf8(read_bytes(path, limit)?).map_err(|e| {
         let problem = format!("byte {}", e.utf8_error().valid_up_to());
-        FileError::NotText { path: path.to_path_buf(), problem }.into()
+        FileError::NotText { path: path.to_path_buf(), problem }
     })
 }
 
