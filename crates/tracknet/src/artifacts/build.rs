@@ -231,7 +231,7 @@ impl BackbonePlan {
     ) -> Result<(M, BuildReport)> {
         let stored_packed = self.checkpoint.as_ref().is_some_and(|c| c.quantization.is_some());
         let paths = ModulePaths::Of(self.spec.family());
-        let packer = match config.quantization.enabled && !stored_packed && !starts_from_floats(config) {
+        let packer = match config.quantization.enabled && !stored_packed && !needs_float_weights(config) {
             true => Some(Packer::new(&config.quantization, paths)?),
             false => None,
         };
@@ -297,7 +297,7 @@ impl BackbonePlan {
 
 /// Whether the float weights are needed once the model is built: the initial matrices of the adapters are computed from them,
 /// or the base of an adapter that is read may be. Otherwise each weight is packed while it is read.
-fn starts_from_floats(config: &ModelConfig) -> bool {
+fn needs_float_weights(config: &ModelConfig) -> bool {
     let lora = &config.lora;
     let reads = lora.adapter.is_some() || lora.init_lora_weights.reads_weights();
     lora.enabled && reads && config.quantization.mode != QuantMode::Hf

@@ -11,6 +11,7 @@ use crate::console::shown;
 use crate::error::Result;
 use crate::models::ModelError;
 use crate::models::backbones::ModulePaths;
+use crate::models::registry::BACKBONES;
 
 use super::kind;
 use super::table::ModuleRow;
@@ -78,9 +79,9 @@ pub(super) fn measure(
 
 /// The float weight of the same name, or the half of a stacked one; releases differ in what they put before it.
 fn read_source(source: &[(&'static str, Weights)], name: &str, shape: [usize; 2], against: &Path) -> Result<Vec<f32>> {
-    let prefixes = ["model.", "vit.", "dinov2.", "dinov2_with_registers."];
-    let bare = prefixes.into_iter().find_map(|p| name.strip_prefix(p)).unwrap_or(name);
-    let names: Vec<String> = std::iter::once(bare.to_owned()).chain(prefixes.map(|p| format!("{p}{bare}"))).collect();
+    let prefixes = || BACKBONES.iter().filter_map(|row| row.spelling.optional_prefix);
+    let bare = prefixes().find_map(|p| name.strip_prefix(p)).unwrap_or(name);
+    let names: Vec<String> = std::iter::once(bare.to_owned()).chain(prefixes().map(|p| format!("{p}{bare}"))).collect();
     let whole = names.iter().map(|name| (name.clone(), 0, 1));
     let half =
         |name: &String| ModulePaths::AnyFamily.stacked(name).map(|(whole, second)| (whole, usize::from(second), 2));

@@ -146,8 +146,8 @@ fn difference(name: &str, first: &TensorData, second: &TensorData) -> Option<Ten
     (max > 0.0).then(|| TensorDifference { name: name.to_owned(), max, mean, largest })
 }
 
-/// Rewrites an adapter as a plain LoRA adapter on the untouched base: an rsLoRA scale becomes `lora_alpha / r`, and a
-/// start that changed the base (`pissa`, `olora`) becomes part of the update, at twice the rank. Such a start needs the
+/// Rewrites an adapter as a plain LoRA adapter on the untouched base: an rsLoRA scale becomes `lora_alpha / r`, and an
+/// initialization that changed the base (`pissa`, `olora`) becomes part of the update, at twice the rank. It needs the
 /// float weights of `base`.
 ///
 /// # Errors

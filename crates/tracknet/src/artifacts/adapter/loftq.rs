@@ -1,4 +1,4 @@
-//! The base of a `loftq` start in `adapter_config.json`.
+//! The base that `loftq` initialized an adapter for, in `adapter_config.json`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -7,7 +7,7 @@
 //! | `peft_names`, `peft_rule` | names of modules that PEFT finds, and which it would adapt |
 //! | [`compare`] | comparing directories, and rewriting one as a plain LoRA adapter |
 //! | `unmerge` | taking an adapter out of merged weights |
-//! | `loftq` | the base of a `loftq` start |
+//! | `loftq` | the base that `loftq` initialized an adapter for |
 //! | [`set`] | several adapters on one base |
 
 pub mod compare;

@@ -60,7 +60,7 @@ pub struct PeftConfig {
     pub base_model: Option<String>,
     /// Tensors of the directory for parts of the base that this program does not build; they are written again with it.
     pub(crate) carried: BTreeMap<String, TensorData>,
-    /// The base of a `loftq` start that is none of PEFT's.
+    /// The base that `loftq` initialized the adapter for, where PEFT has no word for it.
     pub(crate) loftq: Option<LoftqBase>,
     entries: Vec<(String, Entry)>,
 }
@@ -96,7 +96,7 @@ impl PeftConfig {
         Self { loftq: report.loftq.clone(), ..Self::of_training(config, targets) }.with_entries()
     }
 
-    /// The same for another base model.
+    /// Names another base model.
     #[must_use]
     pub fn with_base(mut self, base: Option<&str>) -> Self {
         if self.base_model.as_deref() != base {
@@ -106,7 +106,7 @@ impl PeftConfig {
         self
     }
 
-    /// The same with other settings: everything that the file says besides is kept.
+    /// Changes the settings: everything that the file says besides is kept.
     #[must_use]
     pub fn with_lora(mut self, lora: LoraConfig) -> Self {
         self.lora = lora;
@@ -225,7 +225,7 @@ impl PeftConfig {
         self.lora.target_modules.as_ref().is_none_or(names_something)
     }
 
-    /// Paths of the tensors that are carried along.
+    /// Paths of the tensors that are kept to be written again.
     pub(crate) fn carried_paths(&self) -> impl Iterator<Item = &str> {
         self.carried.keys().map(|name| name.strip_prefix(PREFIX).unwrap_or(name))
     }

@@ -15,8 +15,8 @@ impl AdapterFile {
     /// Takes this adapter out of the float weights that it was merged into, within rounding.
     ///
     /// # Errors
-    /// An adapter whose merge cannot be undone from its files: DoRA, replaced biases or whole modules, a start that
-    /// changed the base; modules that the model does not have as floats of the right shape.
+    /// An adapter whose merge cannot be undone from its files: DoRA, replaced biases or whole modules, an
+    /// initialization that changed the base; modules that the model does not have as floats of the right shape.
     pub fn unmerge<M: VisitLayers>(&self, model: &mut M) -> Result<()> {
         let refuse = |message: &str| Err(ModelError::file(self.path(), message).into());
         let lora = &self.config.lora;

@@ -14,6 +14,7 @@ use crate::console::{listing, shown};
 use crate::error::Result;
 use crate::files::{read, read_bytes};
 use crate::models::ModelError;
+use crate::models::registry::family_of;
 
 use super::foreign::{is_there, parse_object};
 
@@ -126,10 +127,6 @@ const PROCESSORS: [(&str, Defaults); 14] = [
     ("CLIPImageProcessor", CLIP),
 ];
 
-/// The processor of a family of models, where no file names one.
-const OF_MODELS: [(&str, Defaults); 4] =
-    [("vit", HALF), ("dinov2", CLIP), ("dinov2_with_registers", CLIP), ("dinov3_vit", IMAGENET)];
-
 /// The settings being read.
 struct Section<'a> {
     map: &'a Map<String, Value>,
@@ -164,11 +161,8 @@ impl Section<'_> {
         let extractor = self.text("feature_extractor_type", self.map)?;
         let named = named.or(extractor.map(|name| name.replace("FeatureExtractor", "ImageProcessor")));
         let named = named.or(self.text("image_processor_type", config)?);
-        let Some(named) = named else {
-            let family = config.get("model_type").and_then(Value::as_str);
-            let found = OF_MODELS.iter().find(|(model_type, _)| Some(*model_type) == family);
-            return Ok(found.map_or(IMAGENET, |(_, defaults)| *defaults));
-        };
+        let named = named.or_else(|| family_of(config).map(|family| family.image_processor.to_owned()));
+        let Some(named) = named else { return Ok(IMAGENET) };
         let bare = ["Fast", "Pil"].iter().find_map(|end| named.strip_suffix(end)).unwrap_or(&named);
         match PROCESSORS.iter().find(|(name, _)| *name == bare) {
             Some((_, defaults)) => Ok(*defaults),

@@ -91,7 +91,7 @@ impl Weights {
         Ok(Self { path: dir.to_path_buf(), tensors })
     }
 
-    /// The same tensors by other names: `rename` gives the new one, or nothing to leave the tensor aside.
+    /// The tensors by other names: `rename` gives the new one, or nothing to leave the tensor aside.
     ///
     /// # Errors
     /// Two tensors that would have one name.

@@ -233,7 +233,7 @@ impl Stage {
             _ => None,
         };
         // `proj` has no bias and works on each pixel, the resize works on each channel and its weights sum to one:
-        // the two commute, so the projection runs at the lower resolution and the resize on fewer channels.
+        // the two commute, so the convolution runs at the lower resolution and the resize on fewer channels.
         let x = match (&self.proj, extra) {
             (Some(proj), None) => resize_bilinear(proj.forward(x), size),
             (Some(proj), Some(extra)) => {

@@ -1,4 +1,4 @@
-//! The two decompositions that adapters start from: QR by Householder reflections, and the leading part of a singular
+//! The two decompositions that adapters are initialized from: QR by Householder reflections, and the leading part of a singular
 //! value decomposition by tridiagonalization, bisection and inverse iteration (Golub and Van Loan, Matrix Computations,
 //! sections 5.2, 8.3 and 8.4).
 //!
@@ -174,8 +174,8 @@ impl Tridiagonal {
             // H·G·H = G − 2·v·wᵀ − 2·w·vᵀ with w = G·v − (vᵀ·G·v)·v.
             let v = &reflection.0;
             let mut w: Vec<f64> = columns[k..].par_iter().map(|c| dot(&c[k..], v)).collect();
-            let along = dot(&w, v);
-            add(&mut w, v, -along);
+            let component = dot(&w, v);
+            add(&mut w, v, -component);
             columns[k..].par_iter_mut().zip(v).zip(&w).for_each(|((c, v_j), w_j)| {
                 for ((x, v), w) in c[k..].iter_mut().zip(v).zip(&w) {
                     *x -= 2.0 * (v * w_j + w * v_j);
@@ -203,8 +203,8 @@ impl Tridiagonal {
                 // Twice is enough (Kahan): neighbours in a cluster come out of the first pass with a few digits only.
                 for _ in 0..2 {
                     for other in &found {
-                        let along = dot(other, &y);
-                        add(&mut y, other, -along);
+                        let component = dot(other, &y);
+                        add(&mut y, other, -component);
                     }
                     normalize(&mut y);
                 }

@@ -51,6 +51,7 @@ const PLAIN: Family = Family {
     modules: &[EMBEDDINGS, MODULES, PLAIN_MLP, BLOCKS],
     stacked: None,
     anchors: ["embeddings.cls_token", "embeddings.patch_embeddings.projection.weight"],
+    image_processor: "BitImageProcessor",
     unused: &["embeddings.mask_token"],
 };
 const REGISTERS: Family = Family {

@@ -36,6 +36,7 @@ pub(in crate::models) static FAMILY: Family = Family {
     modules: &[EMBEDDINGS, BLOCKS, &[ModuleName::new("patch", "embeddings.patch_embeddings")]],
     stacked: None,
     anchors: ["embeddings.cls_token", "embeddings.patch_embeddings.weight"],
+    image_processor: "DINOv3ViTImageProcessor",
     unused: &["embeddings.mask_token"],
 };
 

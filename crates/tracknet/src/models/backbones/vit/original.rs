@@ -38,6 +38,7 @@ pub(in crate::models) static FAMILY: Family = Family {
     modules: &[EMBEDDINGS, MODULES],
     stacked: None,
     anchors: ["embeddings.cls_token", "embeddings.patch_embeddings.projection.weight"],
+    image_processor: "ViTImageProcessor",
     unused: &["embeddings.mask_token", "pooler."],
 };
 
