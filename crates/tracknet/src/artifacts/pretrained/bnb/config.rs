@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value, json};
 use tracknet_kernels::{ComputeDtype, QuantType};
 
-use crate::config::{DtypeName, QuantTypeName, UnknownWord};
+use crate::config::{DtypeName, QuantTypeName};
 use crate::console::shown;
 use crate::models::{ModelError, words};
 
@@ -47,8 +47,12 @@ impl BnbConfig {
             }
         };
         Ok(Some(Self {
-            quant_type: words::quant_type(section.word("bnb_4bit_quant_type", QuantTypeName::Fp4)?),
-            compute_dtype: words::compute_dtype(section.word("bnb_4bit_compute_dtype", DtypeName::Float32)?),
+            quant_type: words::quant_type(
+                section.word("bnb_4bit_quant_type", "nf4 or fp4")?.unwrap_or(QuantTypeName::Fp4),
+            ),
+            compute_dtype: words::compute_dtype(
+                section.word("bnb_4bit_compute_dtype", "float32, float16 or bfloat16")?.unwrap_or(DtypeName::Float32),
+            ),
             double_quant: section.flag("bnb_4bit_use_double_quant")?,
             skip_modules,
         }))
@@ -90,10 +94,8 @@ impl<'a> Section<'a> {
         self.get(key).map(|v| v.as_str().ok_or_else(|| self.wrong(key, "text"))).transpose()
     }
 
-    /// A word, or what its absence means.
-    fn word<W: FromStr<Err = UnknownWord>>(&self, key: &str, absent: W) -> Result<W, ModelError> {
-        let unknown = |e: UnknownWord| self.wrong(key, &format!("one of {}", e.known));
-        self.text(key)?.map_or(Ok(absent), |text| text.parse().map_err(unknown))
+    fn word<W: FromStr>(&self, key: &str, expected: &str) -> Result<Option<W>, ModelError> {
+        self.text(key)?.map(|text| text.parse().map_err(|_| self.wrong(key, expected))).transpose()
     }
 
     /// Absent is `false`.

@@ -5,7 +5,7 @@ use tracknet_kernels::fourbit::{BLOCKSIZES, NESTED_BLOCKSIZE};
 use tracknet_kernels::{Absmax, ComputeDtype, PackedWeight, QuantType};
 
 use crate::artifacts::pretrained::json::{UniqueMap, python_float};
-use crate::config::UnknownWord;
+use crate::config::{DtypeName, QuantTypeName};
 use crate::console::shown;
 use crate::models::words;
 
@@ -66,17 +66,16 @@ impl QuantState {
             format!("`{key}` is {found}, expected {expected}")
         };
         let text = |key: &str| get(key)?.as_str().ok_or_else(|| wrong(key, "text"));
-        let unknown = |key: &'static str| move |e: UnknownWord| wrong(key, &format!("one of {}", e.known));
         let whole = |key: &str| {
             get(key)?.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| wrong(key, "a whole number"))
         };
 
-        let quant_type = text("quant_type")?.parse().map_err(unknown("quant_type"))?;
+        let quant_type: QuantTypeName = text("quant_type")?.parse().map_err(|_| wrong("quant_type", "nf4 or fp4"))?;
         let blocksize = whole("blocksize")?;
         if !BLOCKSIZES.contains(&blocksize) {
             return Err(wrong("blocksize", &format!("one of {BLOCKSIZES:?}")));
         }
-        let dtype = text("dtype")?.parse().map_err(unknown("dtype"))?;
+        let dtype: DtypeName = text("dtype")?.parse().map_err(|_| wrong("dtype", "float32, float16 or bfloat16"))?;
         let shape = shape(get("shape")?)
             .ok_or_else(|| wrong("shape", "[out, in], two whole numbers above 0 that can be multiplied"))?;
         let nested_offset = match KEYS[4..].iter().filter(|key| map.contains_key(**key)).count() {
