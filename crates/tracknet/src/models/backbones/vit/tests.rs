@@ -1,4 +1,5 @@
 //! Blocks as one operation against the same blocks of ordinary operations.
+#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Tensor};
