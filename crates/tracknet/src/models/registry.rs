@@ -62,6 +62,9 @@ pub static BACKBONES: [BackboneRow; 4] = [
     },
 ];
 
+/// A decoder's configuration, checked.
+pub type Planned = Box<dyn DecoderSpec>;
+
 /// A decoder.
 pub struct DecoderRow {
     /// What it is called.
@@ -72,7 +75,7 @@ pub struct DecoderRow {
     ///
     /// # Errors
     /// A value that cannot work, or a level that the backbone does not have.
-    pub plan: fn(&DecoderConfig, &Layout, [usize; 2]) -> Result<Box<dyn DecoderSpec>, ModelError>,
+    pub plan: fn(&DecoderConfig, &Layout, [usize; 2]) -> Result<Planned, ModelError>,
 }
 
 /// The decoders.

@@ -233,3 +233,40 @@ fn split_at_part<'a>(path: &'a str, part: &str) -> Option<(&'a str, &'a str)> {
     let whole = (head.is_empty() || head.ends_with('.')) && (tail.is_empty() || tail.starts_with('.'));
     whole.then_some((head, tail))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names with two indices, as those of a convolutional network have.
+    static STAGES: Family = Family {
+        model_type: "stages",
+        architecture: "Stages",
+        optional_prefix: None,
+        modules: &[&[
+            ModuleName::new("stages.*.blocks.*.up", "stages.*.layers.*.pointwise_conv1")
+                .in_memory("model.stages.*.layers.*.pointwise_conv1")
+                .role("dense"),
+            ModuleName::new("stages.*.blocks.*", "stages.*.layers.*").in_memory("model.stages.*.layers.*"),
+        ]],
+        stacked: None,
+        anchors: ["stages.0.layers.0.gamma", "norm.weight"],
+        image_processor: "ConvNextImageProcessor",
+        unused: &[],
+    };
+
+    #[test]
+    fn indices_keep_their_places_and_what_is_below_a_module_its_name() {
+        let (file, memory) =
+            ("stages.3.layers.10.pointwise_conv1.bias", "model.stages.3.layers.10.pointwise_conv1.bias");
+        assert_eq!(STAGES.file_name("stages.3.blocks.10.up.bias"), file);
+        assert_eq!(STAGES.file_name("stages.3.blocks.10.gamma"), "stages.3.layers.10.gamma");
+        assert_eq!(STAGES.file_name("norm.weight"), "norm.weight");
+        assert_eq!(STAGES.in_memory(file).as_deref(), Some(memory));
+        assert_eq!(STAGES.from_memory(memory).as_deref(), Some(file));
+        assert_eq!(STAGES.from_memory("model.stages.x.layers.1.gamma"), None);
+        assert_eq!(STAGES.role("stages.3.layers.10.pointwise_conv1"), Some("dense"));
+        assert_eq!(STAGES.role("stages.3.layers.10.depthwise_conv"), None);
+        assert_eq!(STAGES.example(), "stages.0.layers.0.pointwise_conv1.weight");
+    }
+}

@@ -144,40 +144,26 @@ pub(super) trait LinearMap<const D: usize> {
     /// A factor for each output feature, in a shape that broadcasts over activations.
     fn per_output(&self, factors: Tensor<1>) -> Tensor<D>;
 
-    /// The bias `[out]`, where the map has one.
-    fn bias(&self) -> Option<&Param<Tensor<1>>>;
-
     /// `y` and the bias.
     fn add_bias(&self, y: Tensor<D>) -> Tensor<D>;
 }
 
-impl LinearMap<2> for Linear {
-    fn apply(&self, x: Tensor<2>) -> Tensor<2> {
-        self.weight.multiply(x)
-    }
+/// A map on rows `[rows, in]` → `[rows, out]`.
+pub(super) trait RowMap {
+    /// The product of rows with the transposed weight.
+    fn multiply(&self, rows: Tensor<2>) -> Tensor<2>;
 
-    fn apply_matrix(&self, x: Tensor<2>, matrix: Tensor<2>) -> Tensor<2> {
-        multiply_transposed(x, matrix)
-    }
+    /// `[out]`.
+    fn row_bias(&self) -> Option<&Param<Tensor<1>>>;
+}
 
-    fn mix(&self, y: Tensor<2>, matrix: Tensor<2>) -> Tensor<2> {
-        multiply_transposed(y, matrix)
-    }
-
-    fn multiply_rows(&self, rows: Tensor<2>) -> Tensor<2> {
+impl RowMap for Linear {
+    fn multiply(&self, rows: Tensor<2>) -> Tensor<2> {
         self.weight.multiply(rows)
     }
 
-    fn per_output(&self, factors: Tensor<1>) -> Tensor<2> {
-        factors.unsqueeze()
-    }
-
-    fn bias(&self) -> Option<&Param<Tensor<1>>> {
+    fn row_bias(&self) -> Option<&Param<Tensor<1>>> {
         self.bias.as_ref()
-    }
-
-    fn add_bias(&self, y: Tensor<2>) -> Tensor<2> {
-        add_bias(y, self.bias.as_ref())
     }
 }
 
@@ -185,9 +171,19 @@ impl LinearMap<2> for Linear {
 /// `[rows, out]`.
 pub(super) struct OnPatches<'a>(pub(super) &'a Conv2d);
 
-impl LinearMap<2> for OnPatches<'_> {
+impl RowMap for OnPatches<'_> {
+    fn multiply(&self, rows: Tensor<2>) -> Tensor<2> {
+        multiply_transposed(rows, self.0.rows())
+    }
+
+    fn row_bias(&self) -> Option<&Param<Tensor<1>>> {
+        self.0.bias.as_ref()
+    }
+}
+
+impl<M: RowMap> LinearMap<2> for M {
     fn apply(&self, x: Tensor<2>) -> Tensor<2> {
-        multiply_transposed(x, self.0.rows())
+        self.multiply(x)
     }
 
     fn apply_matrix(&self, x: Tensor<2>, matrix: Tensor<2>) -> Tensor<2> {
@@ -199,19 +195,15 @@ impl LinearMap<2> for OnPatches<'_> {
     }
 
     fn multiply_rows(&self, rows: Tensor<2>) -> Tensor<2> {
-        multiply_transposed(rows, self.0.rows())
+        self.multiply(rows)
     }
 
     fn per_output(&self, factors: Tensor<1>) -> Tensor<2> {
         factors.unsqueeze()
     }
 
-    fn bias(&self) -> Option<&Param<Tensor<1>>> {
-        self.0.bias.as_ref()
-    }
-
     fn add_bias(&self, y: Tensor<2>) -> Tensor<2> {
-        add_bias(y, self.0.bias.as_ref())
+        add_bias(y, self.row_bias())
     }
 }
 
@@ -235,10 +227,6 @@ impl LinearMap<4> for Conv2d {
     fn per_output(&self, factors: Tensor<1>) -> Tensor<4> {
         let channels = factors.dims()[0];
         factors.reshape([1, channels, 1, 1])
-    }
-
-    fn bias(&self) -> Option<&Param<Tensor<1>>> {
-        self.bias.as_ref()
     }
 
     fn add_bias(&self, y: Tensor<4>) -> Tensor<4> {
@@ -272,10 +260,6 @@ impl LinearMap<4> for OnChannels<'_> {
 
     fn per_output(&self, factors: Tensor<1>) -> Tensor<4> {
         self.conv.per_output(factors)
-    }
-
-    fn bias(&self) -> Option<&Param<Tensor<1>>> {
-        None
     }
 
     fn add_bias(&self, y: Tensor<4>) -> Tensor<4> {

@@ -8,7 +8,7 @@ use tracknet_kernels::adapter::add_adapter;
 use crate::models::is_cpu;
 
 use super::adapter::{LoraAdapter, LowRank};
-use super::base::LinearMap;
+use super::base::RowMap;
 
 /// Whether one pass of a kernel adds the update and the bias: on GPUs, for an adapter that kernels can compute.
 pub(super) fn adds_in_one_pass(adapter: &LoraAdapter, device: &Device) -> bool {
@@ -16,10 +16,10 @@ pub(super) fn adds_in_one_pass(adapter: &LoraAdapter, device: &Device) -> bool {
 }
 
 /// `[rows, in]` → `[rows, out]`: the product with the weight, then everything else in one pass.
-pub(super) fn forward_rows(map: &impl LinearMap<2>, adapter: &LoraAdapter, x: Tensor<2>) -> Tensor<2> {
-    let y = map.apply(x.clone());
+pub(super) fn forward_rows(map: &impl RowMap, adapter: &LoraAdapter, x: Tensor<2>) -> Tensor<2> {
+    let y = map.multiply(x.clone());
     let LowRank { a, b, scale, mask } = adapter.low_rank(&x);
-    add_adapter(y, x, [a, b], map.bias().map(|bias| bias.val()), scale, mask)
+    add_adapter(y, x, [a, b], map.row_bias().map(|bias| bias.val()), scale, mask)
 }
 
 #[cfg(feature = "flex")]

@@ -11,7 +11,7 @@ use crate::models::nn::linear::on_rows;
 use crate::models::nn::{Conv2d, Linear, LinearWeight};
 
 use super::adapter::LoraAdapter;
-use super::base::{BaseLayer, LinearMap, OnChannels, OnPatches};
+use super::base::{BaseLayer, LinearMap, OnChannels, OnPatches, RowMap};
 use super::{dora, fused};
 
 /// A layer and what LoRA adds to it: `y = base(x) + s · B(A(dropout(x)))`.
@@ -87,7 +87,7 @@ impl LoraLayer<Conv2d> {
 }
 
 /// The output of a map on rows, `[rows, in]` → `[rows, out]`, by a kernel where the device has one for the adapter.
-fn forward_rows(map: &impl LinearMap<2>, adapter: Option<&LoraAdapter>, x: Tensor<2>) -> Tensor<2> {
+fn forward_rows(map: &impl RowMap, adapter: Option<&LoraAdapter>, x: Tensor<2>) -> Tensor<2> {
     match adapter {
         None => map.add_bias(map.apply(x)),
         Some(adapter) if fused::adds_in_one_pass(adapter, &x.device()) => fused::forward_rows(map, adapter, x),

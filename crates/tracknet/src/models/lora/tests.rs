@@ -1,4 +1,5 @@
 //! Adapted layers against the formulas, against PEFT, and kernels against ordinary operations.
+#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 use std::path::Path;
 

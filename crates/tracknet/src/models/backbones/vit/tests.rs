@@ -1,4 +1,5 @@
 //! Blocks as one operation against the same blocks of ordinary operations.
+#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Tensor};
@@ -116,8 +117,9 @@ proptest! {
         for (got, want) in one.iter().zip(&composed) {
             let size = (want.iter().map(|v| v * v).sum::<f32>() / want.len() as f32).sqrt().max(1e-6);
             let apart = got.iter().zip(want).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / want.len() as f32;
-            // The one rounds to bfloat16 (8 bits) what the other keeps in float32.
-            prop_assert!(apart.sqrt() <= 0.03 * size, "{} of {size}", apart.sqrt());
+            // The one rounds to bfloat16 (8 bits) what the other keeps in float32, and gradients are differences of larger
+            // numbers: a few percent. Another mask, scale or layer makes them differ by half of their size and more.
+            prop_assert!(apart.sqrt() <= 0.15 * size, "{} of {size}", apart.sqrt());
         }
     }
 }
