@@ -41,7 +41,7 @@ pub struct HrnetConfig {
     #[config(default = vec![64, 128, 256, 512], range = POSITIVE, min_len = 1)]
     pub widths: Vec<usize>,
     /// Exchanges between the branches.
-    #[config(default = 2, range = 0..=1024)]
+    #[config(default = 2, range = 1..=1024)]
     pub num_units: usize,
     /// Channels that the head receives; null = those of the finest branch.
     #[config(range = POSITIVE)]
@@ -62,7 +62,7 @@ pub struct DeformableConfig {
     #[config(default = 8, range = POSITIVE)]
     pub nhead: usize,
     /// Layers of the encoder.
-    #[config(default = 3, range = 0..=1024)]
+    #[config(default = 3, range = 1..=1024)]
     pub num_encoder_layers: usize,
     /// Levels that the attention looks at: as many as `in_channels` has.
     #[config(default = 4, range = POSITIVE)]
