@@ -102,7 +102,7 @@ fn check_key(layers: &mut Layers, tree: &Node, key: &Key, node: &Node) -> Option
             return None;
         }
         Status::Unavailable(_) if matches!(key.kind, Kind::Anything) => return Some(None),
-        Status::Unavailable(_) | Status::OtherModel if node.value == Value::Null => return Some(None),
+        Status::Unavailable(_) if node.value == Value::Null => return Some(None),
         _ => {}
     }
     let mut convert = Convert { refusals: Vec::new(), section_is_off: is_off };

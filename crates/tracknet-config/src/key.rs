@@ -42,8 +42,6 @@ pub enum Status {
     Ignored(&'static str),
     /// Known, but only its neutral value is accepted, unless its section is switched off.
     Unavailable(Neutral),
-    /// Read by models that this version does not have.
-    OtherModel,
     /// Derived by the program, written to a run's `config.yaml`.
     Derived,
 }

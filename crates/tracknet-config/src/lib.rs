@@ -9,6 +9,7 @@
 
 mod check;
 mod data;
+mod decoders;
 mod emit;
 mod error;
 mod interpolate;
@@ -37,6 +38,7 @@ mod yaml;
 use serde::{Deserialize, Serialize};
 
 pub use data::*;
+pub use decoders::*;
 pub use error::{ConfigError, Problem};
 pub use key::{Key, Neutral, Status, known_keys};
 pub use kind::{Kind, RealRange, WholeRange};

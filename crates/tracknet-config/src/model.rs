@@ -1,22 +1,24 @@
-//! The `model` section: backbone, decoder, heatmap.
+//! The `model` section: backbone, decoder of ViT models, heatmap.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tracknet_config_derive::{Section, Words};
 
+use super::decoders::{DeformableConfig, FpnConfig, HrnetConfig};
 use super::key::{Key, Status};
 use super::kind::Kind;
 use super::lora::LoraConfig;
 use super::quantization::QuantizationConfig;
-use super::setting::{PIXELS, POSITIVE, PROBABILITY, Setting};
+use super::setting::{PIXELS, POSITIVE, PROBABILITY};
 
 /// The `model` section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
-#[config(fieldless = keys_of_other_models)]
+#[config(fieldless = unavailable_keys)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// The model. The three names mean the same: `lora` and `quantization` decide.
+    /// The model, by its decoder: the three names with `vit` mean the same (`lora` and `quantization` decide). Every decoder
+    /// works on every backbone that gives the levels it needs.
     #[config(default = ModelName::VitHeatmap)]
     pub model_name: ModelName,
     /// A Hugging Face model directory or hub id; null = random weights from `backbone.architecture`, and without that
@@ -28,6 +30,15 @@ pub struct ModelConfig {
     /// The `upsampling` decoder of ViT models.
     #[config(section)]
     pub decoder: DecoderConfig,
+    /// The decoder of `convnext_fpn_heatmap`.
+    #[config(section)]
+    pub fpn: FpnConfig,
+    /// The decoder of `convnext_hrnet_heatmap`.
+    #[config(section)]
+    pub hrnet: HrnetConfig,
+    /// The decoder of `convnext_deformable_fpn_heatmap`.
+    #[config(section)]
+    pub deformable_encoder: DeformableConfig,
     /// Size and spread of the heatmap.
     #[config(section)]
     pub heatmap: HeatmapConfig,
@@ -42,34 +53,13 @@ pub struct ModelConfig {
 /// The backbone of a configuration that names none and describes none.
 pub const DEFAULT_BACKBONE: &str = "facebook/dinov3-vits16-pretrain-lvd1689m";
 
-/// The sections of models that this version does not have: they are checked, so that their files load, and not read.
-fn keys_of_other_models() -> Vec<Key> {
-    let count = || usize::kind(POSITIVE.into());
-    let counts = || Vec::<usize>::kind(POSITIVE.into()).at_least(1);
-    let other = |(path, kind): (&str, Kind)| Key { path: path.to_owned(), kind, status: Status::OtherModel, doc: "" };
-    let others = [
-        ("fpn.in_channels", counts()),
-        ("fpn.lateral_dim", count()),
-        ("fpn.fuse", Fuse::kind(())),
-        ("hrnet.in_channels", counts()),
-        ("hrnet.widths", counts()),
-        ("hrnet.num_units", count()),
-        ("hrnet.out_channels", count()),
-        ("deformable_encoder.in_channels", counts()),
-        ("deformable_encoder.d_model", count()),
-        ("deformable_encoder.nhead", count()),
-        ("deformable_encoder.num_encoder_layers", count()),
-        ("deformable_encoder.num_feature_levels", count()),
-        ("deformable_encoder.n_points", count()),
-        ("deformable_encoder.lateral_dim", count()),
-        ("deformable_encoder.fuse", Fuse::kind(())),
-    ];
-    [Key::unavailable("temporal")].into_iter().chain(others.map(other)).collect()
+/// The keys of features that this version does not have.
+fn unavailable_keys() -> Vec<Key> {
+    vec![Key::unavailable("temporal")]
 }
 
 /// `model.model_name`. The `lora` and `quantization` sections decide, not the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
-#[word(unavailable = ["convnext_fpn_heatmap", "convnext_hrnet_heatmap", "convnext_deformable_fpn_heatmap"])]
 pub enum ModelName {
     /// A vision transformer and the upsampling decoder.
     VitHeatmap,
@@ -77,15 +67,12 @@ pub enum ModelName {
     VitLoraHeatmap,
     /// The same; the name of the original's file with LoRA on 4-bit weights.
     VitQloraHeatmap,
-}
-
-/// How the maps of several levels become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
-pub enum Fuse {
-    /// Added.
-    Sum,
-    /// Channels beside each other.
-    Concat,
+    /// The `fpn` decoder.
+    ConvnextFpnHeatmap,
+    /// The `hrnet` decoder.
+    ConvnextHrnetHeatmap,
+    /// The `deformable` decoder.
+    ConvnextDeformableFpnHeatmap,
 }
 
 /// How the backbone is built and frozen.
@@ -109,8 +96,9 @@ pub struct BackboneConfig {
     /// Side of a patch in pixels; must equal the checkpoint's.
     #[config(default = 16, range = 1..=1024)]
     pub patch_size: usize,
-    /// Stages that a convolutional backbone returns, from 1.
-    #[config(default = vec![1, 2, 3, 4], range = 1..=4, min_len = 1, status = Status::OtherModel)]
+    /// Stages whose features a convolutional backbone returns, in ascending order: 1 to 4 have strides 4, 8, 16, 32. A
+    /// vision transformer has one level of features, and no choice.
+    #[config(default = vec![1, 2, 3, 4], range = 1..=4, min_len = 1)]
     pub return_stages: Vec<usize>,
     /// A backbone without a checkpoint: keys of a Hugging Face `config.json`, `model_type` included.
     pub architecture: Option<serde_json::Map<String, serde_json::Value>>,
@@ -150,6 +138,17 @@ pub struct DecoderConfig {
     pub skip: bool,
     /// Decoder and head weights to start from: a `tracknet_head.safetensors`, or a directory that holds one.
     pub pretrained: Option<PathBuf>,
+}
+
+impl DecoderConfig {
+    /// Its weights, at most.
+    pub(crate) fn most_weights(&self) -> u128 {
+        let stages = self.channels.iter().zip(self.channels.iter().skip(1)).map(|(&from, &to)| {
+            let [from, to, blocks] = [from, to, self.blocks_per_stage].map(|count| count as u128);
+            9 * to * (from + 2 * to * blocks)
+        });
+        stages.sum()
+    }
 }
 
 /// Normalization layers of the decoder.

@@ -28,7 +28,6 @@ pub fn explain(path: &str) -> Option<String> {
         Status::Unavailable(neutral) => {
             format!("Not available in this version of tracknet; only {} is accepted.", neutral.describe())
         }
-        Status::OtherModel => "Read by models that this version does not have.".to_owned(),
         Status::Derived => "Derived by the program.".to_owned(),
     };
     Some(format!("{path}\n  {text}\n  default: {default}\n  expected: {}\n", key.kind.describe()))

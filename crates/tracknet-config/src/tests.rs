@@ -227,8 +227,8 @@ fn a_word_that_is_not_known_is_answered_with_those_that_are() {
     );
     assert_eq!(
         model_error("model_name: resnet"),
-        "model.yaml:1: model.model_name: expected one of vit_heatmap, vit_lora_heatmap, vit_qlora_heatmap, found \
-         `resnet` (text)"
+        "model.yaml:1: model.model_name: expected one of vit_heatmap, vit_lora_heatmap, vit_qlora_heatmap, \
+         convnext_fpn_heatmap, convnext_hrnet_heatmap, convnext_deformable_fpn_heatmap, found `resnet` (text)"
     );
     assert!(training_error("precision: fp8").contains("expected one of fp32, fp16, bf16, found `fp8` (text)"));
 }
@@ -445,6 +445,46 @@ fn a_batch_that_is_normalized_as_a_whole_cannot_be_split() {
 }
 
 #[test]
+fn the_hrnet_decoder_normalizes_the_batch_and_an_unread_norm_does_not() {
+    let split =
+        |text| Bench::new().file("model", text).with("training.micro_batch_size=5").with("training.batch_size=8");
+    let errors = split("model_name: convnext_hrnet_heatmap\n").errors();
+    assert!(errors[0].contains("model.model_name: convnext_hrnet_heatmap has batch normalization"), "{errors:?}");
+    assert!(errors[0].contains("set micro_batch_size to 0, or use another model_name"), "{errors:?}");
+    let loaded = split("model_name: convnext_fpn_heatmap\ndecoder:\n  norm: bn\n").load().unwrap();
+    assert_eq!(loaded.notes, ["model.decoder is not read by convnext_fpn_heatmap"]);
+    let bench = Bench::new().file("model", "model_name: convnext_fpn_heatmap\ndecoder:\n  pretrained: head\n");
+    assert_eq!(bench.load().unwrap().notes, Vec::<String>::new());
+}
+
+#[test]
+fn stages_come_from_fine_to_coarse_and_once_each() {
+    for stages in ["[4, 3]", "[1, 1]"] {
+        let message = model_error(&format!("backbone:\n  return_stages: {stages}\n"));
+        let start = format!("model.yaml:2: model.backbone.return_stages {stages} is not in ascending order");
+        assert!(message.starts_with(&start), "{message}");
+    }
+    assert!(model_error("backbone:\n  return_stages: [5]\n").contains("a whole number from 1 to 4"));
+    let config = Bench::new().file("model", "backbone:\n  return_stages: [2, 4]\n").config();
+    assert_eq!(config.model.backbone.return_stages, [2, 4]);
+}
+
+#[test]
+fn a_decoder_that_fits_into_no_memory_is_refused() {
+    for (name, section, key) in [
+        ("convnext_fpn_heatmap", "fpn: {in_channels: [8, 8], lateral_dim: 20000}", "model.fpn.lateral_dim"),
+        ("convnext_hrnet_heatmap", "hrnet: {widths: [20000]}", "model.hrnet.widths"),
+        ("convnext_deformable_fpn_heatmap", "deformable_encoder: {d_model: 16384}", "model.deformable_encoder.d_model"),
+    ] {
+        let text = format!("model_name: {name}\n{section}\n");
+        let errors = Bench::new().file("model", &text).errors();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let section = key.rsplit_once('.').unwrap().0;
+        assert!(errors[0].contains(&format!("{section} would have up to")), "{errors:?}");
+    }
+}
+
+#[test]
 fn a_packed_backbone_that_should_train_is_refused_with_the_reason() {
     let message = model_error("backbone:\n  freeze: false\nquantization:\n  enabled: true\n");
     assert!(message.starts_with("model.yaml:2: model.quantization.enabled is true"), "{message}");
@@ -478,7 +518,6 @@ fn features_that_this_version_lacks_are_refused_when_they_are_switched_on() {
         ("data", "sequence:\n  length: 3\n", "data.yaml:2: data.sequence.length: 3"),
         ("data", "format: badminton\n", "data.yaml:1: data.format: badminton"),
         ("data", "augment:\n  mixup: 0.2\n", "data.yaml:2: data.augment.mixup: 0.2"),
-        ("model", "model_name: convnext_fpn_heatmap\n", "model.yaml:1: model.model_name: convnext_fpn_heatmap"),
         ("model", "temporal: stack\n", "model.yaml:1: model.temporal: `stack` (text)"),
         ("model", "lora:\n  enabled: true\n  lora_bias: true\n", "model.yaml:3: model.lora.lora_bias: true"),
         ("model", "lora:\n  enabled: true\n  eva_config: {rho: 2}\n", "model.yaml:3: model.lora.eva_config"),

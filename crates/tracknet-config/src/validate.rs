@@ -6,7 +6,7 @@ use super::check::Checked;
 use super::key::{self, Key, Status, known_keys};
 use super::layers::Layers;
 use super::model::ModelConfig;
-use super::{Config, DataConfig, InitMethod, Norm, QuantMode, TrainingConfig};
+use super::{BatchNormalized, Config, DataConfig, InitMethod, ModelName, QuantMode, TrainingConfig};
 use tracknet_io::console::listing;
 
 /// The most weights of a decoder.
@@ -26,6 +26,7 @@ pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) 
     rules.quantized_backbone_is_frozen(&config.model);
     rules.batch_norm_sees_the_batch(config);
     rules.decoder_size(&config.model);
+    rules.stages_ascend(&config.model);
     rules.run_id(&config.runtime.run_id);
     rules.lora(&config.model);
     rules.notes(config);
@@ -64,7 +65,9 @@ impl Rules<'_> {
 
     fn resize_fits_patches(&mut self, data: &DataConfig, model: &ModelConfig) {
         let (size, patch) = (data.preprocess.resize, model.backbone.patch_size);
-        if patch == 0 || size.iter().all(|side| side % patch == 0) {
+        // Backbones with strides instead of patches say themselves which sizes they can see.
+        let has_patches = model.model_name.decoder_section() == "decoder";
+        if patch == 0 || !has_patches || size.iter().all(|side| side % patch == 0) {
             return;
         }
         let sides = size.map(|side| nearest_multiples(side, patch));
@@ -116,18 +119,35 @@ impl Rules<'_> {
 
     /// What a typing error in a list of channels would ask for takes more memory than there is.
     fn decoder_size(&mut self, model: &ModelConfig) {
-        let decoder = &model.decoder;
-        let stages = decoder.channels.iter().zip(decoder.channels.iter().skip(1)).map(|(&from, &to)| {
-            let [from, to, blocks] = [from, to, decoder.blocks_per_stage].map(|count| count as u128);
-            9 * to * (from + 2 * to * blocks)
-        });
-        let weights: u128 = stages.sum();
+        let weights = model.most_decoder_weights();
+        let (section, keys, lower): (_, &[&str], _) = match model.model_name.decoder_section() {
+            "fpn" => ("fpn", &["model.fpn.lateral_dim", "model.fpn.in_channels"], "its channels"),
+            "hrnet" => ("hrnet", &["model.hrnet.widths", "model.hrnet.num_units"], "model.hrnet.widths or num_units"),
+            "deformable_encoder" => (
+                "deformable_encoder",
+                &["model.deformable_encoder.d_model", "model.deformable_encoder.lateral_dim"],
+                "its counts",
+            ),
+            _ => (
+                "decoder",
+                &["model.decoder.channels", "model.decoder.blocks_per_stage"],
+                "model.decoder.channels or model.decoder.blocks_per_stage",
+            ),
+        };
         if weights > MOST_DECODER_WEIGHTS {
             let message = format!(
-                "model.decoder would have up to {weights} weights, at most {MOST_DECODER_WEIGHTS} are built: lower \
-                 model.decoder.channels or model.decoder.blocks_per_stage"
+                "model.{section} would have up to {weights} weights, at most {MOST_DECODER_WEIGHTS} are built: lower {lower}"
             );
-            self.problem(&["model.decoder.channels", "model.decoder.blocks_per_stage"], message);
+            self.problem(keys, message);
+        }
+    }
+
+    /// Levels go from fine to coarse, each once.
+    fn stages_ascend(&mut self, model: &ModelConfig) {
+        let stages = &model.backbone.return_stages;
+        if !stages.is_sorted_by(|a, b| a < b) {
+            let message = format!("model.backbone.return_stages {stages:?} is not in ascending order, each stage once");
+            self.problem(&["model.backbone.return_stages"], message);
         }
     }
 
@@ -164,13 +184,14 @@ impl Rules<'_> {
 
     fn batch_norm_sees_the_batch(&mut self, config: &Config) {
         let (micro_batch, batch) = (config.training.micro_batch_size, config.training.batch_size);
-        if config.model.decoder.norm == Norm::Bn && (1..batch).contains(&micro_batch) {
+        let Some(BatchNormalized { setting, instead }) = config.model.batch_normalized() else { return };
+        if (1..batch).contains(&micro_batch) {
             let message = format!(
-                "model.decoder.norm: bn takes its statistics over the whole batch, so that training.micro_batch_size: \
+                "{setting} takes its statistics over the whole batch, so that training.micro_batch_size: \
                  {micro_batch} would train something else than training.batch_size: {batch}; set micro_batch_size to 0, or \
-                 norm to gn"
+                 use {instead}"
             );
-            self.problem(&["training.micro_batch_size", "model.decoder.norm"], message);
+            self.problem(&["training.micro_batch_size", "model.decoder.norm", "model.model_name"], message);
         }
     }
 
@@ -247,10 +268,19 @@ impl Rules<'_> {
                 self.layers.notes.push(text);
             }
         }
-        for section in ["model.fpn", "model.hrnet", "model.deformable_encoder"] {
-            if self.was_given(&format!("{section}.")) {
-                self.layers.notes.push(format!("{section} is not read by {}", config.model.model_name));
-            }
+        self.unread_decoders(config.model.model_name);
+    }
+
+    /// Sections of other decoders. The weights that every decoder can start from stand in `decoder`, too.
+    fn unread_decoders(&mut self, name: ModelName) {
+        let sections: BTreeSet<&str> = known_keys()
+            .iter()
+            .filter(|key| key.path != "model.decoder.pretrained" && self.was_given(&key.path))
+            .filter_map(|key| key.path.strip_prefix("model.")?.split('.').next())
+            .filter(|section| ["decoder", "fpn", "hrnet", "deformable_encoder"].contains(section))
+            .collect();
+        for section in sections.into_iter().filter(|section| *section != name.decoder_section()) {
+            self.layers.notes.push(format!("model.{section} is not read by {name}"));
         }
     }
 

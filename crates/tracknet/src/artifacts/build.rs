@@ -94,7 +94,7 @@ pub fn build_model(
     let plan = BackbonePlan::new(config)?;
     plan.check_patch_size(config.backbone.patch_size)?;
     plan.spec.check_input(input_size)?;
-    let decoder = (decoder.plan)(&config.decoder, &plan.spec.layout(), config.heatmap.size)?;
+    let decoder = (decoder.plan)(config, &plan.spec.layout(), config.heatmap.size)?;
     plan.build(config, seed, device, |backbone| {
         let random = RandomSource { seed };
         let builder = Builder::new(&random, device);

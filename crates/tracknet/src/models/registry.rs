@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::config::{DecoderConfig, ModelName};
+use crate::config::{ModelConfig, ModelName};
 use crate::console::shown;
 
 use super::ModelError;
 use super::backbones::vit::{self, dinov2, dinov3, original};
 use super::backbones::{BackboneSpec, Family};
-use super::decoders::{DecoderSpec, UpsamplingSpec};
+use super::decoders::{DecoderSpec, DeformableSpec, FpnSpec, HrnetSpec, UpsamplingSpec};
 use super::features::Layout;
 
 /// A description of a backbone, and the keys of its configuration that mean nothing to its family.
@@ -62,8 +62,8 @@ pub static BACKBONES: [BackboneRow; 4] = [
     },
 ];
 
-/// A decoder's configuration, checked.
-pub type Planned = Box<dyn DecoderSpec>;
+/// A decoder that was found to fit a backbone.
+pub type PlannedDecoder = Result<Box<dyn DecoderSpec>, ModelError>;
 
 /// A decoder.
 pub struct DecoderRow {
@@ -75,15 +75,32 @@ pub struct DecoderRow {
     ///
     /// # Errors
     /// A value that cannot work, or a level that the backbone does not have.
-    pub plan: fn(&DecoderConfig, &Layout, [usize; 2]) -> Result<Planned, ModelError>,
+    pub plan: fn(&ModelConfig, &Layout, [usize; 2]) -> PlannedDecoder,
 }
 
 /// The decoders.
-pub static DECODERS: [DecoderRow; 1] = [DecoderRow {
-    name: "upsampling",
-    model_names: &[ModelName::VitHeatmap, ModelName::VitLoraHeatmap, ModelName::VitQloraHeatmap],
-    plan: |config, layout, heatmap| Ok(Box::new(UpsamplingSpec::new(config, layout, heatmap)?)),
-}];
+pub static DECODERS: [DecoderRow; 4] = [
+    DecoderRow {
+        name: "upsampling",
+        model_names: &[ModelName::VitHeatmap, ModelName::VitLoraHeatmap, ModelName::VitQloraHeatmap],
+        plan: |config, layout, heatmap| Ok(Box::new(UpsamplingSpec::new(&config.decoder, layout, heatmap)?)),
+    },
+    DecoderRow {
+        name: "fpn",
+        model_names: &[ModelName::ConvnextFpnHeatmap],
+        plan: |config, layout, heatmap| Ok(Box::new(FpnSpec::new(&config.fpn, layout, heatmap)?)),
+    },
+    DecoderRow {
+        name: "hrnet",
+        model_names: &[ModelName::ConvnextHrnetHeatmap],
+        plan: |config, layout, heatmap| Ok(Box::new(HrnetSpec::new(&config.hrnet, layout, heatmap)?)),
+    },
+    DecoderRow {
+        name: "deformable",
+        model_names: &[ModelName::ConvnextDeformableFpnHeatmap],
+        plan: |config, layout, heatmap| Ok(Box::new(DeformableSpec::new(&config.deformable_encoder, layout, heatmap)?)),
+    },
+];
 
 /// The weights of the largest backbone that is built: above those of every published one (DINOv3 has 6.7e9).
 const MOST_WEIGHTS: u128 = 1 << 34;

@@ -41,7 +41,7 @@ pub enum TrainingError {
         /// Where the bound comes from.
         origin: &'static str,
         /// The key that makes micro-batches smaller.
-        to_lower: &'static str,
+        to_lower: String,
     },
     /// The device has no memory for a micro-batch, and no smaller one is to be tried.
     #[error(

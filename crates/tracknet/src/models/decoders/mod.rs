@@ -4,6 +4,11 @@
 //! file with both, a variant of [`Decoder`] and a row in the [registry](super::registry).
 
 mod block;
+mod deformable;
+mod encoder;
+mod fpn;
+mod hrnet;
+mod levels;
 mod resize;
 mod stem;
 mod upsampling;
@@ -18,7 +23,10 @@ use super::lora::AdaptableLayer;
 use super::nn::Builder;
 
 pub use block::ResidualBlock;
-pub use resize::resize_bilinear;
+pub use deformable::{DeformableDecoder, DeformableSpec};
+pub use fpn::{FeaturePyramid, FpnDecoder, FpnSpec, PyramidSpec};
+pub use hrnet::{HrnetDecoder, HrnetSpec};
+pub use resize::{resize_bilinear, resize_nearest};
 pub use stem::Stem;
 pub use upsampling::{Stage, UpsamplingDecoder, UpsamplingSpec};
 
@@ -55,22 +63,36 @@ pub trait DecoderNetwork {
 }
 
 /// The kinds of decoders.
+// A model has one; a box around the larger variants would save nothing that counts.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum Decoder {
     /// `upsampling`.
     Upsampling(UpsamplingDecoder),
+    /// `fpn`.
+    Fpn(FpnDecoder),
+    /// `hrnet`.
+    Hrnet(HrnetDecoder),
+    /// `deformable`.
+    Deformable(DeformableDecoder),
 }
 
 impl Decoder {
     fn inner(&self) -> &dyn DecoderNetwork {
         match self {
             Self::Upsampling(decoder) => decoder,
+            Self::Fpn(decoder) => decoder,
+            Self::Hrnet(decoder) => decoder,
+            Self::Deformable(decoder) => decoder,
         }
     }
 
     fn inner_mut(&mut self) -> &mut dyn DecoderNetwork {
         match self {
             Self::Upsampling(decoder) => decoder,
+            Self::Fpn(decoder) => decoder,
+            Self::Hrnet(decoder) => decoder,
+            Self::Deformable(decoder) => decoder,
         }
     }
 }

@@ -1,11 +1,24 @@
-//! Bilinear resize of feature maps.
+//! Bilinear and nearest resize of feature maps.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, TensorData};
 
 /// Bilinear resize to `[height, width]` with half-pixel centres (`align_corners=False`); unchanged if it fits.
 pub fn resize_bilinear(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     if [height, width] == size { x } else { tracknet_kernels::resize_bilinear(x, size) }
+}
+
+/// Nearest resize to `[height, width]` as PyTorch has it: cell `i` of `to` takes `⌊i · from / to⌋`; unchanged if it fits.
+pub fn resize_nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+    (0..2).fold(x, |x, axis| {
+        let (from, to) = (x.dims()[2 + axis], size[axis]);
+        if from == to {
+            return x;
+        }
+        let indices: Vec<i32> = (0..to).map(|i| (i * from / to) as i32).collect();
+        let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [to]), &x.device());
+        x.select(2 + axis, indices)
+    })
 }
 
 #[cfg(test)]
@@ -20,5 +33,15 @@ mod tests {
         assert_eq!(y, [0.0, 1.0, 3.0, 4.0]);
         let same: Vec<f32> = resize_bilinear(x, [1, 2]).into_data().try_to_vec().unwrap();
         assert_eq!(same, [0.0, 4.0]);
+    }
+
+    #[test]
+    fn nearest_takes_the_cell_below_for_any_ratio() {
+        let x = Tensor::<4>::from_data(
+            TensorData::new(vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [1, 1, 2, 3]),
+            &Device::flex(),
+        );
+        let y: Vec<f32> = resize_nearest(x, [3, 5]).into_data().try_to_vec().unwrap();
+        assert_eq!(y, [1.0, 1.0, 2.0, 2.0, 3.0, 1.0, 1.0, 2.0, 2.0, 3.0, 4.0, 4.0, 5.0, 5.0, 6.0]);
     }
 }

@@ -44,12 +44,18 @@ impl Skip {
 }
 
 impl UpsamplingSpec {
-    /// Checks a configuration against the coarsest level of a backbone, which the decoder begins with; `heatmap` is `[W, H]`.
+    /// Checks a configuration against the level of a backbone that the decoder begins with; `heatmap` is `[W, H]`.
     ///
     /// # Errors
     /// Names the key, its value, and the value that would work.
     pub fn new(config: &DecoderConfig, layout: &Layout, heatmap: [usize; 2]) -> Result<Self, ModelError> {
-        let LevelLayout { channels, stride } = layout.coarsest();
+        let Some(LevelLayout { channels, stride }) = layout.single() else {
+            let message = format!(
+                "the backbone gives {layout}, and the upsampling decoder begins with one: name one stage, such as \
+                 model.backbone.return_stages: [4]"
+            );
+            return Err(ModelError::key("model.backbone.return_stages", message));
+        };
         check(config, channels)?;
         let mut reached = 1;
         let stages: Vec<StageSpec> = config

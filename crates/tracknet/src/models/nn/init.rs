@@ -25,6 +25,16 @@ pub enum Fill {
     Normal(f32),
     /// Uniform in `±bound`.
     Uniform(f32),
+    /// An offset x, y for each head, level and point: the heads look into directions all around, at the edge of the square of
+    /// one cell, and each point goes as much further (Zhu et al., 2021).
+    Directions {
+        /// Heads, in the order of their angles.
+        heads: usize,
+        /// Levels, which are all the same.
+        levels: usize,
+        /// Points of a head in a level.
+        points: usize,
+    },
 }
 
 impl Fill {
@@ -37,6 +47,16 @@ impl Fill {
     /// `[out, in / groups, height, width]`.
     pub fn kaiming_fan_out([out, _, height, width]: [usize; 4]) -> Self {
         Self::Normal((2.0 / (out * height * width).max(1) as f32).sqrt())
+    }
+
+    /// Kaiming uniform with `a = 1`, the gain of a linear function: bound `√(3 / fan_in)`.
+    pub fn kaiming_uniform_linear(fan_in: usize) -> Self {
+        Self::Uniform((3.0 / fan_in.max(1) as f32).sqrt())
+    }
+
+    /// Xavier uniform (Glorot and Bengio, 2010): bound `√(6 / (fan_in + fan_out))`.
+    pub fn xavier_uniform([fan_in, fan_out]: [usize; 2]) -> Self {
+        Self::Uniform((6.0 / (fan_in + fan_out).max(1) as f32).sqrt())
     }
 
     /// Kaiming uniform with `a = √5`, as PyTorch initializes a linear layer: bound `1 / √fan_in`.
@@ -77,8 +97,20 @@ impl Source for RandomSource {
             Fill::TruncatedNormal(deviation) => {
                 (0..count).map(|_| random.truncated_normal() as f32 * deviation).collect()
             }
+            Fill::Directions { heads, levels, points } => directions(heads, levels, points),
         }
     }
+}
+
+/// The offsets of [`Fill::Directions`], `[heads, levels, points, 2]` row by row.
+fn directions(heads: usize, levels: usize, points: usize) -> Vec<f32> {
+    let of_head = |head: usize| {
+        let (y, x) = (std::f64::consts::TAU * head as f64 / heads as f64).sin_cos();
+        let longest = x.abs().max(y.abs());
+        let of_level = (1..=points).flat_map(move |step| [x, y].map(|part| (part / longest * step as f64) as f32));
+        of_level.collect::<Vec<_>>().repeat(levels)
+    };
+    (0..heads).flat_map(of_head).collect()
 }
 
 /// Builds parameters on a device, knowing the path of the module that asks.
@@ -166,6 +198,16 @@ mod tests {
         let deviation = (values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32).sqrt();
         // A unit normal cut at ±2 has deviation 0.8796; 20 000 draws are good to about half a percent.
         assert!((deviation / 0.02 - 0.8796).abs() < 0.02, "{deviation}");
+    }
+
+    #[test]
+    fn heads_look_all_around_and_their_points_one_cell_further_each() {
+        let values = RandomSource { seed: 3 }.values("b", &[32], Fill::Directions { heads: 4, levels: 2, points: 2 });
+        let directions = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]];
+        let expected = directions.iter().flat_map(|[x, y]| [*x, *y, 2.0 * x, 2.0 * y].repeat(2));
+        assert!(values.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6f32), "{values:?}");
+        let diagonal = RandomSource { seed: 3 }.values("b", &[16], Fill::Directions { heads: 8, levels: 1, points: 1 });
+        assert_eq!(diagonal[2..4], [1.0, 1.0]);
     }
 
     #[test]

@@ -42,6 +42,15 @@ impl Linear {
         }
     }
 
+    /// A layer from `shape[1]` to `shape[0]` features with these first values of weight and bias.
+    pub fn with_fill(shape: [usize; 2], [weight, bias]: [Fill; 2], builder: &Builder<'_>) -> Self {
+        Self {
+            weight: LinearWeight::Dense(builder.param("weight", shape, weight)),
+            bias: Some(builder.param("bias", [shape[0]], bias)),
+            dense_dtype: ComputeDtype::F32,
+        }
+    }
+
     /// Whether the weight is stored in 4 bits.
     pub fn is_quantized(&self) -> bool {
         matches!(self.weight, LinearWeight::Packed(_))

@@ -1,6 +1,6 @@
 //! A step on a device whose memory may not be enough: the same step again, with less in it at once.
 
-use crate::config::{Norm, TrainingConfig};
+use crate::config::{BatchNormalized, TrainingConfig};
 use crate::error::{Error, Result};
 use crate::training::TrainingError;
 use crate::training::staging::StagedBatch;
@@ -49,8 +49,8 @@ impl TrainingRun<'_> {
     /// Why a micro-batch of `size` frames is not to be made smaller.
     fn limit(&self, size: usize, smaller: usize, retries: usize) -> Option<String> {
         let training = &self.config.training;
-        if self.config.model.decoder.norm == Norm::Bn {
-            Some("model.decoder.norm: bn takes its statistics over the whole batch".to_owned())
+        if let Some(BatchNormalized { setting, .. }) = self.config.model.batch_normalized() {
+            Some(format!("{setting} takes its statistics over the whole batch"))
         } else if !training.adaptive_micro_batch {
             Some("training.adaptive_micro_batch is off".to_owned())
         } else if smaller >= size {

@@ -1,7 +1,7 @@
 //! Trainer, precision, gradient checkpointing and micro-batches of a run, for its configuration, model and device.
 
 use crate::compute::Compute;
-use crate::config::{Config, Norm};
+use crate::config::Config;
 use crate::error::Result;
 use crate::models::HeatmapModel;
 use crate::models::memory::training_estimate;
@@ -75,7 +75,7 @@ fn whole_batches(config: &Config, model: HeatmapModel, compute: &Compute) -> Tra
 
 /// Whether what the model finds on a frame depends on the other frames of the batch, as with batch normalization.
 fn couples_frames(config: &Config) -> bool {
-    config.model.decoder.norm == Norm::Bn
+    config.model.batch_normalized().is_some()
 }
 
 /// An estimate of a run's peak memory with micro-batches of `frames`, in bytes.
@@ -100,5 +100,5 @@ pub fn unfrozen_trainer(config: &Config, model: HeatmapModel, compute: &Compute)
 /// The micro-batch that fits what trains of the model into memory.
 pub(super) fn micro_batch(config: &Config, trainer: &Trainer<HeatmapStep>) -> Result<MicroBatchSize> {
     let estimate = |frames| training_peak(config, &trainer.model, &trainer.compute, frames) as u64;
-    choose_micro_batch(&config.training, config.model.decoder.norm, estimate, trainer.compute.memory_bound())
+    choose_micro_batch(&config.training, config.model.batch_normalized(), estimate, trainer.compute.memory_bound())
 }
