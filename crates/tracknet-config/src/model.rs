@@ -28,6 +28,14 @@ pub struct ModelConfig {
     /// The `upsampling` decoder of ViT models.
     #[config(section)]
     pub decoder: DecoderConfig,
+    /// What the model sees of a window (`data.sequence`): nothing but its last frame (`none`, for single frames), its frames
+    /// side by side (`stack`), or the last frame and its differences to the earlier ones (`difference`).
+    #[config(default = Temporal::None, null_is_default)]
+    pub temporal: Temporal,
+    /// Where the window comes in: in the convolutional stem of the decoder (`stem`, with `decoder.skip`), while the backbone
+    /// sees its last frame, or in the backbone's patch embedding (`patches`).
+    #[config(default = TemporalInput::Stem)]
+    pub temporal_input: TemporalInput,
     /// Size and spread of the heatmap.
     #[config(section)]
     pub heatmap: HeatmapConfig,
@@ -64,7 +72,7 @@ fn keys_of_other_models() -> Vec<Key> {
         ("deformable_encoder.lateral_dim", count()),
         ("deformable_encoder.fuse", Fuse::kind(())),
     ];
-    [Key::unavailable("temporal")].into_iter().chain(others.map(other)).collect()
+    others.map(other).to_vec()
 }
 
 /// `model.model_name`. The `lora` and `quantization` sections decide, not the name.
@@ -77,6 +85,26 @@ pub enum ModelName {
     VitLoraHeatmap,
     /// The same; the name of the original's file with LoRA on 4-bit weights.
     VitQloraHeatmap,
+}
+
+/// What a model sees of a window of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+pub enum Temporal {
+    /// Single frames.
+    None,
+    /// The frames of the window, oldest first, as further channels.
+    Stack,
+    /// The differences of the last frame to each earlier one, oldest first, and the last frame.
+    Difference,
+}
+
+/// Where a window of frames comes into a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+pub enum TemporalInput {
+    /// In the convolutional stem of the decoder; the backbone sees the last frame.
+    Stem,
+    /// In the patch embedding of the backbone, which starts as that of the last frame; the decoder sees the last frame.
+    Patches,
 }
 
 /// How the maps of several levels become one.
