@@ -16,7 +16,7 @@ use tracknet::config::{AugmentConfig, Config, DataFormat, OnBadFrame};
 use tracknet::datasets::image::load_frame;
 use tracknet::datasets::{Batch, BatchLoader, BatchSpec, Dataset, FrameWindow, LoaderOptions};
 use tracknet::inference::{Prediction, Predictor};
-use tracknet::models::state::named_parameters;
+use tracknet::models::state::{named_parameters, state_dict};
 use tracknet::models::{HeatmapModel, ModelInput};
 use tracknet::training::{EvaluateOptions, Outcome, evaluate, training_peak};
 
@@ -350,6 +350,23 @@ fn a_run_whose_stem_sees_windows_learns_resumes_and_predicts_what_it_evaluates()
 #[test]
 fn a_run_whose_patches_see_windows_learns_resumes_and_predicts_what_it_evaluates() {
     a_run_with_windows(seeing("stack", "patches"), "window.patches.weight");
+}
+
+/// The gradient of the kernels passes through every block of a frozen backbone.
+#[test]
+fn kernels_of_earlier_frames_train_below_a_frozen_backbone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut section = seeing("difference", "patches");
+    section["lora"]["enabled"] = json!(false);
+    let config = with_windows(dir.path(), "out", section, json!({ "epochs": 1 }));
+    let (report, _) = run(&config, None, None).unwrap();
+    let kernels = state_dict(&report.model, |p| p.name == "window.patches.weight");
+    let values: Vec<f32> = kernels["window.patches.weight"].clone().try_to_vec().unwrap();
+    assert_eq!(values.len(), 32 * 6 * 16 * 16);
+    assert!(values.iter().any(|value| *value != 0.0) && values.iter().all(|value| value.is_finite()));
+    let backbone = state_dict(&report.model, |p| p.name.starts_with("backbone."));
+    let (fresh, _) = build_model(&config.model, &config.data, config.training.seed, &Device::flex()).unwrap();
+    assert!(backbone == state_dict(&fresh, |p| p.name.starts_with("backbone.")), "the backbone trained");
 }
 
 #[test]

@@ -107,14 +107,14 @@ mod tests {
     #[test]
     fn windows_begin_with_the_first_frame_and_leave_out_repeated_and_unread_ones() {
         let window = FrameWindow { length: 3, stride: 1 };
-        let found = windows(window, &[Some(10), Some(20), Some(20), Some(30), None, Some(40), Some(50)]);
+        let found = windows(window, &[Some(20), Some(40), Some(40), Some(60), None, Some(80), Some(100)]);
         let expected = [
-            [10.0, 10.0, 10.0],
-            [10.0, 10.0, 20.0],
-            [10.0, 10.0, 20.0],
-            [10.0, 20.0, 30.0],
-            [30.0, 40.0, 40.0],
-            [40.0, 40.0, 50.0],
+            [20.0, 20.0, 20.0],
+            [20.0, 20.0, 40.0],
+            [20.0, 20.0, 40.0],
+            [20.0, 40.0, 60.0],
+            [60.0, 80.0, 80.0],
+            [80.0, 80.0, 100.0],
         ];
         assert_eq!(found, expected);
     }
