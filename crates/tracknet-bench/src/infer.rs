@@ -16,7 +16,7 @@ use crate::{Measurement, Options, Size, Weights, setup};
 pub(crate) fn run(weights: Weights, size: Size, batch: usize, options: &Options) -> Result<Measurement> {
     let config = setup::inference(weights, size, batch, &options.overrides)?;
     let resize = config.data.preprocess.resize;
-    let (model, build) = build_model(&config.model, resize, config.training.seed, &options.device)?;
+    let (model, build) = build_model(&config.model, &config.data, config.training.seed, &options.device)?;
     let model = model.valid();
     let batch = setup::batch(batch, shape_of(&BatchSpec::new(&config, build.normalization())));
     let flop = setup::shapes(&config, &model)?.inference(batch.size);
@@ -34,7 +34,7 @@ pub(crate) fn run(weights: Weights, size: Size, batch: usize, options: &Options)
     })
 }
 
-/// Heatmaps of normalized frames of `[W, H]`, on the host.
+/// Heatmaps of normalized windows of frames of `[W, H]`, on the host.
 pub(crate) fn heatmaps(
     model: &HeatmapModel,
     images: &[f32],
@@ -42,7 +42,8 @@ pub(crate) fn heatmaps(
     [width, height]: [usize; 2],
     device: &Device,
 ) -> Result<Vec<f32>> {
-    let images = Tensor::from_data(TensorData::new(images.to_vec(), [frames, 3, height, width]), device);
+    let channels = images.len() / (frames * height * width);
+    let images = Tensor::from_data(TensorData::new(images.to_vec(), [frames, channels, height, width]), device);
     let heatmaps = model.predict(images).try_into_vec_as::<f32>();
     Ok(heatmaps.map_err(|e| DeviceError::new("heatmap", e))?)
 }

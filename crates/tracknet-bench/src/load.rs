@@ -24,7 +24,7 @@ const PACKED: &str = "packed";
 /// Writes the directory.
 pub(crate) fn prepare(origin: Origin, size: Size, options: &Options, dir: &Path) -> Result<()> {
     let config = setup::inference(Weights::Float, size, 1, &options.overrides)?;
-    let (model, _) = build_model(&config.model, config.data.preprocess.resize, 1, &options.device)?;
+    let (model, _) = build_model(&config.model, &config.data, 1, &options.device)?;
     let floats = dir.join(FLOATS);
     write_backbone(&floats, &model.backbone, StoredAs::F32)?;
     if origin == Origin::Packed {
@@ -44,10 +44,10 @@ pub(crate) fn run(origin: Origin, size: Size, options: &Options, dir: &Path) -> 
     config.model.pretrained_model_name = Some(dir.display().to_string());
     config.model.backbone.architecture = None;
     let resize = config.data.preprocess.resize;
-    let (model, build) = build_model(&config.model, resize, config.training.seed, &options.device)?;
+    let (model, build) = build_model(&config.model, &config.data, config.training.seed, &options.device)?;
     let model = model.valid();
     let building = milliseconds(clock);
-    let frame = vec![0.5; 3 * resize.iter().product::<usize>()];
+    let frame = vec![0.5; 3 * config.data.sequence.frames() * resize.iter().product::<usize>()];
     infer::heatmaps(&model, &frame, 1, resize, &options.device)?;
     let ms = milliseconds(clock);
     let cores = process::cpu_seconds().map(|busy| 1e3 * busy / ms);

@@ -124,7 +124,7 @@ pub(crate) fn batch(size: usize, shape: BatchShape) -> Batch {
     };
     Batch {
         size,
-        images: values("images", 3, shape.input, Fill::Normal(1.0)),
+        images: values("images", 3 * shape.frames, shape.input, Fill::Normal(1.0)),
         targets: values("targets", 1, shape.heatmap, Fill::Uniform(1.0)).into_iter().map(f32::abs).collect(),
         masks: values("masks", 1, shape.heatmap, Fill::ONE),
         samples: Vec::new(),

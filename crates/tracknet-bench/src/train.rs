@@ -12,8 +12,8 @@ use crate::{Compute, Measurement, Mode, Options, Size, setup};
 pub(crate) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Result<Measurement> {
     let config = setup::training(mode, size, batch, &options.overrides)?;
     let compute = compute::Compute::new(&options.device).with_precision(config.training.precision);
-    let (resize, device) = (config.data.preprocess.resize, compute.training_device());
-    let (mut model, build) = build_model(&config.model, resize, config.training.seed, &device)?;
+    let device = compute.training_device();
+    let (mut model, build) = build_model(&config.model, &config.data, config.training.seed, &device)?;
     set_checkpointing(&config, &mut model);
     let mixed = set_precision(&mut model, &compute);
     let shape = shape_of(&BatchSpec::new(&config, build.normalization()));

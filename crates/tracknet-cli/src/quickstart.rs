@@ -203,7 +203,7 @@ fn render(config: &Config, places: &Places, interrupt: &Interrupt) -> Result<boo
 
 fn build(config: &Config, device: &Device) -> Result<(HeatmapModel, BuildReport)> {
     let device = Compute::new(device).training_device();
-    Ok(build_model(&config.model, config.data.preprocess.resize, config.training.seed, &device)?)
+    Ok(build_model(&config.model, &config.data, config.training.seed, &device)?)
 }
 
 fn measure(model: &HeatmapModel, build: &BuildReport, config: &Config, device: &Device) -> Result<Evaluation> {

@@ -84,9 +84,8 @@ fn dry_run(config: &Config, device: &burn::tensor::Device, resumed: bool) -> Res
         // As when it resumes: the head comes from the checkpoint.
         section.decoder.pretrained = None;
     }
-    let resize = config.data.preprocess.resize;
     let compute = Compute::new(device);
-    let (model, report) = build_model(&section, resize, config.training.seed, &compute.training_device())?;
+    let (model, report) = build_model(&section, &config.data, config.training.seed, &compute.training_device())?;
     let model = with_schedule(config, model);
     outln!("{}", BuildReport { memory: MemoryReport::of(&model), ..report })?;
     let batch = config.training.batch_size;

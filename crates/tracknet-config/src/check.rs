@@ -133,8 +133,7 @@ pub(crate) fn out_of_bounds<S: Section + Serialize>(section: &S) -> Vec<(String,
     convert.refusals.into_iter().map(said).collect()
 }
 
-/// Whether a section with a switch is off, so that nothing in it has an effect. Off is the default of every switch,
-/// but a window (`data.sequence`) must be switched off in words: its length alone reads like a wish.
+/// Whether a section with a switch is off, so that nothing in it has an effect. Off is the default of every switch.
 fn is_switched_off(tree: &Node, section: Option<&str>) -> bool {
     let Some(section) = section else { return false };
     let switch = join(section, "enabled");
@@ -145,7 +144,7 @@ fn is_switched_off(tree: &Node, section: Option<&str>) -> bool {
         Some(Value::Bool(on)) => !on,
         Some(Value::Text(text)) => yaml::parse_scalar(text) == Value::Bool(false),
         Some(_) => false,
-        None => section != "data.sequence",
+        None => true,
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tracknet_config_derive::{Section, Words};
 
-use super::key::{Key, Neutral, Status};
-use super::setting::{PIXELS, POSITIVE, PROBABILITY};
+use super::key::Key;
+use super::setting::{PIXELS, PROBABILITY};
 
 /// The `data` section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
@@ -126,19 +126,25 @@ fn mixup() -> Vec<Key> {
     vec![Key::unavailable("mixup")]
 }
 
-/// Windows of `length` frames `stride` apart, never across clips.
+/// Windows of `length` frames `stride` apart, which end with the frame that is searched for the ball; never across clips.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Section)]
 #[serde(default, deny_unknown_fields)]
 pub struct SequenceConfig {
-    /// Read windows instead of single frames.
-    #[config(status = Status::Unavailable(Neutral::Off))]
+    /// Read windows of several frames instead of single ones; `model.temporal` says how the model sees them.
     pub enabled: bool,
-    /// Frames in a window.
-    #[config(default = 1, range = POSITIVE, status = Status::Unavailable(Neutral::One))]
+    /// Frames in a window; the last one is searched for the ball.
+    #[config(default = 1, range = 1..=16)]
     pub length: usize,
-    /// Distance of the frames in a window.
-    #[config(default = 1, range = POSITIVE, status = Status::Unavailable(Neutral::One))]
+    /// Distance of the frames in a window; repeated frames do not count.
+    #[config(default = 1, range = 1..=16)]
     pub stride: usize,
+}
+
+impl SequenceConfig {
+    /// Frames of a window: 1 when windows are off.
+    pub fn frames(&self) -> usize {
+        if self.enabled { self.length } else { 1 }
+    }
 }
 
 /// What a visibility-0 frame teaches.

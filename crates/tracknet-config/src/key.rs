@@ -51,15 +51,13 @@ pub enum Status {
 pub enum Neutral {
     /// Null, false, zero, `none`, `off`, or nothing in it.
     Off,
-    /// A whole number up to one.
-    One,
 }
 
 impl Neutral {
     pub(crate) fn holds(&self, value: &Value) -> bool {
         match (self, value) {
             (_, Value::Null) | (Self::Off, Value::Bool(false)) => true,
-            (Self::Off, Value::Int(0)) | (Self::One, Value::Int(0 | 1)) => true,
+            (Self::Off, Value::Int(0)) => true,
             (Self::Off, Value::Float(x)) => *x == 0.0,
             (Self::Off, Value::Text(t)) => {
                 matches!(t.to_ascii_lowercase().as_str(), "" | "none" | "off" | "false" | "null")
@@ -73,7 +71,6 @@ impl Neutral {
     pub(crate) fn describe(&self) -> &'static str {
         match self {
             Self::Off => "null or false",
-            Self::One => "1",
         }
     }
 }

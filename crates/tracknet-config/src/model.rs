@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tracknet_config_derive::{Section, Words};
 
 use super::decoders::{DeformableConfig, FpnConfig, HrnetConfig};
-use super::key::{Key, Status};
+use super::key::Status;
 use super::kind::Kind;
 use super::lora::LoraConfig;
 use super::quantization::QuantizationConfig;
@@ -14,7 +14,6 @@ use super::setting::{PIXELS, POSITIVE, PROBABILITY};
 
 /// The `model` section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
-#[config(fieldless = unavailable_keys)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
     /// The model, by its decoder: the three names with `vit` mean the same (`lora` and `quantization` decide). Every decoder
@@ -39,6 +38,14 @@ pub struct ModelConfig {
     /// The decoder of `convnext_deformable_fpn_heatmap`.
     #[config(section)]
     pub deformable_encoder: DeformableConfig,
+    /// What the model sees of a window (`data.sequence`): nothing but its last frame (`none`, for single frames), its frames
+    /// side by side (`stack`), or the last frame and its differences to the earlier ones (`difference`).
+    #[config(default = Temporal::None, null_is_default)]
+    pub temporal: Temporal,
+    /// Where the window comes in: in the convolutional stem of the decoder (`stem`, with `decoder.skip`), while the backbone
+    /// sees its last frame, or in the backbone's patch embedding (`patches`).
+    #[config(default = TemporalInput::Stem)]
+    pub temporal_input: TemporalInput,
     /// Size and spread of the heatmap.
     #[config(section)]
     pub heatmap: HeatmapConfig,
@@ -52,11 +59,6 @@ pub struct ModelConfig {
 
 /// The backbone of a configuration that names none and describes none.
 pub const DEFAULT_BACKBONE: &str = "facebook/dinov3-vits16-pretrain-lvd1689m";
-
-/// The keys of features that this version does not have.
-fn unavailable_keys() -> Vec<Key> {
-    vec![Key::unavailable("temporal")]
-}
 
 /// `model.model_name`. The `lora` and `quantization` sections decide, not the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
@@ -73,6 +75,26 @@ pub enum ModelName {
     ConvnextHrnetHeatmap,
     /// The `deformable` decoder.
     ConvnextDeformableFpnHeatmap,
+}
+
+/// What a model sees of a window of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+pub enum Temporal {
+    /// Single frames.
+    None,
+    /// The frames of the window, oldest first, as further channels.
+    Stack,
+    /// The differences of the last frame to each earlier one, oldest first, and the last frame.
+    Difference,
+}
+
+/// Where a window of frames comes into a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
+pub enum TemporalInput {
+    /// In the convolutional stem of the decoder; the backbone sees the last frame.
+    Stem,
+    /// In the patch embedding of the backbone, which starts as that of the last frame; the decoder sees the last frame.
+    Patches,
 }
 
 /// How the backbone is built and frozen.

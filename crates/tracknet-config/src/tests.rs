@@ -514,11 +514,8 @@ fn combinations_that_cannot_work_are_named() {
 fn features_that_this_version_lacks_are_refused_when_they_are_switched_on() {
     let missing = "is not available in this version of tracknet";
     let cases = [
-        ("data", "sequence:\n  enabled: true\n", "data.yaml:2: data.sequence.enabled: true"),
-        ("data", "sequence:\n  length: 3\n", "data.yaml:2: data.sequence.length: 3"),
         ("data", "format: badminton\n", "data.yaml:1: data.format: badminton"),
         ("data", "augment:\n  mixup: 0.2\n", "data.yaml:2: data.augment.mixup: 0.2"),
-        ("model", "temporal: stack\n", "model.yaml:1: model.temporal: `stack` (text)"),
         ("model", "lora:\n  enabled: true\n  lora_bias: true\n", "model.yaml:3: model.lora.lora_bias: true"),
         ("model", "lora:\n  enabled: true\n  eva_config: {rho: 2}\n", "model.yaml:3: model.lora.eva_config"),
         ("model", "lora:\n  enabled: true\n  fan_in_fan_out: true\n", "model.yaml:3: model.lora.fan_in_fan_out"),
@@ -529,6 +526,35 @@ fn features_that_this_version_lacks_are_refused_when_they_are_switched_on() {
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].starts_with(start) && errors[0].contains(missing), "{text}: {}", errors[0]);
     }
+}
+
+#[test]
+fn windows_are_read_if_the_model_sees_them_and_seen_if_they_are_read() {
+    let errors = |data: &str, model: &str| Bench::new().file("data", data).file("model", model).errors();
+    let on = "sequence:\n  enabled: true\n  length: 3\n";
+    let cases = [
+        (
+            "sequence:\n  length: 3\n",
+            "",
+            "data.yaml:2: data.sequence.length is 3, but data.sequence.enabled is not set",
+        ),
+        ("sequence:\n  length: 17\n", "", "data.yaml:2: data.sequence.length: expected a whole number from 1 to 16"),
+        ("sequence:\n  stride: 0\n", "", "data.yaml:2: data.sequence.stride: expected a whole number from 1 to 16"),
+        (on, "", "data.yaml:3: data.sequence makes windows of 3 frames, but model.temporal is none"),
+        ("", "temporal: stack\n", "model.yaml:1: model.temporal is stack, but data.sequence makes no windows"),
+        ("", "temporal: optical_flow\n", "model.yaml:1: model.temporal: expected one of none, stack, difference"),
+        (on, "temporal: difference\n", "model.yaml:1: model.temporal_input is stem, but model.decoder.skip is false"),
+    ];
+    for (data, model, start) in cases {
+        let errors = errors(data, model);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].starts_with(start), "{data}{model}: {}", errors[0]);
+    }
+    let load = |data: &str, model: &str| Bench::new().file("data", data).file("model", model).load().unwrap().config;
+    let config = load(on, "temporal: stack\ndecoder: {skip: true}\n");
+    assert_eq!((config.data.sequence.frames(), config.model.temporal), (3, Temporal::Stack));
+    let config = load("sequence: {enabled: false, length: 3}\n", "temporal: null\n");
+    assert_eq!((config.data.sequence.frames(), config.model.temporal), (1, Temporal::None));
 }
 
 #[test]

@@ -6,7 +6,9 @@ use super::check::Checked;
 use super::key::{self, Key, Status, known_keys};
 use super::layers::Layers;
 use super::model::ModelConfig;
-use super::{BatchNormalized, Config, DataConfig, InitMethod, ModelName, QuantMode, TrainingConfig};
+use super::{
+    BatchNormalized, Config, DataConfig, InitMethod, ModelName, QuantMode, Temporal, TemporalInput, TrainingConfig,
+};
 use tracknet_io::console::listing;
 
 /// The most weights of a decoder.
@@ -23,6 +25,7 @@ pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) 
     rules.patch_sizes_agree(&config.model);
     rules.decoder_stages(&config.model);
     rules.jpeg_range(&config.data);
+    rules.windows(config);
     rules.quantized_backbone_is_frozen(&config.model);
     rules.batch_norm_sees_the_batch(config);
     rules.decoder_size(&config.model);
@@ -168,6 +171,43 @@ impl Rules<'_> {
         if low > high {
             let message = format!("data.augment.jpeg_quality is [low, high]; found [{low}, {high}]");
             self.problem(&["data.augment.jpeg_quality"], message);
+        }
+    }
+
+    /// Windows are read if the model sees them, and seen if they are read.
+    fn windows(&mut self, config: &Config) {
+        let (sequence, model) = (&config.data.sequence, &config.model);
+        let is_given = |key| self.checked.origins.contains_key(key);
+        if sequence.length > 1 && is_given("data.sequence.length") && !is_given("data.sequence.enabled") {
+            let message = format!(
+                "data.sequence.length is {}, but data.sequence.enabled is not set: set it to true for windows of {0} frames, \
+                 or to false for single frames",
+                sequence.length
+            );
+            return self.problem(&["data.sequence.length"], message);
+        }
+        let frames = sequence.frames();
+        if frames > 1 && model.temporal == Temporal::None {
+            let message = format!(
+                "data.sequence makes windows of {frames} frames, but model.temporal is none: set it to stack or difference, \
+                 or data.sequence.enabled to false"
+            );
+            return self.problem(&["data.sequence.length", "data.sequence.enabled", "model.temporal"], message);
+        }
+        if frames == 1 && model.temporal != Temporal::None {
+            let message = format!(
+                "model.temporal is {}, but data.sequence makes no windows: set data.sequence.enabled to true and \
+                 data.sequence.length to 2 or more, or model.temporal to none",
+                model.temporal
+            );
+            return self.problem(&["model.temporal", "data.sequence.length", "data.sequence.enabled"], message);
+        }
+        if frames > 1 && model.temporal_input == TemporalInput::Stem && !model.decoder.skip {
+            let message =
+                "model.temporal_input is stem, but model.decoder.skip is false: the decoder's convolutional stem \
+                           sees the window; set model.decoder.skip to true"
+                    .to_owned();
+            self.problem(&["model.temporal_input", "model.decoder.skip", "model.temporal"], message);
         }
     }
 

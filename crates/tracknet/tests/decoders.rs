@@ -18,6 +18,7 @@ use tracknet::models::features::{Layout, Level, LevelLayout};
 use tracknet::models::nn::{Builder, Fill, RandomSource, Source};
 use tracknet::models::registry::decoder_of;
 use tracknet::models::state::{Group, ParameterInfo, ParameterVisitor, named_parameters, state_dict, visit_parameters};
+use tracknet::models::window::Window;
 use tracknet::models::{Backbone, Features, HeatmapHead, HeatmapModel, VisitLayers};
 
 use common::{fixture, largest, largest_difference, tensors};
@@ -135,7 +136,7 @@ fn equals_pytorch(kind: &'static str, config: &ModelConfig) {
         golden.assert_close(&format!("grad.input.{i}"), input.grad(&gradients).unwrap());
     }
     let head = HeatmapHead::new(1, &Builder::new(&RandomSource { seed: 0 }, &device));
-    let model = HeatmapModel { backbone: tiny_backbone(&device), decoder, head };
+    let model = HeatmapModel { backbone: tiny_backbone(&device), decoder, head, window: Window::single() };
     let mut compare = CompareGradients { gradients: &gradients, golden: &golden, compared: 0 };
     visit_parameters(&model, &mut compare);
     let prefix = format!("{kind}.grad.decoder.");

@@ -13,7 +13,7 @@ use tracknet::models::decoders::{DecoderNetwork, DecoderSpec, UpsamplingSpec};
 use tracknet::models::features::{Layout, Level, LevelLayout};
 use tracknet::models::nn::{Builder, Fill, Source};
 use tracknet::models::state::{Group, ParameterInfo, ParameterVisitor, visit_parameters};
-use tracknet::models::{Features, HeatmapHead, HeatmapModel};
+use tracknet::models::{Features, HeatmapHead, HeatmapModel, Window};
 use tracknet_kernels::matmul::matmul;
 
 use common::{assert_close, fixture, tensors};
@@ -88,7 +88,7 @@ fn output_loss_and_gradients_are_those_of_pytorch() {
     assert_close("input", input.grad(&gradients).unwrap(), &golden.0["grad_input"], TOLERANCE);
     assert_close("proj.0", first.grad(&gradients).unwrap(), &golden.0["grad.proj.0.weight"], TOLERANCE);
 
-    let model = HeatmapModel { backbone: tiny_backbone(&device), decoder, head };
+    let model = HeatmapModel { backbone: tiny_backbone(&device), decoder, head, window: Window::single() };
     let mut compare = CompareGradients { gradients: &gradients, golden: &golden, compared: 0 };
     visit_parameters(&model, &mut compare);
     // One projection, two blocks of four tensors, the head's two.

@@ -22,7 +22,10 @@ use crate::models::nn::{Builder, Fill, LinearWeight, RandomSource, Source};
 use crate::models::quantization::{Format, Packer, QuantizationReport, Storage, apply_quantization};
 use crate::models::registry::{backbone_row, decoder_of, describe_backbone};
 use crate::models::state::NamedModule;
-use crate::models::{Backbone, HeatmapHead, HeatmapModel, MemoryReport, ModelError, VisitLayers, words};
+use crate::models::window::WindowSpec;
+use crate::models::{
+    Backbone, HeatmapHead, HeatmapModel, MemoryReport, ModelError, ModelInput, VisitLayers, Window, words,
+};
 
 use super::adapter::{AdapterFile, AdapterReport};
 use super::pretrained::bnb::BnbConfig;
@@ -78,7 +81,8 @@ impl fmt::Display for BuildReport {
     }
 }
 
-/// Builds the model that `config` describes for frames of `input_size` (`[W, H]`, pixels) on `device`.
+/// Builds the model that `config` describes for `input` on `device`: the frames of a data section, or single frames of `[W, H]`
+/// pixels.
 ///
 /// A device with autodiff gives a model to train. `seed` decides every random initial value.
 ///
@@ -86,20 +90,26 @@ impl fmt::Display for BuildReport {
 /// A configuration that cannot work, a checkpoint that cannot be found, read or does not fit.
 pub fn build_model(
     config: &ModelConfig,
-    input_size: [usize; 2],
+    input: impl Into<ModelInput>,
     seed: u64,
     device: &Device,
 ) -> Result<(HeatmapModel, BuildReport)> {
     let decoder = decoder_of(config.model_name)?;
+    let input = input.into();
+    let window = WindowSpec::new(config, input.frames)?;
     let plan = BackbonePlan::new(config)?;
     plan.check_patch_size(config.backbone.patch_size)?;
-    plan.spec.check_input(input_size)?;
-    let decoder = (decoder.plan)(config, &plan.spec.layout(), config.heatmap.size)?;
+    plan.spec.check_input(input.size)?;
+    let mut decoder = (decoder.plan)(config, &plan.spec.layout(), config.heatmap.size)?;
+    if window.enters_stem() {
+        decoder.see_windows(window.frames)?;
+    }
     plan.build(config, seed, device, |backbone| {
         let random = RandomSource { seed };
         let builder = Builder::new(&random, device);
         let head = HeatmapHead::new(decoder.output_channels(), &builder.at("head"));
-        let model = HeatmapModel { backbone, decoder: decoder.build(&builder.at("decoder")), head };
+        let window = Window::new(window, backbone.spec().embedding(), &builder.at("window"))?;
+        let model = HeatmapModel { backbone, decoder: decoder.build(&builder.at("decoder")), head, window };
         match &config.decoder.pretrained {
             Some(path) => load_head(path, model),
             None => Ok(model),

@@ -72,8 +72,7 @@ pub fn load_model_with_adapter(
         config.model.pretrained_model_name = Some(base.to_owned());
     }
     let section = section_of(&config, &checkpoint);
-    let build =
-        |section: &ModelConfig| build_model(section, config.data.preprocess.resize, config.training.seed, device);
+    let build = |section: &ModelConfig| build_model(section, &config.data, config.training.seed, device);
     let (model, mut report) = build(&section)?;
     checkpoint.check_base(Some(&identity::base_of(&config, &report)))?;
     if !checkpoint.check_computation(&identity::computation_of(&model, &report))? {

@@ -51,50 +51,116 @@ impl Plan {
     }
 }
 
-/// Changes the pixels of a resized frame; the ball stays where it is.
+/// What was drawn for the pixels of a frame, to change the other frames of its window in the same way.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct PixelPlan {
+    jitter: Option<Jitter>,
+    /// Deviation of the blur, in pixels.
+    blur: Option<f32>,
+    /// Deviation of the noise, in grey levels.
+    noise: Option<f32>,
+    /// Quality of the JPEG file.
+    jpeg: Option<u8>,
+}
+
+/// Changes the pixels of a resized frame; the ball stays where it is. Returns what was drawn, too.
 ///
 /// # Errors
 /// A failure of the JPEG codec, with its reason.
-pub(crate) fn change_pixels(frame: RgbImage, stream: &mut Stream, config: &AugmentConfig) -> Result<RgbImage, String> {
-    let mut frame = frame;
+pub(crate) fn change_pixels(
+    frame: RgbImage,
+    stream: &mut Stream,
+    config: &AugmentConfig,
+) -> Result<(RgbImage, PixelPlan), String> {
+    let (mut frame, mut plan) = (frame, PixelPlan::default());
     if stream.chance(config.color_jitter_prob) {
-        color_jitter(&mut frame, stream, config.color_jitter);
+        let jitter = Jitter::draw(stream, config.color_jitter, &frame);
+        jitter.apply(&mut frame);
+        plan.jitter = Some(jitter);
     }
     if stream.chance(config.blur_prob) {
-        frame = image::imageops::blur(&frame, stream.range(0.3, 1.2));
+        let deviation = stream.range(0.3, 1.2);
+        frame = image::imageops::blur(&frame, deviation);
+        plan.blur = Some(deviation);
     }
     if stream.chance(config.noise_prob) {
-        let std = config.noise_std * stream.uniform();
-        for value in frame.iter_mut() {
-            *value = (f32::from(*value) + std * stream.normal() as f32).round() as u8;
-        }
+        let deviation = config.noise_std * stream.uniform();
+        add_noise(&mut frame, deviation, stream);
+        plan.noise = Some(deviation);
     }
     if stream.chance(config.jpeg_prob) {
         let [low, high] = config.jpeg_quality;
         let quality = low.saturating_add(stream.below(usize::from(high.saturating_sub(low)) + 1) as u8);
-        frame = reencode(&frame, quality.clamp(1, 100))?;
+        let quality = quality.clamp(1, 100);
+        frame = reencode(&frame, quality)?;
+        plan.jpeg = Some(quality);
     }
-    Ok(frame)
+    Ok((frame, plan))
+}
+
+impl PixelPlan {
+    /// Changes another frame as the plan says; its noise comes from `noise`.
+    ///
+    /// # Errors
+    /// A failure of the JPEG codec, with its reason.
+    pub(crate) fn apply(&self, frame: RgbImage, noise: &mut Stream) -> Result<RgbImage, String> {
+        let mut frame = frame;
+        if let Some(jitter) = &self.jitter {
+            jitter.apply(&mut frame);
+        }
+        if let Some(deviation) = self.blur {
+            frame = image::imageops::blur(&frame, deviation);
+        }
+        if let Some(deviation) = self.noise {
+            add_noise(&mut frame, deviation, noise);
+        }
+        match self.jpeg {
+            Some(quality) => reencode(&frame, quality),
+            None => Ok(frame),
+        }
+    }
+}
+
+fn add_noise(frame: &mut RgbImage, deviation: f32, stream: &mut Stream) {
+    for value in frame.iter_mut() {
+        *value = (f32::from(*value) + deviation * stream.normal() as f32).round() as u8;
+    }
 }
 
 /// Brightness, contrast and saturation by factors in `1 ± strength`, hue by an angle up to `18° · strength / 0.3`.
-fn color_jitter(frame: &mut RgbImage, stream: &mut Stream, strength: f32) {
-    let mut factor = || 1.0 + strength * stream.range(-1.0, 1.0);
-    let (brightness, contrast, saturation) = (factor(), factor(), factor());
-    let angle = strength * stream.range(-1.0, 1.0) * std::f32::consts::PI / 3.0;
-    let (sin, cos) = angle.sin_cos();
-    let pixels = frame.pixels().len().max(1) as f64;
-    let mean = frame.pixels().map(|p| f64::from(luma(p.0.map(f32::from)))).sum::<f64>() / pixels;
-    let mean = brightness * mean as f32;
-    for Rgb(pixel) in frame.pixels_mut() {
-        let rgb = pixel.map(|v| (f32::from(v) * brightness - mean) * contrast + mean);
-        let y = luma(rgb);
-        // In the YIQ plane (NTSC primaries), saturation scales and hue turns the two chroma axes.
-        let i = 0.5959 * rgb[0] - 0.2746 * rgb[1] - 0.3213 * rgb[2];
-        let q = 0.2115 * rgb[0] - 0.5227 * rgb[1] + 0.3112 * rgb[2];
-        let (i, q) = (saturation * (cos * i - sin * q), saturation * (sin * i + cos * q));
-        let turned = [y + 0.956 * i + 0.619 * q, y - 0.272 * i - 0.647 * q, y - 1.106 * i + 1.703 * q];
-        *pixel = turned.map(|v| v.round() as u8);
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Jitter {
+    brightness: f32,
+    contrast: f32,
+    saturation: f32,
+    angle: f32,
+    /// Mean luma of the frame that it was drawn for, in its new brightness: what contrast leaves as it is.
+    mean: f32,
+}
+
+impl Jitter {
+    fn draw(stream: &mut Stream, strength: f32, frame: &RgbImage) -> Self {
+        let mut factor = || 1.0 + strength * stream.range(-1.0, 1.0);
+        let (brightness, contrast, saturation) = (factor(), factor(), factor());
+        let angle = strength * stream.range(-1.0, 1.0) * std::f32::consts::PI / 3.0;
+        let pixels = frame.pixels().len().max(1) as f64;
+        let mean = frame.pixels().map(|p| f64::from(luma(p.0.map(f32::from)))).sum::<f64>() / pixels;
+        Self { brightness, contrast, saturation, angle, mean: brightness * mean as f32 }
+    }
+
+    fn apply(&self, frame: &mut RgbImage) {
+        let Self { brightness, contrast, saturation, angle, mean } = *self;
+        let (sin, cos) = angle.sin_cos();
+        for Rgb(pixel) in frame.pixels_mut() {
+            let rgb = pixel.map(|v| (f32::from(v) * brightness - mean) * contrast + mean);
+            let y = luma(rgb);
+            // In the YIQ plane (NTSC primaries), saturation scales and hue turns the two chroma axes.
+            let i = 0.5959 * rgb[0] - 0.2746 * rgb[1] - 0.3213 * rgb[2];
+            let q = 0.2115 * rgb[0] - 0.5227 * rgb[1] + 0.3112 * rgb[2];
+            let (i, q) = (saturation * (cos * i - sin * q), saturation * (sin * i + cos * q));
+            let turned = [y + 0.956 * i + 0.619 * q, y - 0.272 * i - 0.647 * q, y - 1.106 * i + 1.703 * q];
+            *pixel = turned.map(|v| v.round() as u8);
+        }
     }
 }
 
@@ -119,7 +185,7 @@ mod tests {
     }
 
     fn change(config: &AugmentConfig, key: u64) -> RgbImage {
-        change_pixels(frame(), &mut Stream::keyed(&[key]), config).unwrap()
+        change_pixels(frame(), &mut Stream::keyed(&[key]), config).unwrap().0
     }
 
     #[test]
@@ -148,6 +214,19 @@ mod tests {
             // The YIQ matrices are rounded to four digits: at most 0.5 grey levels, then rounding.
             assert!(a.abs_diff(*b) <= 1, "{a} {b}");
         }
+    }
+
+    #[test]
+    fn a_plan_changes_another_frame_in_the_same_way_but_for_the_noise() {
+        let off = AugmentConfig::default();
+        let all = AugmentConfig { color_jitter_prob: 1.0, blur_prob: 1.0, jpeg_prob: 1.0, ..off };
+        let (changed, plan) = change_pixels(frame(), &mut Stream::keyed(&[1]), &all).unwrap();
+        assert_eq!(plan.apply(frame(), &mut Stream::keyed(&[2])).unwrap(), changed);
+        let noisy = AugmentConfig { noise_prob: 1.0, ..all };
+        let (_, plan) = change_pixels(frame(), &mut Stream::keyed(&[1]), &noisy).unwrap();
+        let with = |key| plan.apply(frame(), &mut Stream::keyed(&[key])).unwrap();
+        assert_eq!(with(2), with(2));
+        assert_ne!(with(2), with(3));
     }
 
     #[test]

@@ -6,14 +6,14 @@
 //!
 //! A frame that cannot be read is left out of its batch: the batch is smaller, and loss and gradient are those of a batch
 //! without it. It keeps its place in the order, so that number and content of all other batches stay what they are; a batch
-//! of such frames alone comes with a size of 0.
+//! of such frames alone comes with a size of 0. An earlier frame of a window that cannot be read is counted like them, and
+//! the frame after it stands in.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use super::bad::Met;
-use super::sample::{Cache, Sample, Source};
+use super::sample::{Sample, Source};
 use super::{BadFrames, DatasetError, FrameRef};
 use crate::config::OnBadFrame;
 use crate::error::Result;
@@ -64,7 +64,7 @@ impl Default for LoaderOptions {
 pub struct Batch {
     /// Number of samples: those of the batch that could be read.
     pub size: usize,
-    /// Input `[B, 3, H, W]`, normalized.
+    /// Input `[B, 3 · frames, H, W]`, normalized: the frames of a window, oldest first.
     pub images: Vec<f32>,
     /// Target `[B, 1, Hh, Wh]`.
     pub targets: Vec<f32>,
@@ -93,18 +93,8 @@ impl BatchLoader {
             let (key, found) = ("training.batch_size", "0".to_owned());
             return Err(DatasetError::Spec { key, found, expected: "at least one frame" }.into());
         }
-        let normalizer = spec.normalizer();
-        let cache = Cache::new(frames.len(), options.cache_bytes);
-        let source = Source {
-            frames,
-            spec,
-            normalizer,
-            cache,
-            seed: options.shuffle_seed.unwrap_or(0),
-            augment: options.augment,
-            bad: Met::default(),
-        };
-        Ok(Self { source: Arc::new(source), batch_size, options })
+        let source = Arc::new(Source::new(frames, spec, &options));
+        Ok(Self { source, batch_size, options })
     }
 
     /// The frames, in the order in which they were given.
@@ -290,7 +280,7 @@ impl Epoch {
         let plane = spec.heatmap_size[0] * spec.heatmap_size[1];
         let mut batch = Batch {
             size: 0,
-            images: Vec::with_capacity(size * 3 * spec.input_size[0] * spec.input_size[1]),
+            images: Vec::with_capacity(size * 3 * spec.window.length * spec.input_size[0] * spec.input_size[1]),
             targets: Vec::with_capacity(size * plane),
             masks: Vec::with_capacity(size * plane),
             samples: Vec::with_capacity(size),
@@ -318,10 +308,18 @@ impl Epoch {
         let sample = if self.workers == 0 { self.queue.make(position) } else { self.queue.take(position) };
         match sample {
             Err(error) if self.on_bad_frame == OnBadFrame::Skip && error.is_of_picture() => {
-                self.queue.source.bad.add(self.queue.order[position], &error);
+                let file = self.queue.source.files[self.queue.order[position]];
+                self.queue.source.bad.add(file, &error);
                 Ok(None)
             }
-            other => other.map(Some),
+            Ok(Sample { unread, .. }) if self.on_bad_frame == OnBadFrame::Error && !unread.is_empty() => {
+                unread.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
+            }
+            Ok(sample) => {
+                sample.unread.iter().for_each(|(file, error)| self.queue.source.bad.add(*file, error));
+                Ok(Some(sample))
+            }
+            Err(error) => Err(error),
         }
     }
 

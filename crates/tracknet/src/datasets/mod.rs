@@ -10,7 +10,9 @@
 //! | [`image`] | decode, resize, normalize |
 //! | [`augment`] | opt-in augmentations, from seeded streams |
 //! | [`heatmap`] | where a native pixel lies on the heatmap and back; the target |
-//! | [`sample`] | one frame → one sample, with the frame cache |
+//! | [`window`] | which frames of a clip make a window; repeated frames |
+//! | [`sample`] | one frame, with its window → one sample |
+//! | `cache` | decoded frames |
 //! | [`bad`] | frames that cannot be read: named once, counted |
 //! | [`batcher`] | worker threads that decode ahead, in the order of the sampler |
 //! | [`draw`], [`preview`] | drawing primitives; the contact sheet |
@@ -25,6 +27,7 @@ use crate::error::Result;
 pub mod augment;
 pub mod bad;
 pub mod batcher;
+mod cache;
 pub mod draw;
 pub mod frames;
 pub mod heatmap;
@@ -34,11 +37,13 @@ pub mod preview;
 pub mod report;
 pub mod sample;
 pub mod tracknet;
+pub mod window;
 
 pub use bad::BadFrames;
 pub use batcher::{Batch, BatchLoader, BatchSpec, LoaderOptions, SampleInfo};
 pub use heatmap::Geometry;
 pub use report::{DataReport, Problem, ProblemKind, Problems};
+pub use window::FrameWindow;
 
 /// How well the ball of a frame can be seen; the numbers are those of the label files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,6 +122,8 @@ pub struct Clip {
     pub label_file: PathBuf,
     /// Frames in natural order of their names.
     pub frames: Vec<Frame>,
+    /// Every frame file of the clip in the same order, those without a usable label included: what windows are made of.
+    pub files: Vec<PathBuf>,
     /// Rows of visible balls that were left out because their position is negative.
     pub negative: usize,
     /// Rows that call the ball absent and give a position all the same.
@@ -193,11 +200,22 @@ impl Dataset {
             for clip in &game.clips {
                 let clip_name: Arc<str> = clip.name.as_str().into();
                 let label_file: Arc<Path> = clip.label_file.as_path().into();
-                frames.extend(clip.frames.iter().map(|frame| FrameRef {
-                    game: Arc::clone(&game_name),
-                    clip: Arc::clone(&clip_name),
-                    label_file: Arc::clone(&label_file),
-                    frame: Arc::new(frame.clone()),
+                let files: Arc<[PathBuf]> = match clip.files.as_slice() {
+                    [] => clip.frames.iter().map(|frame| frame.path.clone()).collect(),
+                    files => files.into(),
+                };
+                let mut place = 0;
+                frames.extend(clip.frames.iter().map(|frame| {
+                    // Both lists are in the same order.
+                    place += files.iter().skip(place).position(|file| *file == frame.path).unwrap_or_default();
+                    FrameRef {
+                        game: Arc::clone(&game_name),
+                        clip: Arc::clone(&clip_name),
+                        label_file: Arc::clone(&label_file),
+                        files: Arc::clone(&files),
+                        place,
+                        frame: Arc::new(frame.clone()),
+                    }
                 }));
             }
         }
@@ -214,6 +232,10 @@ pub struct FrameRef {
     pub clip: Arc<str>,
     /// The label file of the clip.
     pub label_file: Arc<Path>,
+    /// Every frame file of the clip, in order.
+    pub files: Arc<[PathBuf]>,
+    /// The place of the frame among them.
+    pub place: usize,
     /// The frame itself.
     pub frame: Arc<Frame>,
 }
@@ -226,6 +248,8 @@ impl FrameRef {
             game: "".into(),
             clip: "".into(),
             label_file: Path::new("").into(),
+            files: [path.to_path_buf()].into(),
+            place: 0,
             frame: Arc::new(Frame { path: path.to_path_buf(), file_name, label: Label::ABSENT, line: 0 }),
         }
     }

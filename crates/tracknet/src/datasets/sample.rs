@@ -1,16 +1,22 @@
-//! One frame → one training sample: decode (or take from the cache), crop, resize, flip, augment, normalize, target.
+//! One frame, with its window → one training sample: decode (or take from the cache), crop, resize, flip, augment,
+//! normalize, target.
 //!
-//! A sample is a pure function of `(seed, epoch, index)`: every random draw comes from the stream of that key.
+//! A sample is a pure function of `(seed, epoch, index)`: every random draw comes from the stream of that key. It is drawn for
+//! the last frame of the window and done to all of them; only the noise of a frame is its own.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use image::RgbImage;
 
-use super::augment::{Plan, change_pixels};
+use super::augment::{PixelPlan, Plan, change_pixels};
 use super::bad::Met;
+use super::batcher::LoaderOptions;
+use super::cache::Cache;
 use super::heatmap::{Geometry, render_target};
 use super::image::{Normalizer, decode_then, resize};
+use super::window::{self, FrameWindow};
 use super::{DatasetError, FrameRef, Label, Visibility};
 use crate::config::{AbsentBall, AugmentConfig, Config, ExifOrientation};
 use tracknet_random::Stream;
@@ -22,6 +28,8 @@ pub struct BatchSpec {
     pub input_size: [usize; 2],
     /// Size of the heatmap as `[Wh, Hh]`.
     pub heatmap_size: [usize; 2],
+    /// The frames that a sample holds.
+    pub window: FrameWindow,
     /// Standard deviation of the target, in heatmap pixels.
     pub sigma: f32,
     /// Channel means, of values in 0..1.
@@ -46,6 +54,7 @@ impl Default for BatchSpec {
         Self {
             input_size: [512, 288],
             heatmap_size: [256, 144],
+            window: FrameWindow::SINGLE,
             sigma: 2.0,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
@@ -65,6 +74,7 @@ impl BatchSpec {
         Self {
             input_size: config.data.preprocess.resize,
             heatmap_size: config.model.heatmap.size,
+            window: FrameWindow { length: config.data.sequence.frames(), stride: config.data.sequence.stride },
             sigma: config.model.heatmap.sigma,
             mean,
             std,
@@ -91,6 +101,10 @@ impl BatchSpec {
         let expected_size = "two numbers of pixels from 1 to 16384, [W, H]";
         check(sizes(self.input_size), "data.preprocess.resize", format!("{:?}", self.input_size), expected_size)?;
         check(sizes(self.heatmap_size), "model.heatmap.size", format!("{:?}", self.heatmap_size), expected_size)?;
+        let FrameWindow { length, stride } = self.window;
+        for (key, value) in [("data.sequence.length", length), ("data.sequence.stride", stride)] {
+            check((1..=16).contains(&value), key, value.to_string(), "a number of frames from 1 to 16")?;
+        }
         let sigma_ok = self.sigma.is_finite() && self.sigma > 0.0;
         check(sigma_ok, "model.heatmap.sigma", self.sigma.to_string(), "a positive number of heatmap pixels")?;
         let std_ok = self.mean.iter().all(|v| v.is_finite()) && self.std.iter().all(|v| v.is_finite() && *v > 0.0);
@@ -127,19 +141,44 @@ impl SampleInfo {
 
 /// First part of the key of a sample's stream.
 const SAMPLE_STREAM: u64 = 1;
+/// First part of the key of the stream of an earlier frame's noise.
+const NOISE_STREAM: u64 = 2;
+
+/// Of how many windows the decoded frames are remembered, whatever the cache has room for: windows of one clip share them.
+const RECENT_WINDOWS: usize = 8;
+/// The most frames that are remembered for that.
+const MOST_RECENT: usize = 64;
+
+/// A file that cannot be read, by its number, and why.
+type Unread = (usize, DatasetError);
+
+/// What is done to every frame of a window.
+struct Same {
+    /// The part that is cut out, and the native size that it refers to.
+    crop: Option<([f64; 4], [usize; 2])>,
+    flip: bool,
+    pixels: PixelPlan,
+}
 
 /// One sample, ready to be copied into a batch.
 pub(super) struct Sample {
+    /// `[3 · frames, H, W]`.
     pub(super) image: Vec<f32>,
     pub(super) target: Vec<f32>,
     pub(super) mask: f32,
     pub(super) info: SampleInfo,
+    /// Earlier frames of the window that could not be read.
+    pub(super) unread: Vec<Unread>,
 }
 
 /// Everything that is the same for all epochs.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) frames: Vec<FrameRef>,
+    /// The number of each frame's file, by which it is cached.
+    pub(super) files: Vec<usize>,
+    /// Whether a file shows what the one after it in its clip shows.
+    repeats: Vec<OnceLock<bool>>,
     pub(super) spec: BatchSpec,
     pub(super) normalizer: Normalizer,
     pub(super) cache: Cache,
@@ -149,6 +188,28 @@ pub(super) struct Source {
 }
 
 impl Source {
+    pub(super) fn new(frames: Vec<FrameRef>, spec: BatchSpec, options: &LoaderOptions) -> Self {
+        let (files, count) = match spec.window.length {
+            1 => ((0..frames.len()).collect(), frames.len()),
+            _ => files_of(&frames),
+        };
+        let (repeats, most_recent) = match spec.window.length {
+            1 => (Vec::new(), 0),
+            _ => ((0..count).map(|_| OnceLock::new()).collect(), RECENT_WINDOWS * (1 + spec.window.reach())),
+        };
+        Self {
+            files,
+            repeats,
+            normalizer: spec.normalizer(),
+            cache: Cache::new(count, options.cache_bytes, most_recent.min(MOST_RECENT)),
+            seed: options.shuffle_seed.unwrap_or(0),
+            augment: options.augment,
+            bad: Met::default(),
+            frames,
+            spec,
+        }
+    }
+
     /// Makes the sample of a frame in an epoch; errors name frame, label file and line.
     pub(super) fn sample(&self, index: usize, epoch: u64) -> Result<Sample, DatasetError> {
         let frame = &self.frames[index];
@@ -162,18 +223,27 @@ impl Source {
 
     fn make(&self, frame: &FrameRef, index: usize, epoch: u64) -> Result<Sample, DatasetError> {
         let spec = &self.spec;
-        let failure = |reason| DatasetError::Image { path: frame.frame.path.clone(), reason };
-        let mut stream = Stream::keyed(&[SAMPLE_STREAM, self.seed, epoch, index as u64]);
+        let path = &frame.frame.path;
+        let failure = |reason| DatasetError::Image { path: path.clone(), reason };
+        let key = [SAMPLE_STREAM, self.seed, epoch, index as u64];
+        let mut stream = Stream::keyed(&key);
         let plan = self.augment.then(|| Plan::draw(&mut stream, spec.flip_prob, &spec.augment));
-        let (mut picture, native_size, crop) = self.picture(frame, index, plan.as_ref())?;
-        let mut geometry = Geometry::whole(native_size, spec.input_size, spec.heatmap_size);
+        let whole = |native_size| Geometry::whole(native_size, spec.input_size, spec.heatmap_size);
+        let zoom = |native_size| {
+            let ball = frame.frame.label.xy.filter(|xy| whole(native_size).contains(*xy));
+            plan.as_ref().and_then(|plan| plan.window(native_size, ball))
+        };
+        let zoomed = plan.as_ref().is_some_and(|plan| plan.zoom.is_some());
+        let (mut picture, native_size, crop) = self.picture(path, self.files[index], zoomed.then_some(&zoom))?;
+        let mut geometry = whole(native_size);
         geometry.crop = crop.unwrap_or(geometry.crop);
+        let mut pixels = PixelPlan::default();
         if let Some(plan) = plan {
             if plan.flip {
                 image::imageops::flip_horizontal_in_place(&mut picture);
                 geometry.flipped = true;
             }
-            picture = change_pixels(picture, &mut stream, &spec.augment).map_err(failure)?;
+            (picture, pixels) = change_pixels(picture, &mut stream, &spec.augment).map_err(failure)?;
         }
         let xy = frame.frame.label.xy.filter(|xy| geometry.contains(*xy));
         let label = Label { xy, ..frame.frame.label };
@@ -187,67 +257,109 @@ impl Source {
             _ => xy.is_some(),
         };
         let info = SampleInfo { frame: frame.clone(), label, native_size, flipped: geometry.flipped, geometry };
-        Ok(Sample { image: self.normalizer.apply(&picture), target, mask: if teaches { 1.0 } else { 0.0 }, info })
+        let current = self.normalizer.apply(&picture);
+        let same = Same { crop: crop.map(|crop| (crop, native_size)), flip: geometry.flipped, pixels };
+        let (image, unread) = match spec.window.length {
+            1 => (current, Vec::new()),
+            _ => self.window(frame, index, current, &same, key),
+        };
+        Ok(Sample { image, target, mask: if teaches { 1.0 } else { 0.0 }, info, unread })
     }
 
-    /// The resized frame, its native size, and the window it was cut from. A zoomed sample is cut from the original
-    /// image (it keeps its detail), so it goes past the cache.
-    #[allow(clippy::type_complexity)]
-    fn picture(
+    /// The planes of the window that ends with `current`, the planes of its last frame, and the files of it that cannot be
+    /// read: for each of those the frame after it stands in.
+    fn window(
         &self,
         frame: &FrameRef,
         index: usize,
-        plan: Option<&Plan>,
+        current: Vec<f32>,
+        same: &Same,
+        key: [u64; 4],
+    ) -> (Vec<f32>, Vec<Unread>) {
+        let first = self.files[index] - frame.place;
+        let mut places = self.spec.window.places(frame.place, |place| self.is_repeated(frame, first, place));
+        places.reverse();
+        let mut unread = Vec::new();
+        let mut planes = vec![current];
+        for (back, pair) in places.windows(2).enumerate() {
+            let [later, place] = [pair[0], pair[1]];
+            let mut noise = Stream::keyed(&[NOISE_STREAM, key[1], key[2], key[3], back as u64]);
+            let repeated = || planes.last().cloned().unwrap_or_default();
+            let plane = match place == later {
+                true => repeated(),
+                false => self.earlier(&frame.files[place], first + place, same, &mut noise).unwrap_or_else(|error| {
+                    unread.push((first + place, error));
+                    repeated()
+                }),
+            };
+            planes.push(plane);
+        }
+        planes.reverse();
+        (planes.concat(), unread)
+    }
+
+    /// The planes of an earlier frame of a window, changed as its last frame was.
+    fn earlier(&self, path: &Path, file: usize, same: &Same, noise: &mut Stream) -> Result<Vec<f32>, DatasetError> {
+        let zoom = |size: [usize; 2]| {
+            same.crop.map(|(crop, of)| {
+                // The same part of the picture, should its size be another one.
+                let scale = [0, 1].map(|axis| size[axis] as f64 / of[axis] as f64);
+                [0, 1, 2, 3].map(|i| if size == of { crop[i] } else { crop[i] * scale[i % 2] })
+            })
+        };
+        let (mut picture, ..) = self.picture(path, file, same.crop.is_some().then_some(&zoom))?;
+        if same.flip {
+            image::imageops::flip_horizontal_in_place(&mut picture);
+        }
+        let changed = same.pixels.apply(picture, noise);
+        let picture = changed.map_err(|reason| DatasetError::Image { path: path.to_path_buf(), reason })?;
+        Ok(self.normalizer.apply(&picture))
+    }
+
+    /// Whether the frame at a place of the clip shows what the one after it shows. Frames that cannot be read do not.
+    fn is_repeated(&self, frame: &FrameRef, first: usize, place: usize) -> bool {
+        *self.repeats[first + place].get_or_init(|| {
+            let read = |place: usize| self.picture(&frame.files[place], first + place, None);
+            matches!((read(place), read(place + 1)), (Ok((a, ..)), Ok((b, ..))) if window::is_repeated(&a, &b))
+        })
+    }
+
+    /// The resized frame, its native size, and the part it was cut from, which `zoom` gives for a native size. A zoomed
+    /// sample is cut from the original image (it keeps its detail), so it goes past the cache.
+    #[allow(clippy::type_complexity)]
+    fn picture(
+        &self,
+        path: &Path,
+        file: usize,
+        zoom: Option<&dyn Fn([usize; 2]) -> Option<[f64; 4]>>,
     ) -> Result<(RgbImage, [usize; 2], Option<[f64; 4]>), DatasetError> {
-        let zoomed = plan.is_some_and(|plan| plan.zoom.is_some());
-        if let (false, Some((picture, native_size))) = (zoomed, self.cache.get(index)) {
+        if let (None, Some((picture, native_size))) = (zoom, self.cache.get(file)) {
             return Ok((picture, native_size, None));
         }
-        let path = &frame.frame.path;
         let (picture, native_size, crop) = decode_then(path, self.spec.exif_orientation, |original| {
             let native_size = [original.width() as usize, original.height() as usize];
-            let crop = plan.and_then(|plan| {
-                let whole = Geometry::whole(native_size, self.spec.input_size, self.spec.heatmap_size);
-                plan.window(native_size, frame.frame.label.xy.filter(|xy| whole.contains(*xy)))
-            });
+            let crop = zoom.and_then(|zoom| zoom(native_size));
             let picture = resize(&original, crop, self.spec.input_size)
-                .map_err(|reason| DatasetError::Image { path: path.clone(), reason })?;
+                .map_err(|reason| DatasetError::Image { path: path.to_path_buf(), reason })?;
             Ok::<_, DatasetError>((picture, native_size, crop))
         })??;
         if crop.is_none() {
-            self.cache.put(index, &picture, native_size);
+            self.cache.put(file, &picture, native_size);
         }
         Ok((picture, native_size, crop))
     }
 }
 
-/// A resized frame and its native size.
-type CachedFrame = (RgbImage, [usize; 2]);
-
-/// Resized frames by index, filled until the budget is spent.
-#[derive(Debug)]
-pub(super) struct Cache {
-    slots: Vec<OnceLock<CachedFrame>>,
-    budget: usize,
-    used: AtomicUsize,
-}
-
-impl Cache {
-    pub(super) fn new(frames: usize, budget: usize) -> Self {
-        let slots = if budget == 0 { Vec::new() } else { (0..frames).map(|_| OnceLock::new()).collect() };
-        Self { slots, budget, used: AtomicUsize::new(0) }
-    }
-
-    pub(super) fn get(&self, index: usize) -> Option<CachedFrame> {
-        self.slots.get(index)?.get().cloned()
-    }
-
-    fn put(&self, index: usize, picture: &RgbImage, native_size: [usize; 2]) {
-        let Some(slot) = self.slots.get(index) else { return };
-        let bytes = picture.as_raw().len();
-        let reserved = self.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if reserved > self.budget || slot.set((picture.clone(), native_size)).is_err() {
-            self.used.fetch_sub(bytes, Ordering::Relaxed);
+/// For each frame the number of its file among those of all clips, and how many those are.
+fn files_of(frames: &[FrameRef]) -> (Vec<usize>, usize) {
+    let mut first_of_clip = HashMap::new();
+    let mut count = 0;
+    let files = frames.iter().map(|frame| {
+        let first = *first_of_clip.entry(Arc::as_ptr(&frame.files)).or_insert(count);
+        if first == count {
+            count += frame.files.len();
         }
-    }
+        first + frame.place
+    });
+    (files.collect(), count)
 }

@@ -5,6 +5,7 @@
 //! | [`video`], [`video_writer`] | frames out of and into video files, through the `ffmpeg` program |
 //! | [`probe`] | what a video file says about itself, and whether it keeps it |
 //! | [`predictor`] | a trained model on images, folders and videos |
+//! | `ring` | the last frames of a stream, for windows |
 //! | [`predictions`] | CSV and JSON lines |
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ mod ffmpeg;
 pub mod predictions;
 pub mod predictor;
 pub mod probe;
+mod ring;
 pub mod video;
 pub mod video_writer;
 

@@ -1,6 +1,8 @@
 //! A trained model at work: image, folder or video → the ball of each frame, in its own pixels.
 //!
-//! Frames go through the model in small batches, so that a folder or video of any length needs the memory of one batch.
+//! Frames go through the model in small batches, so that a folder or video of any length needs the memory of one batch. A model
+//! that sees windows gets those of the stream, which are cut from frames that were decoded once; in the files of several
+//! directories each directory is a clip of its own.
 //! What becomes of a frame (a row, an overlay, a heatmap, a frame of a video) is the caller's business: it sees what was
 //! found on each frame, or that the frame is damaged, in order.
 
@@ -23,6 +25,7 @@ use crate::evaluation::decode::{Activation, DecodeOptions, decode};
 use crate::evaluation::overlay::{heatmap_picture, overlay};
 use crate::models::HeatmapModel;
 
+use super::ring::{Planes, Ring};
 use super::video::VideoTools;
 use super::{InferenceError, Prediction};
 
@@ -88,6 +91,15 @@ impl Predicted {
     }
 }
 
+/// Where a source is.
+struct Stream {
+    /// The number of the next frame.
+    number: u64,
+    ring: Ring,
+    /// The directory of the last file.
+    dir: Option<PathBuf>,
+}
+
 /// Takes each frame in order.
 type Each<'a> = dyn FnMut(Predicted) -> Result<()> + 'a;
 
@@ -96,9 +108,12 @@ struct Read {
     number: u64,
     file: Option<String>,
     frame: RgbImage,
-    /// Normalized planes `[3, H, W]` in the model's input size.
-    planes: Vec<f32>,
+    /// The frames of its window in the model's input size, oldest first.
+    window: Vec<Planes>,
 }
+
+/// A frame of a source: the path of its file, if it has one, and its pixels, or why there are none.
+type Incoming = (Option<PathBuf>, Result<RgbImage, String>);
 
 /// What was found on one frame, and from what.
 #[derive(Debug, Clone)]
@@ -168,12 +183,13 @@ impl Predictor {
         Self { stop, ..self }
     }
 
-    /// Finds the ball on one picture.
+    /// Finds the ball on one picture. In the window of a model that sees windows it stands still.
     ///
     /// # Errors
     /// If the picture cannot be resized or the model gives values that are not finite.
     pub fn image(&self, frame: RgbImage) -> Result<FrameResult> {
-        let read = self.prepare(0, None, frame).map_err(InferenceError::Picture)?;
+        let mut ring = Ring::new(self.spec.window);
+        let read = self.prepare(0, None, frame, &mut ring).map_err(InferenceError::Picture)?;
         let found = self.batch(vec![read])?.pop();
         found.ok_or_else(|| InferenceError::Picture("the model gave no heatmap".to_owned()).into())
     }
@@ -203,10 +219,7 @@ impl Predictor {
     /// # Errors
     /// A model that gives values that are not finite; whatever `each` returns.
     pub fn files(&self, files: &[PathBuf], each: &mut Each<'_>) -> Result<u64> {
-        let read = |path: &PathBuf| {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            Ok((name, decode_image(path).map_err(|e| e.to_string())))
-        };
+        let read = |path: &PathBuf| Ok((Some(path.clone()), decode_image(path).map_err(|e| e.to_string())));
         self.stream(&mut files.iter().map(read), each)
     }
 
@@ -220,25 +233,14 @@ impl Predictor {
     }
 
     /// Frames that cannot be read have a reason in place of a picture; an error ends the source.
-    fn stream(
-        &self,
-        frames: &mut impl Iterator<Item = Result<(Option<String>, Result<RgbImage, String>)>>,
-        each: &mut Each<'_>,
-    ) -> Result<u64> {
-        let mut number = 0;
+    fn stream(&self, frames: &mut impl Iterator<Item = Result<Incoming>>, each: &mut Each<'_>) -> Result<u64> {
+        let mut stream = Stream { number: 0, ring: Ring::new(self.spec.window), dir: None };
         let mut end = Ok(());
         while !self.stop.load(Ordering::Relaxed) {
             let mut batch = Vec::with_capacity(FRAMES_AT_ONCE);
             for frame in frames.by_ref().take(FRAMES_AT_ONCE) {
                 match frame {
-                    Ok((file, frame)) => {
-                        let read = frame.and_then(|frame| self.prepare(number, file.clone(), frame));
-                        batch.push(read.map_err(|reason| {
-                            let reason = excerpt(&reason, REASON_BYTES).into_owned();
-                            Prediction::damaged(number, file, reason)
-                        }));
-                        number += 1;
-                    }
+                    Ok(frame) => batch.push(self.next(frame, &mut stream)),
                     // What was read before it counts.
                     Err(error) => end = Err(error),
                 }
@@ -252,7 +254,7 @@ impl Predictor {
                 break;
             }
         }
-        end.map(|()| number)
+        end.map(|()| stream.number)
     }
 
     /// Searches the frames that could be read, and keeps the order of all.
@@ -271,18 +273,38 @@ impl Predictor {
         Ok(all)
     }
 
-    fn prepare(&self, number: u64, file: Option<String>, frame: RgbImage) -> Result<Read, String> {
-        let planes = self.normalizer.apply(&resize(&frame, None, self.spec.input_size)?);
-        Ok(Read { number, file, frame, planes })
+    /// Takes the next frame of a stream.
+    fn next(&self, (path, frame): Incoming, stream: &mut Stream) -> Result<Read, Prediction> {
+        let dir = path.as_deref().and_then(Path::parent).map(Path::to_path_buf);
+        if dir != stream.dir {
+            stream.ring.clear();
+            stream.dir = dir;
+        }
+        let file = path.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        let number = stream.number;
+        stream.number += 1;
+        let read = frame.and_then(|frame| self.prepare(number, file.clone(), frame, &mut stream.ring));
+        read.map_err(|reason| {
+            stream.ring.push_damaged();
+            let reason = excerpt(&reason, REASON_BYTES).into_owned();
+            Prediction::damaged(number, file, reason)
+        })
+    }
+
+    fn prepare(&self, number: u64, file: Option<String>, frame: RgbImage, ring: &mut Ring) -> Result<Read, String> {
+        let resized = resize(&frame, None, self.spec.input_size)?;
+        let planes = self.normalizer.apply(&resized);
+        Ok(Read { number, file, frame, window: ring.push(resized, planes) })
     }
 
     fn batch(&self, frames: Vec<Read>) -> Result<Vec<FrameResult>> {
         let [width, height] = self.spec.input_size;
-        let mut values = Vec::with_capacity(frames.len() * 3 * width * height);
-        for read in &frames {
-            values.extend_from_slice(&read.planes);
+        let channels = 3 * self.spec.window.length;
+        let mut values = Vec::with_capacity(frames.len() * channels * width * height);
+        for planes in frames.iter().flat_map(|read| &read.window) {
+            values.extend_from_slice(planes);
         }
-        let images = Tensor::from_data(TensorData::new(values, [frames.len(), 3, height, width]), &self.device);
+        let images = Tensor::from_data(TensorData::new(values, [frames.len(), channels, height, width]), &self.device);
         let logits = self.model.predict(images).try_into_vec_as::<f32>();
         let mut heatmaps = logits.map_err(|e| DeviceError::new("heatmap", e))?;
         self.activation.apply(&mut heatmaps);

@@ -99,8 +99,12 @@ pub fn training_estimate(
         let is_trained = matches!(linear, Some(LinearWeight::Dense(weight)) if weight.is_require_grad());
         backbone_trains |= is_trained || (linear.is_some() && layer.adapter().is_some());
     });
+    let window = model.window.spec();
+    backbone_trains |= window.enters_patches();
     let backbone = model.backbone.activation_bytes(input, backbone_trains, checkpointing, device);
-    let decoder = 4 * model.decoder.activation_elements(&model.backbone.spec().layout().grids(input));
+    // A window, and what is made of it; single frames are not worth counting.
+    let pixels = if window.frames > 1 { 2 * 3 * window.frames * input[0] * input[1] } else { 0 };
+    let decoder = 4 * pixels + 4 * model.decoder.activation_elements(&model.backbone.spec().layout().grids(input));
     report.stored + 12 * report.trainable + frames * (backbone + decoder)
 }
 

@@ -6,6 +6,7 @@
 //! | [`registry`] | every family of backbones and every decoder, one row each |
 //! | [`backbones`] | what a backbone answers; vision transformers |
 //! | [`features`] | what a backbone hands to a decoder |
+//! | [`window`] | how a window of frames comes into a model |
 //! | [`decoders`], [`heads`] | from features to heatmap resolution, and the last convolution |
 //! | [`nn`] | layers and their initial values |
 //! | [`lora`] | adapters on those layers |
@@ -27,6 +28,7 @@ pub mod nn;
 pub mod quantization;
 pub mod registry;
 pub mod state;
+pub mod window;
 pub mod words;
 
 use burn::module::Module;
@@ -47,6 +49,7 @@ use lora::AdaptableLayer;
 pub use lora::{VisitLayers, apply_lora_to_model};
 pub use memory::MemoryReport;
 pub use quantization::apply_quantization;
+pub use window::{ModelInput, Window};
 
 /// Backbone → decoder → head.
 #[derive(Module, Debug)]
@@ -57,13 +60,20 @@ pub struct HeatmapModel {
     pub decoder: Decoder,
     /// Writes the logits.
     pub head: HeatmapHead,
+    /// Shows them the frames.
+    pub window: Window,
 }
 
 impl HeatmapModel {
-    /// Normalized RGB frames `[batch, 3, height, width]` → logits `[batch, 1, heatmap height, heatmap width]`.
+    /// Normalized windows of RGB frames `[batch, 3 · frames, height, width]`, oldest frame first, → logits
+    /// `[batch, 1, heatmap height, heatmap width]` of the last frame.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
-        let features = self.backbone.forward(images.clone());
-        let features = self.decoder.forward(features, images);
+        let frame = self.window.last_frame(images.clone());
+        let features = match self.window.embedding(&images) {
+            None => self.backbone.forward(frame),
+            Some(added) => self.backbone.forward_adding(frame, added),
+        };
+        let features = self.decoder.forward(features, self.window.for_decoder(images));
         self.head.forward(features)
     }
 

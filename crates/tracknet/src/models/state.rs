@@ -1,7 +1,7 @@
 //! Parameters by name: what the optimizer iterates, checkpoints hold and reports count.
 //!
-//! A name is `backbone.<path as transformers writes it>`, `backbone.<path>.lora_A.weight`, `decoder.…` or `head.…`;
-//! where the Rust module nests differently, [`Naming`] translates.
+//! A name is `backbone.<path as transformers writes it>`, `backbone.<path>.lora_A.weight`, `decoder.…`, `head.…` or
+//! `window.…`; where the Rust module nests differently, [`Naming`] translates.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub enum Group {
     Backbone,
     /// A matrix or magnitude of an adapter of the backbone.
     Adapter,
-    /// The decoder, adapters of its convolutions included.
+    /// The decoder, adapters of its convolutions included, and what embeds the earlier frames of a window.
     Decoder,
     /// The head.
     Head,
@@ -100,6 +100,7 @@ impl Naming {
         match fields.split_first() {
             Some((&"decoder", _)) if self.whole => (fields.join("."), Group::Decoder),
             Some((&"head", _)) if self.whole => (fields.join("."), Group::Head),
+            Some((&"window", _)) if self.whole => (fields.join("."), Group::Decoder),
             _ => {
                 // The backbone as a field of the model, and its network.
                 let parts = if self.whole { 2 } else { 1 };

@@ -125,5 +125,5 @@ pub(crate) fn loader_options(config: &Config) -> LoaderOptions {
 
 /// Sizes of the tensors of a batch.
 pub fn shape_of(spec: &BatchSpec) -> BatchShape {
-    BatchShape { input: spec.input_size, heatmap: spec.heatmap_size }
+    BatchShape { input: spec.input_size, frames: spec.window.length, heatmap: spec.heatmap_size }
 }

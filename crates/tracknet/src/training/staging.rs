@@ -17,11 +17,13 @@ use crate::error::Result;
 
 use super::TrainingError;
 
-/// Sizes as `[W, H]` of the tensors in a batch.
+/// Sizes of the tensors in a batch, those of pictures as `[W, H]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchShape {
     /// Input size.
     pub input: [usize; 2],
+    /// Frames of a window.
+    pub frames: usize,
     /// Heatmap size.
     pub heatmap: [usize; 2],
 }
@@ -29,7 +31,7 @@ pub struct BatchShape {
 /// The tensors of some frames of a batch.
 #[derive(Debug, Clone)]
 pub struct BatchTensors {
-    /// `[frames, 3, height, width]`.
+    /// `[batch, 3 · frames, height, width]`.
     pub images: Tensor<4>,
     /// `[frames, 1, heatmap height, heatmap width]`.
     pub targets: Tensor<4>,
@@ -100,10 +102,10 @@ impl BatchShape {
         Ok(())
     }
 
-    /// `[channels, height, width]` of an image and of a heatmap.
+    /// `[channels, height, width]` of a window and of a heatmap.
     fn frame(self) -> [[usize; 3]; 2] {
         let ([width, height], [columns, rows]) = (self.input, self.heatmap);
-        [[3, height, width], [1, rows, columns]]
+        [[3 * self.frames, height, width], [1, rows, columns]]
     }
 }
 
@@ -279,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_batch_without_its_values_is_refused() {
-        let shape = BatchShape { input: [4, 2], heatmap: [2, 1] };
+        let shape = BatchShape { input: [4, 2], frames: 1, heatmap: [2, 1] };
         let images = vec![0.0; 2 * 3 * 8];
         let batch = |images| Batch { size: 2, images, targets: vec![0.0; 4], masks: vec![1.0; 4], samples: Vec::new() };
         let staged = shape.stage(batch(images.clone()), &Compute::new(&Device::flex())).unwrap();

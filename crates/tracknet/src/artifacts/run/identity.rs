@@ -25,6 +25,10 @@ pub(crate) fn computation_of(model: &HeatmapModel, build: &BuildReport) -> Compu
         ("image_std", format!("{std:?}")),
     ];
     values.extend(spec.computation());
+    let window = model.window.spec();
+    if window.frames > 1 {
+        values.push(("temporal", format!("{}, {} frames", window.temporal, window.frames)));
+    }
     let mut compute = None;
     model.visit_linears(&mut |_, linear| {
         if let LinearWeight::Packed(weight) = &linear.weight {

@@ -110,10 +110,11 @@ fn is_clip(dir: &Path) -> io::Result<bool> {
 
 fn read_clip(dir: PathBuf, problems: &mut Problems) -> Result<Clip> {
     let label_file = label_files(&dir).at(&dir)?.into_iter().next().unwrap_or_else(|| dir.join(LABEL_FILE));
-    let mut clip = Clip { name: name_of(&dir), label_file, ..Clip::default() };
+    let files = frames_in(&dir).at(&dir)?;
+    let mut clip = Clip { name: name_of(&dir), label_file, files, ..Clip::default() };
     if let Some(table) = read_labels(&dir, &clip.label_file, problems)? {
         (clip.negative, clip.absent_with_position) = (table.negative, table.absent_with_position);
-        clip.frames = match_files(&dir, &clip.label_file, table, problems)?;
+        clip.frames = match_files(&dir, &clip.label_file, &clip.files, table, problems);
     }
     clip.dir = dir;
     Ok(clip)
@@ -225,9 +226,8 @@ impl<'a> Files<'a> {
     }
 }
 
-/// Joins rows with frames.
-fn match_files(dir: &Path, label_file: &Path, table: Table, problems: &mut Problems) -> Result<Vec<Frame>> {
-    let paths = frames_in(dir).at(dir)?;
+/// Joins rows with the frame files of a clip.
+fn match_files(dir: &Path, label_file: &Path, paths: &[PathBuf], table: Table, problems: &mut Problems) -> Vec<Frame> {
     let names: Vec<String> = paths.iter().map(|path| name_of(path)).collect();
     let files = Files::new(dir, &names);
     let mut row_of: Vec<Option<Row>> = vec![None; names.len()];
@@ -245,14 +245,16 @@ fn match_files(dir: &Path, label_file: &Path, table: Table, problems: &mut Probl
         }
     }
     let mut frames = Vec::with_capacity(names.len());
-    for ((path, name), row) in paths.into_iter().zip(&names).zip(row_of) {
+    for ((path, name), row) in paths.iter().zip(&names).zip(row_of) {
         match row {
-            Some(Row { line, label, .. }) => frames.push(Frame { path, file_name: name.clone(), label, line }),
+            Some(Row { line, label, .. }) => {
+                frames.push(Frame { path: path.clone(), file_name: name.clone(), label, line });
+            }
             None if table.skipped.contains(stem(name)) => {}
-            None => problems.push(ProblemKind::UnlabelledFile, &path, None, &format!("no row in {LABEL_FILE}")),
+            None => problems.push(ProblemKind::UnlabelledFile, path, None, &format!("no row in {LABEL_FILE}")),
         }
     }
-    Ok(frames)
+    frames
 }
 
 #[cfg(test)]

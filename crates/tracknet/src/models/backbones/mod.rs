@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 
 use super::ModelError;
 use super::carried::Carried;
-use super::features::{Features, Layout};
+use super::features::{Features, Layout, LevelLayout};
 use super::lora::{AdaptableLayer, VisitLayers};
 use super::nn::Builder;
 
@@ -45,6 +45,12 @@ pub trait BackboneSpec: Debug + Send + Sync {
 
     /// Channels and stride of each level of its features.
     fn layout(&self) -> Layout;
+
+    /// The grid of patches that its first layer embeds, to which more can be added ([`BackboneNetwork::forward_adding`]); `None`
+    /// = there is none.
+    fn embedding(&self) -> Option<LevelLayout> {
+        None
+    }
 
     /// Pixels of a patch's edge, where frames are cut into patches of one size.
     fn patch_size(&self) -> Option<usize>;
@@ -76,6 +82,12 @@ pub trait BackboneSpec: Debug + Send + Sync {
 pub trait BackboneNetwork {
     /// Normalized frames `[batch, 3, height, width]` → features, finest level first.
     fn forward(&self, images: Tensor<4>) -> Features;
+
+    /// [`BackboneNetwork::forward`], with `added` `[batch, channels, rows, columns]` on the embedding of the patches; networks
+    /// whose [embedding](BackboneSpec::embedding) is `None` are never given any.
+    fn forward_adding(&self, images: Tensor<4>, _added: Tensor<4>) -> Features {
+        self.forward(images)
+    }
 
     /// Normalized frames → `[batch, tokens, features]`, what `transformers` calls the last hidden state. The first token stands
     /// for the whole frame.
@@ -165,6 +177,11 @@ impl Backbone {
     /// Normalized frames `[batch, 3, height, width]` → features, finest level first.
     pub fn forward(&self, images: Tensor<4>) -> Features {
         self.network.inner().forward(images)
+    }
+
+    /// Features with more on the embedding of the patches, as [`BackboneNetwork::forward_adding`] says.
+    pub fn forward_adding(&self, images: Tensor<4>, added: Tensor<4>) -> Features {
+        self.network.inner().forward_adding(images, added)
     }
 
     /// Normalized frames → `[batch, tokens, features]`, what `transformers` calls the last hidden state. The first token stands

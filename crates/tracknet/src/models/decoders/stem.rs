@@ -1,4 +1,5 @@
-//! A light convolutional stem: a ball is smaller than one patch, so the patch embedding alone blurs where it is.
+//! A light convolutional stem: a ball is smaller than one patch, so the patch embedding alone blurs where it is. It is also
+//! one of the ways in which a window of frames comes into a model.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -8,35 +9,70 @@ use crate::models::nn::{Activation, Builder, Conv2d, ConvNorm, ConvSpec};
 
 use super::block::activation;
 
-/// Features of the frame itself at half and quarter resolution.
+/// The frames that a stem sees, and at which resolutions it gives features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StemSpec {
+    /// Frames of a window.
+    pub frames: usize,
+    /// Whether there are features at stride 1, too.
+    pub has_full: bool,
+}
+
+/// Features of the frames themselves at half and quarter resolution, and at full resolution where the decoder reaches it.
 #[derive(Module, Debug)]
 pub struct Stem {
+    full: Option<StemLayer>,
     half: StemLayer,
     quarter: StemLayer,
 }
 
+/// What a [`Stem`] gives.
+#[derive(Debug, Clone)]
+pub struct StemFeatures {
+    /// At stride 1, if the stem has it.
+    pub full: Option<Tensor<4>>,
+    /// At stride 2.
+    pub half: Tensor<4>,
+    /// At stride 4.
+    pub quarter: Tensor<4>,
+}
+
 impl Stem {
+    /// Channels at stride 1.
+    pub const FULL_CHANNELS: usize = 8;
     /// Channels at stride 2 and at stride 4.
     pub const CHANNELS: [usize; 2] = [16, 32];
 
-    /// Two strided convolutions.
-    pub fn new(config: &DecoderConfig, builder: &Builder<'_>) -> Self {
+    /// Two strided convolutions, and one that keeps the resolution if `spec` asks for it.
+    pub fn new(spec: StemSpec, config: &DecoderConfig, builder: &Builder<'_>) -> Self {
         let [half, quarter] = Self::CHANNELS;
+        let input = 3 * spec.frames;
+        let full = || StemLayer::new([input, Self::FULL_CHANNELS], 1, config, &builder.at("full"));
         Self {
-            half: StemLayer::new([3, half], config, &builder.at("half")),
-            quarter: StemLayer::new([half, quarter], config, &builder.at("quarter")),
+            full: spec.has_full.then(full),
+            half: StemLayer::new([input, half], 2, config, &builder.at("half")),
+            quarter: StemLayer::new([half, quarter], 2, config, &builder.at("quarter")),
         }
     }
 
-    /// Frames `[batch, 3, height, width]` → features at stride 2 and at stride 4.
-    pub fn forward(&self, images: Tensor<4>) -> [Tensor<4>; 2] {
-        let half = self.half.forward(images);
+    /// Windows `[batch, 3 · frames, height, width]` → features at each of the strides.
+    pub fn forward(&self, windows: Tensor<4>) -> StemFeatures {
+        let full = self.full.as_ref().map(|layer| layer.forward(windows.clone()));
+        let half = self.half.forward(windows);
         let quarter = self.quarter.forward(half.clone());
-        [half, quarter]
+        StemFeatures { full, half, quarter }
+    }
+
+    /// Elements that the backward pass needs of a window of `pixels` a frame, about: convolution, norm and activation of each
+    /// layer.
+    pub(super) fn activation_elements(&self, pixels: usize) -> usize {
+        let [half, quarter] = Self::CHANNELS;
+        let full = if self.full.is_some() { Self::FULL_CHANNELS } else { 0 };
+        3 * (pixels * full + pixels / 4 * half + pixels / 16 * quarter)
     }
 }
 
-/// Convolution 3×3 with stride 2, norm, activation.
+/// Convolution 3×3, norm, activation.
 #[derive(Module, Debug)]
 pub(super) struct StemLayer {
     conv: Conv2d,
@@ -46,9 +82,9 @@ pub(super) struct StemLayer {
 }
 
 impl StemLayer {
-    fn new(channels: [usize; 2], config: &DecoderConfig, builder: &Builder<'_>) -> Self {
+    fn new(channels: [usize; 2], stride: usize, config: &DecoderConfig, builder: &Builder<'_>) -> Self {
         Self {
-            conv: ConvSpec::square(channels, 3).stride(2).build(&builder.at("conv")),
+            conv: ConvSpec::square(channels, 3).stride(stride).build(&builder.at("conv")),
             norm: ConvNorm::new(config.norm, channels[1], &builder.at("norm")),
             activation: activation(config.activation),
         }

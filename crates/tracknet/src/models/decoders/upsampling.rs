@@ -11,7 +11,7 @@ use crate::models::nn::{Builder, Conv2d, ConvSpec};
 
 use super::block::ResidualBlock;
 use super::resize::resize_bilinear;
-use super::stem::Stem;
+use super::stem::{Stem, StemFeatures, StemSpec};
 use super::{Decoder, DecoderNetwork, DecoderSpec};
 
 /// A decoder's plan: the configuration, checked against the backbone it follows.
@@ -20,6 +20,10 @@ pub struct UpsamplingSpec {
     config: DecoderConfig,
     stages: Vec<StageSpec>,
     output: [usize; 2],
+    /// Stride of the level that it begins with.
+    stride: usize,
+    /// Frames that the stem sees.
+    frames: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +36,7 @@ struct StageSpec {
 /// Which of the stem's features a stage takes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Skip {
+    Full,
     Half,
     Quarter,
 }
@@ -39,7 +44,11 @@ enum Skip {
 impl Skip {
     fn channels(self) -> usize {
         let [half, quarter] = Stem::CHANNELS;
-        if self == Self::Half { half } else { quarter }
+        match self {
+            Self::Full => Stem::FULL_CHANNELS,
+            Self::Half => half,
+            Self::Quarter => quarter,
+        }
     }
 }
 
@@ -82,13 +91,38 @@ impl UpsamplingSpec {
             return Err(ModelError::key("model.decoder.skip", message));
         }
         let [width, height] = heatmap;
-        Ok(Self { config: config.clone(), stages, output: [height, width] })
+        Ok(Self { config: config.clone(), stages, output: [height, width], stride, frames: 1 })
+    }
+}
+
+impl UpsamplingSpec {
+    fn stem(&self) -> StemSpec {
+        let has_full = self.stages.iter().any(|stage| stage.skip == Some(Skip::Full));
+        StemSpec { frames: self.frames, has_full }
     }
 }
 
 impl DecoderSpec for UpsamplingSpec {
     fn output_channels(&self) -> usize {
         self.config.channels.last().copied().unwrap_or_default()
+    }
+
+    /// A stage that reaches the resolution of the input takes in features of that resolution, too.
+    fn see_windows(&mut self, frames: usize) -> Result<(), ModelError> {
+        if !self.config.skip {
+            let message = "is false, but the convolutional stem is to see the window: set it to true, or \
+                           model.temporal_input to patches";
+            return Err(ModelError::key("model.decoder.skip", message.to_owned()));
+        }
+        self.frames = frames;
+        let mut reached = 1;
+        for stage in &mut self.stages {
+            reached *= stage.factor;
+            if stage.factor > 1 && reached == self.stride {
+                stage.skip = Some(Skip::Full);
+            }
+        }
+        Ok(())
     }
 
     fn build(&self, builder: &Builder<'_>) -> Decoder {
@@ -133,6 +167,9 @@ pub struct UpsamplingDecoder {
     stem: Option<Stem>,
     #[module(skip)]
     output: [usize; 2],
+    /// Pixels of a frame for each cell of the level that it begins with, if the stem sees windows.
+    #[module(skip)]
+    window_pixels: Option<usize>,
 }
 
 impl UpsamplingDecoder {
@@ -145,8 +182,9 @@ impl UpsamplingDecoder {
                 .enumerate()
                 .map(|(i, stage)| Stage::new(*stage, &spec.config, &builder.at("stages").at(i)))
                 .collect(),
-            stem: spec.config.skip.then(|| Stem::new(&spec.config, &builder.at("stem"))),
+            stem: spec.config.skip.then(|| Stem::new(spec.stem(), &spec.config, &builder.at("stem"))),
             output: spec.output,
+            window_pixels: (spec.frames > 1).then_some(spec.stride * spec.stride),
         }
     }
 }
@@ -189,10 +227,12 @@ impl DecoderNetwork for UpsamplingDecoder {
         self.stages.iter().flat_map(|s| &s.blocks).for_each(|block| block.seed_dropout(seed));
     }
 
-    /// Input, convolution, norm, activation and output of every block, and the resized input of every stage.
+    /// Input, convolution, norm, activation and output of every block, and the resized input of every stage; the stem if it
+    /// sees windows.
     fn activation_elements(&self, grids: &[[usize; 2]]) -> usize {
         let mut cells = grids.last().map_or(0, |[rows, columns]| rows * columns);
-        let mut elements = 0;
+        let window = self.stem.as_ref().zip(self.window_pixels);
+        let mut elements = window.map_or(0, |(stem, pixels)| stem.activation_elements(cells * pixels));
         for stage in &self.stages {
             cells *= stage.factor * stage.factor;
             elements += cells * stage.channels * (2 + 8 * stage.blocks.len());
@@ -230,12 +270,13 @@ impl Stage {
         }
     }
 
-    fn forward(&self, x: Tensor<4>, skips: Option<&[Tensor<4>; 2]>) -> Tensor<4> {
+    fn forward(&self, x: Tensor<4>, skips: Option<&StemFeatures>) -> Tensor<4> {
         let [_, channels, height, width] = x.dims();
         let size = [height * self.factor, width * self.factor];
         let extra = match (skips, self.skip) {
-            (Some([half, _]), Some(Skip::Half)) => Some(half.clone()),
-            (Some([_, quarter]), Some(Skip::Quarter)) => Some(quarter.clone()),
+            (Some(stem), Some(Skip::Full)) => stem.full.clone(),
+            (Some(stem), Some(Skip::Half)) => Some(stem.half.clone()),
+            (Some(stem), Some(Skip::Quarter)) => Some(stem.quarter.clone()),
             _ => None,
         };
         // `proj` has no bias and works on each pixel, the resize works on each channel and its weights sum to one:
@@ -276,6 +317,21 @@ mod tests {
         assert_eq!(skips, [None, Some(Skip::Quarter), Some(Skip::Half)]);
         let message = UpsamplingSpec::new(&config, &layout(384, 14), [256, 144]).unwrap_err().to_string();
         assert!(message.contains("decoder.skip") && message.contains("14"), "{message}");
+    }
+
+    #[test]
+    fn windows_join_the_stage_that_reaches_the_input_too_and_need_the_stem() {
+        let config =
+            DecoderConfig { channels: vec![8; 5], upsample: vec![2; 4], skip: true, ..DecoderConfig::default() };
+        let mut spec = UpsamplingSpec::new(&config, &layout(8, 16), [256, 144]).unwrap();
+        assert_eq!(spec.stem(), StemSpec { frames: 1, has_full: false });
+        spec.see_windows(3).unwrap();
+        assert_eq!(spec.stem(), StemSpec { frames: 3, has_full: true });
+        let skips: Vec<_> = spec.stages.iter().map(|s| s.skip).collect();
+        assert_eq!(skips, [None, Some(Skip::Quarter), Some(Skip::Half), Some(Skip::Full)]);
+        let without = DecoderConfig { skip: false, ..config };
+        let mut spec = UpsamplingSpec::new(&without, &layout(8, 16), [256, 144]).unwrap();
+        assert!(spec.see_windows(3).unwrap_err().to_string().contains("model.decoder.skip"));
     }
 
     #[test]

@@ -66,6 +66,12 @@ impl ConvSpec {
         Self { bias: true, ..self }
     }
 
+    /// Without a bias.
+    #[must_use]
+    pub fn without_bias(self) -> Self {
+        Self { bias: false, ..self }
+    }
+
     /// With other random weights than Kaiming normal ones.
     #[must_use]
     pub fn with_fill(self, fill: Fill) -> Self {

@@ -146,7 +146,7 @@ impl Crops {
         }
         let mut stream = Stream::keyed(&[VIEW_STREAM, self.seed, split as u64, crop as u64, pass]);
         let failure = |reason| DatasetError::Image { path: format!("crop {crop}").into(), reason };
-        Ok(change_pixels(crops[crop].clone(), &mut stream, &augmentation()).map_err(failure)?)
+        Ok(change_pixels(crops[crop].clone(), &mut stream, &augmentation()).map_err(failure)?.0)
     }
 }
 

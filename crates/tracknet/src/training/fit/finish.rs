@@ -68,8 +68,8 @@ impl TrainingRun<'_> {
     /// The model of a checkpoint as it is built, before its weights are loaded.
     fn built(&self, checkpoint: &Checkpoint) -> Result<HeatmapModel> {
         let (section, training) = (section_of(self.config, checkpoint), &self.config.training);
-        let resize = self.config.data.preprocess.resize;
-        Ok(build_model(&section, resize, training.seed, &self.trainer.compute.training_device())?.0)
+        let data = &self.config.data;
+        Ok(build_model(&section, data, training.seed, &self.trainer.compute.training_device())?.0)
     }
 
     /// Which epoch is the best, and by which metric.

@@ -114,7 +114,7 @@ pub fn fit(config: &Config, options: FitOptions, reporter: &mut dyn Reporter) ->
     let resumed = open_resumed(config, &options)?;
     let section = resumed.as_ref().map_or_else(|| config.model.clone(), |resumed| resumed.section(config));
     let device = Compute::new(&options.device).training_device();
-    let (model, build) = build_model(&section, config.data.preprocess.resize, config.training.seed, &device)?;
+    let (model, build) = build_model(&section, &config.data, config.training.seed, &device)?;
     TrainingRun::begin(config, model, &build, options, resumed, reporter)?.fit()
 }
 

@@ -29,7 +29,10 @@ pub(super) fn write_overlays(
     let [width, height] = spec.input_size;
     let size = spec.heatmap_size;
     let pixels = size[0] * size[1];
-    let frames = batch.images.chunks(3 * width * height);
+    // The last frame of each window.
+    let channels = 3 * spec.window.length;
+    let windows = batch.images.chunks(channels * width * height);
+    let frames = windows.map(|window| &window[(channels - 3) * width * height..]);
     let maps = heatmaps.chunks(pixels).zip(batch.targets.chunks(pixels));
     for (i, ((info, image), (found, target))) in batch.samples.iter().zip(frames).zip(maps).take(SAMPLES).enumerate() {
         let frame = normalizer.undo(image, spec.input_size);

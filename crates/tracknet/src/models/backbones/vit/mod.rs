@@ -98,7 +98,7 @@ impl Vit {
     pub fn hidden_states(&self, images: Tensor<4>) -> Vec<Tensor<3>> {
         let grid = self.grid_of(&images);
         let rotary = self.rotary(grid, &images);
-        let mut states = vec![self.embed(images, grid)];
+        let mut states = vec![self.embed(images, grid, None)];
         for block in &self.blocks {
             states.extend(states.last().cloned().map(|x| self.block(block, x, rotary.as_ref())));
         }
@@ -133,10 +133,15 @@ impl Vit {
         }
     }
 
-    /// Class token, registers and patches; learned positions are added before the registers come in.
-    fn embed(&self, images: Tensor<4>, grid: [usize; 2]) -> Tensor<3> {
+    /// Class token, registers and patches; learned positions are added before the registers come in. `added` is
+    /// `[batch, hidden, rows, columns]`.
+    fn embed(&self, images: Tensor<4>, grid: [usize; 2], added: Option<Tensor<4>>) -> Tensor<3> {
         let patches = self.patchify(images, grid);
         let [batch, count, hidden] = patches.dims();
+        let patches = match added {
+            Some(added) => patches + added.reshape([batch, hidden, count]).swap_dims(1, 2),
+            None => patches,
+        };
         let class = cast_to_dtype_of(self.cls_token.val(), &patches).expand([batch, 1, hidden]);
         let tokens = Tensor::cat(vec![class, patches], 1);
         let tokens = match (&self.position, self.spec.position) {
@@ -172,26 +177,41 @@ impl Vit {
     }
 }
 
-impl BackboneNetwork for Vit {
-    /// The patches after the final norm, without class and register tokens, as one level. Height and width must be multiples
-    /// of the patch size.
-    fn forward(&self, images: Tensor<4>) -> Features {
+impl Vit {
+    /// Class token, registers and patches after the final norm; `added` goes on the embedding of the patches.
+    fn encode(&self, images: Tensor<4>, added: Option<Tensor<4>>) -> Tensor<3> {
+        let grid = self.grid_of(&images);
+        let rotary = self.rotary(grid, &images);
+        let tokens = self.embed(images, grid, added);
+        let tokens = self.blocks.iter().fold(tokens, |x, block| self.block(block, x, rotary.as_ref()));
+        self.norm.forward(tokens)
+    }
+
+    /// The patches after the final norm, without class and register tokens, as one level.
+    fn features(&self, images: Tensor<4>, added: Option<Tensor<4>>) -> Features {
         let batch = images.dims()[0];
         let [rows, columns] = self.grid_of(&images);
-        let tokens = self.tokens(images);
+        let tokens = self.encode(images, added);
         let prefix = self.spec.prefix_tokens();
         let patches = tokens.slice([0..batch, prefix..prefix + rows * columns, 0..self.spec.hidden]);
         let map = patches.swap_dims(1, 2).reshape([batch, self.spec.hidden, rows, columns]);
         Features { levels: vec![Level { map, stride: self.spec.patch }] }
     }
+}
+
+impl BackboneNetwork for Vit {
+    /// Height and width must be multiples of the patch size.
+    fn forward(&self, images: Tensor<4>) -> Features {
+        self.features(images, None)
+    }
+
+    fn forward_adding(&self, images: Tensor<4>, added: Tensor<4>) -> Features {
+        self.features(images, Some(added))
+    }
 
     /// Class token, registers and patches after the final norm.
     fn tokens(&self, images: Tensor<4>) -> Tensor<3> {
-        let grid = self.grid_of(&images);
-        let rotary = self.rotary(grid, &images);
-        let tokens = self.embed(images, grid);
-        let tokens = self.blocks.iter().fold(tokens, |x, block| self.block(block, x, rotary.as_ref()));
-        self.norm.forward(tokens)
+        self.encode(images, None)
     }
 
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {

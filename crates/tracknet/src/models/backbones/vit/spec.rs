@@ -179,6 +179,10 @@ impl BackboneSpec for VitSpec {
         Layout { levels: vec![LevelLayout { channels: self.hidden, stride: self.patch }] }
     }
 
+    fn embedding(&self) -> Option<LevelLayout> {
+        Some(LevelLayout { channels: self.hidden, stride: self.patch })
+    }
+
     fn patch_size(&self) -> Option<usize> {
         Some(self.patch)
     }

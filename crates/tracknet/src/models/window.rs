@@ -1,0 +1,198 @@
+//! How a window of frames comes into a model.
+//!
+//! A window is `[batch, 3 · frames, height, width]`, oldest frame first; the last one is searched for the ball. There are two
+//! ways in:
+//!
+//! * the **stem**: the backbone sees the last frame, and the convolutional stem of the decoder the whole window;
+//! * the **patches**: each patch of the earlier frames is embedded by a convolution of its own, and added to the embedding of
+//!   the last frame's patch. That is what a patch embedding with more input channels computes, while the backbone and its
+//!   files stay as they are. The kernels start at zero, so that the features are those of the single frame at first.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use crate::config::{DataConfig, ModelConfig, Temporal, TemporalInput};
+
+use super::ModelError;
+use super::features::LevelLayout;
+use super::nn::{Builder, Conv2d, ConvSpec, Fill};
+
+/// What a model is given at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelInput {
+    /// Size of a frame as `[W, H]`, in pixels.
+    pub size: [usize; 2],
+    /// Frames of a window.
+    pub frames: usize,
+}
+
+impl From<[usize; 2]> for ModelInput {
+    /// Single frames.
+    fn from(size: [usize; 2]) -> Self {
+        Self { size, frames: 1 }
+    }
+}
+
+impl From<&DataConfig> for ModelInput {
+    fn from(config: &DataConfig) -> Self {
+        Self { size: config.preprocess.resize, frames: config.sequence.frames() }
+    }
+}
+
+/// What a model sees of a window, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowSpec {
+    /// Frames of a window.
+    pub frames: usize,
+    /// In which form they are seen.
+    pub temporal: Temporal,
+    /// Where they come in.
+    pub input: TemporalInput,
+}
+
+impl WindowSpec {
+    /// The last frame alone.
+    pub const SINGLE: Self = Self { frames: 1, temporal: Temporal::None, input: TemporalInput::Stem };
+
+    /// Checks a configuration against the number of frames that the model will be given.
+    ///
+    /// # Errors
+    /// If one of the two has windows and the other does not.
+    pub fn new(config: &ModelConfig, frames: usize) -> Result<Self, ModelError> {
+        let refuse = |message: String| Err(ModelError::key("model.temporal", message));
+        match (config.temporal, frames) {
+            (Temporal::None, 1) => Ok(Self::SINGLE),
+            (Temporal::None, _) => refuse(format!(
+                "is none, but data.sequence makes windows of {frames} frames: set it to stack or difference"
+            )),
+            (temporal, 0 | 1) => refuse(format!(
+                "is {temporal}, but data.sequence makes no windows: set data.sequence.enabled and length"
+            )),
+            (temporal, _) => Ok(Self { frames, temporal, input: config.temporal_input }),
+        }
+    }
+
+    /// Whether the decoder's stem sees the window.
+    pub fn enters_stem(self) -> bool {
+        self.frames > 1 && self.input == TemporalInput::Stem
+    }
+
+    /// Whether the backbone's patch embedding sees the window.
+    pub fn enters_patches(self) -> bool {
+        self.frames > 1 && self.input == TemporalInput::Patches
+    }
+}
+
+/// The way of a window into its model.
+#[derive(Module, Debug)]
+pub struct Window {
+    /// Embeds the patches of the earlier frames.
+    patches: Option<Conv2d>,
+    #[module(skip)]
+    spec: WindowSpec,
+}
+
+impl Window {
+    /// Single frames.
+    pub fn single() -> Self {
+        Self { patches: None, spec: WindowSpec::SINGLE }
+    }
+
+    /// For a backbone whose patch embedding, if it has one, gives `embedding`.
+    ///
+    /// # Errors
+    /// If the window is to come in there, and the backbone has none.
+    pub fn new(spec: WindowSpec, embedding: Option<LevelLayout>, builder: &Builder<'_>) -> Result<Self, ModelError> {
+        if !spec.enters_patches() {
+            return Ok(Self { patches: None, spec });
+        }
+        let Some(LevelLayout { channels, stride }) = embedding else {
+            let message = "is patches, but the backbone cuts frames into no patches: set it to stem".to_owned();
+            return Err(ModelError::key("model.temporal_input", message));
+        };
+        let kernels = ConvSpec::patches([3 * (spec.frames - 1), channels], stride, 0.0).with_fill(Fill::ZERO);
+        Ok(Self { patches: Some(kernels.without_bias().build(&builder.at("patches"))), spec })
+    }
+
+    /// What the model sees, and where.
+    pub fn spec(&self) -> WindowSpec {
+        self.spec
+    }
+
+    /// The last frame `[batch, 3, height, width]` of windows.
+    pub fn last_frame(&self, windows: Tensor<4>) -> Tensor<4> {
+        match self.spec.frames {
+            1 => windows,
+            frames => windows.narrow(1, 3 * (frames - 1), 3),
+        }
+    }
+
+    /// What is added to the patch embedding of the last frame, `[batch, channels, rows, columns]`.
+    pub fn embedding(&self, windows: &Tensor<4>) -> Option<Tensor<4>> {
+        let patches = self.patches.as_ref()?;
+        Some(patches.forward(self.earlier(windows.clone())))
+    }
+
+    /// What the decoder sees of windows: `[batch, 3 · frames, height, width]` if they come in by its stem, else the last frame.
+    pub fn for_decoder(&self, windows: Tensor<4>) -> Tensor<4> {
+        match (self.spec.enters_stem(), self.spec.temporal) {
+            (false, _) => self.last_frame(windows),
+            (true, Temporal::None | Temporal::Stack) => windows,
+            (true, Temporal::Difference) => {
+                Tensor::cat(vec![self.earlier(windows.clone()), self.last_frame(windows)], 1)
+            }
+        }
+    }
+
+    /// The earlier frames `[batch, 3 · (frames − 1), height, width]`, or what is left when each is taken from the last frame.
+    fn earlier(&self, windows: Tensor<4>) -> Tensor<4> {
+        let count = self.spec.frames - 1;
+        let earlier = windows.clone().narrow(1, 0, 3 * count);
+        match self.spec.temporal {
+            Temporal::None | Temporal::Stack => earlier,
+            Temporal::Difference => Tensor::cat(vec![self.last_frame(windows); count], 1) - earlier,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    fn window(temporal: Temporal, input: TemporalInput) -> Window {
+        Window { patches: None, spec: WindowSpec { frames: 3, temporal, input } }
+    }
+
+    /// One pixel; frame `f`, channel `c` is `10 f² + c`.
+    fn pixels() -> Tensor<4> {
+        let values: Vec<f32> = (0..9u16).map(|i| f32::from(10 * (i / 3) * (i / 3) + i % 3)).collect();
+        Tensor::from_data(TensorData::new(values, [1, 9, 1, 1]), &Device::flex())
+    }
+
+    fn values(x: Tensor<4>) -> Vec<f32> {
+        x.into_data().try_to_vec().unwrap()
+    }
+
+    #[test]
+    fn the_stem_sees_frames_or_differences_and_the_last_frame_last() {
+        let stacked = window(Temporal::Stack, TemporalInput::Stem);
+        assert_eq!(values(stacked.for_decoder(pixels())), values(pixels()));
+        assert_eq!(values(stacked.last_frame(pixels())), [40.0, 41.0, 42.0]);
+        let differences = window(Temporal::Difference, TemporalInput::Stem).for_decoder(pixels());
+        assert_eq!(values(differences), [40.0, 40.0, 40.0, 30.0, 30.0, 30.0, 40.0, 41.0, 42.0]);
+        let patches = window(Temporal::Difference, TemporalInput::Patches).for_decoder(pixels());
+        assert_eq!(values(patches), [40.0, 41.0, 42.0]);
+    }
+
+    #[test]
+    fn windows_and_the_model_must_agree() {
+        let config = |temporal| ModelConfig { temporal, ..ModelConfig::default() };
+        assert_eq!(WindowSpec::new(&config(Temporal::None), 1).unwrap(), WindowSpec::SINGLE);
+        for (temporal, frames, text) in [(Temporal::None, 3, "windows of 3 frames"), (Temporal::Stack, 1, "no windows")]
+        {
+            let message = WindowSpec::new(&config(temporal), frames).unwrap_err().to_string();
+            assert!(message.contains("model.temporal") && message.contains(text), "{message}");
+        }
+    }
+}
