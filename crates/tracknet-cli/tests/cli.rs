@@ -41,6 +41,7 @@ fn the_help_of_every_verb_has_an_example() {
         &["inspect"],
         &["config"],
         &["config", "print"],
+        &["config", "explain"],
         &["data"],
         &["data", "generate"],
         &["data", "check"],
@@ -121,6 +122,17 @@ fn a_configuration_that_does_not_exist_is_answered_with_the_known_ones() {
     let dir = tempfile::tempdir().unwrap();
     let message = failure(dir.path(), ["config", "print", "--data", "tracknte"]);
     contains_all(&message, &["no data config is named tracknte", "did you mean tracknet?", "quickstart"]);
+}
+
+#[test]
+fn a_key_is_explained_and_an_unknown_one_answered_with_the_nearest() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = ok(dir.path(), ["config", "explain", "model.lora.r"]);
+    assert!(text.contains("Rank of the two thin matrices.") && text.contains("default: 16"), "{text}");
+    let section = ok(dir.path(), ["config", "explain", "data.sequence"]);
+    assert!(section.contains("data.sequence.length") && section.contains("data.sequence.stride"), "{section}");
+    let message = failure(dir.path(), ["config", "explain", "model.lora.alpha_patern"]);
+    assert!(message.contains("did you mean alpha_pattern?"), "{message}");
 }
 
 #[test]

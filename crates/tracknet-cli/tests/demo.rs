@@ -231,11 +231,11 @@ fn what_cannot_work_is_named() {
     let [_, error] = ends(2, dir, TINY.iter().chain(&["2", "--epochs", "1"]));
     contains_all(&error, &["--epochs", "cannot be used with", "--steps"]);
 
-    fs::create_dir(dir.join("convnext")).unwrap();
-    fs::write(dir.join("convnext/config.json"), r#"{"model_type": "dinov3_convnext"}"#).unwrap();
+    fs::create_dir(dir.join("swin")).unwrap();
+    fs::write(dir.join("swin/config.json"), r#"{"model_type": "swin"}"#).unwrap();
     let weights = Path::new(&fixture("vit_tiny")).join("model.safetensors");
-    fs::copy(weights, dir.join("convnext/model.safetensors")).unwrap();
-    contains_all(&refused(&["--model", "convnext"]), &["convnext/config.json", "`dinov3_convnext` is not supported"]);
+    fs::copy(weights, dir.join("swin/model.safetensors")).unwrap();
+    contains_all(&refused(&["--model", "swin"]), &["swin/config.json", "`swin` is not supported"]);
 
     let [_, error] = ends(1, dir, TINY.iter().chain(&["2", "--image", "missing.jpg"]));
     contains_all(&error, &["missing.jpg", "cannot read"]);

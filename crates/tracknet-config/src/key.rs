@@ -111,7 +111,7 @@ pub(crate) fn names_in(section: &str) -> Vec<&'static str> {
     names
 }
 
-fn below(path: &'static str, section: &str) -> Option<&'static str> {
+pub(crate) fn below(path: &'static str, section: &str) -> Option<&'static str> {
     if section.is_empty() {
         return Some(path);
     }

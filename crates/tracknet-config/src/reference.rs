@@ -1,7 +1,7 @@
 //! The reference of the keys, from the same table that checks them: `docs/configuration.md` and `config explain`.
 
 use super::emit;
-use super::key::{self, Status, known_keys};
+use super::key::{self, Key, Status, known_keys};
 use super::load::defaults_tree;
 
 /// The Markdown table of one group (`data`, `model` or `training`): every working key, its default, what it takes, its
@@ -18,9 +18,26 @@ pub fn markdown_table(group: &str) -> String {
     out
 }
 
-/// One key in a few lines, for the command line; `None` when there is no such key.
-pub fn explain(path: &str) -> Option<String> {
-    let key = key::find(path)?;
+/// One key in a few lines, or every key of a section, for the command line.
+///
+/// # Errors
+/// There is no such key; names the nearest.
+pub fn explain(path: &str) -> Result<String, String> {
+    let keys: Vec<&Key> = match key::find(path) {
+        Some(key) => vec![key],
+        None if key::is_section(path) => {
+            known_keys().iter().filter(|key| key::below(&key.path, path).is_some()).collect()
+        }
+        None => {
+            let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
+            return Err(format!("unknown key {path}; {}", key::suggestion(section, name)));
+        }
+    };
+    Ok(keys.into_iter().map(explain_key).collect::<Vec<_>>().join("\n"))
+}
+
+fn explain_key(key: &Key) -> String {
+    let path = &key.path;
     let default = default_of(path).unwrap_or_else(|| "not set".to_owned());
     let text = match &key.status {
         Status::Working => key.doc.to_owned(),
@@ -30,7 +47,7 @@ pub fn explain(path: &str) -> Option<String> {
         }
         Status::Derived => "Derived by the program.".to_owned(),
     };
-    Some(format!("{path}\n  {text}\n  default: {default}\n  expected: {}\n", key.kind.describe()))
+    format!("{path}\n  {text}\n  default: {default}\n  expected: {}\n", key.kind.describe())
 }
 
 fn default_of(path: &str) -> Option<String> {
@@ -59,6 +76,8 @@ mod tests {
             "model.lora.r\n  Rank of the two thin matrices.\n  default: 16\n  expected: a whole number from 1 to 65536\n"
         );
         assert!(explain("model.lora.lora_bias").unwrap().contains("Not available"));
-        assert_eq!(explain("model.lora"), None);
+        let section = explain("model.lora.loftq_config").unwrap();
+        assert!(section.starts_with("model.lora.loftq_config.") && !section.contains("model.lora.r\n"), "{section}");
+        assert_eq!(explain("model.lora.rr").unwrap_err(), "unknown key model.lora.rr; did you mean r?");
     }
 }

@@ -350,8 +350,8 @@ fn a_teacher_that_cannot_teach_is_refused_by_name() {
         let model = dir.path().display().to_string();
         refusal(&DistillOptions { model, feature: FeatureKind::Pooler, ..options("vit_tiny") })
     };
-    let message = with(r#"{"model_type": "dinov3_convnext"}"#);
-    assert!(message.contains("`dinov3_convnext` is not supported") && message.contains("dinov2"), "{message}");
+    let message = with(r#"{"model_type": "swin"}"#);
+    assert!(message.contains("`swin` is not supported") && message.contains("dinov2"), "{message}");
     let text = fs::read_to_string(fixture("vit_tiny/config.json")).unwrap();
     let mut weights = read_all(&fixture("vit_tiny/model.safetensors")).unwrap();
     weights.retain(|name, _| !name.contains("pooler"));

@@ -97,7 +97,7 @@ pub fn build_model(
     let decoder = decoder_of(config.model_name)?;
     let input = input.into();
     let window = WindowSpec::new(config, input.frames)?;
-    let plan = BackbonePlan::new(config)?;
+    let plan = BackbonePlan::new(config)?.with_stages(&config.backbone.return_stages)?;
     plan.check_patch_size(config.backbone.patch_size)?;
     plan.spec.check_input(input.size)?;
     let mut decoder = (decoder.plan)(config, &plan.spec.layout(), config.heatmap.size)?;
@@ -216,6 +216,12 @@ impl BackbonePlan {
             }
         };
         Ok(Self { source, checkpoint, spec, compute, notes })
+    }
+
+    /// With the features of these stages only, where the backbone has several.
+    fn with_stages(self, stages: &[usize]) -> Result<Self, ModelError> {
+        let spec = self.spec.with_stages(stages)?.unwrap_or_else(|| self.spec.clone());
+        Ok(Self { spec, ..self })
     }
 
     /// Refuses a configured patch size that is another than the backbone's.

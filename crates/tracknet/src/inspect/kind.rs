@@ -17,6 +17,7 @@ use crate::artifacts::run::{ADAPTER_DIR, BACKBONE_DIR, CONFIG_FILE, find_checkpo
 use crate::console::{listing, shown};
 use crate::error::{IoContext, Result};
 use crate::files::{read, read_bytes};
+use crate::models::registry::family_of;
 use crate::models::{ModelError, words};
 
 /// What a file or directory is.
@@ -103,7 +104,8 @@ fn file(path: &Path) -> Result<Found> {
 fn backbone(path: &Path) -> Result<Found> {
     let checkpoint = Checkpoint::open(path)?;
     let mut about = BTreeMap::new();
-    for key in ["model_type", "hidden_size", "num_hidden_layers", "patch_size", "dtype"] {
+    let sizes = family_of(&checkpoint.config).map_or(&[][..], |family| family.sizes);
+    for key in ["model_type", "dtype"].iter().chain(sizes) {
         tell(&mut about, key, &checkpoint.config, key);
     }
     let is_packed = checkpoint.weights.names().any(|name| is_packed(&checkpoint.weights, name));

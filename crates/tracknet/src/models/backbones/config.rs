@@ -30,6 +30,7 @@ fn wrong_key<T: DeserializeOwned>(given: Map<String, Value>, key: &str) -> Optio
         let error = serde_json::from_value::<T>(Value::Object(Map::from_iter([(name.clone(), value)]))).err()?;
         let error = error.to_string();
         let expected = match () {
+            () if error.contains("a sequence") => "a list of whole numbers",
             () if error.contains("usize") => "a whole number that is not below 0",
             () if error.contains("f32") || error.contains("f64") => "a number",
             () if error.contains("boolean") => "true or false",

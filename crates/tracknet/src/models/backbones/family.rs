@@ -26,6 +26,8 @@ pub struct Family {
     pub stacked: Option<Stacked>,
     /// Parameters by which a file of the family is told, under whatever prefix; every file has one of them.
     pub anchors: [&'static str; 2],
+    /// The keys of `config.json` that say how large a model is, for reports.
+    pub sizes: &'static [&'static str],
     /// The class of `transformers` that prepares its frames, where no file names one.
     pub image_processor: &'static str,
     /// Tensors of the backbone that heatmaps do not need; a trailing `.` stands for everything below.
@@ -252,6 +254,7 @@ mod tests {
         stacked: None,
         anchors: ["stages.0.layers.0.gamma", "norm.weight"],
         image_processor: "ConvNextImageProcessor",
+        sizes: &[],
         unused: &[],
     };
 

@@ -52,6 +52,15 @@ pub trait BackboneSpec: Debug + Send + Sync {
         None
     }
 
+    /// The same backbone with the features of these stages only, counted from 1 (`model.backbone.return_stages`); `None` where
+    /// there is one level, and nothing to choose.
+    ///
+    /// # Errors
+    /// A stage that the backbone does not have, or stages out of order.
+    fn with_stages(&self, _stages: &[usize]) -> Result<Option<Arc<dyn BackboneSpec>>, ModelError> {
+        Ok(None)
+    }
+
     /// Pixels of a patch's edge, where frames are cut into patches of one size.
     fn patch_size(&self) -> Option<usize>;
 

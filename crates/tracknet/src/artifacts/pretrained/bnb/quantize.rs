@@ -114,13 +114,10 @@ fn family(config: &Map<String, Value>, path: &Path) -> Result<ModulePaths, Model
             describe_backbone(config, &path.display().to_string())?;
             Ok(ModulePaths::Of(family))
         }
-        None if model_type == "dinov3_convnext" => Ok(ModulePaths::AsWritten),
         None => {
             let key = format!("{}: model_type", path.display());
-            let message = format!(
-                "is `{model_type}`; which of its tensors are linear layers is known for {}, dinov3_convnext",
-                model_types()
-            );
+            let message =
+                format!("is `{model_type}`; which of its tensors are linear layers is known for {}", model_types());
             Err(ModelError::key(key, message))
         }
     }

@@ -9,7 +9,7 @@ use crate::models::backbones::config::{Sides, activation, parse, positive};
 use crate::models::backbones::{Family, ModuleName, Stacked};
 use crate::models::nn::Activation;
 
-use super::names::EMBEDDINGS;
+use super::names::{EMBEDDINGS, SIZES};
 use super::spec::{Biases, MlpKind, Position, Resampling, VitSpec};
 
 const MODULES: &[ModuleName] = &[
@@ -51,6 +51,7 @@ const PLAIN: Family = Family {
     modules: &[EMBEDDINGS, MODULES, PLAIN_MLP, BLOCKS],
     stacked: None,
     anchors: ["embeddings.cls_token", "embeddings.patch_embeddings.projection.weight"],
+    sizes: SIZES,
     image_processor: "BitImageProcessor",
     unused: &["embeddings.mask_token"],
 };

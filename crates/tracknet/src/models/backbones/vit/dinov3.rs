@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 
-use super::names::EMBEDDINGS;
+use super::names::{EMBEDDINGS, SIZES};
 use super::spec::{Biases, MlpKind, Position, VitSpec};
 use crate::models::backbones::config::{Sides, activation, parse};
 use crate::models::backbones::{Family, ModuleName};
@@ -36,6 +36,7 @@ pub(in crate::models) static FAMILY: Family = Family {
     modules: &[EMBEDDINGS, BLOCKS, &[ModuleName::new("patch", "embeddings.patch_embeddings")]],
     stacked: None,
     anchors: ["embeddings.cls_token", "embeddings.patch_embeddings.weight"],
+    sizes: SIZES,
     image_processor: "DINOv3ViTImageProcessor",
     unused: &["embeddings.mask_token"],
 };

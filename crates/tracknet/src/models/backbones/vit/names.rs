@@ -8,3 +8,6 @@ pub(super) const EMBEDDINGS: &[ModuleName] = &[
     ModuleName::new("register_tokens", "embeddings.register_tokens"),
     ModuleName::new("position", "embeddings.position_embeddings"),
 ];
+
+/// The keys of `config.json` that say how large a model is.
+pub(super) const SIZES: &[&str] = &["hidden_size", "num_hidden_layers", "patch_size"];

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 
-use super::names::EMBEDDINGS;
+use super::names::{EMBEDDINGS, SIZES};
 use super::spec::{Biases, MlpKind, Position, Resampling, VitSpec};
 use crate::models::backbones::config::{Sides, activation, parse};
 use crate::models::backbones::{Family, ModuleName};
@@ -38,6 +38,7 @@ pub(in crate::models) static FAMILY: Family = Family {
     modules: &[EMBEDDINGS, MODULES],
     stacked: None,
     anchors: ["embeddings.cls_token", "embeddings.patch_embeddings.projection.weight"],
+    sizes: SIZES,
     image_processor: "ViTImageProcessor",
     unused: &["embeddings.mask_token", "pooler."],
 };

@@ -171,25 +171,31 @@ impl<'a> Layers<'a> {
         Ok(Self { indices: config.layers_to_transform.as_deref().unwrap_or_default(), patterns })
     }
 
+    /// Whether the layer with these spellings counts. Where a path holds several numbers, spellings can differ in which is
+    /// the first: the path in memory, which stands first, decides, as in PEFT.
     fn hold(&self, spellings: &[String]) -> Result<bool, ModelError> {
+        if self.indices.is_empty() {
+            return Ok(true);
+        }
         for path in spellings {
-            if self.holds(path)? {
-                return Ok(true);
+            if let Some(index) = self.index(path)? {
+                return Ok(self.indices.contains(&index));
             }
         }
         Ok(false)
     }
 
     pub(crate) fn holds(&self, path: &str) -> Result<bool, ModelError> {
-        if self.indices.is_empty() {
-            return Ok(true);
-        }
+        Ok(self.indices.is_empty() || self.index(path)?.is_some_and(|index| self.indices.contains(&index)))
+    }
+
+    fn index(&self, path: &str) -> Result<Option<usize>, ModelError> {
         for pattern in &self.patterns {
             if let Some(index) = pattern.index(path).map_err(of_key("layers_pattern"))? {
-                return Ok(self.indices.contains(&index));
+                return Ok(Some(index));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
