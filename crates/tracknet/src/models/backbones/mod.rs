@@ -55,6 +55,12 @@ pub trait BackboneSpec: Debug + Send + Sync {
         Ok(None)
     }
 
+    /// Whether the parameter with this name in files, or an adapter's below it, is computed with on the way to the features. One
+    /// that is not can serve the [tokens](Backbone::tokens) alone.
+    fn reaches_features(&self, _name: &str) -> bool {
+        true
+    }
+
     /// Pixels of a patch's edge, where frames are cut into patches of one size.
     fn patch_size(&self) -> Option<usize>;
 
@@ -164,6 +170,11 @@ impl Backbone {
     /// What was built.
     pub fn spec(&self) -> &dyn BackboneSpec {
         &*self.spec
+    }
+
+    /// As [`Backbone::spec`], to be kept.
+    pub(crate) fn shared_spec(&self) -> Arc<dyn BackboneSpec> {
+        self.spec.clone()
     }
 
     /// What its checkpoints call its modules.
