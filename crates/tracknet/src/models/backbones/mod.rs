@@ -3,6 +3,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`vit`] | vision transformers: DINOv3, DINOv2 with and without registers, ViT |
+//! | [`convnext`] | DINOv3 ConvNeXt |
 //! | `family`, `paths` | what checkpoints call modules, and how else their paths are spelled |
 //! | `config` | reading `config.json` |
 //! | `heads` | what Python models have beside their backbone |
@@ -11,6 +12,7 @@
 //! file with both, a variant of [`Network`] and a row in the [registry](super::registry).
 
 pub(crate) mod config;
+pub mod convnext;
 mod family;
 mod heads;
 mod paths;
@@ -29,6 +31,7 @@ use super::features::{Features, Layout};
 use super::lora::{AdaptableLayer, VisitLayers};
 use super::nn::Builder;
 
+pub use convnext::{ConvNext, ConvNextSpec};
 pub(crate) use family::halve_rows;
 pub use family::{Family, ModuleName, Stacked};
 pub use heads::{HEADS, is_head};
@@ -115,10 +118,14 @@ pub trait BackboneNetwork {
 }
 
 /// The kinds of backbones.
+// A model has one; a box around the larger variant would save nothing that counts.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum Network {
     /// A vision transformer.
     Vit(Vit),
+    /// A ConvNeXt.
+    ConvNext(ConvNext),
 }
 
 impl Network {
@@ -126,18 +133,21 @@ impl Network {
     pub fn as_vit(&self) -> Option<&Vit> {
         match self {
             Self::Vit(vit) => Some(vit),
+            Self::ConvNext(_) => None,
         }
     }
 
     fn inner(&self) -> &dyn BackboneNetwork {
         match self {
             Self::Vit(vit) => vit,
+            Self::ConvNext(convnext) => convnext,
         }
     }
 
     fn inner_mut(&mut self) -> &mut dyn BackboneNetwork {
         match self {
             Self::Vit(vit) => vit,
+            Self::ConvNext(convnext) => convnext,
         }
     }
 }
