@@ -10,7 +10,7 @@ the import of torch. Exit code 1 when a deviation exceeds the tolerance of its k
 3.11, torch 2.15.0 (on the CPU), transformers 5.24.0, peft 0.21.2, bitsandbytes 0.50.2, safetensors 0.8.0, numpy 2.4.6.
 
 How tracknet's own outputs are seen from outside: a run whose decoder is empty and whose head is one 1x1 convolution on the
-patch features. The score that `tracknet predict` writes for a frame is then the peak of sigmoid(head(features)) in the patch
+patch features, or on those of the last stage of a ConvNeXt (without the norm that its tokens have). The score that `tracknet predict` writes for a frame is then the peak of sigmoid(head(features)) in the patch
 of the heatmap that it takes for the ball.
 To compute with an adapter as it is, the run that loads it never lets it train (`backbone_freeze_epochs`).
 """
@@ -36,8 +36,9 @@ import torch
 import transformers
 from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
 from safetensors.torch import load_file, save_file
-from transformers import (AutoModel, BitsAndBytesConfig, DINOv3ViTConfig, DINOv3ViTModel, Dinov2Config, Dinov2Model,
-                          Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel)
+from transformers import (AutoModel, BitsAndBytesConfig, DINOv3ConvNextConfig, DINOv3ConvNextModel, DINOv3ViTConfig,
+                          DINOv3ViTModel, Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel,
+                          ViTConfig, ViTModel)
 
 torch.set_num_threads(1)  # the sums of double quantization depend on the number of threads
 transformers.logging.set_verbosity_error()
@@ -147,6 +148,9 @@ def models():
     registers = Dinov2WithRegistersConfig(hidden_size=40, num_register_tokens=4, **{**dinov2, "mlp_ratio": 3})
     yield "dinov2-registers-40", Dinov2WithRegistersModel(registers)
     yield "vit-33", ViTModel(ViTConfig(hidden_size=33, intermediate_size=65, num_attention_heads=3, **common))
+    # Three stages, whose cells are as large as the patches of the others.
+    convnext = DINOv3ConvNextConfig(hidden_sizes=[64, 33, 64], depths=[1, 2, 1])
+    yield "convnext-64-33", DINOv3ConvNextModel(convnext)
 
 
 def write_png(path, pixels):
@@ -193,7 +197,7 @@ class Bench:
         head = {"head.conv.weight": torch.randn(1, hidden, 1, 1, generator=generator) / math.sqrt(hidden),
                 "head.conv.bias": torch.tensor([-1.0])}
         save_file(head, out / "tracknet_head.safetensors")
-        model = {"pretrained_model_name": str(base), "backbone": {"patch_size": PATCH},
+        model = {"pretrained_model_name": str(base), "backbone": {"patch_size": PATCH, "return_stages": [3]},
                  "decoder": {"channels": [hidden, hidden], "upsample": [1], "blocks_per_stage": 0, "pretrained": str(out)},
                  "heatmap": {"size": [SIDE // PATCH] * 2, "sigma": 1.0},
                  "lora": {"enabled": True, **lora} if lora else {}, "quantization": quantization or {}}
@@ -219,9 +223,18 @@ class Bench:
     def python_scores(self, model, checkpoint):
         """What Python computes for the frames, with the head of a run."""
         head = load_file(checkpoint / "tracknet_head.safetensors")
-        patches = self.features(model)[:, -((SIDE // PATCH) ** 2):]
+        if is_convnext(model):
+            with torch.no_grad():
+                last = model(pixel_values=self.frames, output_hidden_states=True).hidden_states[-1]
+            patches = last.flatten(2).transpose(1, 2)
+        else:
+            patches = self.features(model)[:, -((SIDE // PATCH) ** 2):]
         heatmaps = torch.sigmoid(patches @ head["head.conv.weight"].flatten() + head["head.conv.bias"])
         return torch.tensor([peak_of_ball(heatmap.reshape(SIDE // PATCH, -1)) for heatmap in heatmaps])
+
+
+def is_convnext(model):
+    return model.config.model_type == "dinov3_convnext"
 
 
 def peak_of_ball(heatmap):
@@ -256,7 +269,7 @@ def load(directory):
 
 # ---------------------------------------------------------------- adapters
 
-def variants(linears, final_norm):
+def variants(linears, final_norm, stem):
     """Name and the options of an adapter, in words that PEFT and tracknet share. `linears` are full paths."""
     ends = sorted({name.rsplit(".", 1)[-1] for name in linears})
     all_of = dict(r=4, lora_alpha=8, target_modules=linears)
@@ -271,8 +284,8 @@ def variants(linears, final_norm):
     yield "bias lora_only", {**all_of, "bias": "lora_only"}
     yield "bias all", {**all_of, "bias": "all"}
     yield "modules_to_save", {**all_of, "modules_to_save": [final_norm]}
-    # The patch embedding is no 4-bit layer, and the last linear layer of a float model is saved whole, not adapted.
-    yield "bias all, modules_to_save", {**all_of, "bias": "all", "modules_to_save": [final_norm, "patch_embeddings"]}
+    # The stem (the patch embedding) is no 4-bit layer, and the last linear layer of a float model is saved whole, not adapted.
+    yield "bias all, modules_to_save", {**all_of, "bias": "all", "modules_to_save": [final_norm, stem]}
 
 
 def differing_adapters(first, second):
@@ -330,7 +343,10 @@ def targets(base):
     model, in_file = load(base), names(base)
     linears = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and re.search(r"layers?\.\d", n)]
     norm = [n for n, m in model.named_modules() if isinstance(m, torch.nn.LayerNorm)][-1]
-    return (linears, norm), ([in_file[n] for n in linears], in_file[norm]), model.config.hidden_size
+    stem, hidden = "patch_embeddings", getattr(model.config, "hidden_size", None)
+    if is_convnext(model):
+        stem, hidden = "stages.0.downsample_layers.0", model.config.hidden_sizes[-1]
+    return (linears, norm, stem), ([in_file[n] for n in linears], in_file[norm], stem), hidden
 
 
 def peft_to_tracknet(bench, table, base, four_bit, case, options, hidden):

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use burn::module::Module;
-use burn::tensor::Device;
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tracknet_kernels::{Absmax, ComputeDtype};
@@ -21,7 +21,7 @@ use crate::models::lora::plan::{self, InitialMatrices, LoraPlan};
 use crate::models::nn::{Builder, Fill, LinearWeight, RandomSource, Source};
 use crate::models::quantization::{Format, Packer, QuantizationReport, Storage, apply_quantization};
 use crate::models::registry::{backbone_row, decoder_of, describe_backbone};
-use crate::models::state::NamedModule;
+use crate::models::state::{NamedModule, ParameterInfo, ParameterMapper, map_parameters};
 use crate::models::window::WindowSpec;
 use crate::models::{
     Backbone, HeatmapHead, HeatmapModel, MemoryReport, ModelError, ModelInput, VisitLayers, Window, words,
@@ -104,7 +104,7 @@ pub fn build_model(
     if window.enters_stem() {
         decoder.see_windows(window.frames)?;
     }
-    plan.build(config, seed, device, |backbone| {
+    let (model, mut report) = plan.build(config, seed, device, |backbone| {
         let random = RandomSource { seed };
         let builder = Builder::new(&random, device);
         let head = HeatmapHead::new(decoder.output_channels(), &builder.at("head"));
@@ -114,7 +114,24 @@ pub fn build_model(
             Some(path) => load_head(path, model),
             None => Ok(model),
         }
-    })
+    })?;
+    let model = freeze_unreached(model);
+    report.memory = MemoryReport::of(&model);
+    Ok((model, report))
+}
+
+/// Freezes what no heatmap is computed with: it would have no gradient, and an optimizer no state of it.
+fn freeze_unreached(model: HeatmapModel) -> HeatmapModel {
+    struct Freeze<'a>(&'a dyn BackboneSpec);
+    impl ParameterMapper for Freeze<'_> {
+        fn map<const D: usize>(&mut self, info: &ParameterInfo, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let name = info.name.strip_prefix("backbone.");
+            let is_unreached = info.trainable && name.is_some_and(|name| !self.0.reaches_features(name));
+            if is_unreached { parameter.map(Tensor::detach).set_require_grad(false) } else { parameter }
+        }
+    }
+    let spec = model.backbone.shared_spec();
+    map_parameters(model, &mut Freeze(&*spec))
 }
 
 /// Builds a backbone alone, from a checkpoint (`name` as in `model.pretrained_model_name`), with the adapters and the

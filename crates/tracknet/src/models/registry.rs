@@ -9,7 +9,7 @@ use crate::console::shown;
 
 use super::ModelError;
 use super::backbones::vit::{self, dinov2, dinov3, original};
-use super::backbones::{BackboneSpec, Family};
+use super::backbones::{BackboneSpec, Family, convnext};
 use super::decoders::{DecoderSpec, DeformableSpec, FpnSpec, HrnetSpec, UpsamplingSpec};
 use super::features::Layout;
 
@@ -31,7 +31,7 @@ pub struct BackboneRow {
 }
 
 /// The families of backbones.
-pub static BACKBONES: [BackboneRow; 4] = [
+pub static BACKBONES: [BackboneRow; 5] = [
     BackboneRow {
         model_type: "dinov3_vit",
         keys: dinov3::KEYS,
@@ -59,6 +59,13 @@ pub static BACKBONES: [BackboneRow; 4] = [
         family: |_| &original::FAMILY,
         spelling: &original::FAMILY,
         describe: |config, key| vit::describe(original::spec(config, key), config, key),
+    },
+    BackboneRow {
+        model_type: "dinov3_convnext",
+        keys: convnext::KEYS,
+        family: |_| &convnext::FAMILY,
+        spelling: &convnext::FAMILY,
+        describe: convnext::describe,
     },
 ];
 

@@ -3,6 +3,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`vit`] | vision transformers: DINOv3, DINOv2 with and without registers, ViT |
+//! | [`convnext`] | DINOv3 ConvNeXt |
 //! | `family`, `paths` | what checkpoints call modules, and how else their paths are spelled |
 //! | `config` | reading `config.json` |
 //! | `heads` | what Python models have beside their backbone |
@@ -11,6 +12,7 @@
 //! file with both, a variant of [`Network`] and a row in the [registry](super::registry).
 
 pub(crate) mod config;
+pub mod convnext;
 mod family;
 mod heads;
 mod paths;
@@ -29,6 +31,7 @@ use super::features::{Features, Layout, LevelLayout};
 use super::lora::{AdaptableLayer, VisitLayers};
 use super::nn::Builder;
 
+pub use convnext::{ConvNext, ConvNextSpec};
 pub(crate) use family::halve_rows;
 pub use family::{Family, ModuleName, Stacked};
 pub use heads::{HEADS, is_head};
@@ -59,6 +62,12 @@ pub trait BackboneSpec: Debug + Send + Sync {
     /// A stage that the backbone does not have, or stages out of order.
     fn with_stages(&self, _stages: &[usize]) -> Result<Option<Arc<dyn BackboneSpec>>, ModelError> {
         Ok(None)
+    }
+
+    /// Whether the parameter with this name in files, or an adapter's below it, is computed with on the way to the features. One
+    /// that is not can serve the [tokens](Backbone::tokens) alone.
+    fn reaches_features(&self, _name: &str) -> bool {
+        true
     }
 
     /// Pixels of a patch's edge, where frames are cut into patches of one size.
@@ -121,10 +130,14 @@ pub trait BackboneNetwork {
 }
 
 /// The kinds of backbones.
+// A model has one; a box around the larger variant would save nothing that counts.
+#[allow(clippy::large_enum_variant)]
 #[derive(Module, Debug)]
 pub enum Network {
     /// A vision transformer.
     Vit(Vit),
+    /// A ConvNeXt.
+    ConvNext(ConvNext),
 }
 
 impl Network {
@@ -132,18 +145,21 @@ impl Network {
     pub fn as_vit(&self) -> Option<&Vit> {
         match self {
             Self::Vit(vit) => Some(vit),
+            Self::ConvNext(_) => None,
         }
     }
 
     fn inner(&self) -> &dyn BackboneNetwork {
         match self {
             Self::Vit(vit) => vit,
+            Self::ConvNext(convnext) => convnext,
         }
     }
 
     fn inner_mut(&mut self) -> &mut dyn BackboneNetwork {
         match self {
             Self::Vit(vit) => vit,
+            Self::ConvNext(convnext) => convnext,
         }
     }
 }
@@ -176,6 +192,11 @@ impl Backbone {
     /// What was built.
     pub fn spec(&self) -> &dyn BackboneSpec {
         &*self.spec
+    }
+
+    /// As [`Backbone::spec`], to be kept.
+    pub(crate) fn shared_spec(&self) -> Arc<dyn BackboneSpec> {
+        self.spec.clone()
     }
 
     /// What its checkpoints call its modules.
