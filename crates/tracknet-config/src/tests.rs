@@ -543,6 +543,11 @@ fn windows_are_read_if_the_model_sees_them_and_seen_if_they_are_read() {
         (on, "", "data.yaml:3: data.sequence makes windows of 3 frames, but model.temporal is none"),
         ("", "temporal: stack\n", "model.yaml:1: model.temporal is stack, but data.sequence makes no windows"),
         ("", "temporal: optical_flow\n", "model.yaml:1: model.temporal: expected one of none, stack, difference"),
+        (
+            on,
+            "model_name: convnext_fpn_heatmap\ntemporal: stack\n",
+            "model.yaml:1: model.temporal_input is stem, but the fpn decoder of convnext_fpn_heatmap has no",
+        ),
         (on, "temporal: difference\n", "model.yaml:1: model.temporal_input is stem, but model.decoder.skip is false"),
     ];
     for (data, model, start) in cases {

@@ -202,7 +202,18 @@ impl Rules<'_> {
             );
             return self.problem(&["model.temporal", "data.sequence.length", "data.sequence.enabled"], message);
         }
-        if frames > 1 && model.temporal_input == TemporalInput::Stem && !model.decoder.skip {
+        if frames == 1 || model.temporal_input != TemporalInput::Stem {
+            return;
+        }
+        let section = model.model_name.decoder_section();
+        if section != "decoder" {
+            let message = format!(
+                "model.temporal_input is stem, but the {section} decoder of {} has no convolutional stem: set \
+                 model.temporal_input to patches",
+                model.model_name
+            );
+            self.problem(&["model.temporal_input", "model.model_name", "model.temporal"], message);
+        } else if !model.decoder.skip {
             let message =
                 "model.temporal_input is stem, but model.decoder.skip is false: the decoder's convolutional stem \
                            sees the window; set model.decoder.skip to true"
