@@ -30,7 +30,7 @@ fn assert_files(dir: &Path, names: &[&str]) {
 #[test]
 fn the_help_of_every_verb_has_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    let verbs: [&[&str]; 14] = [
+    let verbs: [&[&str]; 15] = [
         &["quickstart"],
         &["train"],
         &["eval"],
