@@ -14,7 +14,7 @@ use super::format::{Format, Skip};
 use super::nothing_left;
 use super::report::{QuantizationReport, QuantizedLayer};
 
-/// Packs weights while a model is built (`mode: hf`): the same bytes as [`apply_quantization`] on the finished model,
+/// Packs weights while a model is built (`mode: hf`): the same bytes as [`apply_quantization`](super::apply_quantization) on the finished model,
 /// without ever holding the model as floats.
 #[derive(Debug)]
 pub struct Packer {

@@ -34,7 +34,7 @@ pub struct AdapterFile {
 }
 
 impl AdapterFile {
-    /// Reads the directory of an adapter for a model with these paths ([`VisitLayers::module_paths`]), which are
+    /// Reads the directory of an adapter for a model with these paths ([`VisitLayers::module_paths`](crate::models::VisitLayers::module_paths)), which are
     /// accepted in any spelling.
     ///
     /// # Errors
