@@ -10,7 +10,7 @@
 //! * [`attention`]: softmax attention without the score matrix, forward and backward;
 //! * [`matmul`]: dense products, by a routine that is chosen for the GPU;
 //! * [`adapter`], [`adamw`]: low-rank adapters and the update of their parameters, for GPUs;
-//! * [`parallel`], [`random`]: pieces of work side by side, and the random numbers of the project;
+//! * [`parallel`]: pieces of work side by side;
 //! * [`peak`]: what the processor can reach at most, to hold the kernels against.
 
 pub mod adamw;

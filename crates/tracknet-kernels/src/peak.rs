@@ -24,7 +24,7 @@ pub fn f32() -> Peak {
     best(&f32_loops())
 }
 
-/// Products of bfloat16 factors with 32-bit sums; what [`f32`] says where there are no instructions for them.
+/// Products of bfloat16 factors with 32-bit sums; what [`f32()`] says where there are no instructions for them.
 pub fn bf16() -> Peak {
     best(&bf16_loops())
 }
