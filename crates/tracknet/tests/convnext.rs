@@ -256,10 +256,10 @@ fn a_backbone_is_written_as_it_was_read() {
     assert_eq!(read(dir.path()), read(&fixture(NAME)));
 }
 
-/// LoRA on 4-bit weights, with the decoder of one level on the coarsest.
+/// LoRA on 4-bit weights, with the decoder of one level on the third stage.
 fn qlora() -> ModelConfig {
     training_support::model(json!({
-        "backbone": { "architecture": null, "return_stages": [2, 3] },
+        "backbone": { "architecture": null, "return_stages": [3] },
         "pretrained_model_name": fixture(NAME),
         "decoder": { "channels": [64, 16, 8], "upsample": [2, 2] },
         "lora": { "enabled": true, "r": 2, "lora_alpha": 4.0, "lora_dropout": 0.1 },
@@ -303,7 +303,7 @@ fn lora_on_four_bits_trains_resumes_to_the_bit_merges_and_exports() {
 #[test]
 fn a_model_from_an_inline_architecture_trains_every_weight_that_is_computed_and_says_what_it_takes() {
     let model = training_support::model(json!({
-        "backbone": { "freeze": false, "return_stages": [1, 2], "architecture": {
+        "backbone": { "freeze": false, "return_stages": [2], "architecture": {
             "model_type": "dinov3_convnext", "hidden_size": null, "num_hidden_layers": null, "num_attention_heads": null,
             "intermediate_size": null, "num_register_tokens": null, "patch_size": null,
             "hidden_sizes": [8, 16], "depths": [1, 2]
