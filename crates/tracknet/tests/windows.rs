@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Distribution, Tensor};
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
+use tracknet::artifacts::pretrained::write_head;
 use tracknet::artifacts::{build_model, load_model_for_inference};
 use tracknet::compute::Compute;
 use tracknet::config::{AugmentConfig, Config, DataFormat, OnBadFrame};
@@ -284,6 +285,29 @@ fn the_stem_sees_the_window_and_further_patches_start_without_a_say() {
     let mut without = seeing("stack", "stem");
     without["decoder"]["skip"] = json!(false);
     assert!(refused(without, 3).contains("model.decoder.skip"));
+}
+
+#[test]
+fn a_head_of_single_frames_begins_a_model_of_windows_that_finds_the_same() {
+    let (dir, device, size) = (tempfile::tempdir().unwrap(), Device::flex(), [64, 48]);
+    device.seed(2);
+    let windows = Tensor::<4>::random([1, 9, 48, 64], Distribution::Normal(0.0, 1.0), &device);
+    let frames = windows.clone().narrow(1, 6, 3);
+    for input in ["stem", "patches"] {
+        let mut section = seeing("difference", input);
+        let single = model(json!({ "lora": section["lora"], "decoder": section["decoder"] }));
+        // Another seed for the head than that of the model of windows.
+        let (single, _) = build_model(&single, ModelInput { size, frames: 1 }, 7, &device).unwrap();
+        write_head(dir.path(), &single).unwrap();
+        section["decoder"]["pretrained"] = json!(dir.path());
+        let (mut of_windows, _) = build_model(&model(section), ModelInput { size, frames: 3 }, 1, &device).unwrap();
+        of_windows.backbone = single.backbone.clone();
+        let (found, expected) = (logits(&of_windows, &windows), logits(&single, &frames));
+        let largest = expected.iter().fold(0f32, |max, v| max.max(v.abs()));
+        let apart = found.iter().zip(&expected).fold(0f32, |max, (a, b)| max.max((a - b).abs()));
+        // The stem adds zeros of further channels to its sums, in another order.
+        assert!(largest > 0.0 && apart <= 1e-5 * largest, "{input}: {apart} of {largest}");
+    }
 }
 
 /// The rows of a folder by the names of their files.

@@ -30,7 +30,7 @@ use crate::models::{
 use super::adapter::{AdapterFile, AdapterReport};
 use super::pretrained::bnb::BnbConfig;
 use super::pretrained::checkpoint::WeightSource;
-use super::pretrained::{Checkpoint, Preprocessing, hub, load_head};
+use super::pretrained::{Checkpoint, Preprocessing, hub, load_initial_head};
 
 /// What was built, for the log and the run directory.
 #[derive(Debug, Clone)]
@@ -111,7 +111,7 @@ pub fn build_model(
         let window = Window::new(window, backbone.spec().embedding(), &builder.at("window"))?;
         let model = HeatmapModel { backbone, decoder: decoder.build(&builder.at("decoder")), head, window };
         match &config.decoder.pretrained {
-            Some(path) => load_head(path, model),
+            Some(path) => load_initial_head(path, model),
             None => Ok(model),
         }
     })?;

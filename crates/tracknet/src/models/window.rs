@@ -9,13 +9,14 @@
 //!   files stay as they are. The kernels start at zero, so that the features are those of the single frame at first.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 
 use crate::config::{DataConfig, ModelConfig, Temporal, TemporalInput};
 
 use super::ModelError;
 use super::features::LevelLayout;
 use super::nn::{Builder, Conv2d, ConvSpec, Fill};
+use super::state::ParameterInfo;
 
 /// What a model is given at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +154,29 @@ impl Window {
             Temporal::Difference => Tensor::cat(vec![self.last_frame(windows); count], 1) - earlier,
         }
     }
+}
+
+/// The weight of a parameter that sees windows, from the one that saw fewer frames or was not there: the channels of earlier
+/// frames come first and begin at zero. `None` for every other parameter.
+pub(crate) fn of_more_frames(parameter: &ParameterInfo, found: Option<&TensorData>) -> Option<TensorData> {
+    let sees_windows = parameter.name == "window.patches.weight"
+        || parameter.name.starts_with("decoder.stem.") && parameter.name.ends_with(".conv.weight");
+    let [output, channels, height, width] = parameter.shape[..] else { return None };
+    let fewer = match found.map(|data| data.shape().to_vec()).as_deref() {
+        None if parameter.name.starts_with("window.") => 0,
+        Some([o, fewer, h, w]) if [*o, *h, *w] == [output, height, width] && *fewer < channels => *fewer,
+        _ => return None,
+    };
+    if !sees_windows {
+        return None;
+    }
+    let kernel = height * width;
+    let mut values = vec![0.0; parameter.count()];
+    let old: Vec<f32> = found.into_iter().flat_map(|data| data.iter::<f32>()).collect();
+    for (new, old) in values.chunks_exact_mut(channels * kernel).zip(old.chunks_exact((fewer * kernel).max(1))) {
+        new[(channels - fewer) * kernel..].copy_from_slice(old);
+    }
+    Some(TensorData::new(values, parameter.shape.clone()))
 }
 
 #[cfg(test)]

@@ -30,5 +30,5 @@ pub mod weights;
 pub use checkpoint::Checkpoint;
 pub use preprocessing::Preprocessing;
 pub(crate) use save::backbone_state;
-pub use save::{HEAD_FILE, StoredAs, load_head, write_backbone, write_head, write_packed_backbone};
+pub use save::{HEAD_FILE, StoredAs, load_head, load_initial_head, write_backbone, write_head, write_packed_backbone};
 pub use weights::Weights;

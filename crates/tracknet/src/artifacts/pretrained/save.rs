@@ -19,7 +19,8 @@ use crate::models::backbones::Family;
 use crate::models::carried::{Carried, CarriedValue};
 use crate::models::lora::VisitLayers;
 use crate::models::nn::LinearWeight;
-use crate::models::state::{Group, Require, load_state, state_dict};
+use crate::models::state::{Group, Require, load_state, named_parameters, state_dict};
+use crate::models::window;
 use crate::models::{Backbone, HeatmapModel, ModelError, words};
 
 use super::bnb::skip::written_list;
@@ -203,9 +204,33 @@ pub fn write_head(dir: &Path, model: &HeatmapModel) -> Result<()> {
 /// # Errors
 /// The file is missing or damaged, or its tensors are not exactly those of the model's decoder and head.
 pub fn load_head(path: &Path, model: HeatmapModel) -> Result<HeatmapModel> {
+    let (file, state) = read_head(path)?;
+    put_head(file, state, model)
+}
+
+/// Loads decoder and head to begin with: as [`load_head`], but those of single frames also fit a model of windows, where the
+/// weights of the earlier frames begin at zero.
+///
+/// # Errors
+/// As [`load_head`].
+pub fn load_initial_head(path: &Path, model: HeatmapModel) -> Result<HeatmapModel> {
+    let (file, mut state) = read_head(path)?;
+    for parameter in named_parameters(&model).iter().filter(|p| is_head(p.group)) {
+        if let Some(weight) = window::of_more_frames(parameter, state.get(&parameter.name)) {
+            state.insert(parameter.name.clone(), weight);
+        }
+    }
+    put_head(file, state, model)
+}
+
+fn read_head(path: &Path) -> Result<(PathBuf, BTreeMap<String, TensorData>)> {
     let file: PathBuf = if path.is_dir() { path.join(HEAD_FILE) } else { path.to_path_buf() };
     let state = read_all(&file)?;
-    let expected = crate::models::state::named_parameters(&model);
+    Ok((file, state))
+}
+
+fn put_head(file: PathBuf, state: BTreeMap<String, TensorData>, model: HeatmapModel) -> Result<HeatmapModel> {
+    let expected = named_parameters(&model);
     let missing = expected.iter().filter(|p| is_head(p.group) && !state.contains_key(&p.name));
     let mut problems: Vec<String> = missing.map(|p| format!("{}: missing, expected {:?}", p.name, p.shape)).collect();
     let loaded = load_state(model, state, Require::Nothing);
