@@ -35,7 +35,7 @@ pub(crate) fn run(args: &ConfigVerbArgs) -> Result<ExitCode> {
     match &args.action {
         Action::Print(config) => print(config),
         Action::Explain { key } => {
-            out!("{}", explain(key).map_err(|message| anyhow!(message))?.trim_end())?;
+            out!("{}", explain(key).map_err(|message| anyhow!(message))?)?;
             Ok(ExitCode::SUCCESS)
         }
     }
