@@ -70,7 +70,7 @@ pub struct Measurement {
     /// Floating-point operations of one repetition, counted from the shapes without what is computed twice.
     pub flop: Option<f64>,
     /// The arithmetic of most of them.
-    pub compute: Option<Compute>,
+    pub compute: Option<Arithmetic>,
     /// Bytes that one repetition takes in, where that is the figure.
     pub input_bytes: Option<usize>,
     /// Largest resident memory of the process while it ran, in bytes; `None` where the system does not tell.
@@ -87,7 +87,7 @@ pub struct Measurement {
 /// The arithmetic of a workload's products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Compute {
+pub enum Arithmetic {
     /// 32-bit floats.
     F32,
     /// bfloat16 factors with 32-bit sums.

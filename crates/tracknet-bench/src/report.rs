@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Compute, Machine, Measurement};
+use crate::{Arithmetic, Machine, Measurement};
 
 /// What was measured on a machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ impl Report {
         // The peak that was measured is the processor's.
         let peak = match of.compute {
             _ if self.device != "cpu" => None,
-            Some(Compute::Bf16) => Some(self.machine.peak_bf16),
+            Some(Arithmetic::Bf16) => Some(self.machine.peak_bf16),
             _ => Some(self.machine.peak_f32),
         };
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
@@ -103,7 +103,7 @@ mod tests {
         let train = Measurement {
             frames: 4,
             flop: Some(100e9),
-            compute: Some(Compute::Bf16),
+            compute: Some(Arithmetic::Bf16),
             peak_bytes: Some(300 << 20),
             backbone_bytes: Some(3 << 19),
             ..base.clone()

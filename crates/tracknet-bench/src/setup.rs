@@ -15,7 +15,7 @@ use tracknet::training::BatchShape;
 use tracknet_io::files::IoContext;
 
 use crate::arithmetic::Shapes;
-use crate::{Compute, Mode, Size, Weights};
+use crate::{Arithmetic, Mode, Size, Weights};
 
 /// Frames as `[W, H]`.
 const INPUT: [usize; 2] = [512, 288];
@@ -97,10 +97,10 @@ fn config(model: ModelConfig, batch: usize, precision: Precision, overrides: &[S
 }
 
 /// The arithmetic of the products with the backbone's weights.
-pub(crate) fn compute(config: &Config) -> Compute {
+pub(crate) fn compute(config: &Config) -> Arithmetic {
     let quantization = &config.model.quantization;
     let bf16 = quantization.compute_dtype == DtypeName::Bfloat16;
-    if quantization.enabled && bf16 { Compute::Bf16 } else { Compute::F32 }
+    if quantization.enabled && bf16 { Arithmetic::Bf16 } else { Arithmetic::F32 }
 }
 
 /// The shapes that the operations of a model follow from.

@@ -7,7 +7,7 @@ use tracknet::datasets::BatchSpec;
 use tracknet::training::{StagedBatch, Staging, set_checkpointing, set_precision, shape_of, unfrozen_trainer};
 use tracknet_io::process;
 
-use crate::{Compute, Measurement, Mode, Options, Size, setup};
+use crate::{Arithmetic, Measurement, Mode, Options, Size, setup};
 
 pub(crate) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Result<Measurement> {
     let config = setup::training(mode, size, batch, &options.overrides)?;
@@ -43,7 +43,7 @@ pub(crate) fn run(mode: Mode, size: Size, batch: usize, options: &Options) -> Re
     Ok(Measurement {
         frames: batch,
         flop: Some(flop),
-        compute: Some(if mixed { Compute::Bf16 } else { setup::compute(&config) }),
+        compute: Some(if mixed { Arithmetic::Bf16 } else { setup::compute(&config) }),
         backbone_bytes: Some(build.memory.backbone_stored),
         backbone_f32_bytes: Some(build.memory.backbone_f32),
         ..Measurement::new(time)
