@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::module::Module;
+use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tracknet_kernels::{Absmax, ComputeDtype};
@@ -21,7 +21,7 @@ use crate::models::lora::plan::{self, InitialMatrices, LoraPlan};
 use crate::models::nn::{Builder, Fill, LinearWeight, RandomSource, Source};
 use crate::models::quantization::{Format, Packer, QuantizationReport, Storage, apply_quantization};
 use crate::models::registry::{backbone_row, decoder_of, describe_backbone};
-use crate::models::state::{NamedModule, ParameterInfo, ParameterMapper, map_parameters};
+use crate::models::state::{NamedModule, set_trainable};
 use crate::models::window::WindowSpec;
 use crate::models::{
     Backbone, HeatmapHead, HeatmapModel, MemoryReport, ModelError, ModelInput, VisitLayers, Window, words,
@@ -122,16 +122,11 @@ pub fn build_model(
 
 /// Freezes what no heatmap is computed with: it would have no gradient, and an optimizer no state of it.
 fn freeze_unreached(model: HeatmapModel) -> HeatmapModel {
-    struct Freeze<'a>(&'a dyn BackboneSpec);
-    impl ParameterMapper for Freeze<'_> {
-        fn map<const D: usize>(&mut self, info: &ParameterInfo, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let name = info.name.strip_prefix("backbone.");
-            let is_unreached = info.trainable && name.is_some_and(|name| !self.0.reaches_features(name));
-            if is_unreached { parameter.map(Tensor::detach).set_require_grad(false) } else { parameter }
-        }
-    }
     let spec = model.backbone.shared_spec();
-    map_parameters(model, &mut Freeze(&*spec))
+    set_trainable(model, |parameter| {
+        let name = parameter.name.strip_prefix("backbone.");
+        parameter.trainable && name.is_none_or(|name| spec.reaches_features(name))
+    })
 }
 
 /// Builds a backbone alone, from a checkpoint (`name` as in `model.pretrained_model_name`), with the adapters and the

@@ -159,30 +159,33 @@ impl Window {
 /// The weight of a parameter that sees windows, from the one that saw fewer frames or was not there: the channels of earlier
 /// frames come first and begin at zero. `None` for every other parameter.
 pub(crate) fn of_more_frames(parameter: &ParameterInfo, found: Option<&TensorData>) -> Option<TensorData> {
-    let sees_windows = parameter.name == "window.patches.weight"
-        || parameter.name.starts_with("decoder.stem.") && parameter.name.ends_with(".conv.weight");
-    let [output, channels, height, width] = parameter.shape[..] else { return None };
-    let fewer = match found.map(|data| data.shape().to_vec()).as_deref() {
-        None if parameter.name.starts_with("window.") => 0,
-        Some([o, fewer, h, w]) if [*o, *h, *w] == [output, height, width] && *fewer < channels => *fewer,
-        _ => return None,
-    };
-    if !sees_windows {
-        return None;
-    }
-    let kernel = height * width;
+    let ParameterInfo { name, shape, .. } = parameter;
+    let of_patches = name == "window.patches.weight";
+    let of_stem = name.starts_with("decoder.stem.") && name.ends_with(".conv.weight");
+    let [output, channels, height, width] = shape[..] else { return None };
     let mut values = vec![0.0; parameter.count()];
-    let old: Vec<f32> = found.into_iter().flat_map(|data| data.iter::<f32>()).collect();
-    for (new, old) in values.chunks_exact_mut(channels * kernel).zip(old.chunks_exact((fewer * kernel).max(1))) {
-        new[(channels - fewer) * kernel..].copy_from_slice(old);
+    match found {
+        None if of_patches => {}
+        Some(data) if of_patches || of_stem => {
+            let [o, fewer, h, w] = data.shape().to_vec()[..] else { return None };
+            if [o, h, w] != [output, height, width] || !(1..channels).contains(&fewer) {
+                return None;
+            }
+            let (wide, narrow) = (channels * height * width, fewer * height * width);
+            let found: Vec<f32> = data.iter::<f32>().collect();
+            for (new, old) in values.chunks_exact_mut(wide).zip(found.chunks_exact(narrow)) {
+                new[wide - narrow..].copy_from_slice(old);
+            }
+        }
+        _ => return None,
     }
-    Some(TensorData::new(values, parameter.shape.clone()))
+    Some(TensorData::new(values, shape.clone()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::Device;
 
     fn window(temporal: Temporal, input: TemporalInput) -> Window {
         Window { patches: None, spec: WindowSpec { frames: 3, temporal, input } }
