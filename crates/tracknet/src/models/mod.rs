@@ -34,8 +34,7 @@ pub mod words;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-pub(crate) use crate::compute::is_cpu;
-use crate::compute::parallel;
+use crate::compute::{is_cpu, parallel};
 
 use backbones::ModulePaths;
 pub use backbones::{Backbone, Network};

@@ -5,7 +5,7 @@
 use burn::tensor::{Device, Tensor};
 use tracknet_kernels::adapter::add_adapter;
 
-use crate::models::is_cpu;
+use crate::compute::is_cpu;
 
 use super::adapter::{LoraAdapter, LowRank};
 use super::base::RowMap;

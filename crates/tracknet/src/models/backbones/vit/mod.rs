@@ -24,10 +24,11 @@ use tracknet_kernels::attention::Rotary;
 #[cfg(feature = "flex")]
 use tracknet_kernels::{ComputeDtype, block::frozen_block};
 
+use crate::compute::is_cpu;
+use crate::models::ModelError;
 use crate::models::features::{Features, Level};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Builder, Conv2d, ConvSpec, Fill, LayerNorm, cast_to_dtype_of};
-use crate::models::{ModelError, is_cpu};
 
 use super::{BackboneNetwork, BackboneSpec};
 pub use block::Block;
