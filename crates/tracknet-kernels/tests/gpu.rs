@@ -1,27 +1,27 @@
 //! The tests that take their device from the environment, as one program to carry to a machine with a GPU.
 #![cfg(feature = "cube")]
-// Each of them has the helpers of `common` for itself, as when it runs alone.
-#![allow(clippy::duplicate_mod)]
 
-#[path = "adamw.rs"]
+#[path = "suite/adamw.rs"]
 mod adamw;
-#[path = "adapter.rs"]
+#[path = "suite/adapter.rs"]
 mod adapter;
-#[path = "attention.rs"]
+#[path = "suite/attention.rs"]
 mod attention;
-#[path = "deformable.rs"]
+#[path = "suite/common/mod.rs"]
+mod common;
+#[path = "suite/deformable.rs"]
 mod deformable;
-#[path = "depthwise.rs"]
+#[path = "suite/depthwise.rs"]
 mod depthwise;
-#[path = "linear.rs"]
+#[path = "suite/linear.rs"]
 mod linear;
-#[path = "matmul.rs"]
+#[path = "suite/matmul.rs"]
 mod matmul;
-#[path = "norm.rs"]
+#[path = "suite/norm.rs"]
 mod norm;
-#[path = "on_device.rs"]
+#[path = "suite/on_device.rs"]
 mod on_device;
-#[path = "residual.rs"]
+#[path = "suite/residual.rs"]
 mod residual;
-#[path = "resize.rs"]
+#[path = "suite/resize.rs"]
 mod resize;

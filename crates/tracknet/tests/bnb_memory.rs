@@ -1,6 +1,7 @@
 //! What quantizing holds, measured on the allocator: never the float model.
 #![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
 
+#[path = "suite/bnb_support/mod.rs"]
 mod bnb_support;
 
 use std::fs;

@@ -1,13 +1,13 @@
 //! The tests that take their device from the environment, as one program to carry to a machine with a GPU.
 #![cfg(any(feature = "cuda", feature = "wgpu"))]
-// Each of them has the helpers of `common` for itself, as when it runs alone.
-#![allow(clippy::duplicate_mod)]
 
-#[path = "parity_adapters/main.rs"]
+#[path = "suite/common/mod.rs"]
+mod common;
+#[path = "suite/parity_adapters/mod.rs"]
 mod parity_adapters;
-#[path = "parity_backbones.rs"]
+#[path = "suite/parity_backbones.rs"]
 mod parity_backbones;
-#[path = "parity_decoder.rs"]
+#[path = "suite/parity_decoder.rs"]
 mod parity_decoder;
-#[path = "training_golden.rs"]
+#[path = "suite/training_golden.rs"]
 mod training_golden;

@@ -3,7 +3,9 @@
 //! `TRACKNET_FUZZ_COUNT=1000000`; other inputs with another `TRACKNET_FUZZ_SEED=1`. And what they hold in memory stays within a multiple of the input.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // Helpers of tests; in the tests themselves they are allowed anyway.
 
+#[path = "suite/bnb_support/mod.rs"]
 mod bnb_support;
+#[path = "suite/common/mod.rs"]
 mod common;
 #[path = "../../../fuzz/parsers.rs"]
 mod parsers;

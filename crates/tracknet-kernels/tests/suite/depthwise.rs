@@ -1,0 +1,93 @@
+//! Depthwise convolutions against the backend's own convolution, its gradients, and finite differences.
+#![cfg(feature = "flex")]
+// clippy.toml allows these in test functions, not in the functions they share.
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, TensorData};
+use tracknet_kernels::depthwise_conv3x3;
+
+use crate::common::device;
+
+/// Values that look random and are the same everywhere.
+fn values(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn tensor(shape: [usize; 4], seed: u32, device: &Device) -> Tensor<4> {
+    let data = TensorData::new(values(shape.iter().product(), seed), shape);
+    Tensor::from_data(data, device)
+}
+
+fn host(tensor: Tensor<4>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let distance = (found - expected).abs();
+        assert!(distance <= tolerance * largest, "{what}: element {i} is {found}, expected {expected}");
+    }
+}
+
+/// Odd and distinct sizes, a single row, a single column, a single pixel, and widths on both sides of a vector.
+const SHAPES: [[usize; 4]; 9] = [
+    [1, 1, 1, 1],
+    [2, 3, 1, 5],
+    [3, 2, 7, 1],
+    [1, 5, 3, 3],
+    [2, 3, 4, 17],
+    [1, 4, 5, 33],
+    [2, 2, 19, 16],
+    [1, 3, 2, 2],
+    [1, 2, 9, 131],
+];
+
+#[test]
+fn outputs_and_gradients_equal_those_of_the_general_convolution() {
+    for shape in SHAPES {
+        let channels = shape[1];
+        let options = ConvOptions::new([1; 2], [1; 2], [1; 2], channels);
+        let general = |x, weight| conv2d(x, weight, None, options.clone());
+        let run = |device: Device, operation: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<4>| {
+            let device = device.autodiff();
+            let x = tensor(shape, 1, &device).require_grad();
+            let weight = tensor([channels, 1, 3, 3], 2, &device).require_grad();
+            let y = operation(x.clone(), weight.clone());
+            let gradients = (y.clone() * tensor(shape, 3, &device)).sum().backward();
+            [host(y), host(x.grad(&gradients).unwrap()), host(weight.grad(&gradients).unwrap())]
+        };
+        let (found, expected) = (run(device(), &depthwise_conv3x3), run(Device::flex(), &general));
+        for (what, (found, expected)) in ["output", "input", "weight"].iter().zip(found.iter().zip(&expected)) {
+            // Two orders of at most 1179 additions in f32.
+            assert_close(found, expected, 1e-5, &format!("{shape:?} {what}"));
+        }
+    }
+}
+
+#[test]
+fn a_gradient_nobody_asks_for_is_not_there() {
+    let device = device().autodiff();
+    let [x, weight] = [tensor([1, 2, 3, 4], 1, &device), tensor([2, 1, 3, 3], 2, &device)];
+    let trained = weight.clone().require_grad();
+    let gradients = depthwise_conv3x3(x.clone(), trained.clone()).sum().backward();
+    assert!(trained.grad(&gradients).is_some() && x.grad(&gradients).is_none());
+    let asked = x.require_grad();
+    let gradients = depthwise_conv3x3(asked.clone(), weight.clone()).sum().backward();
+    assert!(asked.grad(&gradients).is_some() && weight.grad(&gradients).is_none());
+}
+
+#[test]
+#[should_panic(expected = "depthwise_conv3x3: weight is [3, 1, 3, 3], expected [2, 1, 3, 3]")]
+fn a_weight_of_another_width_is_refused() {
+    depthwise_conv3x3(tensor([1, 2, 3, 4], 1, &device()), tensor([3, 1, 3, 3], 2, &device()));
+}
