@@ -22,8 +22,8 @@ use tracknet_kernels::attention::{Rotary, attention};
 use tracknet_kernels::block::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
 use tracknet_kernels::dropout::KeepMask;
 use tracknet_kernels::{
-    ComputeDtype, FusedActivation, Linear4bitWeight, NormSpec, PackedWeight, QuantizeOptions, depthwise_conv3x3, gelu,
-    group_norm, layer_norm, linear_4bit, resize_bilinear,
+    ComputeDtype, FusedActivation, Linear4bitWeight, NormSpec, PackedWeight, QuantizeOptions, conv3x3,
+    depthwise_conv3x3, gelu, group_norm, layer_norm, linear_4bit, resize_bilinear,
 };
 
 use roofline::{Roofline, bytes, operations};
@@ -59,6 +59,7 @@ fn main() {
     normalization(&mut criterion.benchmark_group("norm"));
     activation(&mut criterion.benchmark_group("gelu"));
     convolution(&mut criterion.benchmark_group("depthwise"));
+    dense_convolution(&mut criterion.benchmark_group("conv3x3"));
     resize(&mut criterion.benchmark_group("resize"));
     codec(&mut criterion.benchmark_group("codec"));
     criterion.final_summary();
@@ -272,6 +273,23 @@ fn convolution(group: &mut Group<'_>) {
         |device| [random([FRAMES, channels, height, width], device)],
         |[x]| depthwise_conv3x3(x.clone(), if x.is_require_grad() { trained.clone() } else { plain.clone() }),
     );
+}
+
+fn dense_convolution(group: &mut Group<'_>) {
+    let [_, height, width] = STAGE;
+    for channels in [16, 32] {
+        let count = 2 * 9 * channels * channels * FRAMES * height * width;
+        let rates = [operations(count, "f32"), operations(2 * count, "f32")];
+        let weight = |device: &Device| random([channels, channels, 3, 3], device);
+        let (plain, trained) = (weight(&device()), weight(&device().autodiff()).require_grad());
+        both(
+            group,
+            &format!("{channels}→{channels}"),
+            rates,
+            |device| [random([FRAMES, channels, height, width], device)],
+            |[x]| conv3x3(x.clone(), if x.is_require_grad() { trained.clone() } else { plain.clone() }),
+        );
+    }
 }
 
 fn resize(group: &mut Group<'_>) {

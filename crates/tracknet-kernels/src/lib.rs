@@ -1,5 +1,6 @@
 //! Numeric kernels of tracknet on plain Burn tensors; nothing here knows of balls, models or YAML.
 //!
+//! * [`mod@conv3x3`]: dense 3×3 convolutions of large feature maps;
 //! * [`deformable`]: attention to a few places of every level of a feature pyramid;
 //! * [`depthwise`]: 3×3 convolutions with one filter for each channel.
 //! * [`mod@gelu`]: the activation, with a vectorized error function.
@@ -23,6 +24,7 @@ pub mod block;
 mod bounds;
 #[cfg(feature = "flex")]
 mod chunks;
+pub mod conv3x3;
 #[cfg(feature = "cube")]
 mod cube;
 #[cfg(feature = "cuda")]
@@ -48,6 +50,7 @@ pub mod resize;
 #[cfg_attr(not(feature = "flex"), allow(dead_code, unused_imports, unused_macros))]
 mod simd;
 
+pub use conv3x3::conv3x3;
 pub use depthwise::depthwise_conv3x3;
 pub use fourbit::{
     Absmax, ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizationError, QuantizeError, QuantizeOptions,

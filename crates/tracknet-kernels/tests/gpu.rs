@@ -9,6 +9,8 @@ mod adapter;
 mod attention;
 #[path = "suite/common/mod.rs"]
 mod common;
+#[path = "suite/conv3x3.rs"]
+mod conv3x3;
 #[path = "suite/deformable.rs"]
 mod deformable;
 #[path = "suite/depthwise.rs"]

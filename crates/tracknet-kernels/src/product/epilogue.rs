@@ -57,7 +57,7 @@ impl<'a, T> Shared<'a, T> {
     ///
     /// # Safety
     /// While they live, no others that overlap them are asked for.
-    unsafe fn part(&self, row: usize, column: usize, len: usize) -> &'a mut [T] {
+    pub(crate) unsafe fn part(&self, row: usize, column: usize, len: usize) -> &'a mut [T] {
         let inside = row < self.rows && column <= self.columns && len <= self.columns - column;
         assert!(inside, "{len} values at {row}, {column} of a matrix {:?}", self.shape());
         // SAFETY: inside the values (asserted) that are borrowed exclusively for 'a, and apart from others (the caller's).

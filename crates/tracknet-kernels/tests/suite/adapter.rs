@@ -7,32 +7,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use tracknet_kernels::adapter::{add_adapter, dropout};
 use tracknet_kernels::dropout::KeepMask;
 
-use crate::common::{device, has};
-
-/// Values that look random and are the same everywhere.
-fn tensor<const D: usize>(shape: [usize; D], seed: u32, device: &Device) -> Tensor<D> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().try_to_vec().unwrap()
-}
-
-fn assert_close(found: &[f32], expected: &[f32], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let distance = f64::from((found - expected).abs());
-        assert!(distance <= tolerance * f64::from(largest), "{what}: element {i} is {found}, expected {expected}");
-    }
-}
+use crate::common::{assert_close, device, has, host, tensor};
 
 /// The sum and the gradients of `y`, `x`, `a`, `b` and the bias.
 fn run(

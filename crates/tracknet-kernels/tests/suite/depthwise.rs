@@ -5,39 +5,10 @@
 
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use tracknet_kernels::depthwise_conv3x3;
 
-use crate::common::device;
-
-/// Values that look random and are the same everywhere.
-fn values(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    (0..count)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
-fn tensor(shape: [usize; 4], seed: u32, device: &Device) -> Tensor<4> {
-    let data = TensorData::new(values(shape.iter().product(), seed), shape);
-    Tensor::from_data(data, device)
-}
-
-fn host(tensor: Tensor<4>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().unwrap()
-}
-
-fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let distance = (found - expected).abs();
-        assert!(distance <= tolerance * largest, "{what}: element {i} is {found}, expected {expected}");
-    }
-}
+use crate::common::{assert_close, device, host, tensor};
 
 /// Odd and distinct sizes, a single row, a single column, a single pixel, and widths on both sides of a vector.
 const SHAPES: [[usize; 4]; 9] = [

@@ -9,18 +9,7 @@ use tracknet_kernels::{
     ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizeError, QuantizeOptions, linear_4bit,
 };
 
-use crate::common::{device, has, on_host};
-
-/// Values that look random and are the same everywhere.
-fn values(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    (0..count)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
+use crate::common::{device, has, on_host, values};
 
 fn pack(shape: [usize; 2], quant_type: QuantType, blocksize: usize, double_quant: bool) -> PackedWeight {
     let options = QuantizeOptions { quant_type, blocksize, double_quant };

@@ -4,6 +4,7 @@ mod adamw;
 mod adapter;
 mod attention;
 mod common;
+mod conv3x3;
 mod deformable;
 mod depthwise;
 mod golden;

@@ -3,35 +3,10 @@
 // clippy.toml allows these in test functions, not in the functions they share.
 #![allow(clippy::unwrap_used)]
 
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Device, Tensor, activation};
 use tracknet_kernels::{FusedActivation, NormSpec, gelu, group_norm, layer_norm};
 
-use crate::common::device;
-
-/// Values that look random and are the same everywhere.
-fn tensor<const D: usize>(shape: [usize; D], seed: u32, device: &Device) -> Tensor<D> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().unwrap()
-}
-
-fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(1.0_f32, |max, v| max.max(v.abs()));
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let distance = (found - expected).abs();
-        assert!(distance <= tolerance * largest, "{what}: element {i} is {found}, expected {expected}");
-    }
-}
+use crate::common::{assert_close, device, host, tensor};
 
 /// Output and gradients of `[x, weight, bias]` under a loss that depends on every output differently.
 fn run<const D: usize>(

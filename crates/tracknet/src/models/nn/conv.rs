@@ -6,8 +6,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use tracknet_kernels::depthwise_conv3x3;
 use tracknet_kernels::matmul::matmul;
+use tracknet_kernels::{conv3x3, depthwise_conv3x3};
 
 use super::cast_to_dtype_of;
 use super::init::{Builder, Fill};
@@ -93,14 +93,20 @@ impl ConvSpec {
 impl Conv2d {
     /// `[batch, in, height, width]` → `[batch, out, height / stride, width / stride]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let bias = self.bias.as_ref().map(|bias| cast_to_dtype_of(bias.val(), &x));
+        self.apply(x, self.weight.val(), bias)
+    }
+
+    /// The convolution of this layer's kind with other kernels and bias.
+    fn apply(&self, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+        let weight = cast_to_dtype_of(weight, &x);
         if self.is_pointwise() {
-            self.add_bias(pointwise(x, self.weight.val()))
-        } else if self.is_depthwise3x3() {
-            let weight = cast_to_dtype_of(self.weight.val(), &x);
-            depthwise_conv3x3(x, weight)
+            add_to_channels(pointwise(x, weight), bias)
+        } else if self.is_3x3(self.weight.lazy_shape()[0]) {
+            add_to_channels(depthwise_conv3x3(x, weight), bias)
+        } else if self.is_3x3(1) {
+            add_to_channels(conv3x3(x, weight), bias)
         } else {
-            let weight = cast_to_dtype_of(self.weight.val(), &x);
-            let bias = self.bias.as_ref().map(|bias| cast_to_dtype_of(bias.val(), &x));
             conv2d(x, weight, bias, self.options.clone())
         }
     }
@@ -110,8 +116,7 @@ impl Conv2d {
     pub(crate) fn convolve(&self, x: Tensor<4>, kernels: Tensor<2>) -> Tensor<4> {
         let [rows, _] = kernels.dims();
         let [_, input, height, width] = self.weight.lazy_shape().dims();
-        let kernels = cast_to_dtype_of(kernels.reshape([rows, input, height, width]), &x);
-        if self.is_pointwise() { pointwise(x, kernels) } else { conv2d(x, kernels, None, self.options.clone()) }
+        self.apply(x, kernels.reshape([rows, input, height, width]), None)
     }
 
     /// The columns of a pointwise convolution's weight that read the input channels of `range`, `[out, channels, 1, 1]`.
@@ -143,27 +148,30 @@ impl Conv2d {
         shape[2] == 1 && shape[3] == 1 && self.options.stride == [1, 1] && self.options.groups == 1
     }
 
-    /// The case that has a kernel of its own.
-    fn is_depthwise3x3(&self) -> bool {
+    /// 3×3 kernels that keep the size, in so many groups: the cases with an operation of their own, where there is one group
+    /// or one for each of as many inputs as outputs.
+    fn is_3x3(&self, groups: usize) -> bool {
         let shape = self.weight.lazy_shape();
-        let spatial = ConvOptions::new([1; 2], [1; 2], [1; 2], shape[0]);
-        shape[1..] == [1, 3, 3] && self.options == spatial && self.bias.is_none()
+        let of_a_group = groups == 1 || shape[1] == 1;
+        of_a_group && shape[2..] == [3, 3] && self.options == ConvOptions::new([1; 2], [1; 2], [1; 2], groups)
     }
 
     /// `y + bias` for each channel of `[batch, out, height, width]`.
-    ///
-    /// The gradient of the bias is the sum over frames, columns and rows, one after the other: Burn's GPUs leave a sum over
-    /// all at once, where a head has a single channel, to a single unit.
     pub(crate) fn add_bias(&self, y: Tensor<4>) -> Tensor<4> {
-        match &self.bias {
-            Some(bias) => {
-                let [_, channels, height, width] = y.dims();
-                let bias = cast_to_dtype_of(bias.val().reshape([1, channels, 1, 1]), &y);
-                y + bias.expand([1, channels, height, 1]).expand([1, channels, height, width])
-            }
-            None => y,
-        }
+        let bias = self.bias.as_ref().map(|bias| cast_to_dtype_of(bias.val(), &y));
+        add_to_channels(y, bias)
     }
+}
+
+/// `y + bias` for each channel of `[batch, out, height, width]`.
+///
+/// The gradient of the bias is the sum over frames, columns and rows, one after the other: Burn's GPUs leave a sum over all at
+/// once, where a head has a single channel, to a single unit.
+fn add_to_channels(y: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
+    let Some(bias) = bias else { return y };
+    let [_, channels, height, width] = y.dims();
+    let bias = bias.reshape([1, channels, 1, 1]);
+    y + bias.expand([1, channels, height, 1]).expand([1, channels, height, width])
 }
 
 /// A matrix `[out, in]` as 1×1 kernels.
