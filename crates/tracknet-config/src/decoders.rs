@@ -1,9 +1,9 @@
-//! The sections of the decoders for several levels of features: `fpn`, `hrnet`, `deformable_encoder`.
+//! The sections of the other decoders than `upsampling`: `fpn`, `hrnet`, `deformable_encoder`, `unet`.
 
 use serde::{Deserialize, Serialize};
 use tracknet_config_derive::{Section, Words};
 
-use super::model::{ModelConfig, ModelName, Norm};
+use super::model::{Activation, ModelConfig, ModelName, Norm};
 use super::setting::POSITIVE;
 
 /// How the maps of several levels become one.
@@ -78,6 +78,27 @@ pub struct DeformableConfig {
     pub fuse: Fuse,
 }
 
+/// The `unet` decoder: a slim convolutional path over the frames at fine strides, joined by the backbone's features at its bottom.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
+#[serde(default, deny_unknown_fields)]
+pub struct UnetConfig {
+    /// Channels of each stage, finest first; each stage has twice the stride of the one before it.
+    #[config(default = vec![32, 64, 96, 128], range = POSITIVE, min_len = 1)]
+    pub channels: Vec<usize>,
+    /// Stride of the first stage: with 2 or 4, blocks of as many pixels in each direction come in as channels.
+    #[config(default = 2, range = 1..=8)]
+    pub stride: usize,
+    /// 3×3 convolutions of each stage, on the way down and on the way up.
+    #[config(default = 2, range = 1..=16)]
+    pub convolutions: usize,
+    /// Group or batch normalization.
+    #[config(default = Norm::Gn)]
+    pub norm: Norm,
+    /// Activation behind each convolution.
+    #[config(default = Activation::Relu)]
+    pub activation: Activation,
+}
+
 impl ModelName {
     /// The section of `model` that describes the decoder of this model.
     pub const fn decoder_section(self) -> &'static str {
@@ -86,6 +107,7 @@ impl ModelName {
             Self::ConvnextFpnHeatmap => "fpn",
             Self::ConvnextHrnetHeatmap => "hrnet",
             Self::ConvnextDeformableFpnHeatmap => "deformable_encoder",
+            Self::VitUnetHeatmap => "unet",
         }
     }
 }
@@ -106,6 +128,9 @@ impl ModelConfig {
             "decoder" if self.decoder.norm == Norm::Bn => {
                 Some(BatchNormalized { setting: "model.decoder.norm: bn", instead: "norm: gn" })
             }
+            "unet" if self.unet.norm == Norm::Bn => {
+                Some(BatchNormalized { setting: "model.unet.norm: bn", instead: "norm: gn" })
+            }
             "hrnet" => {
                 let setting = "model.model_name: convnext_hrnet_heatmap has batch normalization, which";
                 Some(BatchNormalized { setting, instead: "another model_name" })
@@ -120,6 +145,7 @@ impl ModelConfig {
             "fpn" => self.fpn.most_weights(),
             "hrnet" => self.hrnet.most_weights(),
             "deformable_encoder" => self.deformable_encoder.most_weights(),
+            "unet" => self.unet.most_weights(),
             _ => self.decoder.most_weights(),
         }
     }
@@ -163,5 +189,15 @@ impl DeformableConfig {
         let layer = model * (10 * model + 3 * heads * levels * points);
         let pyramid = pyramid(&vec![self.d_model; self.in_channels.len()], self.lateral_dim);
         projections + layers * layer + pyramid
+    }
+}
+
+impl UnetConfig {
+    /// Two ways and the bottom, each stage a chain of 3×3 convolutions from channels of a finer or coarser one.
+    fn most_weights(&self) -> u128 {
+        let [convolutions, blocks] = wide([self.convolutions, self.stride * self.stride]);
+        let channels: Vec<u128> = self.channels.iter().map(|&channels| channels as u128).collect();
+        let most = channels.iter().copied().max().unwrap_or(0);
+        channels.iter().map(|channels| 9 * channels * most * (2 * convolutions + 1)).sum::<u128>() + 27 * blocks * most
     }
 }

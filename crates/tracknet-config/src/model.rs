@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tracknet_config_derive::{Section, Words};
 
-use super::decoders::{DeformableConfig, FpnConfig, HrnetConfig};
+use super::decoders::{DeformableConfig, FpnConfig, HrnetConfig, UnetConfig};
 use super::key::Status;
 use super::kind::Kind;
 use super::lora::LoraConfig;
@@ -38,6 +38,9 @@ pub struct ModelConfig {
     /// The decoder of `convnext_deformable_fpn_heatmap`.
     #[config(section)]
     pub deformable_encoder: DeformableConfig,
+    /// The decoder of `vit_unet_heatmap`.
+    #[config(section)]
+    pub unet: UnetConfig,
     /// What the model sees of a window (`data.sequence`): nothing but its last frame (`none`, for single frames), its frames
     /// side by side (`stack`), or the last frame and its differences to the earlier ones (`difference`).
     #[config(default = Temporal::None, null_is_default)]
@@ -75,6 +78,8 @@ pub enum ModelName {
     ConvnextHrnetHeatmap,
     /// The `deformable` decoder.
     ConvnextDeformableFpnHeatmap,
+    /// The `unet` decoder.
+    VitUnetHeatmap,
 }
 
 /// What a model sees of a window of frames.

@@ -48,6 +48,7 @@ pub const EMBEDDED: &[Embedded] = embedded![
     "model" / "convnext_fpn_heatmap",
     "model" / "convnext_hrnet_heatmap",
     "model" / "convnext_deformable_fpn_heatmap",
+    "model" / "vit_unet_heatmap",
     "model" / "quickstart",
     "model" / "pretrain",
     "training" / "default",

@@ -10,7 +10,7 @@ use crate::console::shown;
 use super::ModelError;
 use super::backbones::vit::{self, dinov2, dinov3, original};
 use super::backbones::{BackboneSpec, Family, convnext};
-use super::decoders::{DecoderSpec, DeformableSpec, FpnSpec, HrnetSpec, UpsamplingSpec};
+use super::decoders::{DecoderSpec, DeformableSpec, FpnSpec, HrnetSpec, UnetSpec, UpsamplingSpec};
 use super::features::Layout;
 
 /// A description of a backbone, and the keys of its configuration that mean nothing to its family.
@@ -86,7 +86,7 @@ pub struct DecoderRow {
 }
 
 /// The decoders.
-pub static DECODERS: [DecoderRow; 4] = [
+pub static DECODERS: [DecoderRow; 5] = [
     DecoderRow {
         name: "upsampling",
         model_names: &[ModelName::VitHeatmap, ModelName::VitLoraHeatmap, ModelName::VitQloraHeatmap],
@@ -106,6 +106,11 @@ pub static DECODERS: [DecoderRow; 4] = [
         name: "deformable",
         model_names: &[ModelName::ConvnextDeformableFpnHeatmap],
         plan: |config, layout, heatmap| Ok(Box::new(DeformableSpec::new(&config.deformable_encoder, layout, heatmap)?)),
+    },
+    DecoderRow {
+        name: "unet",
+        model_names: &[ModelName::VitUnetHeatmap],
+        plan: |config, layout, heatmap| Ok(Box::new(UnetSpec::new(&config.unet, layout, heatmap)?)),
     },
 ];
 

@@ -57,6 +57,12 @@ fn deformable() -> ModelConfig {
     }))
 }
 
+fn unet(channels: &[usize], stride: usize) -> ModelConfig {
+    section(json!({
+        "model_name": "vit_unet_heatmap", "unet": { "channels": channels, "stride": stride, "convolutions": 1 }
+    }))
+}
+
 /// The golden of one decoder.
 struct Golden {
     kind: &'static str,
@@ -157,8 +163,9 @@ fn the_deformable_encoder_is_that_of_transformers_dropout_included() {
 }
 
 /// Every decoder, on the one level of the tiny vision transformer.
-fn on_a_vit() -> [ModelConfig; 4] {
+fn on_a_vit() -> [ModelConfig; 5] {
     [
+        json!({ "model_name": "vit_unet_heatmap", "unet": { "channels": [8, 12], "convolutions": 2 } }),
         json!({ "model_name": "convnext_fpn_heatmap", "fpn": { "in_channels": [32], "lateral_dim": 8 } }),
         json!({ "model_name": "convnext_fpn_heatmap", "fpn": { "lateral_dim": 8, "fuse": "concat" } }),
         json!({ "model_name": "convnext_hrnet_heatmap", "hrnet": { "widths": [8], "num_units": 1 } }),
@@ -212,7 +219,9 @@ fn a_run_with_dropout_in_the_encoder_goes_on_as_if_it_had_not_been_interrupted()
 #[test]
 fn sides_that_do_not_halve_evenly_reach_the_heatmap() {
     let device = Device::flex();
-    for config in [fpn("sum"), fpn("concat"), hrnet(), deformable()] {
+    for config in
+        [fpn("sum"), fpn("concat"), hrnet(), deformable(), unet(&[4, 6, 8], 1), unet(&[4], 2), unet(&[4, 6], 3)]
+    {
         let decoder = build(&config, &RandomSource { seed: 3 }, &device);
         for grids in [[[9, 13], [5, 7], [3, 4]], [[9, 13], [4, 6], [2, 3]], [[3, 3], [1, 1], [1, 1]]] {
             let maps: Vec<_> = grids
@@ -267,8 +276,17 @@ fn what_a_backbone_does_not_give_is_said_with_what_it_gives() {
 
 #[test]
 fn convolutions_of_every_decoder_carry_adapters() {
-    let targets = json!(["fpn.inner_blocks.0.0", "units.0.branch_ops.0.conv", "input_proj.0", "reduce", "query"]);
+    let targets = json!([
+        "fpn.inner_blocks.0.0",
+        "units.0.branch_ops.0.conv",
+        "input_proj.0",
+        "reduce",
+        "query",
+        "down.0.1.conv",
+        "context"
+    ]);
     let expected = [
+        vec!["decoder.down.0.1.conv", "decoder.context"],
         vec!["decoder.fpn.inner_blocks.0.0"],
         vec!["decoder.fpn.inner_blocks.0.0", "decoder.reduce"],
         vec!["decoder.units.0.branch_ops.0.conv"],
@@ -287,5 +305,29 @@ fn convolutions_of_every_decoder_carry_adapters() {
         assert_eq!(adapted, expected);
         let names = named_parameters(&built);
         assert!(names.iter().any(|p| p.name == format!("{}.lora_A.weight", expected[0])), "{expected:?}");
+    }
+}
+
+#[test]
+fn the_slim_path_sees_every_frame_of_a_window_and_what_the_backbone_knows() {
+    let device = Device::flex();
+    let config = unet(&[4, 6], 2);
+    let mut spec = (decoder_of(config.model_name).unwrap().plan)(&config, &layout(), HEATMAP).unwrap();
+    spec.see_windows(2).unwrap();
+    let decoder = spec.build(&Builder::new(&RandomSource { seed: 3 }, &device).at("decoder"));
+    let run = |context: f32, frames: [u64; 2]| {
+        let maps: Vec<_> =
+            CHANNELS.iter().map(|&channels| Tensor::full([1, channels, 2, 3], context, &device)).collect();
+        let frame = |seed: u64| {
+            let values = (0..3 * 32 * 48_u64).map(|i| ((i * 7919 + seed * 613) % 1009) as f32 / 500.0 - 1.0).collect();
+            Tensor::<4>::from_data(TensorData::new(values, [1, 3, 32, 48]), &device)
+        };
+        let window = Tensor::cat(frames.map(frame).to_vec(), 1);
+        decoder.forward(features(&maps), window).into_data()
+    };
+    let both = run(1.0, [1, 2]);
+    assert_eq!(both, run(1.0, [1, 2]));
+    for (what, other) in [("context", run(2.0, [1, 2])), ("first", run(1.0, [3, 2])), ("last", run(1.0, [1, 3]))] {
+        assert!(largest_difference(&other, &both) > 1e-2, "{what}");
     }
 }

@@ -8,8 +8,9 @@ use crate::config::{HrnetConfig, Norm};
 use crate::models::ModelError;
 use crate::models::features::{Features, Layout};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
-use crate::models::nn::{Activation, Builder, Conv2d, ConvNorm, ConvSpec};
+use crate::models::nn::{Activation, Builder, Conv2d, ConvSpec};
 
+use super::conv_layer::ConvLayer;
 use super::levels::{check_channels, check_count};
 use super::resize::resize_bilinear;
 use super::{Decoder, DecoderNetwork, DecoderSpec};
@@ -49,7 +50,7 @@ impl DecoderSpec for HrnetSpec {
     fn build(&self, builder: &Builder<'_>) -> Decoder {
         let lateral = |i: usize| {
             let convolution = ConvSpec::square([self.channels[i], self.widths[i]], 1);
-            ConvNormRelu::new(convolution, self.widths[i], &builder.at("lateral").at(i))
+            conv_layer(convolution, self.widths[i], &builder.at("lateral").at(i))
         };
         let unit = |j: usize| {
             let fused = if j + 1 == self.units { 1 } else { self.widths.len() };
@@ -69,7 +70,7 @@ impl DecoderSpec for HrnetSpec {
 /// Branches of several resolutions; the finest, which has heard from all others, goes to the head.
 #[derive(Module, Debug)]
 pub struct HrnetDecoder {
-    lateral: Vec<ConvNormRelu>,
+    lateral: Vec<ConvLayer>,
     units: Vec<ExchangeUnit>,
     head: LoraLayer<Conv2d>,
     #[module(skip)]
@@ -80,7 +81,7 @@ pub struct HrnetDecoder {
 
 impl HrnetDecoder {
     /// The convolutions with norm and activation, by their paths below the decoder.
-    fn blocks(&self) -> Vec<(String, &ConvNormRelu)> {
+    fn blocks(&self) -> Vec<(String, &ConvLayer)> {
         let lateral = self.lateral.iter().enumerate().map(|(i, block)| (format!("lateral.{i}"), block));
         let units = self.units.iter().enumerate().flat_map(|(j, unit)| {
             unit.blocks().into_iter().map(move |(path, block)| (format!("units.{j}.{path}"), block))
@@ -89,7 +90,7 @@ impl HrnetDecoder {
     }
 
     /// As [`HrnetDecoder::blocks`], to change them.
-    fn blocks_mut(&mut self) -> Vec<(String, &mut ConvNormRelu)> {
+    fn blocks_mut(&mut self) -> Vec<(String, &mut ConvLayer)> {
         let lateral = self.lateral.iter_mut().enumerate().map(|(i, block)| (format!("lateral.{i}"), block));
         let units = self.units.iter_mut().enumerate().flat_map(|(j, unit)| {
             unit.blocks_mut().into_iter().map(move |(path, block)| (format!("units.{j}.{path}"), block))
@@ -133,17 +134,17 @@ impl DecoderNetwork for HrnetDecoder {
 /// A 3×3 convolution of each branch, then the sum of what each branch tells the others.
 #[derive(Module, Debug)]
 struct ExchangeUnit {
-    branch_ops: Vec<ConvNormRelu>,
+    branch_ops: Vec<ConvLayer>,
     /// From branch `i` to branch `k`, as `[k][i]`: nothing to itself, strided convolutions to a coarser one, a 1×1 convolution
     /// to a finer one.
-    fuse_layers: Vec<Vec<Vec<ConvNormRelu>>>,
+    fuse_layers: Vec<Vec<Vec<ConvLayer>>>,
 }
 
 impl ExchangeUnit {
     /// A unit that gives the finest `fused` branches: the last one is heard by the head alone.
     fn new(widths: &[usize], fused: usize, builder: &Builder<'_>) -> Self {
         let branch = |(i, &width): (usize, &usize)| {
-            ConvNormRelu::new(ConvSpec::square([width, width], 3), width, &builder.at("branch_ops").at(i))
+            conv_layer(ConvSpec::square([width, width], 3), width, &builder.at("branch_ops").at(i))
         };
         let fuse = |k: usize| {
             let builder = builder.at("fuse_layers").at(k);
@@ -168,7 +169,7 @@ impl ExchangeUnit {
         fused.collect()
     }
 
-    fn blocks(&self) -> Vec<(String, &ConvNormRelu)> {
+    fn blocks(&self) -> Vec<(String, &ConvLayer)> {
         let mut blocks: Vec<_> =
             self.branch_ops.iter().enumerate().map(|(i, op)| (format!("branch_ops.{i}"), op)).collect();
         for (k, from) in self.fuse_layers.iter().enumerate() {
@@ -179,7 +180,7 @@ impl ExchangeUnit {
         blocks
     }
 
-    fn blocks_mut(&mut self) -> Vec<(String, &mut ConvNormRelu)> {
+    fn blocks_mut(&mut self) -> Vec<(String, &mut ConvLayer)> {
         let mut blocks: Vec<_> =
             self.branch_ops.iter_mut().enumerate().map(|(i, op)| (format!("branch_ops.{i}"), op)).collect();
         for (k, from) in self.fuse_layers.iter_mut().enumerate() {
@@ -192,35 +193,20 @@ impl ExchangeUnit {
 }
 
 /// From branch `i` to branch `k`. On the way to a coarser one the channels change with the last of the strided convolutions.
-fn exchange(widths: &[usize], [i, k]: [usize; 2], builder: &Builder<'_>) -> Vec<ConvNormRelu> {
+fn exchange(widths: &[usize], [i, k]: [usize; 2], builder: &Builder<'_>) -> Vec<ConvLayer> {
     let (from, to) = (widths[i], widths[k]);
     if i > k {
-        return vec![ConvNormRelu::new(ConvSpec::square([from, to], 1), to, &builder.at(0))];
+        return vec![conv_layer(ConvSpec::square([from, to], 1), to, &builder.at(0))];
     }
     let halvings = k - i;
     let halving = |n: usize| {
         let output = if n + 1 == halvings { to } else { from };
-        ConvNormRelu::new(ConvSpec::square([from, output], 3).stride(2), output, &builder.at(n))
+        conv_layer(ConvSpec::square([from, output], 3).stride(2), output, &builder.at(n))
     };
     (0..halvings).map(halving).collect()
 }
 
 /// Convolution without bias, batch normalization, ReLU.
-#[derive(Module, Debug)]
-struct ConvNormRelu {
-    conv: LoraLayer<Conv2d>,
-    norm: ConvNorm,
-}
-
-impl ConvNormRelu {
-    fn new(conv: ConvSpec, output: usize, builder: &Builder<'_>) -> Self {
-        Self {
-            conv: LoraLayer::new(conv.build(&builder.at("conv"))),
-            norm: ConvNorm::new(Norm::Bn, output, &builder.at("norm")),
-        }
-    }
-
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.norm.forward(self.conv.forward(x), Activation::Relu)
-    }
+fn conv_layer(conv: ConvSpec, output: usize, builder: &Builder<'_>) -> ConvLayer {
+    ConvLayer::new(conv, output, (Norm::Bn, Activation::Relu), builder)
 }

@@ -4,6 +4,7 @@
 //! file with both, a variant of [`Decoder`] and a row in the [registry](super::registry).
 
 mod block;
+mod conv_layer;
 mod deformable;
 mod encoder;
 mod fpn;
@@ -11,6 +12,7 @@ mod hrnet;
 mod levels;
 mod resize;
 mod stem;
+mod unet;
 mod upsampling;
 
 use std::fmt::Debug;
@@ -29,6 +31,7 @@ pub use fpn::{FeaturePyramid, FpnDecoder, FpnSpec, PyramidSpec};
 pub use hrnet::{HrnetDecoder, HrnetSpec};
 pub use resize::{resize_bilinear, resize_nearest};
 pub use stem::{Stem, StemFeatures, StemSpec};
+pub use unet::{UnetDecoder, UnetSpec};
 pub use upsampling::{Stage, UpsamplingDecoder, UpsamplingSpec};
 
 /// A decoder's configuration, checked against the backbone it follows.
@@ -85,6 +88,8 @@ pub enum Decoder {
     Hrnet(HrnetDecoder),
     /// `deformable`.
     Deformable(DeformableDecoder),
+    /// `unet`.
+    Unet(UnetDecoder),
 }
 
 impl Decoder {
@@ -94,6 +99,7 @@ impl Decoder {
             Self::Fpn(decoder) => decoder,
             Self::Hrnet(decoder) => decoder,
             Self::Deformable(decoder) => decoder,
+            Self::Unet(decoder) => decoder,
         }
     }
 
@@ -103,6 +109,7 @@ impl Decoder {
             Self::Fpn(decoder) => decoder,
             Self::Hrnet(decoder) => decoder,
             Self::Deformable(decoder) => decoder,
+            Self::Unet(decoder) => decoder,
         }
     }
 }

@@ -5,9 +5,10 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::config::DecoderConfig;
-use crate::models::nn::{Activation, Builder, Conv2d, ConvNorm, ConvSpec};
+use crate::models::nn::{Builder, ConvSpec};
 
 use super::block::activation;
+use super::conv_layer::ConvLayer;
 
 /// The frames that a stem sees, and at which resolutions it gives features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +22,9 @@ pub struct StemSpec {
 /// Features of the frames themselves at half and quarter resolution, and at full resolution where the decoder reaches it.
 #[derive(Module, Debug)]
 pub struct Stem {
-    full: Option<StemLayer>,
-    half: StemLayer,
-    quarter: StemLayer,
+    full: Option<ConvLayer>,
+    half: ConvLayer,
+    quarter: ConvLayer,
 }
 
 /// What a [`Stem`] gives.
@@ -47,11 +48,11 @@ impl Stem {
     pub fn new(spec: StemSpec, config: &DecoderConfig, builder: &Builder<'_>) -> Self {
         let [half, quarter] = Self::CHANNELS;
         let input = 3 * spec.frames;
-        let full = || StemLayer::new([input, Self::FULL_CHANNELS], 1, config, &builder.at("full"));
+        let full = || layer([input, Self::FULL_CHANNELS], 1, config, &builder.at("full"));
         Self {
             full: spec.has_full.then(full),
-            half: StemLayer::new([input, half], 2, config, &builder.at("half")),
-            quarter: StemLayer::new([half, quarter], 2, config, &builder.at("quarter")),
+            half: layer([input, half], 2, config, &builder.at("half")),
+            quarter: layer([half, quarter], 2, config, &builder.at("quarter")),
         }
     }
 
@@ -73,24 +74,7 @@ impl Stem {
 }
 
 /// Convolution 3×3, norm, activation.
-#[derive(Module, Debug)]
-pub(super) struct StemLayer {
-    conv: Conv2d,
-    norm: ConvNorm,
-    #[module(skip)]
-    activation: Activation,
-}
-
-impl StemLayer {
-    fn new(channels: [usize; 2], stride: usize, config: &DecoderConfig, builder: &Builder<'_>) -> Self {
-        Self {
-            conv: ConvSpec::square(channels, 3).stride(stride).build(&builder.at("conv")),
-            norm: ConvNorm::new(config.norm, channels[1], &builder.at("norm")),
-            activation: activation(config.activation),
-        }
-    }
-
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.norm.forward(self.conv.forward(x), self.activation)
-    }
+fn layer(channels: [usize; 2], stride: usize, config: &DecoderConfig, builder: &Builder<'_>) -> ConvLayer {
+    let conv = ConvSpec::square(channels, 3).stride(stride);
+    ConvLayer::new(conv, channels[1], (config.norm, activation(config.activation)), builder)
 }
