@@ -68,10 +68,7 @@ impl HeatmapModel {
     /// `[batch, 1, heatmap height, heatmap width]` of the last frame.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
         let frame = self.window.last_frame(images.clone());
-        let features = match self.window.embedding(&images) {
-            None => self.backbone.forward(frame),
-            Some(added) => self.backbone.forward_adding(frame, added),
-        };
+        let features = self.backbone.forward(frame, self.window.embedding(&images));
         let features = self.decoder.forward(features, self.window.for_decoder(images));
         self.head.forward(features)
     }

@@ -5,8 +5,9 @@
 //!
 //! * the **stem**: the backbone sees the last frame, and the convolutional stem of the decoder the whole window;
 //! * the **patches**: each patch of the earlier frames is embedded by a convolution of its own, and added to the embedding of
-//!   the last frame's patch. That is what a patch embedding with more input channels computes, while the backbone and its
-//!   files stay as they are. The kernels start at zero, so that the features are those of the single frame at first.
+//!   the last frame's patch (in a convolutional backbone what its first convolution gives, before the norm). That is what a
+//!   first layer with more input channels computes, while the backbone and its files stay as they are. The kernels start at
+//!   zero, so that the features are those of the single frame at first.
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
@@ -99,20 +100,14 @@ impl Window {
         Self { patches: None, spec: WindowSpec::SINGLE }
     }
 
-    /// For a backbone whose patch embedding, if it has one, gives `embedding`.
-    ///
-    /// # Errors
-    /// If the window is to come in there, and the backbone has none.
-    pub fn new(spec: WindowSpec, embedding: Option<LevelLayout>, builder: &Builder<'_>) -> Result<Self, ModelError> {
-        if !spec.enters_patches() {
-            return Ok(Self { patches: None, spec });
-        }
-        let Some(LevelLayout { channels, stride }) = embedding else {
-            let message = "is patches, but the backbone cuts frames into no patches: set it to stem".to_owned();
-            return Err(ModelError::key("model.temporal_input", message));
+    /// For a backbone whose first layer embeds patches as `embedding` says.
+    pub fn new(spec: WindowSpec, embedding: LevelLayout, builder: &Builder<'_>) -> Self {
+        let LevelLayout { channels, stride } = embedding;
+        let kernels = || {
+            let kernels = ConvSpec::patches([3 * (spec.frames - 1), channels], stride, 0.0);
+            kernels.with_fill(Fill::ZERO).without_bias().build(&builder.at("patches"))
         };
-        let kernels = ConvSpec::patches([3 * (spec.frames - 1), channels], stride, 0.0).with_fill(Fill::ZERO);
-        Ok(Self { patches: Some(kernels.without_bias().build(&builder.at("patches"))), spec })
+        Self { patches: spec.enters_patches().then(kernels), spec }
     }
 
     /// What the model sees, and where.

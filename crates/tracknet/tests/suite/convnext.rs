@@ -63,7 +63,7 @@ fn every_stage_and_the_tokens_are_those_of_transformers() {
     let expected = tensors(&fixture(NAME).join("io.safetensors"));
     for device in [crate::common::device(), crate::common::device().autodiff()] {
         let convnext = load(&device);
-        let features = convnext.forward(pixels(&device));
+        let features = convnext.forward(pixels(&device), None);
         assert_eq!(features.levels.iter().map(|level| level.stride).collect::<Vec<_>>(), [4, 8, 16, 32]);
         for (i, level) in features.levels.into_iter().enumerate() {
             let want = &expected[&format!("hidden_states.{}", i + 1)];
@@ -79,7 +79,7 @@ fn chosen_stages_are_returned_alone_and_stages_below_them_get_no_gradient() {
     let device = Device::flex().autodiff();
     let whole = random(tiny(), &device);
     let some = random(tiny().with_stages(&[1, 2]).unwrap().unwrap(), &device);
-    let [all, two] = [&whole, &some].map(|backbone| backbone.forward(pixels(&device)).levels);
+    let [all, two] = [&whole, &some].map(|backbone| backbone.forward(pixels(&device), None).levels);
     assert_eq!((all.len(), two.len()), (3, 2));
     for (a, b) in all.into_iter().zip(&two) {
         assert!(a.stride == b.stride && a.map.into_data() == b.map.clone().into_data());
@@ -109,12 +109,12 @@ fn sizes_that_are_no_multiples_of_the_strides_are_cut_as_by_the_convolutions() {
     let [width, height] = [43, 38];
     spec.check_input([width, height]).unwrap();
     let images = pixels(&device).slice([0..2, 0..3, 0..height, 0..width]);
-    let levels = backbone.forward(images.clone()).levels;
+    let levels = backbone.forward(images.clone(), None).levels;
     let grids: Vec<[usize; 2]> = levels.iter().map(|level| [level.map.dims()[2], level.map.dims()[3]]).collect();
     assert_eq!(grids, [[9, 10], [4, 5], [2, 2]]);
     assert_eq!(grids, spec.layout().grids([width, height]));
     let first = images.slice([0..2, 0..3, 0..36, 0..40]);
-    assert!(levels[0].map.clone().into_data() == backbone.forward(first).levels[0].map.clone().into_data());
+    assert!(levels[0].map.clone().into_data() == backbone.forward(first, None).levels[0].map.clone().into_data());
     let message = spec.check_input([64, 15]).unwrap_err().to_string();
     assert!(message.contains("data.preprocess.resize: [64, 15]") && message.contains("at least 16"), "{message}");
 }
@@ -300,11 +300,7 @@ fn lora_on_four_bits_trains_resumes_to_the_bit_merges_and_exports() {
 #[test]
 fn a_model_from_an_inline_architecture_trains_every_weight_that_is_computed_and_says_what_it_takes() {
     let model = crate::training_support::model(json!({
-        "backbone": { "freeze": false, "return_stages": [2], "architecture": {
-            "model_type": "dinov3_convnext", "hidden_size": null, "num_hidden_layers": null, "num_attention_heads": null,
-            "intermediate_size": null, "num_register_tokens": null, "patch_size": null,
-            "hidden_sizes": [8, 16], "depths": [1, 2]
-        } },
+        "backbone": { "freeze": false, "return_stages": [2], "architecture": crate::training_support::convnext([1, 2]) },
         "decoder": { "channels": [16, 8], "upsample": [2] }
     }));
     let device = Device::flex().autodiff();

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::module::Param;
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use tracknet::artifacts::pretrained::Checkpoint;
 use tracknet::artifacts::pretrained::checkpoint::WeightSource;
@@ -14,6 +15,7 @@ use tracknet::models::Backbone;
 use tracknet::models::backbones::ModulePaths;
 use tracknet::models::nn::Builder;
 use tracknet::models::registry::{describe_backbone, family_of};
+use tracknet::models::state::{NamedModule, ParameterInfo, ParameterVisitor, visit_parameters};
 
 /// A file or directory of `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -61,6 +63,22 @@ pub(crate) fn tensors(path: &Path) -> BTreeMap<String, TensorData> {
             (name, TensorData::new(values, view.shape().to_vec()))
         })
         .collect()
+}
+
+/// Every parameter of a model, in its order, with its gradient; `None` = it has none.
+pub(crate) fn gradients_of<M: NamedModule>(
+    model: &M,
+    gradients: &Gradients,
+) -> Vec<(ParameterInfo, Option<TensorData>)> {
+    struct Collect<'a>(&'a Gradients, Vec<(ParameterInfo, Option<TensorData>)>);
+    impl ParameterVisitor for Collect<'_> {
+        fn visit<const D: usize>(&mut self, info: &ParameterInfo, parameter: &Param<Tensor<D>>) {
+            self.1.push((info.clone(), parameter.val().grad(self.0).map(Tensor::into_data)));
+        }
+    }
+    let mut collect = Collect(gradients, Vec::new());
+    visit_parameters(model, &mut collect);
+    collect.1
 }
 
 /// The input every golden shares, `[2, 3, 64, 96]`.

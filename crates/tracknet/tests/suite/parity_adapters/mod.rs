@@ -226,7 +226,7 @@ fn lora_gradients_on_float_and_packed_backbones_are_those_of_peft() {
             golden.iter().filter_map(|(n, d)| Some((n.strip_prefix("init.model.")?.to_owned(), d.clone()))).collect();
         let vit = load_state(vit, start, Require::Trainable).unwrap();
 
-        let map = vit.forward(pixels(&device)).coarsest().map.clone();
+        let map = vit.forward(pixels(&device), None).coarsest().map.clone();
         let weight = Tensor::<4>::from_data(golden["init.head.conv.weight"].clone(), &device).reshape([1, 1, 64]);
         let bias = Tensor::<1>::from_data(golden["init.head.conv.bias"].clone(), &device).reshape([1, 1, 1]);
         let prediction = (matmul(weight, map.reshape([2, 64, 24])) + bias).reshape([2, 1, 4, 6]);

@@ -183,6 +183,11 @@ impl BackboneSpec for ConvNextSpec {
         Layout { levels: self.stages.iter().map(level).collect() }
     }
 
+    /// The convolution of the first stage, which does not overlap, before the norm.
+    fn embedding(&self) -> LevelLayout {
+        LevelLayout { channels: self.channels[0], stride: self.stride(0) }
+    }
+
     fn with_stages(&self, stages: &[usize]) -> Result<Option<Arc<dyn BackboneSpec>>, ModelError> {
         let count = self.channels.len();
         let is_there = stages.iter().all(|stage| (1..=count).contains(stage));
