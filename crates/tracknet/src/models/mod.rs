@@ -31,10 +31,12 @@ pub mod state;
 pub mod window;
 pub mod words;
 
+use std::convert::Infallible;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::compute::{is_cpu, parallel};
+use crate::compute::{Compute, MicroBatches};
 
 use backbones::ModulePaths;
 pub use backbones::{Backbone, Network};
@@ -73,14 +75,17 @@ impl HeatmapModel {
         self.head.forward(features)
     }
 
-    /// [`Self::forward`] of a model that only predicts. On the CPU frames are computed side by side, one on each core.
+    /// [`Self::forward`] of a model that only predicts, in the micro-batches that suit the device.
     pub fn predict(&self, images: Tensor<4>) -> Tensor<4> {
-        let frames = images.dims()[0];
-        if frames < 2 || !is_cpu(&images.device()) {
+        let micro_batches = MicroBatches::to_predict(images.dims()[0], &Compute::new(&images.device()));
+        if micro_batches.count() < 2 {
             return self.forward(images);
         }
-        let frame = |index| self.forward(images.clone().narrow(0, index, 1));
-        Tensor::cat(parallel::map(frames, parallel::cores(), frame), 0)
+        let Ok(logits) = micro_batches.map(|_, frames| {
+            let part = images.clone().narrow(0, frames.start, frames.len());
+            Ok::<_, Infallible>(self.forward(part))
+        });
+        Tensor::cat(logits, 0)
     }
 
     /// A copy with an autodiff graph and dropout streams of its own; the values are shared.
