@@ -100,10 +100,7 @@ pub fn build_model(
     let plan = BackbonePlan::new(config)?.with_stages(&config.backbone.return_stages)?;
     plan.check_patch_size(config.backbone.patch_size)?;
     plan.spec.check_input(input.size)?;
-    let mut decoder = (decoder.plan)(config, &plan.spec.layout(), config.heatmap.size)?;
-    if window.enters_stem() {
-        decoder.see_windows(window.frames)?;
-    }
+    let decoder = (decoder.plan)(config, &plan.spec.layout(), config.heatmap.size, window)?;
     let (model, mut report) = plan.build(config, seed, device, |backbone| {
         let random = RandomSource { seed };
         let builder = Builder::new(&random, device);

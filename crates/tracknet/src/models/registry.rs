@@ -12,6 +12,7 @@ use super::backbones::vit::{self, dinov2, dinov3, original};
 use super::backbones::{BackboneSpec, Family, convnext};
 use super::decoders::{DecoderSpec, DeformableSpec, FpnSpec, HrnetSpec, UpsamplingSpec};
 use super::features::Layout;
+use super::window::WindowSpec;
 
 /// A description of a backbone, and the keys of its configuration that mean nothing to its family.
 pub type Described = (Arc<dyn BackboneSpec>, Vec<String>);
@@ -78,11 +79,12 @@ pub struct DecoderRow {
     pub name: &'static str,
     /// The values of `model.model_name` that mean it.
     pub model_names: &'static [ModelName],
-    /// Checks a configuration against the levels of a backbone and the size `[W, H]` of the heatmap.
+    /// Checks a configuration against the levels of a backbone and the size `[W, H]` of the heatmap. Only a decoder with a stem
+    /// has a use for the window: for the others it cannot enter there ([`WindowSpec::new`]).
     ///
     /// # Errors
     /// A value that cannot work, or a level that the backbone does not have.
-    pub plan: fn(&ModelConfig, &Layout, [usize; 2]) -> PlannedDecoder,
+    pub plan: fn(&ModelConfig, &Layout, [usize; 2], WindowSpec) -> PlannedDecoder,
 }
 
 /// The decoders.
@@ -90,22 +92,26 @@ pub static DECODERS: [DecoderRow; 4] = [
     DecoderRow {
         name: "upsampling",
         model_names: &[ModelName::VitHeatmap, ModelName::VitLoraHeatmap, ModelName::VitQloraHeatmap],
-        plan: |config, layout, heatmap| Ok(Box::new(UpsamplingSpec::new(&config.decoder, layout, heatmap)?)),
+        plan: |config, layout, heatmap, window| {
+            Ok(Box::new(UpsamplingSpec::new(&config.decoder, layout, heatmap)?.seeing(window)))
+        },
     },
     DecoderRow {
         name: "fpn",
         model_names: &[ModelName::ConvnextFpnHeatmap],
-        plan: |config, layout, heatmap| Ok(Box::new(FpnSpec::new(&config.fpn, layout, heatmap)?)),
+        plan: |config, layout, heatmap, _window| Ok(Box::new(FpnSpec::new(&config.fpn, layout, heatmap)?)),
     },
     DecoderRow {
         name: "hrnet",
         model_names: &[ModelName::ConvnextHrnetHeatmap],
-        plan: |config, layout, heatmap| Ok(Box::new(HrnetSpec::new(&config.hrnet, layout, heatmap)?)),
+        plan: |config, layout, heatmap, _window| Ok(Box::new(HrnetSpec::new(&config.hrnet, layout, heatmap)?)),
     },
     DecoderRow {
         name: "deformable",
         model_names: &[ModelName::ConvnextDeformableFpnHeatmap],
-        plan: |config, layout, heatmap| Ok(Box::new(DeformableSpec::new(&config.deformable_encoder, layout, heatmap)?)),
+        plan: |config, layout, heatmap, _window| {
+            Ok(Box::new(DeformableSpec::new(&config.deformable_encoder, layout, heatmap)?))
+        },
     },
 ];
 

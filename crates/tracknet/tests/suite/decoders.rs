@@ -15,7 +15,7 @@ use tracknet::models::features::{Layout, Level, LevelLayout};
 use tracknet::models::nn::{Builder, Fill, RandomSource, Source};
 use tracknet::models::registry::decoder_of;
 use tracknet::models::state::{Group, ParameterInfo, ParameterVisitor, named_parameters, state_dict, visit_parameters};
-use tracknet::models::window::Window;
+use tracknet::models::window::{Window, WindowSpec};
 use tracknet::models::{Backbone, Features, HeatmapHead, HeatmapModel, VisitLayers};
 
 use crate::common::{fixture, largest, largest_difference, tensors};
@@ -107,7 +107,7 @@ fn tiny_backbone(device: &Device) -> Backbone {
 }
 
 fn build(config: &ModelConfig, source: &dyn Source, device: &Device) -> Decoder {
-    let spec = (decoder_of(config.model_name).unwrap().plan)(config, &layout(), HEATMAP).unwrap();
+    let spec = (decoder_of(config.model_name).unwrap().plan)(config, &layout(), HEATMAP, WindowSpec::SINGLE).unwrap();
     spec.build(&Builder::new(source, device).at("decoder"))
 }
 
@@ -232,7 +232,9 @@ fn sides_that_do_not_halve_evenly_reach_the_heatmap() {
 #[test]
 fn what_a_backbone_does_not_give_is_said_with_what_it_gives() {
     let refused = |config: &ModelConfig, layout: &Layout| {
-        (decoder_of(config.model_name).unwrap().plan)(config, layout, HEATMAP).unwrap_err().to_string()
+        (decoder_of(config.model_name).unwrap().plan)(config, layout, HEATMAP, WindowSpec::SINGLE)
+            .unwrap_err()
+            .to_string()
     };
     let vit = Layout { levels: vec![LevelLayout { channels: 384, stride: 16 }] };
     let message = refused(&hrnet(), &vit);

@@ -284,7 +284,10 @@ fn the_stem_sees_the_window_and_further_patches_start_without_a_say() {
     assert!(refused(seeing("stack", "stem"), 1).contains("data.sequence"));
     let mut without = seeing("stack", "stem");
     without["decoder"]["skip"] = json!(false);
-    assert!(refused(without, 3).contains("model.decoder.skip"));
+    assert!(refused(without, 3).contains("model.decoder.skip is false"));
+    let mut pyramid = seeing("stack", "stem");
+    pyramid["model_name"] = json!("convnext_fpn_heatmap");
+    assert!(refused(pyramid, 3).contains("the fpn decoder of convnext_fpn_heatmap has no convolutional stem"));
 }
 
 /// [`seeing`] with patches, on a ConvNeXt of two stages, with each decoder. The layers have a say from the start.
