@@ -8,6 +8,7 @@ use crate::config::{ModelConfig, ModelName};
 use crate::console::shown;
 
 use super::ModelError;
+use super::backbones::config::ConfigKeys;
 use super::backbones::vit::{self, dinov2, dinov3, original};
 use super::backbones::{BackboneSpec, Family, convnext};
 use super::decoders::{DecoderSpec, DeformableSpec, FpnSpec, HrnetSpec, UpsamplingSpec};
@@ -35,35 +36,35 @@ pub struct BackboneRow {
 pub static BACKBONES: [BackboneRow; 5] = [
     BackboneRow {
         model_type: "dinov3_vit",
-        keys: dinov3::KEYS,
+        keys: dinov3::Config::KEYS,
         family: |_| &dinov3::FAMILY,
         spelling: &dinov3::FAMILY,
         describe: |config, key| vit::describe(dinov3::spec(config, key), config, key),
     },
     BackboneRow {
         model_type: "dinov2",
-        keys: dinov2::KEYS,
+        keys: dinov2::Config::KEYS,
         family: |config| dinov2::family_of(config, false),
         spelling: dinov2::family(false, true),
         describe: |config, key| vit::describe(dinov2::spec(config, key, false), config, key),
     },
     BackboneRow {
         model_type: "dinov2_with_registers",
-        keys: dinov2::KEYS,
+        keys: dinov2::Config::KEYS,
         family: |config| dinov2::family_of(config, true),
         spelling: dinov2::family(true, true),
         describe: |config, key| vit::describe(dinov2::spec(config, key, true), config, key),
     },
     BackboneRow {
         model_type: "vit",
-        keys: original::KEYS,
+        keys: original::Config::KEYS,
         family: |_| &original::FAMILY,
         spelling: &original::FAMILY,
         describe: |config, key| vit::describe(original::spec(config, key), config, key),
     },
     BackboneRow {
         model_type: "dinov3_convnext",
-        keys: convnext::KEYS,
+        keys: convnext::Config::KEYS,
         family: |_| &convnext::FAMILY,
         spelling: &convnext::FAMILY,
         describe: convnext::describe,

@@ -17,7 +17,7 @@ use crate::models::nn::{Activation, Builder, Conv2d, ConvSpec, Fill, LayerNorm, 
 
 use super::BackboneNetwork;
 pub use spec::ConvNextSpec;
-pub(in crate::models) use spec::{FAMILY, KEYS, describe};
+pub(in crate::models) use spec::{Config, FAMILY, describe};
 
 /// Stages of downsampling and layers.
 ///
