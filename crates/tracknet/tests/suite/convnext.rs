@@ -21,11 +21,11 @@ use tracknet::models::backbones::BackboneSpec;
 use tracknet::models::lora::{MergeInto, merge_adapters};
 use tracknet::models::nn::{Builder, RandomSource};
 use tracknet::models::registry::describe_backbone;
-use tracknet::models::state::{Group, ParameterInfo, ParameterVisitor, named_parameters, visit_parameters};
+use tracknet::models::state::{Group, named_parameters};
 use tracknet::models::{Backbone, HeatmapModel, VisitLayers, apply_quantization};
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 
-use crate::common::{assert_close, backbone, fixture, largest, largest_difference, pixels, tensors};
+use crate::common::{assert_close, backbone, fixture, gradients_of, largest, largest_difference, pixels, tensors};
 use crate::training_support::{config, run, training};
 
 const NAME: &str = "dinov3_convnext_tiny";
@@ -86,16 +86,8 @@ fn chosen_stages_are_returned_alone_and_stages_below_them_get_no_gradient() {
     }
     let gradients =
         two.into_iter().map(|level| level.map.square().mean()).fold(Tensor::zeros([1], &device), |a, b| a + b);
-    struct Gradients<'a>(burn::tensor::Gradients, &'a mut Vec<String>);
-    impl ParameterVisitor for Gradients<'_> {
-        fn visit<const D: usize>(&mut self, info: &ParameterInfo, parameter: &burn::module::Param<Tensor<D>>) {
-            if parameter.val().grad(&self.0).is_none() {
-                self.1.push(info.name.clone());
-            }
-        }
-    }
-    let mut without = Vec::new();
-    visit_parameters(&some, &mut Gradients(gradients.backward(), &mut without));
+    let found = gradients_of(&some, &gradients.backward()).into_iter();
+    let without: Vec<String> = found.filter(|(_, gradient)| gradient.is_none()).map(|(info, _)| info.name).collect();
     let beyond = |name: &str| name.starts_with("stages.2.") || name.starts_with("layer_norm.");
     let names = named_parameters(&some).into_iter().map(|p| p.name);
     assert_eq!(without, names.filter(|name| beyond(name)).collect::<Vec<_>>());

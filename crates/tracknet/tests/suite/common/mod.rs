@@ -87,12 +87,16 @@ pub(crate) fn pixels(device: &Device) -> Tensor<4> {
     Tensor::from_data(io["pixel_values"].clone(), device)
 }
 
-/// Fails with the largest difference when it is above `tolerance`, and where the tolerance would let other values pass.
+/// [`assert_data_close`] of a tensor.
 pub(crate) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: &TensorData, tolerance: f32) {
-    let got = got.into_data();
+    assert_data_close(what, &got.into_data(), want, tolerance);
+}
+
+/// Fails with the largest difference when it is above `tolerance`, and where the tolerance would let other values pass.
+pub(crate) fn assert_data_close(what: &str, got: &TensorData, want: &TensorData, tolerance: f32) {
     let largest = largest(want);
     assert!(largest > 20.0 * tolerance, "{what}: {tolerance} tells nothing about values up to {largest}");
-    let difference = largest_difference(&got, want);
+    let difference = largest_difference(got, want);
     assert!(difference <= tolerance, "{what}: differs by {difference}, tolerance {tolerance}");
 }
 
