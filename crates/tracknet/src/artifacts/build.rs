@@ -21,7 +21,7 @@ use crate::models::lora::plan::{self, InitialMatrices, LoraPlan};
 use crate::models::nn::{Builder, Fill, LinearWeight, RandomSource, Source};
 use crate::models::quantization::{Format, Packer, QuantizationReport, Storage, apply_quantization};
 use crate::models::registry::{backbone_row, decoder_of, describe_backbone};
-use crate::models::state::{NamedModule, set_trainable};
+use crate::models::state::NamedModule;
 use crate::models::window::WindowSpec;
 use crate::models::{
     Backbone, HeatmapHead, HeatmapModel, MemoryReport, ModelError, ModelInput, VisitLayers, Window, words,
@@ -112,17 +112,25 @@ pub fn build_model(
             None => Ok(model),
         }
     })?;
-    let model = freeze_unreached(model);
+    let model = model.with_trainable(|parameter| parameter.trainable);
+    report.notes.extend(adapters_without_say(&model));
     report.memory = MemoryReport::of(&model);
     Ok((model, report))
 }
 
-/// Freezes what no heatmap is computed with: it would have no gradient, and an optimizer no state of it.
-fn freeze_unreached(model: HeatmapModel) -> HeatmapModel {
-    let spec = model.backbone.shared_spec();
-    set_trainable(model, |parameter| {
-        let name = parameter.name.strip_prefix("backbone.");
-        parameter.trainable && name.is_none_or(|name| spec.reaches_features(name))
+/// What to tell of adapters on layers that no heatmap is computed with. They are there because PEFT has them: the files of an
+/// adapter do not depend on what a decoder takes in.
+fn adapters_without_say(model: &HeatmapModel) -> Option<String> {
+    let spec = model.backbone.spec();
+    let mut count = 0;
+    model.backbone.visit_layers(&mut |path, layer| {
+        count += usize::from(layer.adapter().is_some() && !spec.reaches_features(path));
+    });
+    (count > 0).then(|| {
+        format!(
+            "{count} of the adapted modules are in stages after the last one of model.backbone.return_stages: no heatmap is \
+             computed with them, and they do not train"
+        )
     })
 }
 

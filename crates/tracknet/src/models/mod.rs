@@ -50,6 +50,7 @@ use lora::AdaptableLayer;
 pub use lora::{VisitLayers, apply_lora_to_model};
 pub use memory::MemoryReport;
 pub use quantization::apply_quantization;
+use state::{ParameterInfo, set_trainable};
 pub use window::{ModelInput, Window};
 
 /// Backbone → decoder → head.
@@ -95,6 +96,17 @@ impl HeatmapModel {
         model.own_adapter_dropout();
         model.decoder.own_dropout();
         model
+    }
+
+    /// Decides for every parameter whether it trains. What no heatmap is computed with never does: it would have no gradient,
+    /// and an optimizer no state of it.
+    #[must_use]
+    pub fn with_trainable(self, trains: impl Fn(&ParameterInfo) -> bool) -> Self {
+        let spec = self.backbone.shared_spec();
+        set_trainable(self, |parameter| {
+            let name = parameter.name.strip_prefix("backbone.");
+            trains(parameter) && name.is_none_or(|name| spec.reaches_features(name))
+        })
     }
 
     /// Mixed precision on the CPU, in the backbone ([`Backbone::use_bfloat16`]). `false` if the model has nothing to gain.

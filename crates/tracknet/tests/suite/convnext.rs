@@ -21,7 +21,7 @@ use tracknet::models::backbones::BackboneSpec;
 use tracknet::models::lora::{MergeInto, merge_adapters};
 use tracknet::models::nn::{Builder, RandomSource};
 use tracknet::models::registry::describe_backbone;
-use tracknet::models::state::{Group, named_parameters};
+use tracknet::models::state::{Group, ParameterInfo, named_parameters};
 use tracknet::models::{Backbone, HeatmapModel, VisitLayers, apply_quantization};
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 
@@ -257,6 +257,27 @@ fn qlora() -> ModelConfig {
 }
 
 #[test]
+fn adapters_of_stages_that_are_not_computed_do_not_train_and_are_not_counted() {
+    let built = |stages: [usize; 1], channels: usize| {
+        let mut section = qlora();
+        section.backbone.return_stages = stages.to_vec();
+        section.decoder.channels[0] = channels;
+        build_model(&section, [64, 48], 1, &Device::flex().autodiff()).unwrap()
+    };
+    let (model, report) = built([3], 64);
+    let adapters: Vec<_> = named_parameters(&model).into_iter().filter(|p| p.group == Group::Adapter).collect();
+    assert_eq!(adapters.len(), 16);
+    for p in &adapters {
+        assert_eq!(p.trainable, !p.name.starts_with("backbone.stages.3."), "{}", p.name);
+    }
+    let trained = named_parameters(&model).iter().filter(|p| p.trainable).map(ParameterInfo::count).sum::<usize>();
+    assert_eq!(report.memory.trainable, trained);
+    assert!(report.to_string().contains("2 of the adapted modules are in stages after the last one"), "{report}");
+    let (_, report) = built([4], 128);
+    assert!(!report.to_string().contains("of the adapted modules"), "{report}");
+}
+
+#[test]
 fn lora_on_four_bits_trains_resumes_to_the_bit_merges_and_exports() {
     let dir = tempfile::tempdir().unwrap();
     let of = |name: &str| config(dir.path(), qlora(), training(&dir.path().join(name), json!({ "epochs": 2 })));
@@ -318,4 +339,29 @@ fn a_model_from_an_inline_architecture_trains_every_weight_that_is_computed_and_
         before != after
     };
     assert!(changed("backbone.stages.0.layers.0.depthwise_conv.weight") && changed("backbone.stages.1.layers.1.gamma"));
+}
+
+/// Without LoRA, with a backbone that trains from the start and with one that is unfrozen after an epoch.
+#[test]
+fn a_run_that_trains_the_backbone_goes_on_after_an_interruption_without_the_stages_that_are_not_computed() {
+    for (freeze, wait) in [(false, 0), (true, 1)] {
+        let model = training_support::model(json!({
+            "backbone": { "freeze": freeze, "return_stages": [1], "architecture": training_support::convnext([1, 1]) },
+            "decoder": { "channels": [8, 8], "upsample": [1] }
+        }));
+        let dir = tempfile::tempdir().unwrap();
+        let of = |name: &str| {
+            let section = json!({ "epochs": 2, "backbone_freeze_epochs": wait });
+            config(dir.path(), model.clone(), training(&dir.path().join(name), section))
+        };
+        let (whole, all) = run(&of("whole"), None, None).unwrap();
+        let (stopped, first) = run(&of("stopped"), None, Some(5)).unwrap();
+        let (resumed, rest) = run(&of("stopped"), Some(&stopped.paths.root), None).unwrap();
+        assert_eq!([first.losses, rest.losses].concat(), all.losses);
+        let optimizer = |run: &Path| read_all(&run.join("checkpoints/last/optimizer.safetensors")).unwrap();
+        let (of_whole, of_resumed) = (optimizer(&whole.paths.root), optimizer(&resumed.paths.root));
+        assert!(of_whole == of_resumed);
+        let of_stage = |stage: &str| of_whole.keys().any(|name| name.contains(stage));
+        assert!(of_stage("stages.0.") && !of_stage("stages.1."), "{:?}", of_whole.keys());
+    }
 }
