@@ -345,8 +345,8 @@ fn a_model_from_an_inline_architecture_trains_every_weight_that_is_computed_and_
 #[test]
 fn a_run_that_trains_the_backbone_goes_on_after_an_interruption_without_the_stages_that_are_not_computed() {
     for (freeze, wait) in [(false, 0), (true, 1)] {
-        let model = training_support::model(json!({
-            "backbone": { "freeze": freeze, "return_stages": [1], "architecture": training_support::convnext([1, 1]) },
+        let model = crate::training_support::model(json!({
+            "backbone": { "freeze": freeze, "return_stages": [1], "architecture": crate::training_support::convnext([1, 1]) },
             "decoder": { "channels": [8, 8], "upsample": [1] }
         }));
         let dir = tempfile::tempdir().unwrap();
