@@ -6,33 +6,9 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use tracknet_kernels::adapter::{add_adapter, dropout};
 use tracknet_kernels::dropout::KeepMask;
+use tracknet_testing::assert_close;
 
-use crate::common::{device, has};
-
-/// Values that look random and are the same everywhere.
-fn tensor<const D: usize>(shape: [usize; D], seed: u32, device: &Device) -> Tensor<D> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    let values: Vec<f32> = (0..shape.iter().product())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().try_to_vec().unwrap()
-}
-
-fn assert_close(found: &[f32], expected: &[f32], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let distance = f64::from((found - expected).abs());
-        assert!(distance <= tolerance * f64::from(largest), "{what}: element {i} is {found}, expected {expected}");
-    }
-}
+use crate::common::{device, has, host, random};
 
 /// The sum and the gradients of `y`, `x`, `a`, `b` and the bias.
 fn run(
@@ -42,13 +18,13 @@ fn run(
     operation: impl Fn(Tensor<2>, Tensor<2>, [Tensor<2>; 2], Tensor<1>) -> Tensor<2>,
 ) -> [Vec<f32>; 6] {
     let device = &device.clone().autodiff();
-    let half = |shape, seed| tensor::<2>(shape, seed, device).cast(dtype).detach().require_grad();
+    let half = |shape, seed| random::<2>(shape, seed, device).cast(dtype).detach().require_grad();
     let (y, x) = (half([rows, output], 1), half([rows, input], 2));
     let [a, b] =
-        [([rank, input], 3), ([output, rank], 4)].map(|(shape, seed)| tensor::<2>(shape, seed, device).require_grad());
-    let bias = tensor::<1>([output], 5, device).require_grad();
+        [([rank, input], 3), ([output, rank], 4)].map(|(shape, seed)| random::<2>(shape, seed, device).require_grad());
+    let bias = random::<1>([output], 5, device).require_grad();
     let sum = operation(y.clone(), x.clone(), [a.clone(), b.clone()], bias.clone());
-    let loss = sum.clone().cast(DType::F32) * tensor([rows, output], 6, device);
+    let loss = sum.clone().cast(DType::F32) * random([rows, output], 6, device);
     let gradients = loss.sum().backward();
     let of = |x: &Tensor<2>| host(x.grad(&gradients).unwrap());
     [host(sum), of(&y), of(&x), of(&a), of(&b), host(bias.grad(&gradients).unwrap())]
@@ -113,8 +89,8 @@ fn dropout_keeps_the_values_that_the_host_keeps_and_passes_gradients_through_the
 #[test]
 fn what_is_not_trained_gets_no_gradient() {
     let device = device().autodiff();
-    let [y, x] = [tensor::<2>([3, 5], 1, &device), tensor([3, 4], 2, &device)];
-    let [a, b] = [tensor([2, 4], 3, &device).require_grad(), tensor([5, 2], 4, &device)];
+    let [y, x] = [random::<2>([3, 5], 1, &device), random([3, 4], 2, &device)];
+    let [a, b] = [random([2, 4], 3, &device).require_grad(), random([5, 2], 4, &device)];
     let gradients = add_adapter(y.clone(), x.clone(), [a.clone(), b.clone()], None, 1.0, None).sum().backward();
     assert!(a.grad(&gradients).is_some());
     assert!([y, x, b].iter().all(|tensor| tensor.grad(&gradients).is_none()));

@@ -4,30 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Device, Tensor, TensorData, Tolerance};
+use burn::tensor::{DType, Device, Tensor, Tolerance};
 use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
+use tracknet_testing::values;
 
-use crate::common::{device, has, multiplies_bfloat16, on_host};
-
-/// Values in −1..1 that look random and are the same everywhere.
-fn values(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    (0..count)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn host(tensor: Tensor<3>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().try_to_vec().unwrap()
-}
+use crate::common::{device, has, host, multiplies_bfloat16, on_host, tensor};
 
 /// Cosines and sines of a table, `[tokens, head_dim / 2]` each.
 fn table(tokens: usize, head_dim: usize) -> [Vec<f32>; 2] {
