@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tracknet::artifacts::adapter::PeftConfig;
@@ -243,40 +244,14 @@ fn distill(args: &DistillArgs) -> Result<ExitCode> {
     let interrupt = Interrupt::listen()?;
     let place = tempfile::tempdir().context("cannot make a temporary directory")?;
     let place = place.path();
-    let model = match &args.model {
-        Some(model) => {
-            // Here the name is the user's; below it is a key of a configuration that the user never wrote.
-            resolve(model)?;
-            model.clone()
-        }
-        None => {
-            let dir = place.join(shipped::NAME);
-            shipped::unpack(&dir)?;
-            dir.display().to_string()
-        }
-    };
-    let options = args.options(model);
+    let options = args.options(args.teacher(place)?);
     options.check().map_err(tracknet::Error::from)?;
     let pictures = match given {
-        Some(pictures) => pictures,
-        None => match render(args.seed, place, &interrupt)? {
-            Some(pictures) => pictures,
-            None => return Ok(interrupt.exit_code()),
-        },
+        Some(pictures) => Some(pictures),
+        None => render(args.seed, place, &interrupt)?,
     };
-    let job = Job { options, pictures };
-    let crops = Crops::cut(&job.pictures, &job.options)?;
-    let (targets, teacher) = teach(&job.options, &crops, &device)?;
-    drop(crops);
-    targets.write(&place.join(TARGETS_FILE))?;
-    write_json(&place.join(JOB_FILE), &job)?;
-    let mut report = DistillReport {
-        options: job.options,
-        pictures: job.pictures.len(),
-        held_out_pictures: Crops::held_out(job.pictures.len()),
-        teacher,
-        students: Vec::new(),
-    };
+    let Some(pictures) = pictures else { return Ok(interrupt.exit_code()) };
+    let mut report = prepare_students(Job { options, pictures }, place, &device)?;
     if args.model.is_none() {
         args.name_shipped(&mut report);
     }
@@ -299,7 +274,34 @@ fn distill(args: &DistillArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs the teacher, and leaves the job and its targets in `place` for the processes of the students. The report without them.
+fn prepare_students(job: Job, place: &Path, device: &Device) -> Result<DistillReport> {
+    let crops = Crops::cut(&job.pictures, &job.options)?;
+    let (targets, teacher) = teach(&job.options, &crops, device)?;
+    targets.write(&place.join(TARGETS_FILE))?;
+    write_json(&place.join(JOB_FILE), &job)?;
+    Ok(DistillReport {
+        options: job.options,
+        pictures: job.pictures.len(),
+        held_out_pictures: Crops::held_out(job.pictures.len()),
+        teacher,
+        students: Vec::new(),
+    })
+}
+
 impl DistillArgs {
+    /// The model of `--model`, or the directory below `place` into which the one that this program carries is unpacked.
+    fn teacher(&self, place: &Path) -> Result<String> {
+        if let Some(model) = &self.model {
+            // Here the name is the user's; below it is a key of a configuration that the user never wrote.
+            resolve(model)?;
+            return Ok(model.clone());
+        }
+        let dir = place.join(shipped::NAME);
+        shipped::unpack(&dir)?;
+        Ok(dir.display().to_string())
+    }
+
     /// The pictures of `--image`.
     fn given_pictures(&self) -> Result<Option<Vec<PathBuf>>> {
         Ok(match &self.image {

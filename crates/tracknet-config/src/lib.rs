@@ -32,6 +32,7 @@ mod tests;
 mod training;
 mod typo;
 mod validate;
+mod windows;
 mod words;
 mod yaml;
 
@@ -53,6 +54,7 @@ pub use runtime::{Runtime, check_run_id};
 pub use setting::{Section, Setting};
 pub use sources::{CONFIG_DIR_VARIABLE, EMBEDDED, Embedded};
 pub use training::*;
+pub use windows::WindowMismatch;
 pub use words::{UnknownWord, Word, Words};
 
 /// The merged configuration of a run.

@@ -546,7 +546,8 @@ fn windows_are_read_if_the_model_sees_them_and_seen_if_they_are_read() {
         (
             on,
             "model_name: convnext_fpn_heatmap\ntemporal: stack\n",
-            "model.yaml:1: model.temporal_input is stem, but the fpn decoder of convnext_fpn_heatmap has no",
+            "model.yaml:1: model.temporal_input is stem, but the fpn decoder of convnext_fpn_heatmap has no convolutional stem: \
+             set model.temporal_input to patches",
         ),
         (on, "temporal: difference\n", "model.yaml:1: model.temporal_input is stem, but model.decoder.skip is false"),
     ];

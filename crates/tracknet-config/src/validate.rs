@@ -6,9 +6,7 @@ use super::check::Checked;
 use super::key::{self, Key, Status, known_keys};
 use super::layers::Layers;
 use super::model::ModelConfig;
-use super::{
-    BatchNormalized, Config, DataConfig, InitMethod, ModelName, QuantMode, Temporal, TemporalInput, TrainingConfig,
-};
+use super::{BatchNormalized, Config, DataConfig, InitMethod, ModelName, QuantMode, TrainingConfig};
 use tracknet_io::console::listing;
 
 /// The most weights of a decoder.
@@ -174,9 +172,9 @@ impl Rules<'_> {
         }
     }
 
-    /// Windows are read if the model sees them, and seen if they are read.
+    /// Windows are on or off, and the model sees them as [`ModelConfig::check_windows`] says.
     fn windows(&mut self, config: &Config) {
-        let (sequence, model) = (&config.data.sequence, &config.model);
+        let sequence = &config.data.sequence;
         let is_given = |key| self.checked.origins.contains_key(key);
         if sequence.length > 1 && is_given("data.sequence.length") && !is_given("data.sequence.enabled") {
             let message = format!(
@@ -186,39 +184,8 @@ impl Rules<'_> {
             );
             return self.problem(&["data.sequence.length"], message);
         }
-        let frames = sequence.frames();
-        if frames > 1 && model.temporal == Temporal::None {
-            let message = format!(
-                "data.sequence makes windows of {frames} frames, but model.temporal is none: set it to stack or difference, \
-                 or data.sequence.enabled to false"
-            );
-            return self.problem(&["data.sequence.length", "data.sequence.enabled", "model.temporal"], message);
-        }
-        if frames == 1 && model.temporal != Temporal::None {
-            let message = format!(
-                "model.temporal is {}, but data.sequence makes no windows: set data.sequence.enabled to true and \
-                 data.sequence.length to 2 or more, or model.temporal to none",
-                model.temporal
-            );
-            return self.problem(&["model.temporal", "data.sequence.length", "data.sequence.enabled"], message);
-        }
-        if frames == 1 || model.temporal_input != TemporalInput::Stem {
-            return;
-        }
-        let section = model.model_name.decoder_section();
-        if section != "decoder" {
-            let message = format!(
-                "model.temporal_input is stem, but the {section} decoder of {} has no convolutional stem: set \
-                 model.temporal_input to patches",
-                model.model_name
-            );
-            self.problem(&["model.temporal_input", "model.model_name", "model.temporal"], message);
-        } else if !model.decoder.skip {
-            let message =
-                "model.temporal_input is stem, but model.decoder.skip is false: the decoder's convolutional stem \
-                           sees the window; set model.decoder.skip to true"
-                    .to_owned();
-            self.problem(&["model.temporal_input", "model.decoder.skip", "model.temporal"], message);
+        if let Err(mismatch) = config.model.check_windows(sequence.frames()) {
+            self.problem(&mismatch.keys, mismatch.to_string());
         }
     }
 

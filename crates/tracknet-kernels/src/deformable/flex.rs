@@ -121,14 +121,8 @@ mod tests {
     fn assert_close(found: &FlexTensor, expected: &FlexTensor, what: &str) {
         let (found, expected) = (contiguous(found.clone()), contiguous(expected.clone()));
         assert_eq!(found.shape(), expected.shape(), "{what}");
-        let largest = slice(&expected).iter().fold(0f32, |max, v| max.max(v.abs()));
-        for (at, (found, expected)) in slice(&found).iter().zip(slice(&expected)).enumerate() {
-            // Two orders of at most a few hundred additions in f32.
-            assert!(
-                (found - expected).abs() <= 1e-5 * largest.max(1e-3),
-                "{what}: {at} is {found}, expected {expected}"
-            );
-        }
+        // Two orders of at most a few hundred additions in f32.
+        tracknet_testing::assert_close_above::<f32, f32>(slice(&found), slice(&expected), 1e-5, 1e-3, what);
     }
 
     #[test]

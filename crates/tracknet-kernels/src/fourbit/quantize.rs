@@ -228,12 +228,7 @@ mod tests {
 
     #[test]
     fn every_instruction_set_gives_the_same_bits_at_any_length() {
-        let mut state = 1_u32;
-        let mut random = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        let mut values: Vec<f32> = (0..9001).map(|_| random()).collect();
+        let mut values = tracknet_testing::values(9001, 1);
         // A block of zeros, a block of subnormal numbers, and values on the borders.
         values[128..256].fill(0.0);
         values[256..320].iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits() >> 9));

@@ -2,6 +2,8 @@
 
 use std::mem::MaybeUninit;
 
+use tracknet_testing::values;
+
 use super::{self as product, LowRank, Mask, PackedLhs, Product, Shared, Side, Storage, Store, Weight, levels};
 use crate::dropout::KeepMask;
 use crate::fourbit::{BLOCKSIZES, ComputeDtype, PackedWeight, QuantType, QuantizeOptions};
@@ -9,17 +11,6 @@ use crate::simd::Level;
 
 const FEATURES: [usize; 7] = [1, 7, 33, 65, 96, 200, 256];
 const ROWS: [usize; 6] = [1, 5, 17, 63, 65, 581];
-
-/// Values in -1..1 that look random and are the same everywhere.
-fn values(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    (0..count)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
 
 fn pack(shape: [usize; 2], quant_type: QuantType, blocksize: usize, double_quant: bool) -> PackedWeight {
     let options = QuantizeOptions { quant_type, blocksize, double_quant };

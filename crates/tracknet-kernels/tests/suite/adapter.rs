@@ -6,8 +6,9 @@
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use tracknet_kernels::adapter::{add_adapter, dropout};
 use tracknet_kernels::dropout::KeepMask;
+use tracknet_testing::assert_close;
 
-use crate::common::{assert_close, device, has, host, tensor};
+use crate::common::{device, has, host, random};
 
 /// The sum and the gradients of `y`, `x`, `a`, `b` and the bias.
 fn run(
@@ -17,13 +18,13 @@ fn run(
     operation: impl Fn(Tensor<2>, Tensor<2>, [Tensor<2>; 2], Tensor<1>) -> Tensor<2>,
 ) -> [Vec<f32>; 6] {
     let device = &device.clone().autodiff();
-    let half = |shape, seed| tensor::<2>(shape, seed, device).cast(dtype).detach().require_grad();
+    let half = |shape, seed| random::<2>(shape, seed, device).cast(dtype).detach().require_grad();
     let (y, x) = (half([rows, output], 1), half([rows, input], 2));
     let [a, b] =
-        [([rank, input], 3), ([output, rank], 4)].map(|(shape, seed)| tensor::<2>(shape, seed, device).require_grad());
-    let bias = tensor::<1>([output], 5, device).require_grad();
+        [([rank, input], 3), ([output, rank], 4)].map(|(shape, seed)| random::<2>(shape, seed, device).require_grad());
+    let bias = random::<1>([output], 5, device).require_grad();
     let sum = operation(y.clone(), x.clone(), [a.clone(), b.clone()], bias.clone());
-    let loss = sum.clone().cast(DType::F32) * tensor([rows, output], 6, device);
+    let loss = sum.clone().cast(DType::F32) * random([rows, output], 6, device);
     let gradients = loss.sum().backward();
     let of = |x: &Tensor<2>| host(x.grad(&gradients).unwrap());
     [host(sum), of(&y), of(&x), of(&a), of(&b), host(bias.grad(&gradients).unwrap())]
@@ -88,8 +89,8 @@ fn dropout_keeps_the_values_that_the_host_keeps_and_passes_gradients_through_the
 #[test]
 fn what_is_not_trained_gets_no_gradient() {
     let device = device().autodiff();
-    let [y, x] = [tensor::<2>([3, 5], 1, &device), tensor([3, 4], 2, &device)];
-    let [a, b] = [tensor([2, 4], 3, &device).require_grad(), tensor([5, 2], 4, &device)];
+    let [y, x] = [random::<2>([3, 5], 1, &device), random([3, 4], 2, &device)];
+    let [a, b] = [random([2, 4], 3, &device).require_grad(), random([5, 2], 4, &device)];
     let gradients = add_adapter(y.clone(), x.clone(), [a.clone(), b.clone()], None, 1.0, None).sum().backward();
     assert!(a.grad(&gradients).is_some());
     assert!([y, x, b].iter().all(|tensor| tensor.grad(&gradients).is_none()));

@@ -4,19 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Device, Tensor, TensorData, Tolerance};
+use burn::tensor::{DType, Device, Tensor, Tolerance};
 use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
+use tracknet_testing::values;
 
-use crate::common::{device, has, multiplies_bfloat16, on_host, values};
-
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn host(tensor: Tensor<3>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().try_to_vec().unwrap()
-}
+use crate::common::{device, has, host, multiplies_bfloat16, on_host, tensor};
 
 /// Cosines and sines of a table, `[tokens, head_dim / 2]` each.
 fn table(tokens: usize, head_dim: usize) -> [Vec<f32>; 2] {

@@ -7,8 +7,9 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 use tracknet_kernels::conv3x3;
+use tracknet_testing::assert_close;
 
-use crate::common::{assert_close, device, host, tensor};
+use crate::common::{device, host, random};
 
 /// Frames, inputs, outputs, height, width: a single pixel, row and column, and widths on both sides of a vector.
 const SHAPES: [[usize; 5]; 8] = [
@@ -29,10 +30,10 @@ fn outputs_and_gradients_equal_those_of_the_general_convolution() {
         let [batch, inputs, outputs, height, width] = shape;
         let run = |device: Device, operation: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<4>| {
             let device = device.autodiff();
-            let x = tensor([batch, inputs, height, width], 1, &device).require_grad();
-            let weight = tensor([outputs, inputs, 3, 3], 2, &device).require_grad();
+            let x = random([batch, inputs, height, width], 1, &device).require_grad();
+            let weight = random([outputs, inputs, 3, 3], 2, &device).require_grad();
             let y = operation(x.clone(), weight.clone());
-            let gradients = (y.clone() * tensor([batch, outputs, height, width], 3, &device)).sum().backward();
+            let gradients = (y.clone() * random([batch, outputs, height, width], 3, &device)).sum().backward();
             [host(y), host(x.grad(&gradients).unwrap()), host(weight.grad(&gradients).unwrap())]
         };
         let (found, expected) = (run(device(), &conv3x3), run(Device::flex(), &general));
@@ -46,7 +47,7 @@ fn outputs_and_gradients_equal_those_of_the_general_convolution() {
 #[test]
 fn a_gradient_nobody_asks_for_is_not_there() {
     let device = device().autodiff();
-    let [x, weight] = [tensor([1, 2, 3, 4], 1, &device), tensor([5, 2, 3, 3], 2, &device)];
+    let [x, weight] = [random([1, 2, 3, 4], 1, &device), random([5, 2, 3, 3], 2, &device)];
     let trained = weight.clone().require_grad();
     let gradients = conv3x3(x.clone(), trained.clone()).sum().backward();
     assert!(trained.grad(&gradients).is_some() && x.grad(&gradients).is_none());
@@ -58,5 +59,5 @@ fn a_gradient_nobody_asks_for_is_not_there() {
 #[test]
 #[should_panic(expected = "conv3x3: weight is [3, 1, 3, 3], expected [out, 2, 3, 3]")]
 fn a_weight_of_another_width_is_refused() {
-    conv3x3(tensor([1, 2, 3, 4], 1, &device()), tensor([3, 1, 3, 3], 2, &device()));
+    conv3x3(random([1, 2, 3, 4], 1, &device()), random([3, 1, 3, 3], 2, &device()));
 }

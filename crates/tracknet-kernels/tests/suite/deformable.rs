@@ -5,17 +5,13 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use tracknet_kernels::deformable::{Pyramid, deformable_attention};
+use tracknet_testing::assert_close;
 
 use crate::common::device;
 
 /// Values in −½..½ that look random and are the same everywhere.
 fn values(count: usize, seed: u32) -> Vec<f64> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    let next = |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        f64::from(state >> 8) / f64::from(1 << 24) - 0.5
-    };
-    (0..count).map(next).collect()
+    tracknet_testing::values(count, seed).into_iter().map(|value| f64::from(value) / 2.0).collect()
 }
 
 /// The arguments of one call, row-major.
@@ -121,15 +117,6 @@ fn tensor<const D: usize>(values: &[f64], shape: [usize; D], device: &Device) ->
 
 fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().iter::<f64>().collect()
-}
-
-fn assert_close(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0.0_f64, |max, v| max.max(v.abs()));
-    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let distance = (found - expected).abs();
-        assert!(distance <= tolerance * largest, "{what}: element {at} is {found}, expected {expected}");
-    }
 }
 
 #[test]

@@ -7,8 +7,9 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 use tracknet_kernels::depthwise_conv3x3;
+use tracknet_testing::assert_close;
 
-use crate::common::{assert_close, device, host, tensor};
+use crate::common::{device, host, random};
 
 /// Odd and distinct sizes, a single row, a single column, a single pixel, and widths on both sides of a vector.
 const SHAPES: [[usize; 4]; 9] = [
@@ -31,10 +32,10 @@ fn outputs_and_gradients_equal_those_of_the_general_convolution() {
         let general = |x, weight| conv2d(x, weight, None, options.clone());
         let run = |device: Device, operation: &dyn Fn(Tensor<4>, Tensor<4>) -> Tensor<4>| {
             let device = device.autodiff();
-            let x = tensor(shape, 1, &device).require_grad();
-            let weight = tensor([channels, 1, 3, 3], 2, &device).require_grad();
+            let x = random(shape, 1, &device).require_grad();
+            let weight = random([channels, 1, 3, 3], 2, &device).require_grad();
             let y = operation(x.clone(), weight.clone());
-            let gradients = (y.clone() * tensor(shape, 3, &device)).sum().backward();
+            let gradients = (y.clone() * random(shape, 3, &device)).sum().backward();
             [host(y), host(x.grad(&gradients).unwrap()), host(weight.grad(&gradients).unwrap())]
         };
         let (found, expected) = (run(device(), &depthwise_conv3x3), run(Device::flex(), &general));
@@ -48,7 +49,7 @@ fn outputs_and_gradients_equal_those_of_the_general_convolution() {
 #[test]
 fn a_gradient_nobody_asks_for_is_not_there() {
     let device = device().autodiff();
-    let [x, weight] = [tensor([1, 2, 3, 4], 1, &device), tensor([2, 1, 3, 3], 2, &device)];
+    let [x, weight] = [random([1, 2, 3, 4], 1, &device), random([2, 1, 3, 3], 2, &device)];
     let trained = weight.clone().require_grad();
     let gradients = depthwise_conv3x3(x.clone(), trained.clone()).sum().backward();
     assert!(trained.grad(&gradients).is_some() && x.grad(&gradients).is_none());
@@ -60,5 +61,5 @@ fn a_gradient_nobody_asks_for_is_not_there() {
 #[test]
 #[should_panic(expected = "depthwise_conv3x3: weight is [3, 1, 3, 3], expected [2, 1, 3, 3]")]
 fn a_weight_of_another_width_is_refused() {
-    depthwise_conv3x3(tensor([1, 2, 3, 4], 1, &device()), tensor([3, 1, 3, 3], 2, &device()));
+    depthwise_conv3x3(random([1, 2, 3, 4], 1, &device()), random([3, 1, 3, 3], 2, &device()));
 }

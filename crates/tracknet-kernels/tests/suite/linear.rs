@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Distribution, Tensor, TensorData, Tolerance};
+use burn::tensor::{DType, Device, Distribution, Tensor, Tolerance};
 use tracknet_kernels::{
     ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizeError, QuantizeOptions, linear_4bit,
 };
+use tracknet_testing::{assert_close, values};
 
-use crate::common::{device, has, on_host, values};
+use crate::common::{device, has, host, on_host, tensor};
 
 fn pack(shape: [usize; 2], quant_type: QuantType, blocksize: usize, double_quant: bool) -> PackedWeight {
     let options = QuantizeOptions { quant_type, blocksize, double_quant };
@@ -18,14 +19,6 @@ fn pack(shape: [usize; 2], quant_type: QuantType, blocksize: usize, double_quant
 
 fn rounded(values: &[f32]) -> Vec<f32> {
     values.iter().map(|value| ComputeDtype::Bf16.round(*value)).collect()
-}
-
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn host(tensor: Tensor<2>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().unwrap()
 }
 
 /// `a[m, k] · b[k, n]` in f64.
@@ -37,15 +30,6 @@ fn product(a: &[f32], b: impl Fn(usize, usize) -> f32, [m, k, n]: [usize; 3]) ->
         }
     }
     out
-}
-
-fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0.0_f64, |max, v| max.max(v.abs()));
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let distance = (f64::from(*found) - expected).abs();
-        assert!(distance <= tolerance * largest, "{what}: element {i} is {found}, expected {expected}");
-    }
 }
 
 /// Odd, distinct sizes; inner sizes that are no multiple of a block; odd element counts; several row tasks and panels.

@@ -3,20 +3,11 @@
 // clippy.toml allows these in test functions, not in the functions they share.
 #![allow(clippy::unwrap_used)]
 
-use burn::tensor::{DType, Device, Tensor, TensorData, Tolerance};
+use burn::tensor::{DType, Device, Tensor, Tolerance};
 use tracknet_kernels::matmul::matmul;
+use tracknet_testing::assert_close;
 
-use crate::common::{device, has};
-
-fn tensor(shape: [usize; 3], seed: usize, device: &Device) -> Tensor<3> {
-    let count = shape.iter().product();
-    let values: Vec<f32> = (0..count).map(|i| ((i * 7919 + seed * 613) % 1009) as f32 / 500.0 - 1.0).collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn host(tensor: Tensor<3>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().try_to_vec().unwrap()
-}
+use crate::common::{device, has, host, random};
 
 /// The product and the gradients of both factors.
 fn run(
@@ -26,24 +17,13 @@ fn run(
     product: impl Fn(Tensor<3>, Tensor<3>) -> Tensor<3>,
 ) -> [Vec<f32>; 3] {
     let device = &device.clone().autodiff();
-    let factor = |shape, seed| tensor(shape, seed, device).cast(dtype).detach().require_grad();
+    let factor = |shape, seed| random(shape, seed, device).cast(dtype).detach().require_grad();
     let (lhs, rhs) = (factor(left, 1), factor(right, 2));
     let y = product(lhs.clone(), rhs.clone());
     assert_eq!(y.dtype(), dtype);
-    let weights = tensor([right[0], left[1], right[2]], 3, device);
+    let weights = random([right[0], left[1], right[2]], 3, device);
     let gradients = (y.clone().cast(DType::F32) * weights).sum().backward();
     [host(y), host(lhs.grad(&gradients).unwrap()), host(rhs.grad(&gradients).unwrap())]
-}
-
-/// Holds each distance against the largest expected value of its tensor.
-fn assert_close(found: &[Vec<f32>; 3], expected: &[Vec<f32>; 3], tolerance: f32, what: &str) {
-    for (which, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let largest = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
-        for (found, expected) in found.iter().zip(expected) {
-            let distance = (found - expected).abs() / largest;
-            assert!(distance <= tolerance, "{what}, {which}: {found}, expected {expected}");
-        }
-    }
 }
 
 /// One matrix, as many as there are others, one for all; odd sizes, and sizes of which tiles are multiples.
@@ -61,13 +41,15 @@ fn products_and_gradients_equal_those_of_burn() {
         let found = run(&device(), DType::F32, shapes, matmul);
         let expected = run(&Device::flex(), DType::F32, shapes, |lhs, rhs| lhs.matmul(rhs));
         // Sums of at most 576 products in f32, in different orders.
-        assert_close(&found, &expected, 1e-5, &format!("{shapes:?}"));
+        for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            assert_close(found, expected, 1e-5, &format!("{shapes:?}, {which}"));
+        }
     }
 }
 
 #[test]
 fn two_matrices_have_the_product_of_burn() {
-    let matrix = |shape: [usize; 2], device: &Device| tensor([1, shape[0], shape[1]], 4, device).squeeze_dim::<2>(0);
+    let matrix = |shape: [usize; 2], device: &Device| random([1, shape[0], shape[1]], 4, device).squeeze_dim::<2>(0);
     let found = matmul(matrix([5, 33], &device()), matrix([33, 3], &device()));
     assert_eq!(found.dims(), [5, 3]);
     let expected = matrix([5, 33], &Device::flex()).matmul(matrix([33, 3], &Device::flex()));
@@ -81,7 +63,9 @@ fn half_precision_gives_what_full_precision_gives_within_its_rounding() {
             let found = run(&device(), dtype, shapes, matmul);
             let expected = run(&Device::flex(), DType::F32, shapes, |lhs, rhs| lhs.matmul(rhs));
             // Factors, gradient and result are rounded to at least 8 bits each.
-            assert_close(&found, &expected, 2e-2, &format!("{dtype:?}, {shapes:?}"));
+            for (which, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                assert_close(found, expected, 2e-2, &format!("{dtype:?}, {shapes:?}, {which}"));
+            }
         }
     }
 }
@@ -89,8 +73,8 @@ fn half_precision_gives_what_full_precision_gives_within_its_rounding() {
 #[test]
 fn a_factor_that_does_not_train_gets_no_gradient() {
     let device = device().autodiff();
-    let lhs = tensor([1, 2, 3], 1, &device);
-    let rhs = tensor([2, 3, 4], 2, &device).require_grad();
+    let lhs = random([1, 2, 3], 1, &device);
+    let rhs = random([2, 3, 4], 2, &device).require_grad();
     let gradients = matmul(lhs.clone(), rhs.clone()).sum().backward();
     assert!(lhs.grad(&gradients).is_none() && rhs.grad(&gradients).is_some());
 }
@@ -98,5 +82,5 @@ fn a_factor_that_does_not_train_gets_no_gradient() {
 #[test]
 #[should_panic(expected = "matmul: [2, 3, 5] times [4, 5, 7]")]
 fn shapes_that_do_not_fit_are_refused() {
-    matmul(tensor([2, 3, 5], 1, &device()), tensor([4, 5, 7], 2, &device()));
+    matmul(random([2, 3, 5], 1, &device()), random([4, 5, 7], 2, &device()));
 }

@@ -11,16 +11,12 @@ use crate::common::device;
 
 /// Values over many magnitudes that look random and are the same everywhere; a run of zeros, and one of subnormals.
 fn values(count: usize) -> Vec<f32> {
-    let mut state = 12345_u32;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count)
-        .map(|i| match i / 64 % 9 {
+    let random = tracknet_testing::values(count, 1).into_iter().enumerate();
+    random
+        .map(|(i, value)| match i / 64 % 9 {
             3 => 0.0,
             5 => f32::from_bits(i as u32 % 977),
-            other => next() * 10_f32.powi(other as i32 - 4),
+            other => value * 10_f32.powi(other as i32 - 4),
         })
         .collect()
 }

@@ -3,20 +3,10 @@
 // clippy.toml allows these in test functions, not in the functions they share.
 #![allow(clippy::unwrap_used)]
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use tracknet_kernels::residual::add_scaled;
 
-use crate::common::device;
-
-fn tensor<const D: usize>(shape: [usize; D], seed: usize, device: &Device) -> Tensor<D> {
-    let values: Vec<f32> =
-        (0..shape.iter().product()).map(|i| ((i * 7919 + seed * 613) % 1009) as f32 / 500.0 - 1.0).collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().unwrap()
-}
+use crate::common::{device, host, random};
 
 /// The sum and the gradients of input, branch and scale.
 fn run(
@@ -25,10 +15,10 @@ fn run(
     operation: impl Fn(Tensor<3>, Tensor<3>, Tensor<1>) -> Tensor<3>,
 ) -> [Vec<f32>; 4] {
     let device = &device.autodiff();
-    let [x, branch] = [1, 2].map(|seed| tensor(shape, seed, device).require_grad());
-    let scale = tensor([shape[2]], 3, device).require_grad();
+    let [x, branch] = [1, 2].map(|seed| random(shape, seed, device).require_grad());
+    let scale = random([shape[2]], 3, device).require_grad();
     let y = operation(x.clone(), branch.clone(), scale.clone());
-    let gradients = (y.clone() * tensor(shape, 4, device)).sum().backward();
+    let gradients = (y.clone() * random(shape, 4, device)).sum().backward();
     let of = |x: &Tensor<3>| host(x.grad(&gradients).unwrap());
     [host(y), of(&x), of(&branch), host(scale.grad(&gradients).unwrap())]
 }
@@ -51,7 +41,7 @@ fn sum_and_gradients_equal_those_of_plain_operations() {
 #[test]
 fn a_frozen_scale_passes_gradients_on_and_gets_none() {
     let device = device().autodiff();
-    let (x, scale) = (tensor([2, 3, 5], 1, &device).require_grad(), tensor([5], 3, &device));
+    let (x, scale) = (random([2, 3, 5], 1, &device).require_grad(), random([5], 3, &device));
     let gradients = add_scaled(x.clone(), x.clone(), scale.clone()).sum().backward();
     assert!(scale.grad(&gradients).is_none());
     let expected: Vec<f32> = (0..6).flat_map(|_| host(scale.clone()).into_iter().map(|s| 1.0 + s)).collect();
@@ -61,6 +51,6 @@ fn a_frozen_scale_passes_gradients_on_and_gets_none() {
 #[test]
 #[should_panic(expected = "add_scaled: branch and scale are ([2, 3, 5], [4]) for x [2, 3, 5]")]
 fn a_scale_of_another_width_is_refused() {
-    let x = || tensor::<3>([2, 3, 5], 1, &device());
-    add_scaled(x(), x(), tensor([4], 1, &device()));
+    let x = || random::<3>([2, 3, 5], 1, &device());
+    add_scaled(x(), x(), random([4], 1, &device()));
 }

@@ -21,7 +21,7 @@ use crate::models::lora::plan::{self, InitialMatrices, LoraPlan};
 use crate::models::nn::{Builder, Fill, LinearWeight, RandomSource, Source};
 use crate::models::quantization::{Format, Packer, QuantizationReport, Storage, apply_quantization};
 use crate::models::registry::{backbone_row, decoder_of, describe_backbone};
-use crate::models::state::{NamedModule, set_trainable};
+use crate::models::state::NamedModule;
 use crate::models::window::WindowSpec;
 use crate::models::{
     Backbone, HeatmapHead, HeatmapModel, MemoryReport, ModelError, ModelInput, VisitLayers, Window, words,
@@ -100,32 +100,37 @@ pub fn build_model(
     let plan = BackbonePlan::new(config)?.with_stages(&config.backbone.return_stages)?;
     plan.check_patch_size(config.backbone.patch_size)?;
     plan.spec.check_input(input.size)?;
-    let mut decoder = (decoder.plan)(config, &plan.spec.layout(), config.heatmap.size)?;
-    if window.enters_stem() {
-        decoder.see_windows(window.frames)?;
-    }
+    let decoder = (decoder.plan)(config, &plan.spec.layout(), config.heatmap.size, window)?;
     let (model, mut report) = plan.build(config, seed, device, |backbone| {
         let random = RandomSource { seed };
         let builder = Builder::new(&random, device);
         let head = HeatmapHead::new(decoder.output_channels(), &builder.at("head"));
-        let window = Window::new(window, backbone.spec().embedding(), &builder.at("window"))?;
+        let window = Window::new(window, backbone.spec().embedding(), &builder.at("window"));
         let model = HeatmapModel { backbone, decoder: decoder.build(&builder.at("decoder")), head, window };
         match &config.decoder.pretrained {
             Some(path) => load_initial_head(path, model),
             None => Ok(model),
         }
     })?;
-    let model = freeze_unreached(model);
+    let model = model.with_trainable(|parameter| parameter.trainable);
+    report.notes.extend(adapters_without_say(&model));
     report.memory = MemoryReport::of(&model);
     Ok((model, report))
 }
 
-/// Freezes what no heatmap is computed with: it would have no gradient, and an optimizer no state of it.
-fn freeze_unreached(model: HeatmapModel) -> HeatmapModel {
-    let spec = model.backbone.shared_spec();
-    set_trainable(model, |parameter| {
-        let name = parameter.name.strip_prefix("backbone.");
-        parameter.trainable && name.is_none_or(|name| spec.reaches_features(name))
+/// What to tell of adapters on layers that no heatmap is computed with. They are there because PEFT has them: the files of an
+/// adapter do not depend on what a decoder takes in.
+fn adapters_without_say(model: &HeatmapModel) -> Option<String> {
+    let spec = model.backbone.spec();
+    let mut count = 0;
+    model.backbone.visit_layers(&mut |path, layer| {
+        count += usize::from(layer.adapter().is_some() && !spec.reaches_features(path));
+    });
+    (count > 0).then(|| {
+        format!(
+            "{count} of the adapted modules are in stages after the last one of model.backbone.return_stages: no heatmap is \
+             computed with them, and they do not train"
+        )
     })
 }
 

@@ -44,7 +44,7 @@ impl MicroBatches {
         self.side_by_side && self.count() > 1
     }
 
-    fn count(self) -> usize {
+    pub(crate) fn count(self) -> usize {
         self.batch.div_ceil(self.frames)
     }
 

@@ -97,7 +97,8 @@ pub fn training_estimate(
     model.backbone.visit_layers(&mut |_, layer| {
         let linear = layer.base().linear().map(|linear| &linear.weight);
         let is_trained = matches!(linear, Some(LinearWeight::Dense(weight)) if weight.is_require_grad());
-        backbone_trains |= is_trained || (linear.is_some() && layer.adapter().is_some());
+        let is_adapted = linear.is_some() && layer.adapter().is_some_and(|adapter| adapter.a.is_require_grad());
+        backbone_trains |= is_trained || is_adapted;
     });
     let window = model.window.spec();
     backbone_trains |= window.enters_patches();

@@ -31,10 +31,12 @@ pub mod state;
 pub mod window;
 pub mod words;
 
+use std::convert::Infallible;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::compute::{is_cpu, parallel};
+use crate::compute::{Compute, MicroBatches};
 
 use backbones::ModulePaths;
 pub use backbones::{Backbone, Network};
@@ -48,6 +50,7 @@ use lora::AdaptableLayer;
 pub use lora::{VisitLayers, apply_lora_to_model};
 pub use memory::MemoryReport;
 pub use quantization::apply_quantization;
+use state::{ParameterInfo, set_trainable};
 pub use window::{ModelInput, Window};
 
 /// Backbone → decoder → head.
@@ -68,22 +71,22 @@ impl HeatmapModel {
     /// `[batch, 1, heatmap height, heatmap width]` of the last frame.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
         let frame = self.window.last_frame(images.clone());
-        let features = match self.window.embedding(&images) {
-            None => self.backbone.forward(frame),
-            Some(added) => self.backbone.forward_adding(frame, added),
-        };
+        let features = self.backbone.forward(frame, self.window.embedding(&images));
         let features = self.decoder.forward(features, self.window.for_decoder(images));
         self.head.forward(features)
     }
 
-    /// [`Self::forward`] of a model that only predicts. On the CPU frames are computed side by side, one on each core.
+    /// [`Self::forward`] of a model that only predicts, in the micro-batches that suit the device.
     pub fn predict(&self, images: Tensor<4>) -> Tensor<4> {
-        let frames = images.dims()[0];
-        if frames < 2 || !is_cpu(&images.device()) {
+        let micro_batches = MicroBatches::to_predict(images.dims()[0], &Compute::new(&images.device()));
+        if micro_batches.count() < 2 {
             return self.forward(images);
         }
-        let frame = |index| self.forward(images.clone().narrow(0, index, 1));
-        Tensor::cat(parallel::map(frames, parallel::cores(), frame), 0)
+        let Ok(logits) = micro_batches.map(|_, frames| {
+            let part = images.clone().narrow(0, frames.start, frames.len());
+            Ok::<_, Infallible>(self.forward(part))
+        });
+        Tensor::cat(logits, 0)
     }
 
     /// A copy with an autodiff graph and dropout streams of its own; the values are shared.
@@ -93,6 +96,17 @@ impl HeatmapModel {
         model.own_adapter_dropout();
         model.decoder.own_dropout();
         model
+    }
+
+    /// Decides for every parameter whether it trains. What no heatmap is computed with never does: it would have no gradient,
+    /// and an optimizer no state of it.
+    #[must_use]
+    pub fn with_trainable(self, trains: impl Fn(&ParameterInfo) -> bool) -> Self {
+        let spec = self.backbone.shared_spec();
+        set_trainable(self, |parameter| {
+            let name = parameter.name.strip_prefix("backbone.");
+            trains(parameter) && name.is_none_or(|name| spec.reaches_features(name))
+        })
     }
 
     /// Mixed precision on the CPU, in the backbone ([`Backbone::use_bfloat16`]). `false` if the model has nothing to gain.

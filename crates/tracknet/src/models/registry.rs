@@ -8,10 +8,12 @@ use crate::config::{ModelConfig, ModelName};
 use crate::console::shown;
 
 use super::ModelError;
+use super::backbones::config::ConfigKeys;
 use super::backbones::vit::{self, dinov2, dinov3, original};
 use super::backbones::{BackboneSpec, Family, convnext};
 use super::decoders::{DecoderSpec, DeformableSpec, FpnSpec, HrnetSpec, UnetSpec, UpsamplingSpec};
 use super::features::Layout;
+use super::window::WindowSpec;
 
 /// A description of a backbone, and the keys of its configuration that mean nothing to its family.
 pub type Described = (Arc<dyn BackboneSpec>, Vec<String>);
@@ -34,35 +36,35 @@ pub struct BackboneRow {
 pub static BACKBONES: [BackboneRow; 5] = [
     BackboneRow {
         model_type: "dinov3_vit",
-        keys: dinov3::KEYS,
+        keys: dinov3::Config::KEYS,
         family: |_| &dinov3::FAMILY,
         spelling: &dinov3::FAMILY,
         describe: |config, key| vit::describe(dinov3::spec(config, key), config, key),
     },
     BackboneRow {
         model_type: "dinov2",
-        keys: dinov2::KEYS,
+        keys: dinov2::Config::KEYS,
         family: |config| dinov2::family_of(config, false),
         spelling: dinov2::family(false, true),
         describe: |config, key| vit::describe(dinov2::spec(config, key, false), config, key),
     },
     BackboneRow {
         model_type: "dinov2_with_registers",
-        keys: dinov2::KEYS,
+        keys: dinov2::Config::KEYS,
         family: |config| dinov2::family_of(config, true),
         spelling: dinov2::family(true, true),
         describe: |config, key| vit::describe(dinov2::spec(config, key, true), config, key),
     },
     BackboneRow {
         model_type: "vit",
-        keys: original::KEYS,
+        keys: original::Config::KEYS,
         family: |_| &original::FAMILY,
         spelling: &original::FAMILY,
         describe: |config, key| vit::describe(original::spec(config, key), config, key),
     },
     BackboneRow {
         model_type: "dinov3_convnext",
-        keys: convnext::KEYS,
+        keys: convnext::Config::KEYS,
         family: |_| &convnext::FAMILY,
         spelling: &convnext::FAMILY,
         describe: convnext::describe,
@@ -78,11 +80,12 @@ pub struct DecoderRow {
     pub name: &'static str,
     /// The values of `model.model_name` that mean it.
     pub model_names: &'static [ModelName],
-    /// Checks a configuration against the levels of a backbone and the size `[W, H]` of the heatmap.
+    /// Checks a configuration against the levels of a backbone and the size `[W, H]` of the heatmap. Only a decoder with a stem
+    /// has a use for the window: for the others it cannot enter there ([`WindowSpec::new`]).
     ///
     /// # Errors
     /// A value that cannot work, or a level that the backbone does not have.
-    pub plan: fn(&ModelConfig, &Layout, [usize; 2]) -> PlannedDecoder,
+    pub plan: fn(&ModelConfig, &Layout, [usize; 2], WindowSpec) -> PlannedDecoder,
 }
 
 /// The decoders.
@@ -90,27 +93,31 @@ pub static DECODERS: [DecoderRow; 5] = [
     DecoderRow {
         name: "upsampling",
         model_names: &[ModelName::VitHeatmap, ModelName::VitLoraHeatmap, ModelName::VitQloraHeatmap],
-        plan: |config, layout, heatmap| Ok(Box::new(UpsamplingSpec::new(&config.decoder, layout, heatmap)?)),
+        plan: |config, layout, heatmap, window| {
+            Ok(Box::new(UpsamplingSpec::new(&config.decoder, layout, heatmap)?.seeing(window)))
+        },
     },
     DecoderRow {
         name: "fpn",
         model_names: &[ModelName::ConvnextFpnHeatmap],
-        plan: |config, layout, heatmap| Ok(Box::new(FpnSpec::new(&config.fpn, layout, heatmap)?)),
+        plan: |config, layout, heatmap, _window| Ok(Box::new(FpnSpec::new(&config.fpn, layout, heatmap)?)),
     },
     DecoderRow {
         name: "hrnet",
         model_names: &[ModelName::ConvnextHrnetHeatmap],
-        plan: |config, layout, heatmap| Ok(Box::new(HrnetSpec::new(&config.hrnet, layout, heatmap)?)),
+        plan: |config, layout, heatmap, _window| Ok(Box::new(HrnetSpec::new(&config.hrnet, layout, heatmap)?)),
     },
     DecoderRow {
         name: "deformable",
         model_names: &[ModelName::ConvnextDeformableFpnHeatmap],
-        plan: |config, layout, heatmap| Ok(Box::new(DeformableSpec::new(&config.deformable_encoder, layout, heatmap)?)),
+        plan: |config, layout, heatmap, _window| {
+            Ok(Box::new(DeformableSpec::new(&config.deformable_encoder, layout, heatmap)?))
+        },
     },
     DecoderRow {
         name: "unet",
         model_names: &[ModelName::VitUnetHeatmap],
-        plan: |config, layout, heatmap| Ok(Box::new(UnetSpec::new(&config.unet, layout, heatmap)?)),
+        plan: |config, layout, heatmap, window| Ok(Box::new(UnetSpec::new(&config.unet, layout, heatmap, window))),
     },
 ];
 

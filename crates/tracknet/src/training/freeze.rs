@@ -5,7 +5,7 @@
 //! more than none, as in the original program. Weights in 4 bits never train.
 
 use crate::config::Config;
-use crate::models::state::{Group, set_trainable};
+use crate::models::state::Group;
 use crate::models::{HeatmapModel, VisitLayers};
 
 use super::optimizer::Part;
@@ -15,7 +15,11 @@ use super::parameters::ParameterTable;
 /// from a checkpoint with weights of the backbone.
 pub(super) fn prepare(config: &Config, model: HeatmapModel, holds_backbone: bool) -> HeatmapModel {
     if !model.backbone.is_quantized() && (holds_backbone || unfreezes(config)) {
-        return HeatmapModel { backbone: set_trainable(model.backbone, |p| p.group == Group::Backbone), ..model };
+        return model.with_trainable(|p| match p.group {
+            Group::Backbone => true,
+            Group::Adapter => false,
+            Group::Decoder | Group::Head => p.trainable,
+        });
     }
     model
 }

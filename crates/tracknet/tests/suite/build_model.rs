@@ -14,7 +14,7 @@ use tracknet::models::nn::LinearWeight;
 use tracknet::models::state::{Group, Require, load_state, named_parameters, state_dict};
 use tracknet::models::{HeatmapModel, VisitLayers, apply_quantization};
 
-use crate::common::{fixture, largest, largest_difference, pixels};
+use crate::common::{fixture, gradients_of, largest, largest_difference, pixels};
 
 const SIZE: [usize; 2] = [96, 64];
 
@@ -74,17 +74,9 @@ fn every_decoder_variant_gives_heatmaps_of_the_asked_size_in_training_and_evalua
         let y = model.forward(pixels(&device));
         assert_eq!(y.dims(), [2, 1, 30, 50]);
         let gradients = y.square().mean().backward();
-        struct AllHaveGradients<'a>(&'a burn::tensor::Gradients);
-        impl tracknet::models::state::ParameterVisitor for AllHaveGradients<'_> {
-            fn visit<const D: usize>(
-                &mut self,
-                info: &tracknet::models::state::ParameterInfo,
-                parameter: &burn::module::Param<Tensor<D>>,
-            ) {
-                assert_eq!(parameter.val().grad(self.0).is_some(), info.trainable, "{}", info.name);
-            }
+        for (info, gradient) in gradients_of(&model, &gradients) {
+            assert_eq!(gradient.is_some(), info.trainable, "{}", info.name);
         }
-        tracknet::models::state::visit_parameters(&model, &mut AllHaveGradients(&gradients));
         let valid = model.valid();
         assert!(logits(&valid, &Device::flex()) == logits(&valid, &Device::flex()), "evaluation is deterministic");
     }

@@ -21,11 +21,11 @@ use tracknet::models::backbones::BackboneSpec;
 use tracknet::models::lora::{MergeInto, merge_adapters};
 use tracknet::models::nn::{Builder, RandomSource};
 use tracknet::models::registry::describe_backbone;
-use tracknet::models::state::{Group, ParameterInfo, ParameterVisitor, named_parameters, visit_parameters};
+use tracknet::models::state::{Group, ParameterInfo, named_parameters};
 use tracknet::models::{Backbone, HeatmapModel, VisitLayers, apply_quantization};
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 
-use crate::common::{assert_close, backbone, fixture, largest, largest_difference, pixels, tensors};
+use crate::common::{assert_close, backbone, fixture, gradients_of, largest, largest_difference, pixels, tensors};
 use crate::training_support::{config, run, training};
 
 const NAME: &str = "dinov3_convnext_tiny";
@@ -63,7 +63,7 @@ fn every_stage_and_the_tokens_are_those_of_transformers() {
     let expected = tensors(&fixture(NAME).join("io.safetensors"));
     for device in [crate::common::device(), crate::common::device().autodiff()] {
         let convnext = load(&device);
-        let features = convnext.forward(pixels(&device));
+        let features = convnext.forward(pixels(&device), None);
         assert_eq!(features.levels.iter().map(|level| level.stride).collect::<Vec<_>>(), [4, 8, 16, 32]);
         for (i, level) in features.levels.into_iter().enumerate() {
             let want = &expected[&format!("hidden_states.{}", i + 1)];
@@ -79,23 +79,15 @@ fn chosen_stages_are_returned_alone_and_stages_below_them_get_no_gradient() {
     let device = Device::flex().autodiff();
     let whole = random(tiny(), &device);
     let some = random(tiny().with_stages(&[1, 2]).unwrap().unwrap(), &device);
-    let [all, two] = [&whole, &some].map(|backbone| backbone.forward(pixels(&device)).levels);
+    let [all, two] = [&whole, &some].map(|backbone| backbone.forward(pixels(&device), None).levels);
     assert_eq!((all.len(), two.len()), (3, 2));
     for (a, b) in all.into_iter().zip(&two) {
         assert!(a.stride == b.stride && a.map.into_data() == b.map.clone().into_data());
     }
     let gradients =
         two.into_iter().map(|level| level.map.square().mean()).fold(Tensor::zeros([1], &device), |a, b| a + b);
-    struct Gradients<'a>(burn::tensor::Gradients, &'a mut Vec<String>);
-    impl ParameterVisitor for Gradients<'_> {
-        fn visit<const D: usize>(&mut self, info: &ParameterInfo, parameter: &burn::module::Param<Tensor<D>>) {
-            if parameter.val().grad(&self.0).is_none() {
-                self.1.push(info.name.clone());
-            }
-        }
-    }
-    let mut without = Vec::new();
-    visit_parameters(&some, &mut Gradients(gradients.backward(), &mut without));
+    let found = gradients_of(&some, &gradients.backward()).into_iter();
+    let without: Vec<String> = found.filter(|(_, gradient)| gradient.is_none()).map(|(info, _)| info.name).collect();
     let beyond = |name: &str| name.starts_with("stages.2.") || name.starts_with("layer_norm.");
     let names = named_parameters(&some).into_iter().map(|p| p.name);
     assert_eq!(without, names.filter(|name| beyond(name)).collect::<Vec<_>>());
@@ -109,12 +101,12 @@ fn sizes_that_are_no_multiples_of_the_strides_are_cut_as_by_the_convolutions() {
     let [width, height] = [43, 38];
     spec.check_input([width, height]).unwrap();
     let images = pixels(&device).slice([0..2, 0..3, 0..height, 0..width]);
-    let levels = backbone.forward(images.clone()).levels;
+    let levels = backbone.forward(images.clone(), None).levels;
     let grids: Vec<[usize; 2]> = levels.iter().map(|level| [level.map.dims()[2], level.map.dims()[3]]).collect();
     assert_eq!(grids, [[9, 10], [4, 5], [2, 2]]);
     assert_eq!(grids, spec.layout().grids([width, height]));
     let first = images.slice([0..2, 0..3, 0..36, 0..40]);
-    assert!(levels[0].map.clone().into_data() == backbone.forward(first).levels[0].map.clone().into_data());
+    assert!(levels[0].map.clone().into_data() == backbone.forward(first, None).levels[0].map.clone().into_data());
     let message = spec.check_input([64, 15]).unwrap_err().to_string();
     assert!(message.contains("data.preprocess.resize: [64, 15]") && message.contains("at least 16"), "{message}");
 }
@@ -265,6 +257,27 @@ fn qlora() -> ModelConfig {
 }
 
 #[test]
+fn adapters_of_stages_that_are_not_computed_do_not_train_and_are_not_counted() {
+    let built = |stages: [usize; 1], channels: usize| {
+        let mut section = qlora();
+        section.backbone.return_stages = stages.to_vec();
+        section.decoder.channels[0] = channels;
+        build_model(&section, [64, 48], 1, &Device::flex().autodiff()).unwrap()
+    };
+    let (model, report) = built([3], 64);
+    let adapters: Vec<_> = named_parameters(&model).into_iter().filter(|p| p.group == Group::Adapter).collect();
+    assert_eq!(adapters.len(), 16);
+    for p in &adapters {
+        assert_eq!(p.trainable, !p.name.starts_with("backbone.stages.3."), "{}", p.name);
+    }
+    let trained = named_parameters(&model).iter().filter(|p| p.trainable).map(ParameterInfo::count).sum::<usize>();
+    assert_eq!(report.memory.trainable, trained);
+    assert!(report.to_string().contains("2 of the adapted modules are in stages after the last one"), "{report}");
+    let (_, report) = built([4], 128);
+    assert!(!report.to_string().contains("of the adapted modules"), "{report}");
+}
+
+#[test]
 fn lora_on_four_bits_trains_resumes_to_the_bit_merges_and_exports() {
     let dir = tempfile::tempdir().unwrap();
     let of = |name: &str| config(dir.path(), qlora(), training(&dir.path().join(name), json!({ "epochs": 2 })));
@@ -300,11 +313,7 @@ fn lora_on_four_bits_trains_resumes_to_the_bit_merges_and_exports() {
 #[test]
 fn a_model_from_an_inline_architecture_trains_every_weight_that_is_computed_and_says_what_it_takes() {
     let model = crate::training_support::model(json!({
-        "backbone": { "freeze": false, "return_stages": [2], "architecture": {
-            "model_type": "dinov3_convnext", "hidden_size": null, "num_hidden_layers": null, "num_attention_heads": null,
-            "intermediate_size": null, "num_register_tokens": null, "patch_size": null,
-            "hidden_sizes": [8, 16], "depths": [1, 2]
-        } },
+        "backbone": { "freeze": false, "return_stages": [2], "architecture": crate::training_support::convnext([1, 2]) },
         "decoder": { "channels": [16, 8], "upsample": [2] }
     }));
     let device = Device::flex().autodiff();
@@ -330,4 +339,29 @@ fn a_model_from_an_inline_architecture_trains_every_weight_that_is_computed_and_
         before != after
     };
     assert!(changed("backbone.stages.0.layers.0.depthwise_conv.weight") && changed("backbone.stages.1.layers.1.gamma"));
+}
+
+/// Without LoRA, with a backbone that trains from the start and with one that is unfrozen after an epoch.
+#[test]
+fn a_run_that_trains_the_backbone_goes_on_after_an_interruption_without_the_stages_that_are_not_computed() {
+    for (freeze, wait) in [(false, 0), (true, 1)] {
+        let model = crate::training_support::model(json!({
+            "backbone": { "freeze": freeze, "return_stages": [1], "architecture": crate::training_support::convnext([1, 1]) },
+            "decoder": { "channels": [8, 8], "upsample": [1] }
+        }));
+        let dir = tempfile::tempdir().unwrap();
+        let of = |name: &str| {
+            let section = json!({ "epochs": 2, "backbone_freeze_epochs": wait });
+            config(dir.path(), model.clone(), training(&dir.path().join(name), section))
+        };
+        let (whole, all) = run(&of("whole"), None, None).unwrap();
+        let (stopped, first) = run(&of("stopped"), None, Some(5)).unwrap();
+        let (resumed, rest) = run(&of("stopped"), Some(&stopped.paths.root), None).unwrap();
+        assert_eq!([first.losses, rest.losses].concat(), all.losses);
+        let optimizer = |run: &Path| read_all(&run.join("checkpoints/last/optimizer.safetensors")).unwrap();
+        let (of_whole, of_resumed) = (optimizer(&whole.paths.root), optimizer(&resumed.paths.root));
+        assert!(of_whole == of_resumed);
+        let of_stage = |stage: &str| of_whole.keys().any(|name| name.contains(stage));
+        assert!(of_stage("stages.0.") && !of_stage("stages.1."), "{:?}", of_whole.keys());
+    }
 }

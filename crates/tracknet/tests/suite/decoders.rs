@@ -4,21 +4,20 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::Param;
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tracknet::artifacts::build_model;
 use tracknet::artifacts::pretrained::write_head;
-use tracknet::config::ModelConfig;
+use tracknet::config::{ModelConfig, Temporal, TemporalInput};
 use tracknet::models::decoders::{Decoder, DecoderNetwork};
 use tracknet::models::features::{Layout, Level, LevelLayout};
 use tracknet::models::nn::{Builder, Fill, RandomSource, Source};
 use tracknet::models::registry::decoder_of;
-use tracknet::models::state::{Group, ParameterInfo, ParameterVisitor, named_parameters, state_dict, visit_parameters};
-use tracknet::models::window::Window;
+use tracknet::models::state::{Group, named_parameters, state_dict};
+use tracknet::models::window::{Window, WindowSpec};
 use tracknet::models::{Backbone, Features, HeatmapHead, HeatmapModel, VisitLayers};
 
-use crate::common::{fixture, largest, largest_difference, tensors};
+use crate::common::{assert_data_close, fixture, gradients_of, largest, tensors};
 use crate::training_support::{INPUT, config, lora, model, run, training};
 
 /// Of the largest value: sums of a few hundred terms in float32, through up to eight layers.
@@ -74,11 +73,11 @@ impl Golden {
         self.tensors.get(&format!("{}.{name}", self.kind)).unwrap_or_else(|| panic!("{} has no {name}", self.kind))
     }
 
-    fn assert_close<const D: usize>(&self, name: &str, found: Tensor<D>) {
+    fn assert_close(&self, name: &str, found: &TensorData) {
         let expected = self.get(name);
-        let (difference, scale) = (largest_difference(&found.into_data(), expected), largest(expected));
+        let scale = largest(expected);
         assert!(scale > 1e-3, "{}: {name} is up to {scale} and tells nothing", self.kind);
-        assert!(difference <= TOLERANCE * scale, "{}: {name} of up to {scale} differs by {difference}", self.kind);
+        assert_data_close(&format!("{}: {name}", self.kind), found, expected, TOLERANCE * scale);
     }
 }
 
@@ -90,30 +89,13 @@ impl Source for Golden {
     }
 }
 
-/// Compares the gradient of every parameter of the decoder.
-struct CompareGradients<'a> {
-    gradients: &'a Gradients,
-    golden: &'a Golden,
-    compared: usize,
-}
-
-impl ParameterVisitor for CompareGradients<'_> {
-    fn visit<const D: usize>(&mut self, info: &ParameterInfo, parameter: &Param<Tensor<D>>) {
-        if info.group == Group::Decoder && !info.name.contains(".running_") {
-            let gradient = parameter.val().grad(self.gradients).unwrap_or_else(|| panic!("{} has none", info.name));
-            self.golden.assert_close(&format!("grad.{}", info.name), gradient);
-            self.compared += 1;
-        }
-    }
-}
-
 /// Only to make a whole model, whose parameters have names.
 fn tiny_backbone(device: &Device) -> Backbone {
     build_model(&model(json!({})), INPUT, 0, device).unwrap().0.backbone
 }
 
 fn build(config: &ModelConfig, source: &dyn Source, device: &Device) -> Decoder {
-    let spec = (decoder_of(config.model_name).unwrap().plan)(config, &layout(), HEATMAP).unwrap();
+    let spec = (decoder_of(config.model_name).unwrap().plan)(config, &layout(), HEATMAP, WindowSpec::SINGLE).unwrap();
     spec.build(&Builder::new(source, device).at("decoder"))
 }
 
@@ -131,19 +113,24 @@ fn equals_pytorch(kind: &'static str, config: &ModelConfig) {
     // The masks of the golden are those of this seed.
     decoder.seed_dropout(7);
     let output = decoder.forward(features(&inputs), Tensor::zeros([2, 3, 36, 52], &device));
-    golden.assert_close("output", output.clone());
+    golden.assert_close("output", &output.to_data());
 
     let upstream = Tensor::<4>::from_data(golden.get("upstream").clone(), &device);
     let gradients = (output * upstream).sum().backward();
     for (i, input) in inputs.iter().enumerate() {
-        golden.assert_close(&format!("grad.input.{i}"), input.grad(&gradients).unwrap());
+        golden.assert_close(&format!("grad.input.{i}"), &input.grad(&gradients).unwrap().into_data());
     }
     let head = HeatmapHead::new(1, &Builder::new(&RandomSource { seed: 0 }, &device));
     let model = HeatmapModel { backbone: tiny_backbone(&device), decoder, head, window: Window::single() };
-    let mut compare = CompareGradients { gradients: &gradients, golden: &golden, compared: 0 };
-    visit_parameters(&model, &mut compare);
+    let mut compared = 0;
+    for (info, gradient) in gradients_of(&model, &gradients) {
+        if info.group == Group::Decoder && !info.name.contains(".running_") {
+            golden.assert_close(&format!("grad.{}", info.name), &gradient.expect(&info.name));
+            compared += 1;
+        }
+    }
     let prefix = format!("{kind}.grad.decoder.");
-    assert_eq!(compare.compared, golden.tensors.keys().filter(|name| name.starts_with(&prefix)).count());
+    assert_eq!(compared, golden.tensors.keys().filter(|name| name.starts_with(&prefix)).count());
 }
 
 #[test]
@@ -241,7 +228,9 @@ fn sides_that_do_not_halve_evenly_reach_the_heatmap() {
 #[test]
 fn what_a_backbone_does_not_give_is_said_with_what_it_gives() {
     let refused = |config: &ModelConfig, layout: &Layout| {
-        (decoder_of(config.model_name).unwrap().plan)(config, layout, HEATMAP).unwrap_err().to_string()
+        (decoder_of(config.model_name).unwrap().plan)(config, layout, HEATMAP, WindowSpec::SINGLE)
+            .unwrap_err()
+            .to_string()
     };
     let vit = Layout { levels: vec![LevelLayout { channels: 384, stride: 16 }] };
     let message = refused(&hrnet(), &vit);
@@ -312,8 +301,8 @@ fn convolutions_of_every_decoder_carry_adapters() {
 fn the_slim_path_sees_every_frame_of_a_window_and_what_the_backbone_knows() {
     let device = Device::flex();
     let config = unet(&[4, 6], 2);
-    let mut spec = (decoder_of(config.model_name).unwrap().plan)(&config, &layout(), HEATMAP).unwrap();
-    spec.see_windows(2).unwrap();
+    let window = WindowSpec { frames: 2, temporal: Temporal::Stack, input: TemporalInput::Stem };
+    let spec = (decoder_of(config.model_name).unwrap().plan)(&config, &layout(), HEATMAP, window).unwrap();
     let decoder = spec.build(&Builder::new(&RandomSource { seed: 3 }, &device).at("decoder"));
     let run = |context: f32, frames: [u64; 2]| {
         let maps: Vec<_> =
@@ -328,6 +317,6 @@ fn the_slim_path_sees_every_frame_of_a_window_and_what_the_backbone_knows() {
     let both = run(1.0, [1, 2]);
     assert_eq!(both, run(1.0, [1, 2]));
     for (what, other) in [("context", run(2.0, [1, 2])), ("first", run(1.0, [3, 2])), ("last", run(1.0, [1, 3]))] {
-        assert!(largest_difference(&other, &both) > 1e-2, "{what}");
+        assert!(crate::common::largest_difference(&other, &both) > 1e-2, "{what}");
     }
 }

@@ -34,7 +34,7 @@ fn check(name: &str, layers: usize, [states, square]: [usize; 2]) {
         let tokens = vit.tokens(images.clone());
         assert_close(name, tokens.clone(), &expected["last_hidden_state"], TOLERANCE);
 
-        let features = vit.forward(images.clone());
+        let features = vit.forward(images.clone(), None);
         let features = features.coarsest();
         let [batch, hidden, rows, columns] = features.map.dims();
         assert_eq!([rows, columns], [64 / features.stride, 96 / features.stride]);

@@ -3,18 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::Param;
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use tracknet::artifacts::build_model;
 use tracknet::config::{DecoderConfig, ModelConfig};
 use tracknet::models::decoders::{DecoderNetwork, DecoderSpec, UpsamplingSpec};
 use tracknet::models::features::{Layout, Level, LevelLayout};
 use tracknet::models::nn::{Builder, Fill, Source};
-use tracknet::models::state::{Group, ParameterInfo, ParameterVisitor, visit_parameters};
+use tracknet::models::state::Group;
 use tracknet::models::{Features, HeatmapHead, HeatmapModel, Window};
 use tracknet_kernels::matmul::matmul;
 
-use crate::common::{assert_close, fixture, tensors};
+use crate::common::{assert_close, assert_data_close, fixture, gradients_of, tensors};
 
 /// f32 sums over at most a few thousand terms in another order.
 const TOLERANCE: f32 = 1e-5;
@@ -38,24 +37,6 @@ impl Source for Golden {
         let data = &self.0[&format!("param.{}", golden_name(name))];
         assert_eq!(data.shape().to_vec(), shape, "{name}");
         data.try_to_vec().unwrap()
-    }
-}
-
-struct CompareGradients<'a> {
-    gradients: &'a Gradients,
-    golden: &'a Golden,
-    compared: usize,
-}
-
-impl ParameterVisitor for CompareGradients<'_> {
-    fn visit<const D: usize>(&mut self, info: &ParameterInfo, parameter: &Param<Tensor<D>>) {
-        if info.group == Group::Backbone {
-            return;
-        }
-        let name = golden_name(&info.name);
-        let gradient = parameter.val().grad(self.gradients).unwrap();
-        assert_close(&name, gradient, &self.golden.0[&format!("grad.{name}")], TOLERANCE);
-        self.compared += 1;
     }
 }
 
@@ -87,10 +68,14 @@ fn output_loss_and_gradients_are_those_of_pytorch() {
     assert_close("proj.0", first.grad(&gradients).unwrap(), &golden.0["grad.proj.0.weight"], TOLERANCE);
 
     let model = HeatmapModel { backbone: tiny_backbone(&device), decoder, head, window: Window::single() };
-    let mut compare = CompareGradients { gradients: &gradients, golden: &golden, compared: 0 };
-    visit_parameters(&model, &mut compare);
+    let mut found = gradients_of(&model, &gradients);
+    found.retain(|(info, _)| info.group != Group::Backbone);
     // One projection, two blocks of four tensors, the head's two.
-    assert_eq!(compare.compared, 11);
+    assert_eq!(found.len(), 11);
+    for (info, gradient) in found {
+        let name = golden_name(&info.name);
+        assert_data_close(&name, &gradient.unwrap(), &golden.0[&format!("grad.{name}")], TOLERANCE);
+    }
 }
 
 /// Only to make a whole model, whose parameters have names.

@@ -21,7 +21,8 @@ use tracknet::models::state::{named_parameters, state_dict};
 use tracknet::models::{HeatmapModel, ModelInput};
 use tracknet::training::{EvaluateOptions, Outcome, evaluate, training_peak};
 
-use crate::training_support::{config, model, run, training};
+use crate::common::gradients_of;
+use crate::training_support::{config, convnext, model, run, training};
 
 /// Size of the pictures and of the input, `[W, H]`.
 const SIZE: [u32; 2] = [48, 32];
@@ -283,7 +284,70 @@ fn the_stem_sees_the_window_and_further_patches_start_without_a_say() {
     assert!(refused(seeing("stack", "stem"), 1).contains("data.sequence"));
     let mut without = seeing("stack", "stem");
     without["decoder"]["skip"] = json!(false);
-    assert!(refused(without, 3).contains("model.decoder.skip"));
+    assert!(refused(without, 3).contains("model.decoder.skip is false"));
+    let mut pyramid = seeing("stack", "stem");
+    pyramid["model_name"] = json!("convnext_fpn_heatmap");
+    assert!(refused(pyramid, 3).contains("the fpn decoder of convnext_fpn_heatmap has no convolutional stem"));
+}
+
+/// [`seeing`] with patches, on a ConvNeXt of two stages, with each decoder. The layers have a say from the start.
+fn seeing_on_convnext() -> [Value; 4] {
+    let encoder = json!({
+        "in_channels": [8, 16], "d_model": 8, "nhead": 2, "num_encoder_layers": 1, "num_feature_levels": 2,
+        "n_points": 2, "lateral_dim": 8
+    });
+    [
+        json!({ "backbone": { "return_stages": [2] }, "decoder": { "channels": [16, 8], "upsample": [2] } }),
+        json!({ "model_name": "convnext_fpn_heatmap", "fpn": { "lateral_dim": 8 } }),
+        json!({ "model_name": "convnext_hrnet_heatmap", "hrnet": { "widths": [4, 6], "num_units": 1 } }),
+        json!({ "model_name": "convnext_deformable_fpn_heatmap", "deformable_encoder": encoder }),
+    ]
+    .map(|mut section| {
+        section["temporal"] = json!("difference");
+        section["temporal_input"] = json!("patches");
+        section["lora"] = json!({ "enabled": true, "r": 4, "lora_alpha": 8.0, "lora_dropout": 0.1 });
+        section["backbone"]["architecture"] = convnext([1, 1]);
+        section["backbone"]["architecture"]["layer_scale_init_value"] = json!(0.5);
+        if section["model_name"].is_string() {
+            section["backbone"]["return_stages"] = json!([1, 2]);
+        }
+        section
+    })
+}
+
+#[test]
+fn patches_of_a_convolutional_backbone_start_without_a_say_and_get_gradients_with_every_decoder() {
+    let (device, size) = (Device::flex().autodiff(), [64, 48]);
+    device.seed(3);
+    let windows = Tensor::<4>::random([2, 9, 48, 64], Distribution::Normal(0.0, 1.0), &device);
+    let frames = windows.clone().narrow(1, 6, 3);
+    for section in seeing_on_convnext() {
+        let name = section["model_name"].to_string();
+        let mut single = section.clone();
+        single["temporal"] = json!("none");
+        let built = |section, frames| build_model(&model(section), ModelInput { size, frames }, 1, &device).unwrap().0;
+        let (of_windows, single) = (built(section, 3), built(single, 1));
+        of_windows.seed_dropout(5);
+        let output = of_windows.forward(windows.clone());
+        single.seed_dropout(5);
+        let found: Vec<f32> = output.clone().into_data().try_to_vec().unwrap();
+        assert_eq!(found, logits(&single, &frames), "{name}");
+
+        let mut gradients = gradients_of(&of_windows, &output.square().mean().backward()).into_iter();
+        let (info, gradient) = gradients.find(|(info, _)| info.name == "window.patches.weight").unwrap();
+        assert_eq!(info.shape, [8, 6, 4, 4], "{name}");
+        let gradient: Vec<f32> = gradient.unwrap().try_to_vec().unwrap();
+        // Each of the earlier frames, and each channel of the embedding.
+        for part in gradient.chunks(3 * 4 * 4) {
+            assert!(part.iter().any(|value| *value != 0.0) && part.iter().all(|value| value.is_finite()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_run_whose_convolutional_backbone_sees_windows_learns_resumes_and_predicts_what_it_evaluates() {
+    let [_, fpn, ..] = seeing_on_convnext();
+    a_run_with_windows(fpn, "window.patches.weight");
 }
 
 #[test]
@@ -368,6 +432,16 @@ fn a_run_with_windows(section: Value, checked: &str) {
 #[test]
 fn a_run_whose_stem_sees_windows_learns_resumes_and_predicts_what_it_evaluates() {
     a_run_with_windows(seeing("difference", "stem"), "decoder.stem.half.conv.weight");
+}
+
+#[test]
+fn a_run_whose_unet_sees_windows_learns_resumes_and_predicts_what_it_evaluates() {
+    let section = json!({
+        "model_name": "vit_unet_heatmap", "temporal": "stack",
+        "lora": { "enabled": true, "r": 4, "lora_alpha": 8.0, "lora_dropout": 0.1 },
+        "unet": { "channels": [6, 8], "stride": 1, "convolutions": 1 }
+    });
+    a_run_with_windows(section, "decoder.down.0.0.conv.weight");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Every implementation this processor has, against the definition in f64.
 
 use half::bf16;
+use tracknet_testing::{assert_close_above, values};
 
 use super::task::{self, Task};
 use super::{AttentionShape, Element, Inputs, RotaryTable};
@@ -14,17 +15,6 @@ fn instruction_sets() -> impl Iterator<Item = Level> {
 /// Every instruction set, with either kind of products.
 fn implementations() -> impl Iterator<Item = (Level, ComputeDtype)> {
     instruction_sets().flat_map(|level| [(level, ComputeDtype::F32), (level, ComputeDtype::Bf16)])
-}
-
-/// Values in −1..1 that look random and are the same everywhere.
-fn values(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
-    (0..count)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
 }
 
 /// Inputs that own their values.
@@ -167,13 +157,8 @@ impl Reference<'_> {
 }
 
 fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
     // A gradient that is zero everywhere, as with one token, is compared with the magnitude of the inputs.
-    let largest = expected.iter().fold(0.0_f64, |max, v| max.max(v.abs())).max(2e-2);
-    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let distance = (f64::from(*found) - expected).abs();
-        assert!(distance <= tolerance * largest, "{what}: element {i} is {found}, expected {expected}");
-    }
+    assert_close_above(found, expected, tolerance, 2e-2, what);
 }
 
 /// Batch, tokens, heads, numbers of a head: one query, less than a register, less and more than a panel and a tile.

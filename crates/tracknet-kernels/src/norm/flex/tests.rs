@@ -68,13 +68,7 @@ fn expected(
 }
 
 fn assert_close(found: &FlexTensor, expected: &[f64], tolerance: f64, what: &str) {
-    let found = slice(found);
-    let largest = expected.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
-    assert_eq!(found.len(), expected.len(), "{what}");
-    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
-        let distance = (f64::from(*found) - expected).abs();
-        assert!(distance <= tolerance * largest, "{what}: {at} is {found}, expected {expected}");
-    }
+    tracknet_testing::assert_close_above(slice(found), expected, tolerance, 1.0, what);
 }
 
 /// Rows and maps; widths around a block, single values, odd sizes, more rows than a task has.

@@ -7,13 +7,14 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::config::{Bias, InitMethod, LoraConfig, Pattern, TargetModules};
 use crate::error::Result;
 use crate::models::ModelError;
+use crate::models::backbones::ModulePaths;
 use crate::models::state::NamedModule;
 
 use super::peft::{AdapterFile, Parts};
 use super::peft_config::PeftConfig;
 use super::peft_names::for_peft;
 use crate::models::lora::VisitLayers;
-use crate::models::lora::init;
+use crate::models::lora::init::{self, Matrices};
 use crate::models::lora::plan::PlannedModule;
 use crate::models::lora::ranks::Ranks;
 use crate::models::lora::targets::{is_named, is_saved};
@@ -156,66 +157,84 @@ pub fn convert_adapter<M: NamedModule + VisitLayers + Clone>(
     mut file: AdapterFile,
     base: Option<&M>,
 ) -> Result<AdapterFile> {
-    let refuse = |message: &str| Err(ModelError::file(file.path(), message).into());
     let lora = file.config.lora.clone();
-    if lora.use_dora {
-        return refuse("is a DoRA adapter, which no plain LoRA adapter equals; merge it instead");
-    }
-    if lora.init_lora_weights == InitMethod::Loftq {
-        return refuse(
-            "began with loftq: its base is a quantized one that no adapter can make up for; merge it instead",
-        );
-    }
-    let changed = matches!(lora.init_lora_weights, InitMethod::Pissa | InitMethod::Olora);
-    let mut initial = match (changed, base) {
-        (false, _) => Default::default(),
-        (true, Some(base)) => {
-            let modules = file.planned(base)?;
-            init::split(lora.init_lora_weights, &mut base.clone(), &modules)?
-        }
-        (true, None) => return refuse("changed the weights of its base when it began: the base is needed (--base)"),
-    };
-    let ranks = Ranks::new(&lora)?;
-    let mut plain: Vec<(String, usize, f32)> = Vec::new();
-    let paths = file.paths;
+    let (ranks, paths) = (Ranks::new(&lora)?, file.paths);
+    let mut initial = changes_of_base(&file, base)?;
+    let mut plain = Vec::new();
     for (path, parts) in &mut file.modules {
         let (own_rank, scaling) = ranks.of(path, paths)?;
-        let rank = match initial.remove(path) {
-            Some(initial) => {
+        let rank = match initial.as_mut().map(|initial| initial.remove(path)) {
+            Some(Some(initial)) => {
                 parts.subtract(initial);
                 2 * own_rank
             }
-            None if changed => {
+            Some(None) => {
                 let message = format!("{path}: the base has no such linear layer");
                 return Err(ModelError::Tensors { path: file.path, problems: vec![message] }.into());
             }
             None => own_rank,
         };
         let scale = scaling.factor(own_rank);
-        plain.push((path.clone(), rank, (f64::from(scale) * rank as f64) as f32));
+        plain.push(PlainModule { path: path.clone(), rank, alpha: (f64::from(scale) * rank as f64) as f32 });
     }
-    let (r, lora_alpha) = plain.first().map_or((lora.r, lora.lora_alpha), |(_, rank, alpha)| (*rank, *alpha));
-    let key = |path: &str| regex::escape(&paths.in_memory(path));
-    let others = |differs: &dyn Fn(usize, f32) -> bool| {
-        plain.iter().filter(|(_, rank, alpha)| differs(*rank, *alpha)).collect::<Vec<_>>()
-    };
-    let rank_pattern = others(&|rank, _| rank != r).into_iter().map(|(path, rank, _)| (key(path), *rank)).collect();
-    let alpha_pattern =
-        others(&|_, alpha| alpha != lora_alpha).into_iter().map(|(path, _, alpha)| (key(path), *alpha)).collect();
-    let config = LoraConfig {
-        r,
-        lora_alpha,
-        rank_pattern: Pattern(rank_pattern),
-        alpha_pattern: Pattern(alpha_pattern),
-        use_rslora: false,
-        init_lora_weights: InitMethod::Kaiming,
-        ..lora
-    };
-    file.config = file.config.with_lora(config);
+    file.config = file.config.with_lora(plain_section(lora, &plain, paths));
     if let Some(base) = base {
         file.config = for_peft(&file.config, base, &file.modules.keys().cloned().collect())?;
     }
     Ok(file)
+}
+
+/// A module of an adapter without a start and a scale of its own.
+struct PlainModule {
+    path: String,
+    rank: usize,
+    /// `lora_alpha`: the scale is this by the rank.
+    alpha: f32,
+}
+
+/// The initial matrices of each module of an adapter that changed the weights of its base with them; `None` if it did not.
+///
+/// # Errors
+/// An adapter that no plain one equals, or a base that is needed and missing.
+fn changes_of_base<M: NamedModule + VisitLayers + Clone>(
+    file: &AdapterFile,
+    base: Option<&M>,
+) -> Result<Option<Matrices>> {
+    let refuse = |message: &str| Err(ModelError::file(file.path(), message).into());
+    let lora = &file.config.lora;
+    if lora.use_dora {
+        return refuse("is a DoRA adapter, which no plain LoRA adapter equals; merge it instead");
+    }
+    match (lora.init_lora_weights, base) {
+        (InitMethod::Loftq, _) => {
+            refuse("began with loftq: its base is a quantized one that no adapter can make up for; merge it instead")
+        }
+        (method @ (InitMethod::Pissa | InitMethod::Olora), Some(base)) => {
+            let modules = file.planned(base)?;
+            Ok(Some(init::split(method, &mut base.clone(), &modules)?))
+        }
+        (InitMethod::Pissa | InitMethod::Olora, None) => {
+            refuse("changed the weights of its base when it began: the base is needed (--base)")
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The `lora` section of these modules: what most of an adapter has is that of the first one, the others are patterns.
+fn plain_section(lora: LoraConfig, modules: &[PlainModule], paths: ModulePaths) -> LoraConfig {
+    let (r, lora_alpha) = modules.first().map_or((lora.r, lora.lora_alpha), |first| (first.rank, first.alpha));
+    let key = |module: &PlainModule| regex::escape(&paths.in_memory(&module.path));
+    let ranks = modules.iter().filter(|module| module.rank != r);
+    let alphas = modules.iter().filter(|module| module.alpha != lora_alpha);
+    LoraConfig {
+        r,
+        lora_alpha,
+        rank_pattern: Pattern(ranks.map(|module| (key(module), module.rank)).collect()),
+        alpha_pattern: Pattern(alphas.map(|module| (key(module), module.alpha)).collect()),
+        use_rslora: false,
+        init_lora_weights: InitMethod::Kaiming,
+        ..lora
+    }
 }
 
 impl AdapterFile {

@@ -7,16 +7,47 @@ use crate::console::shown;
 use crate::models::ModelError;
 use crate::models::nn::Activation;
 
+/// The keys that a family reads of a `config.json`.
+pub(crate) trait ConfigKeys: DeserializeOwned {
+    /// Their names.
+    const KEYS: &'static [&'static str];
+}
+
+/// The struct that a family's `config.json` is read into, from one line for each key with its type and default: what is read,
+/// the defaults and the names of the keys cannot differ.
+macro_rules! config_keys {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($key:ident: $kind:ty = $default:expr,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(default)]
+        $vis struct $name {
+            $($key: $kind,)+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
+
+        impl $crate::models::backbones::config::ConfigKeys for $name {
+            const KEYS: &'static [&'static str] = &[$(stringify!($key),)+];
+        }
+    };
+}
+pub(crate) use config_keys;
+
+/// Keys that are known in every family: the two that are read for all of them together, and the size of the frames that it was
+/// trained on, which not every family needs.
+const IN_EVERY_FAMILY: [&str; 3] = ["model_type", "num_channels", "image_size"];
+
 /// Reads the keys of a family's configuration; everything it does not know is returned by name.
-pub(crate) fn parse<T: DeserializeOwned>(
-    config: &Map<String, Value>,
-    key: &str,
-    known: &[&str],
-) -> Result<(T, Vec<String>), ModelError> {
+pub(crate) fn parse<T: ConfigKeys>(config: &Map<String, Value>, key: &str) -> Result<(T, Vec<String>), ModelError> {
     // `null` means "the default" in Hugging Face configurations.
     let given: Map<String, Value> =
         config.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
-    let unknown = given.keys().filter(|k| *k != "model_type" && !known.contains(&k.as_str())).cloned().collect();
+    let unknown = given.keys().filter(|k| !IN_EVERY_FAMILY.contains(&k.as_str()) && !T::KEYS.contains(&k.as_str()));
+    let unknown = unknown.cloned().collect();
     match serde_json::from_value(Value::Object(given.clone())) {
         Ok(parsed) => Ok((parsed, unknown)),
         Err(whole) => Err(wrong_key::<T>(given, key).unwrap_or_else(|| ModelError::key(key, whole.to_string()))),

@@ -49,11 +49,8 @@ pub trait BackboneSpec: Debug + Send + Sync {
     /// Channels and stride of each level of its features.
     fn layout(&self) -> Layout;
 
-    /// The grid of patches that its first layer embeds, to which more can be added ([`BackboneNetwork::forward_adding`]); `None`
-    /// = there is none.
-    fn embedding(&self) -> Option<LevelLayout> {
-        None
-    }
+    /// The grid of patches that its first layer embeds, to which more can be added ([`BackboneNetwork::forward`]).
+    fn embedding(&self) -> LevelLayout;
 
     /// The same backbone with the features of these stages only, counted from 1 (`model.backbone.return_stages`); `None` where
     /// there is one level, and nothing to choose.
@@ -98,14 +95,9 @@ pub trait BackboneSpec: Debug + Send + Sync {
 
 /// What every kind of backbone computes. Layers go by the paths of their fields, such as `blocks.0.query`.
 pub trait BackboneNetwork {
-    /// Normalized frames `[batch, 3, height, width]` → features, finest level first.
-    fn forward(&self, images: Tensor<4>) -> Features;
-
-    /// [`BackboneNetwork::forward`], with `added` `[batch, channels, rows, columns]` on the embedding of the patches; networks
-    /// whose [embedding](BackboneSpec::embedding) is `None` are never given any.
-    fn forward_adding(&self, images: Tensor<4>, _added: Tensor<4>) -> Features {
-        self.forward(images)
-    }
+    /// Normalized frames `[batch, 3, height, width]` → features, finest level first. `added`, `[batch, channels, rows, columns]`
+    /// as [`BackboneSpec::embedding`] says, goes on the embedding of the patches: how a window of frames comes in.
+    fn forward(&self, images: Tensor<4>, added: Option<Tensor<4>>) -> Features;
 
     /// Normalized frames → `[batch, tokens, features]`, what `transformers` calls the last hidden state. The first token stands
     /// for the whole frame.
@@ -204,14 +196,10 @@ impl Backbone {
         self.spec.family()
     }
 
-    /// Normalized frames `[batch, 3, height, width]` → features, finest level first.
-    pub fn forward(&self, images: Tensor<4>) -> Features {
-        self.network.inner().forward(images)
-    }
-
-    /// Features with more on the embedding of the patches, as [`BackboneNetwork::forward_adding`] says.
-    pub fn forward_adding(&self, images: Tensor<4>, added: Tensor<4>) -> Features {
-        self.network.inner().forward_adding(images, added)
+    /// Normalized frames `[batch, 3, height, width]` → features, finest level first; `added` goes on the embedding of the
+    /// patches, as [`BackboneNetwork::forward`] says.
+    pub fn forward(&self, images: Tensor<4>, added: Option<Tensor<4>>) -> Features {
+        self.network.inner().forward(images, added)
     }
 
     /// Normalized frames → `[batch, tokens, features]`, what `transformers` calls the last hidden state. The first token stands

@@ -20,7 +20,6 @@ use std::fmt::Debug;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::ModelError;
 use super::features::Features;
 use super::lora::AdaptableLayer;
 use super::nn::Builder;
@@ -38,15 +37,6 @@ pub use upsampling::{Stage, UpsamplingDecoder, UpsamplingSpec};
 pub trait DecoderSpec: Debug {
     /// Channels that the head receives.
     fn output_channels(&self) -> usize;
-
-    /// Lets its convolutional stem see windows of `frames` frames, more than one.
-    ///
-    /// # Errors
-    /// If it has no such stem.
-    fn see_windows(&mut self, _frames: usize) -> Result<(), ModelError> {
-        let message = "is stem, but this decoder has no convolutional stem: set it to patches".to_owned();
-        Err(ModelError::key("model.temporal_input", message))
-    }
 
     /// Builds the decoder; the builder gives the values.
     fn build(&self, builder: &Builder<'_>) -> Decoder;

@@ -9,10 +9,10 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::config::UnetConfig;
-use crate::models::ModelError;
 use crate::models::features::{Features, Layout, LevelLayout};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Builder, Conv2d, ConvSpec};
+use crate::models::window::WindowSpec;
 
 use super::block::activation;
 use super::conv_layer::ConvLayer;
@@ -26,29 +26,21 @@ pub struct UnetSpec {
     /// The backbone's coarsest level.
     context: LevelLayout,
     output: [usize; 2],
-    /// Frames of a window.
+    /// Frames that the way down sees.
     frames: usize,
 }
 
 impl UnetSpec {
-    /// Checks a configuration against the levels of a backbone and the size `[W, H]` of the heatmap.
-    ///
-    /// # Errors
-    /// Never at present: every backbone has a coarsest level, and the configuration checks its own numbers.
-    pub fn new(config: &UnetConfig, layout: &Layout, [width, height]: [usize; 2]) -> Result<Self, ModelError> {
-        Ok(Self { config: config.clone(), context: layout.coarsest(), output: [height, width], frames: 1 })
+    /// A decoder on the coarsest level of a backbone, which every backbone has; `[W, H]` is the size of the heatmap.
+    pub fn new(config: &UnetConfig, layout: &Layout, [width, height]: [usize; 2], window: WindowSpec) -> Self {
+        let frames = if window.enters_stem() { window.frames } else { 1 };
+        Self { config: config.clone(), context: layout.coarsest(), output: [height, width], frames }
     }
 }
 
 impl DecoderSpec for UnetSpec {
     fn output_channels(&self) -> usize {
         self.config.channels.first().copied().unwrap_or_default()
-    }
-
-    /// The path on the way down sees them all.
-    fn see_windows(&mut self, frames: usize) -> Result<(), ModelError> {
-        self.frames = frames;
-        Ok(())
     }
 
     fn build(&self, builder: &Builder<'_>) -> Decoder {

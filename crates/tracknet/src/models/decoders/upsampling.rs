@@ -8,6 +8,7 @@ use crate::models::ModelError;
 use crate::models::features::{Features, Layout, LevelLayout};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Builder, Conv2d, ConvSpec};
+use crate::models::window::WindowSpec;
 
 use super::block::ResidualBlock;
 use super::resize::resize_bilinear;
@@ -96,6 +97,25 @@ impl UpsamplingSpec {
 }
 
 impl UpsamplingSpec {
+    /// With a stem that sees windows, where they come in there. A stage that reaches the resolution of the input takes in
+    /// features of that resolution, too. Without `skip` there is no stem, and a [`WindowSpec`] that was checked does not ask
+    /// for it.
+    #[must_use]
+    pub fn seeing(mut self, window: WindowSpec) -> Self {
+        if !self.config.skip || !window.enters_stem() {
+            return self;
+        }
+        self.frames = window.frames;
+        let mut reached = 1;
+        for stage in &mut self.stages {
+            reached *= stage.factor;
+            if stage.factor > 1 && reached == self.stride {
+                stage.skip = Some(Skip::Full);
+            }
+        }
+        self
+    }
+
     fn stem(&self) -> StemSpec {
         let has_full = self.stages.iter().any(|stage| stage.skip == Some(Skip::Full));
         StemSpec { frames: self.frames, has_full }
@@ -105,24 +125,6 @@ impl UpsamplingSpec {
 impl DecoderSpec for UpsamplingSpec {
     fn output_channels(&self) -> usize {
         self.config.channels.last().copied().unwrap_or_default()
-    }
-
-    /// A stage that reaches the resolution of the input takes in features of that resolution, too.
-    fn see_windows(&mut self, frames: usize) -> Result<(), ModelError> {
-        if !self.config.skip {
-            let message = "is false, but the convolutional stem is to see the window: set it to true, or \
-                           model.temporal_input to patches";
-            return Err(ModelError::key("model.decoder.skip", message.to_owned()));
-        }
-        self.frames = frames;
-        let mut reached = 1;
-        for stage in &mut self.stages {
-            reached *= stage.factor;
-            if stage.factor > 1 && reached == self.stride {
-                stage.skip = Some(Skip::Full);
-            }
-        }
-        Ok(())
     }
 
     fn build(&self, builder: &Builder<'_>) -> Decoder {
@@ -297,6 +299,7 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Temporal, TemporalInput};
 
     fn layout(channels: usize, stride: usize) -> Layout {
         Layout { levels: vec![LevelLayout { channels, stride }] }
@@ -320,18 +323,18 @@ mod tests {
     }
 
     #[test]
-    fn windows_join_the_stage_that_reaches_the_input_too_and_need_the_stem() {
+    fn windows_of_the_stem_join_the_stage_that_reaches_the_input_too() {
+        let window = |input| WindowSpec { frames: 3, temporal: Temporal::Stack, input };
         let config =
             DecoderConfig { channels: vec![8; 5], upsample: vec![2; 4], skip: true, ..DecoderConfig::default() };
-        let mut spec = UpsamplingSpec::new(&config, &layout(8, 16), [256, 144]).unwrap();
-        assert_eq!(spec.stem(), StemSpec { frames: 1, has_full: false });
-        spec.see_windows(3).unwrap();
+        let spec = UpsamplingSpec::new(&config, &layout(8, 16), [256, 144]).unwrap();
+        let single = StemSpec { frames: 1, has_full: false };
+        assert_eq!(spec.stem(), single);
+        assert_eq!(spec.clone().seeing(window(TemporalInput::Patches)).stem(), single);
+        let spec = spec.seeing(window(TemporalInput::Stem));
         assert_eq!(spec.stem(), StemSpec { frames: 3, has_full: true });
         let skips: Vec<_> = spec.stages.iter().map(|s| s.skip).collect();
         assert_eq!(skips, [None, Some(Skip::Quarter), Some(Skip::Half), Some(Skip::Full)]);
-        let without = DecoderConfig { skip: false, ..config };
-        let mut spec = UpsamplingSpec::new(&without, &layout(8, 16), [256, 144]).unwrap();
-        assert!(spec.see_windows(3).unwrap_err().to_string().contains("model.decoder.skip"));
     }
 
     #[test]

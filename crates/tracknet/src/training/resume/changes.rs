@@ -51,115 +51,88 @@ struct Change {
     means: &'static str,
 }
 
+/// The name of a key, and whether two configurations differ in it.
+type Compared = (&'static str, fn(&Config, &Config) -> bool);
+
+/// A key by its path, whose values are compared as they are.
+macro_rules! key {
+    ($section:ident $(.$field:ident)+) => {
+        (concat!(stringify!($section) $(, ".", stringify!($field))+), |a, b| a.$section$(.$field)+ != b.$section$(.$field)+)
+    };
+}
+
 impl Change {
-    const fn any_time(key: &'static str, differs: fn(&Config, &Config) -> bool, means: &'static str) -> Self {
+    const fn any_time((key, differs): Compared, means: &'static str) -> Self {
         Self { key, differs, ends_with_epoch: false, means }
     }
 
-    const fn between_epochs(key: &'static str, differs: fn(&Config, &Config) -> bool, means: &'static str) -> Self {
+    const fn between_epochs((key, differs): Compared, means: &'static str) -> Self {
         Self { key, differs, ends_with_epoch: true, means }
     }
 }
 
 const CHANGES: &[Change] = &[
+    Change::between_epochs(key!(data.split.train_games), "epochs from here on are of the new games"),
     Change::between_epochs(
-        "data.split.train_games",
-        |a, b| a.data.split.train_games != b.data.split.train_games,
-        "epochs from here on are of the new games",
-    ),
-    Change::between_epochs(
-        "training.seed",
-        |a, b| a.training.seed != b.training.seed,
+        key!(training.seed),
         "the order of frames, augmentation and dropout follow the new seed from here on",
     ),
     Change::between_epochs(
-        "training.batch_size",
-        |a, b| a.training.batch_size != b.training.batch_size,
+        key!(training.batch_size),
         "steps are of the new size from here on, and an epoch has another number of them",
     ),
-    Change::between_epochs(
-        "training.data_loader.drop_last",
-        |a, b| a.training.data_loader.drop_last != b.training.data_loader.drop_last,
-        "epochs from here on end by the new rule",
-    ),
-    Change::between_epochs(
-        "training.limit_train_batches",
-        |a, b| a.training.limit_train_batches != b.training.limit_train_batches,
-        "epochs from here on have the new number of batches",
-    ),
+    Change::between_epochs(key!(training.data_loader.drop_last), "epochs from here on end by the new rule"),
+    Change::between_epochs(key!(training.limit_train_batches), "epochs from here on have the new number of batches"),
     Change::any_time(
-        "data.root",
-        |a, b| a.data.root != b.data.root,
+        key!(data.root),
         "frames and labels are read from there; the games and frames in it must be the same ones",
     ),
     Change::any_time(
-        "data.split.val_games",
-        |a, b| a.data.split.val_games != b.data.split.val_games,
+        key!(data.split.val_games),
         "the best value so far is of the old games, and new ones are compared with it",
     ),
     Change::any_time(
-        "training.limit_val_batches",
-        |a, b| a.training.limit_val_batches != b.training.limit_val_batches,
+        key!(training.limit_val_batches),
         "the best value so far is of the old number of frames, and new ones are compared with it",
     ),
     Change::any_time(
-        "data",
-        |a, b| rest_of_data(a, b) != b.data,
+        ("data", |a, b| rest_of_data(a, b) != b.data),
         "frames are read and prepared the new way from here on",
     ),
     Change::any_time(
-        "training.epochs",
-        |a, b| a.training.epochs != b.training.epochs,
+        key!(training.epochs),
         "the run ends there, and the learning rate from here on is that of a run of this length",
     ),
+    Change::any_time(key!(training.optimizer), "the new values count from here on; the moments go on"),
     Change::any_time(
-        "training.optimizer",
-        |a, b| a.training.optimizer != b.training.optimizer,
-        "the new values count from here on; the moments go on",
-    ),
-    Change::any_time(
-        "training.scheduler",
-        |a, b| a.training.scheduler != b.training.scheduler,
+        key!(training.scheduler),
         "the learning rate from here on is that of a run that had this schedule from its start",
     ),
     Change::any_time(
-        "training.loss",
-        |a, b| a.training.loss != b.training.loss,
+        key!(training.loss),
         "the mean loss of an epoch that was begun mixes both, and the best value so far is of the old one",
     ),
     Change::any_time(
-        "training.grad_clip",
-        |a, b| {
+        ("training.grad_clip", |a, b| {
             let clip = |config: &Config| clip_limit(config.training.grad_clip, config.training.grad_clip_norm);
             clip(a) != clip(b)
-        },
+        }),
         "gradients are clipped to the new norm from here on",
     ),
+    Change::any_time(key!(training.precision), "steps are computed in the new precision from here on"),
     Change::any_time(
-        "training.precision",
-        |a, b| a.training.precision != b.training.precision,
-        "steps are computed in the new precision from here on",
-    ),
-    Change::any_time(
-        "training.backbone_freeze_epochs",
-        |a, b| a.training.backbone_freeze_epochs != b.training.backbone_freeze_epochs,
+        key!(training.backbone_freeze_epochs),
         "it counts from the start of the run, and what trains follows the new value from here on",
     ),
     Change::any_time(
-        "training.early_stopping",
-        |a, b| a.training.early_stopping != b.training.early_stopping,
+        key!(training.early_stopping),
         "epochs from here on are judged by the new rule; the best value of another metric is forgotten",
     ),
     Change::any_time(
-        "training.micro_batch_size",
-        |a, b| a.training.micro_batch_size != b.training.micro_batch_size,
+        key!(training.micro_batch_size),
         "sums of gradients and dropout differ in their order from here on",
     ),
-    Change::any_time(
-        "training.gradient_checkpointing",
-        |a, b| a.training.gradient_checkpointing != b.training.gradient_checkpointing,
-        "time and memory differ, results do not",
-    ),
+    Change::any_time(key!(training.gradient_checkpointing), "time and memory differ, results do not"),
 ];
 
 /// The old `data` section with the new values of the keys that have lines of their own.

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::module::Param;
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 use tracknet::artifacts::pretrained::Checkpoint;
 use tracknet::artifacts::pretrained::checkpoint::WeightSource;
@@ -14,6 +15,7 @@ use tracknet::models::Backbone;
 use tracknet::models::backbones::ModulePaths;
 use tracknet::models::nn::Builder;
 use tracknet::models::registry::{describe_backbone, family_of};
+use tracknet::models::state::{NamedModule, ParameterInfo, ParameterVisitor, visit_parameters};
 
 /// A file or directory of `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -63,18 +65,38 @@ pub(crate) fn tensors(path: &Path) -> BTreeMap<String, TensorData> {
         .collect()
 }
 
+/// Every parameter of a model, in its order, with its gradient; `None` = it has none.
+pub(crate) fn gradients_of<M: NamedModule>(
+    model: &M,
+    gradients: &Gradients,
+) -> Vec<(ParameterInfo, Option<TensorData>)> {
+    struct Collect<'a>(&'a Gradients, Vec<(ParameterInfo, Option<TensorData>)>);
+    impl ParameterVisitor for Collect<'_> {
+        fn visit<const D: usize>(&mut self, info: &ParameterInfo, parameter: &Param<Tensor<D>>) {
+            self.1.push((info.clone(), parameter.val().grad(self.0).map(Tensor::into_data)));
+        }
+    }
+    let mut collect = Collect(gradients, Vec::new());
+    visit_parameters(model, &mut collect);
+    collect.1
+}
+
 /// The input every golden shares, `[2, 3, 64, 96]`.
 pub(crate) fn pixels(device: &Device) -> Tensor<4> {
     let io = tensors(&fixture("dinov3_tiny/io.safetensors"));
     Tensor::from_data(io["pixel_values"].clone(), device)
 }
 
-/// Fails with the largest difference when it is above `tolerance`, and where the tolerance would let other values pass.
+/// [`assert_data_close`] of a tensor.
 pub(crate) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: &TensorData, tolerance: f32) {
-    let got = got.into_data();
+    assert_data_close(what, &got.into_data(), want, tolerance);
+}
+
+/// Fails with the largest difference when it is above `tolerance`, and where the tolerance would let other values pass.
+pub(crate) fn assert_data_close(what: &str, got: &TensorData, want: &TensorData, tolerance: f32) {
     let largest = largest(want);
     assert!(largest > 20.0 * tolerance, "{what}: {tolerance} tells nothing about values up to {largest}");
-    let difference = largest_difference(&got, want);
+    let difference = largest_difference(got, want);
     assert!(difference <= tolerance, "{what}: differs by {difference}, tolerance {tolerance}");
 }
 

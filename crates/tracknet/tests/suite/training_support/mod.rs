@@ -53,6 +53,16 @@ pub(crate) fn model(json: serde_json::Value) -> ModelConfig {
     serde_json::from_value(base).unwrap()
 }
 
+/// An `architecture` for [`model`]: ConvNeXt in two stages of 8 and 16 channels, at strides 4 and 8, with `depths` layers.
+pub(crate) fn convnext(depths: [usize; 2]) -> serde_json::Value {
+    // `null` takes away what only the vision transformer has.
+    serde_json::json!({
+        "model_type": "dinov3_convnext", "hidden_sizes": [8, 16], "depths": depths,
+        "hidden_size": null, "num_hidden_layers": null, "num_attention_heads": null, "intermediate_size": null,
+        "num_register_tokens": null, "patch_size": null
+    })
+}
+
 /// LoRA on every projection, with dropout.
 pub(crate) fn lora() -> serde_json::Value {
     serde_json::json!({ "lora": { "enabled": true, "r": 4, "lora_alpha": 8.0, "lora_dropout": 0.1 } })

@@ -17,7 +17,7 @@ use crate::models::nn::{Activation, Builder, Conv2d, ConvSpec, Fill, LayerNorm, 
 
 use super::BackboneNetwork;
 pub use spec::ConvNextSpec;
-pub(in crate::models) use spec::{FAMILY, KEYS, describe};
+pub(in crate::models) use spec::{Config, FAMILY, describe};
 
 /// Stages of downsampling and layers.
 ///
@@ -52,12 +52,20 @@ impl ConvNext {
     }
 
     /// The features after each of the first `stages` stages, finest first, are handed to `each` with their number from 0; those
-    /// of the last one come back.
-    fn run(&self, images: Tensor<4>, stages: usize, mut each: impl FnMut(usize, &Cells)) -> Cells {
+    /// of the last one come back. `added`, `[batch, channels, rows, columns]`, goes on what the convolution of the first stage
+    /// gives.
+    fn run(
+        &self,
+        images: Tensor<4>,
+        added: Option<Tensor<4>>,
+        stages: usize,
+        mut each: impl FnMut(usize, &Cells),
+    ) -> Cells {
         let [_, _, height, width] = images.dims();
         let pixels = Cells { values: to_rows(images), grid: [height, width] };
+        let mut added = added.map(to_rows);
         self.stages.iter().take(stages).enumerate().fold(pixels, |cells, (i, stage)| {
-            let cells = stage.forward(cells, self.spec.activation);
+            let cells = stage.forward(cells, added.take(), self.spec.activation);
             each(i, &cells);
             cells
         })
@@ -125,21 +133,27 @@ impl Stage {
         }
     }
 
-    fn forward(&self, cells: Cells, activation: Activation) -> Cells {
-        let Cells { values, grid } = self.downsample(cells);
+    fn forward(&self, cells: Cells, added: Option<Tensor<3>>, activation: Activation) -> Cells {
+        let Cells { values, grid } = self.downsample(cells, added);
         let values = self.layers.iter().fold(values, |x, layer| layer.forward(x, grid, activation));
         Cells { values, grid }
     }
 
-    /// Kernels do not overlap, so the convolution is one matrix product.
-    fn downsample(&self, cells: Cells) -> Cells {
+    /// Kernels do not overlap, so the convolution is one matrix product; `added`, `[batch, rows · columns, channels]`, goes on
+    /// what it gives.
+    fn downsample(&self, cells: Cells, added: Option<Tensor<3>>) -> Cells {
         let batch = cells.values.dims()[0];
         let cells = if self.is_first { cells } else { self.normalize(cells) };
         let side = self.conv.base.weight.lazy_shape()[3];
         let (squares, grid) = cells.squares(side);
         let y = self.conv.forward_patches(squares);
         let channels = y.dims()[1];
-        let cells = Cells { values: y.reshape([batch, grid[0] * grid[1], channels]), grid };
+        let y = y.reshape([batch, grid[0] * grid[1], channels]);
+        let values = match added {
+            Some(added) => y + added,
+            None => y,
+        };
+        let cells = Cells { values, grid };
         if self.is_first { self.normalize(cells) } else { cells }
     }
 
@@ -200,9 +214,9 @@ impl Layer {
 impl BackboneNetwork for ConvNext {
     /// The features after each returned stage, as they are. Stages below the last of them are not computed. What is beyond the
     /// last whole cell, at the right and at the bottom, is not seen.
-    fn forward(&self, images: Tensor<4>) -> Features {
+    fn forward(&self, images: Tensor<4>, added: Option<Tensor<4>>) -> Features {
         let mut levels = Vec::new();
-        self.run(images, self.spec.last_stage(), |i, cells| {
+        self.run(images, added, self.spec.last_stage(), |i, cells| {
             if self.spec.stages.contains(&(i + 1)) {
                 levels.push(Level { map: cells.clone().into_map(), stride: self.spec.stride(i) });
             }
@@ -212,7 +226,7 @@ impl BackboneNetwork for ConvNext {
 
     /// The mean over the cells of the last stage, then the cells, all after the final norm.
     fn tokens(&self, images: Tensor<4>) -> Tensor<3> {
-        let cells = self.run(images, self.stages.len(), |_, _| {}).values;
+        let cells = self.run(images, None, self.stages.len(), |_, _| {}).values;
         self.layer_norm.forward(Tensor::cat(vec![cells.clone().mean_dim(1), cells], 1))
     }
 

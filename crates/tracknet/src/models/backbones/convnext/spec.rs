@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::models::ModelError;
-use crate::models::backbones::config::{activation, parse, positive};
+use crate::models::backbones::config::{activation, config_keys, parse, positive};
 use crate::models::backbones::{BackboneSpec, Family, ModuleName, Network};
 use crate::models::features::{Layout, LevelLayout};
 use crate::models::nn::{Activation, Builder};
@@ -41,43 +40,18 @@ pub(in crate::models) static FAMILY: Family = Family {
     unused: &[],
 };
 
-/// Keys of `config.json` with a meaning here.
-pub(in crate::models) const KEYS: &[&str] = &[
-    "hidden_sizes",
-    "depths",
-    "hidden_act",
-    "initializer_range",
-    "layer_norm_eps",
-    "layer_scale_init_value",
-    "image_size",
-    "num_channels",
-];
-
 /// The most stages: the coarsest cells are 512 pixels wide.
 const MOST_STAGES: usize = 8;
 
-/// `transformers`' defaults: ConvNeXt-T.
-#[derive(Debug, Deserialize)]
-#[serde(default)]
-struct Config {
-    hidden_sizes: Vec<usize>,
-    depths: Vec<usize>,
-    hidden_act: String,
-    initializer_range: f32,
-    layer_norm_eps: f64,
-    layer_scale_init_value: f32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            hidden_sizes: vec![96, 192, 384, 768],
-            depths: vec![3, 3, 9, 3],
-            hidden_act: "gelu".to_owned(),
-            initializer_range: 0.02,
-            layer_norm_eps: 1e-6,
-            layer_scale_init_value: 1e-6,
-        }
+config_keys! {
+    /// Keys of `config.json` with a meaning here, with `transformers`' defaults: ConvNeXt-T.
+    pub(in crate::models) struct Config {
+        hidden_sizes: Vec<usize> = vec![96, 192, 384, 768],
+        depths: Vec<usize> = vec![3, 3, 9, 3],
+        hidden_act: String = "gelu".to_owned(),
+        initializer_range: f32 = 0.02,
+        layer_norm_eps: f64 = 1e-6,
+        layer_scale_init_value: f32 = 1e-6,
     }
 }
 
@@ -107,7 +81,7 @@ pub struct ConvNextSpec {
 /// # Errors
 /// A key of the wrong type, or sizes that cannot work together.
 pub(in crate::models) fn describe(config: &Map<String, Value>, key: &str) -> Result<Described, ModelError> {
-    let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
+    let (c, unknown): (Config, _) = parse(config, key)?;
     let spec = ConvNextSpec {
         stages: (1..=c.hidden_sizes.len()).collect(),
         channels: c.hidden_sizes,
@@ -181,6 +155,11 @@ impl BackboneSpec for ConvNextSpec {
     fn layout(&self) -> Layout {
         let level = |stage: &usize| LevelLayout { channels: self.channels[stage - 1], stride: self.stride(stage - 1) };
         Layout { levels: self.stages.iter().map(level).collect() }
+    }
+
+    /// The convolution of the first stage, which does not overlap, before the norm.
+    fn embedding(&self) -> LevelLayout {
+        LevelLayout { channels: self.channels[0], stride: self.stride(0) }
     }
 
     fn with_stages(&self, stages: &[usize]) -> Result<Option<Arc<dyn BackboneSpec>>, ModelError> {

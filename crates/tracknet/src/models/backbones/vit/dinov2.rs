@@ -1,11 +1,10 @@
 //! DINOv2 vision transformers (`dinov2`, `dinov2_with_registers`): a learned position table, layer scale, and a
 //! SwiGLU MLP in the largest model.
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::models::ModelError;
-use crate::models::backbones::config::{Sides, activation, parse, positive};
+use crate::models::backbones::config::{Sides, activation, config_keys, parse, positive};
 use crate::models::backbones::{Family, ModuleName, Stacked};
 use crate::models::nn::Activation;
 
@@ -68,60 +67,22 @@ const fn with_swiglu(family: Family) -> Family {
 /// By registers, then by the MLP: plain, SwiGLU.
 static FAMILIES: [[Family; 2]; 2] = [[PLAIN, with_swiglu(PLAIN)], [REGISTERS, with_swiglu(REGISTERS)]];
 
-/// Keys of `config.json` with a meaning here.
-pub(in crate::models) const KEYS: &[&str] = &[
-    "patch_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "mlp_ratio",
-    "hidden_act",
-    "initializer_range",
-    "layer_norm_eps",
-    "qkv_bias",
-    "layerscale_value",
-    "use_swiglu_ffn",
-    "num_register_tokens",
-    "image_size",
-    "num_channels",
-];
-
-/// `transformers`' defaults: ViT-B/14, and ViT-B/16 with registers.
-#[derive(Debug, Deserialize)]
-#[serde(default)]
-struct Config {
-    patch_size: Option<Sides>,
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    mlp_ratio: f64,
-    hidden_act: String,
-    initializer_range: f32,
-    layer_norm_eps: f64,
-    qkv_bias: bool,
-    layerscale_value: f32,
-    use_swiglu_ffn: bool,
-    num_register_tokens: usize,
-    image_size: Sides,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            patch_size: None,
-            hidden_size: 768,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            mlp_ratio: 4.0,
-            hidden_act: "gelu".to_owned(),
-            initializer_range: 0.02,
-            layer_norm_eps: 1e-6,
-            qkv_bias: true,
-            layerscale_value: 1.0,
-            use_swiglu_ffn: false,
-            num_register_tokens: 4,
-            image_size: Sides::Square(224),
-        }
+config_keys! {
+    /// Keys of `config.json` with a meaning here, with `transformers`' defaults: ViT-B/14, and ViT-B/16 with registers.
+    pub(in crate::models) struct Config {
+        patch_size: Option<Sides> = None,
+        hidden_size: usize = 768,
+        num_hidden_layers: usize = 12,
+        num_attention_heads: usize = 12,
+        mlp_ratio: f64 = 4.0,
+        hidden_act: String = "gelu".to_owned(),
+        initializer_range: f32 = 0.02,
+        layer_norm_eps: f64 = 1e-6,
+        qkv_bias: bool = true,
+        layerscale_value: f32 = 1.0,
+        use_swiglu_ffn: bool = false,
+        num_register_tokens: usize = 4,
+        image_size: Sides = Sides::Square(224),
     }
 }
 
@@ -140,7 +101,7 @@ pub(in crate::models) fn spec(
     key: &str,
     registers: bool,
 ) -> Result<(VitSpec, Vec<String>), ModelError> {
-    let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
+    let (c, unknown): (Config, _) = parse(config, key)?;
     let patch = c.patch_size.unwrap_or(Sides::Square(if registers { 16 } else { 14 })).square("patch_size", key)?;
     positive(c.mlp_ratio, "mlp_ratio", key)?;
     let width = (c.hidden_size as f64 * c.mlp_ratio) as usize;

@@ -1,13 +1,12 @@
 //! DINOv3 vision transformers (`dinov3_vit`): rotary positions, register tokens, layer scale, no key bias.
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 
 use super::names::{EMBEDDINGS, SIZES};
 use super::spec::{Biases, MlpKind, Position, VitSpec};
-use crate::models::backbones::config::{Sides, activation, parse};
+use crate::models::backbones::config::{Sides, activation, config_keys, parse};
 use crate::models::backbones::{Family, ModuleName};
 
 /// In memory everything of a block is one module deeper than in files.
@@ -41,78 +40,31 @@ pub(in crate::models) static FAMILY: Family = Family {
     unused: &["embeddings.mask_token"],
 };
 
-/// Keys of `config.json` with a meaning here.
-pub(in crate::models) const KEYS: &[&str] = &[
-    "patch_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "hidden_act",
-    "initializer_range",
-    "layer_norm_eps",
-    "rope_theta",
-    "query_bias",
-    "key_bias",
-    "value_bias",
-    "proj_bias",
-    "mlp_bias",
-    "layerscale_value",
-    "use_gated_mlp",
-    "num_register_tokens",
-    "image_size",
-    "num_channels",
-];
-
-/// `transformers`' defaults: ViT-S/16.
-#[derive(Debug, Deserialize)]
-#[serde(default)]
-struct Config {
-    patch_size: Sides,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    hidden_act: String,
-    initializer_range: f32,
-    layer_norm_eps: f64,
-    rope_theta: f32,
-    query_bias: bool,
-    key_bias: bool,
-    value_bias: bool,
-    proj_bias: bool,
-    mlp_bias: bool,
-    layerscale_value: f32,
-    use_gated_mlp: bool,
-    num_register_tokens: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            patch_size: Sides::Square(16),
-            hidden_size: 384,
-            intermediate_size: 1536,
-            num_hidden_layers: 12,
-            num_attention_heads: 6,
-            hidden_act: "gelu".to_owned(),
-            initializer_range: 0.02,
-            layer_norm_eps: 1e-5,
-            rope_theta: 100.0,
-            query_bias: true,
-            key_bias: false,
-            value_bias: true,
-            proj_bias: true,
-            mlp_bias: true,
-            layerscale_value: 1.0,
-            use_gated_mlp: false,
-            num_register_tokens: 0,
-        }
+config_keys! {
+    /// Keys of `config.json` with a meaning here, with `transformers`' defaults: ViT-S/16.
+    pub(in crate::models) struct Config {
+        patch_size: Sides = Sides::Square(16),
+        hidden_size: usize = 384,
+        intermediate_size: usize = 1536,
+        num_hidden_layers: usize = 12,
+        num_attention_heads: usize = 6,
+        hidden_act: String = "gelu".to_owned(),
+        initializer_range: f32 = 0.02,
+        layer_norm_eps: f64 = 1e-5,
+        rope_theta: f32 = 100.0,
+        query_bias: bool = true,
+        key_bias: bool = false,
+        value_bias: bool = true,
+        proj_bias: bool = true,
+        mlp_bias: bool = true,
+        layerscale_value: f32 = 1.0,
+        use_gated_mlp: bool = false,
+        num_register_tokens: usize = 0,
     }
 }
 
 pub(in crate::models) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, Vec<String>), ModelError> {
-    let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
+    let (c, unknown): (Config, _) = parse(config, key)?;
     let patch = c.patch_size.square("patch_size", key)?;
     let spec = VitSpec {
         hidden: c.hidden_size,

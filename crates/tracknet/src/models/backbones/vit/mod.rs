@@ -176,9 +176,7 @@ impl Vit {
             .reshape([batch * rows * columns, pixels]);
         self.patch.forward_patches(patches).reshape([batch, rows * columns, self.spec.hidden])
     }
-}
 
-impl Vit {
     /// Class token, registers and patches after the final norm; `added` goes on the embedding of the patches.
     fn encode(&self, images: Tensor<4>, added: Option<Tensor<4>>) -> Tensor<3> {
         let grid = self.grid_of(&images);
@@ -187,9 +185,12 @@ impl Vit {
         let tokens = self.blocks.iter().fold(tokens, |x, block| self.block(block, x, rotary.as_ref()));
         self.norm.forward(tokens)
     }
+}
 
-    /// The patches after the final norm, without class and register tokens, as one level.
-    fn features(&self, images: Tensor<4>, added: Option<Tensor<4>>) -> Features {
+impl BackboneNetwork for Vit {
+    /// The patches after the final norm, without class and register tokens, as one level. Height and width must be multiples of
+    /// the patch size.
+    fn forward(&self, images: Tensor<4>, added: Option<Tensor<4>>) -> Features {
         let batch = images.dims()[0];
         let [rows, columns] = self.grid_of(&images);
         let tokens = self.encode(images, added);
@@ -197,17 +198,6 @@ impl Vit {
         let patches = tokens.slice([0..batch, prefix..prefix + rows * columns, 0..self.spec.hidden]);
         let map = patches.swap_dims(1, 2).reshape([batch, self.spec.hidden, rows, columns]);
         Features { levels: vec![Level { map, stride: self.spec.patch }] }
-    }
-}
-
-impl BackboneNetwork for Vit {
-    /// Height and width must be multiples of the patch size.
-    fn forward(&self, images: Tensor<4>) -> Features {
-        self.features(images, None)
-    }
-
-    fn forward_adding(&self, images: Tensor<4>, added: Tensor<4>) -> Features {
-        self.features(images, Some(added))
     }
 
     /// Class token, registers and patches after the final norm.

@@ -1,13 +1,12 @@
 //! The original vision transformer (`vit`): a learned position table, no layer scale.
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::models::ModelError;
 
 use super::names::{EMBEDDINGS, SIZES};
 use super::spec::{Biases, MlpKind, Position, Resampling, VitSpec};
-use crate::models::backbones::config::{Sides, activation, parse};
+use crate::models::backbones::config::{Sides, activation, config_keys, parse};
 use crate::models::backbones::{Family, ModuleName};
 
 const MODULES: &[ModuleName] = &[
@@ -43,56 +42,24 @@ pub(in crate::models) static FAMILY: Family = Family {
     unused: &["embeddings.mask_token", "pooler."],
 };
 
-/// Keys of `config.json` with a meaning here.
-pub(in crate::models) const KEYS: &[&str] = &[
-    "patch_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "hidden_act",
-    "initializer_range",
-    "layer_norm_eps",
-    "qkv_bias",
-    "image_size",
-    "num_channels",
-];
-
-/// `transformers`' defaults: ViT-B/16.
-#[derive(Debug, Deserialize)]
-#[serde(default)]
-struct Config {
-    patch_size: Sides,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    hidden_act: String,
-    initializer_range: f32,
-    layer_norm_eps: f64,
-    qkv_bias: bool,
-    image_size: Sides,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            patch_size: Sides::Square(16),
-            hidden_size: 768,
-            intermediate_size: 3072,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            hidden_act: "gelu".to_owned(),
-            initializer_range: 0.02,
-            layer_norm_eps: 1e-12,
-            qkv_bias: true,
-            image_size: Sides::Square(224),
-        }
+config_keys! {
+    /// Keys of `config.json` with a meaning here, with `transformers`' defaults: ViT-B/16.
+    pub(in crate::models) struct Config {
+        patch_size: Sides = Sides::Square(16),
+        hidden_size: usize = 768,
+        intermediate_size: usize = 3072,
+        num_hidden_layers: usize = 12,
+        num_attention_heads: usize = 12,
+        hidden_act: String = "gelu".to_owned(),
+        initializer_range: f32 = 0.02,
+        layer_norm_eps: f64 = 1e-12,
+        qkv_bias: bool = true,
+        image_size: Sides = Sides::Square(224),
     }
 }
 
 pub(in crate::models) fn spec(config: &Map<String, Value>, key: &str) -> Result<(VitSpec, Vec<String>), ModelError> {
-    let (c, unknown): (Config, _) = parse(config, key, KEYS)?;
+    let (c, unknown): (Config, _) = parse(config, key)?;
     let patch = c.patch_size.square("patch_size", key)?;
     let spec = VitSpec {
         hidden: c.hidden_size,

@@ -176,11 +176,11 @@ impl BackboneSpec for VitSpec {
     }
 
     fn layout(&self) -> Layout {
-        Layout { levels: vec![LevelLayout { channels: self.hidden, stride: self.patch }] }
+        Layout { levels: vec![self.embedding()] }
     }
 
-    fn embedding(&self) -> Option<LevelLayout> {
-        Some(LevelLayout { channels: self.hidden, stride: self.patch })
+    fn embedding(&self) -> LevelLayout {
+        LevelLayout { channels: self.hidden, stride: self.patch }
     }
 
     fn patch_size(&self) -> Option<usize> {
