@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 use tracknet::artifacts::load_model_with_adapter;
 use tracknet::config::Config;
-use tracknet::evaluation::{MetricOptions, Tolerance, VisibleSet};
+use tracknet::console;
+use tracknet::evaluation::{Diagnosis, MetricOptions, Tolerance, VisibleSet};
 use tracknet::training::{EvaluateOptions, evaluate};
 
 use crate::args::{
@@ -85,6 +86,9 @@ pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
         evaluation.report.write_json(path)?;
     }
     outln!("{}", evaluation.report)?;
+    if let Some(found) = Diagnosis::of(&evaluation.outcomes, &evaluation.report.options) {
+        console::note(format_args!("no ball is found: {found}"));
+    }
     if let Some(path) = &args.json {
         outln!("wrote {}", path.display())?;
     }

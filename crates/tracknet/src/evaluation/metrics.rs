@@ -41,6 +41,11 @@ impl Tolerance {
         }
     }
 
+    /// Whether the detection of a frame is within the tolerance of the label.
+    pub(crate) fn admits(self, outcome: &FrameOutcome) -> bool {
+        outcome.distance().is_some_and(|distance| distance * self.scale(outcome.native_size) <= self.px())
+    }
+
     fn px(self) -> f64 {
         match self {
             Self::Scaled { px, .. } | Self::Native { px } => f64::from(px),
@@ -345,9 +350,7 @@ impl Verdict {
 fn judge(outcomes: &[&FrameOutcome], tolerance: Tolerance, set: VisibleSet) -> Vec<Verdict> {
     let verdict = |outcome: &&FrameOutcome| {
         let visible = set.contains(outcome.label.visibility);
-        let distance = outcome.detection.zip(outcome.label.xy).map(|(found, [x, y])| {
-            f64::from(found.x - x).hypot(f64::from(found.y - y)) * tolerance.scale(outcome.native_size)
-        });
+        let distance = outcome.distance().map(|distance| distance * tolerance.scale(outcome.native_size));
         let close = distance.is_some_and(|d| d <= tolerance.px());
         Verdict { visible, score: outcome.detection.map(|d| d.score), distance, close }
     };

@@ -3,6 +3,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`decode`] | a heatmap → [`Detection`] |
+//! | [`diagnosis`] | why nothing is found |
 //! | [`metrics`] | detections and labels of many frames → [`Metrics`] |
 //! | [`overlay`] | pictures of detections and heatmaps |
 //! | [`report`] | metrics by game, as a table and as JSON |
@@ -12,11 +13,13 @@ use std::sync::Arc;
 use crate::datasets::{Label, SampleInfo};
 
 pub mod decode;
+pub mod diagnosis;
 pub mod metrics;
 pub mod overlay;
 pub mod report;
 
 pub use decode::{Activation, ComponentChoice, DecodeMethod, DecodeOptions, Detection, HeatmapPoints};
+pub use diagnosis::Diagnosis;
 pub use metrics::{MetricOptions, Metrics, Tolerance, VisibleSet};
 pub use report::EvaluationReport;
 
@@ -59,6 +62,12 @@ impl FrameOutcome {
             detection: found.map(|found| found.to_native(&info.geometry)),
             points: Some(points),
         })
+    }
+
+    /// From the label to the detection, in native pixels, where there are both.
+    pub(crate) fn distance(&self) -> Option<f64> {
+        let ([x, y], found) = self.label.xy.zip(self.detection)?;
+        Some(f64::from(found.x - x).hypot(f64::from(found.y - y)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The decoders for several levels: outputs and every gradient against torchvision, transformers and PyTorch
 //! (`fixtures/decoders.safetensors`), whole models on backbones of one level and of several, and what does not fit.
-#![allow(clippy::unwrap_used)] // Helpers of tests; in the tests themselves it is allowed anyway.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests; in the tests themselves they are allowed anyway.
 
 use std::collections::BTreeMap;
 

@@ -10,6 +10,7 @@ use crate::artifacts::run::weights::write_weights;
 use crate::artifacts::run::{RunState, write_checkpoint};
 use crate::datasets::{Batch, BatchLoader};
 use crate::error::Result;
+use crate::evaluation::Diagnosis;
 use crate::training::evaluate::{EvaluateOptions, Evaluation, Evaluator};
 use crate::training::logging::RowKind;
 use crate::training::monitor::{MonitorStatus, STAND_IN};
@@ -70,6 +71,9 @@ impl TrainingRun<'_> {
         let evaluation = self.run_over(loader, first_batch)?;
         self.tolerate("overlays of validation frames", drawn);
         self.note_bad_frames();
+        if let Some(found) = evaluation.as_ref().and_then(|e| Diagnosis::of(&e.outcomes, &e.report.options)) {
+            self.reporter.note(&format!("after {} steps no ball is found: {found}", self.state.step));
+        }
         Ok(evaluation.map(|e| e.metrics("val/")))
     }
 
