@@ -11,7 +11,7 @@ use std::path::Path;
 use burn::tensor::TensorData;
 use tracknet::artifacts::pretrained::save::read_all;
 
-use common::{contains_all, ends, failure, fixture, ok, render_rallies, train};
+use common::{contains_all, ends, failure, fixture, help_with_example, ok, render_rallies, train};
 
 /// `packed` adapts every layer of a 4-bit base; `unpacked` is it, merged.
 fn packed_bases_merge_into_floats_and_into_four_bits(dir: &Path, on_base: &str, packed: &str, plain: &str) {
@@ -51,12 +51,9 @@ fn packed_bases_merge_into_floats_and_into_four_bits(dir: &Path, on_base: &str, 
 #[test]
 fn the_help_of_every_verb_has_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    for verb in ["", "merge", "unmerge", "list", "status", "convert", "diff"] {
-        let words = ["adapter", verb];
-        let help = ok(dir.path(), words.into_iter().filter(|w| !w.is_empty()).chain(["--help"]));
-        let command = format!("tracknet adapter {verb}");
-        let (_, example) = help.split_once("Example").unwrap_or_else(|| panic!("{command} has no example:\n{help}"));
-        assert!(example.contains(command.trim()), "{help}");
+    help_with_example(dir.path(), &["adapter"]);
+    for verb in ["merge", "unmerge", "list", "status", "convert", "diff"] {
+        help_with_example(dir.path(), &["adapter", verb]);
     }
     contains_all(&ok(dir.path(), ["--help"]), &["adapter"]);
     ends(2, dir.path(), ["adapter", "diff", "one"]);

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 use tracknet::config::Config;
 
-use common::{TINY, contains_all, ends, failure, fixture, ok, program, render_rallies, train};
+use common::{TINY, contains_all, ends, failure, fixture, help_with_example, ok, program, render_rallies, train};
 
 /// Two games of one clip of three frames, in `rallies`.
 fn with_rallies() -> TempDir {
@@ -48,10 +48,7 @@ fn the_help_of_every_verb_has_an_example() {
         &["data", "preview"],
     ];
     for verb in verbs {
-        let help = ok(dir.path(), verb.iter().copied().chain(["--help"]));
-        let command = format!("tracknet {}", verb.join(" "));
-        let (_, example) = help.split_once("Example").unwrap_or_else(|| panic!("{command} has no example:\n{help}"));
-        assert!(example.contains(&command), "the example of `{command}` does not use it:\n{help}");
+        help_with_example(dir.path(), verb);
     }
 }
 

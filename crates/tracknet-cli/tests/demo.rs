@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use common::{contains_all, finish, program};
+use common::{contains_all, finish, help_with_example, program};
 
 /// Runs a command that must end with this exit code; returns standard output and standard error.
 fn ends<S: AsRef<OsStr>>(code: i32, dir: &Path, args: impl IntoIterator<Item = S>) -> [String; 2] {
@@ -62,11 +62,10 @@ const TINY: [&str; 15] = [
 #[test]
 fn the_help_has_an_example_and_does_not_show_the_process_of_a_student() {
     let dir = place();
-    let [help, _] = ends(0, dir.path(), ["demo", "--help"]);
+    let help = help_with_example(dir.path(), &["demo"]);
     assert!(help.contains("tracknet demo distill") && !help.contains("distill-student"), "{help}");
-    let [help, _] = ends(0, dir.path(), ["demo", "distill", "--help"]);
-    let (_, examples) = help.split_once("Examples:").unwrap();
-    assert!(examples.contains("tracknet demo distill --model"), "{help}");
+    let help = help_with_example(dir.path(), &["demo", "distill"]);
+    assert!(help.contains("tracknet demo distill --model"), "{help}");
 }
 
 #[test]

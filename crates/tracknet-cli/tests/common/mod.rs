@@ -59,6 +59,15 @@ pub(crate) fn failure<S: AsRef<OsStr>>(dir: &Path, args: impl IntoIterator<Item 
     message
 }
 
+/// The help of a verb, whose example uses it.
+pub(crate) fn help_with_example(dir: &Path, verb: &[&str]) -> String {
+    let help = ok(dir, verb.iter().copied().chain(["--help"]));
+    let command = format!("tracknet {}", verb.join(" "));
+    let (_, example) = help.split_once("Example").unwrap_or_else(|| panic!("{command} has no example:\n{help}"));
+    assert!(example.contains(&command), "the example of `{command}` does not use it:\n{help}");
+    help
+}
+
 pub(crate) fn contains_all(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
