@@ -45,9 +45,9 @@ pub struct ModelConfig {
     /// side by side (`stack`), or the last frame and its differences to the earlier ones (`difference`).
     #[config(default = Temporal::None, null_is_default)]
     pub temporal: Temporal,
-    /// Where the window comes in: in the convolutional stem of the decoder (`stem`, with `decoder.skip`; of the decoders only the
-    /// upsampling one has it), while the backbone sees its last frame, or in the backbone's patch embedding (`patches`, with every
-    /// decoder).
+    /// Where the window comes in: in the convolutional stem of the decoder (`stem`, with `decoder.skip`; only the upsampling
+    /// decoder has it) or in the convolutions of the U-Net, while the backbone sees its last frame, or in the backbone's patch
+    /// embedding (`patches`, with every decoder).
     #[config(default = TemporalInput::Stem)]
     pub temporal_input: TemporalInput,
     /// Size and spread of the heatmap.

@@ -180,30 +180,7 @@ impl fmt::Display for Diagnosis {
                  below the threshold of {threshold}: it is learning; train longer",
                 100.0 * on_ball
             ),
-            Self::Displaced { fit: [x, y], size: [width, height] } => {
-                let (width, height) = (*width as f64, *height as f64);
-                let near_one = |line: &Line| (line.slope - 1.0).abs() < 0.03;
-                if near_one(x) && near_one(y) {
-                    let [dx, dy] = [
-                        x.slope * width / 2.0 + x.offset - width / 2.0,
-                        y.slope * height / 2.0 + y.offset - height / 2.0,
-                    ];
-                    return write!(
-                        f,
-                        "what is found follows the labels {dx:+.0} pixels to the right and {dy:+.0} pixels down: the labels of \
-                         these games and those of the training games are placed differently"
-                    );
-                }
-                write!(
-                    f,
-                    "what is found follows the labels, {:.2} times as far to the right and {:.2} times as far down: these \
-                     labels look made for frames of {:.0}×{:.0} pixels, and the frames have {width}×{height}",
-                    x.slope,
-                    y.slope,
-                    width / x.slope,
-                    height / y.slope
-                )
-            }
+            Self::Displaced { fit, size } => displacement(f, fit, *size),
             Self::SamePlace { at: [x, y], share } => write!(
                 f,
                 "on {:.0} % of the frames the same place is found, x {x:.0}, y {y:.0}: something that stands still there, or a \
@@ -218,6 +195,30 @@ impl fmt::Display for Diagnosis {
             ),
         }
     }
+}
+
+/// How what is found lies beside the labels: shifted, or on frames of another size.
+fn displacement(f: &mut fmt::Formatter<'_>, [x, y]: &[Line; 2], size: [usize; 2]) -> fmt::Result {
+    let [width, height] = size.map(|side| side as f64);
+    let near_one = |line: &Line| (line.slope - 1.0).abs() < 0.03;
+    if near_one(x) && near_one(y) {
+        let shift = |line: &Line, side: f64| line.slope * side / 2.0 + line.offset - side / 2.0;
+        let [dx, dy] = [shift(x, width), shift(y, height)];
+        return write!(
+            f,
+            "what is found follows the labels {dx:+.0} pixels to the right and {dy:+.0} pixels down: the labels of these games \
+             and those of the training games are placed differently"
+        );
+    }
+    write!(
+        f,
+        "what is found follows the labels, {:.2} times as far to the right and {:.2} times as far down: these labels look made \
+         for frames of {:.0}×{:.0} pixels, and the frames have {width}×{height}",
+        x.slope,
+        y.slope,
+        width / x.slope,
+        height / y.slope
+    )
 }
 
 #[cfg(test)]
