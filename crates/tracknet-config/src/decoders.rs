@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tracknet_config_derive::{Section, Words};
 
+use super::kind::POSITIVE;
 use super::model::{ModelConfig, ModelName, Norm};
-use super::setting::POSITIVE;
 
 /// How the maps of several levels become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]

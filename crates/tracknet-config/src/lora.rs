@@ -8,9 +8,9 @@ use tracknet_config_derive::{Section, Words};
 
 use super::check::out_of_bounds;
 use super::key::Key;
+use super::kind::{ABOVE_ZERO, PROBABILITY};
 use super::path_pattern::PathPattern;
 use super::patterns::{Pattern, TargetModules};
-use super::setting::{ABOVE_ZERO, PROBABILITY};
 
 /// LoRA adapters (`model.lora`). Semantics and names are those of Hugging Face PEFT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]

@@ -8,9 +8,9 @@ use tracknet_config_derive::{Section, Words};
 use super::decoders::{DeformableConfig, FpnConfig, HrnetConfig};
 use super::key::Status;
 use super::kind::Kind;
+use super::kind::{PIXELS, POSITIVE, PROBABILITY};
 use super::lora::LoraConfig;
 use super::quantization::QuantizationConfig;
-use super::setting::{PIXELS, POSITIVE, PROBABILITY};
 
 /// The `model` section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]

@@ -170,7 +170,7 @@ mod tests {
         ];
         for (scalar, expected) in cases {
             let message = read(scalar).unwrap_err();
-            assert!(message.starts_with(&format!("key k is `{scalar}`: ")) && message.contains(expected), "{message}");
+            assert!(message.starts_with(&format!("`{scalar}`: ")) && message.contains(expected), "{message}");
         }
     }
 }

@@ -256,9 +256,10 @@ impl Rules<'_> {
                 let path = key.path.as_str();
                 key.status == Status::Working && path.starts_with("model.lora.") && !BESIDE_ADAPTER.contains(&path)
             };
-            let noted = |at: &super::yaml::Origin| self.layers.layers.get(at.layer).is_some_and(|l| l.notes);
             let paths = known_keys().iter().filter(decides).map(|key| key.path.as_str());
-            let given: Vec<_> = paths.filter(|path| self.checked.origins.get(path).is_some_and(noted)).collect();
+            let given: Vec<_> = paths
+                .filter(|path| self.checked.origins.get(path).is_some_and(|at| self.layers.wants_notes(*at)))
+                .collect();
             for key in given {
                 let text = format!("{key} is not read: the adapter_config.json in model.lora.adapter decides it");
                 self.layers.notes.push(text);
@@ -292,7 +293,7 @@ impl Rules<'_> {
     /// Whether one of the keys was given where notes are wanted: a run that goes on has had its notes.
     fn was_given(&self, prefix: &str) -> bool {
         let given = self.checked.origins.iter().filter(|(key, _)| key.starts_with(prefix));
-        given.into_iter().any(|(_, at)| self.layers.layers.get(at.layer).is_some_and(|l| l.notes))
+        given.into_iter().any(|(_, at)| self.layers.wants_notes(*at))
     }
 
     fn notes(&mut self, config: &Config) {

@@ -61,7 +61,9 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct YamlProblem {
     pub(crate) line: Option<u64>,
+    /// The key that it is about, if it is about one.
     pub(crate) key: String,
+    /// A sentence, or what follows "key … is".
     pub(crate) message: String,
 }
 
@@ -141,10 +143,6 @@ fn syntax_message(error: &Error, place: Option<Location>) -> String {
         let suffix = format!(" at line {}, column {}", place.line(), place.column());
         message = message.replace(&suffix, "");
     }
-    if message.contains("recursion limit exceeded") {
-        // A document of nothing but brackets meets the scanner's own bound first, which is far above `DEEPEST`.
-        message = format!("values are nested deeper than {DEEPEST} levels");
-    }
     if message.contains("multiple YAML documents") {
         message = "a configuration file holds one YAML document; remove the second `---`".to_owned();
     }
@@ -152,6 +150,7 @@ fn syntax_message(error: &Error, place: Option<Location>) -> String {
         message = "a key must be plain text".to_owned();
     }
     if message.contains("recursion limit") {
+        // A document of nothing but brackets meets the scanner's own bound first, which is far above `DEEPEST`.
         message = format!("values are nested deeper than {DEEPEST} levels");
     }
     if message.contains("tabs disallowed") {
@@ -194,8 +193,7 @@ impl Reader<'_> {
         match scalars::in_python(written, value) {
             Ok(value) => Some(value),
             Err(why) => {
-                let subject = if path.is_empty() { String::new() } else { format!("key {path} is ") };
-                let message = format!("{subject}`{}`: {why}", shorten(written));
+                let message = format!("`{}`: {why}", shorten(written));
                 let line = self.origin(place).line;
                 self.problems.push(YamlProblem { line, key: path.to_owned(), message });
                 None
@@ -218,7 +216,7 @@ impl Reader<'_> {
             let node = self.node(raw, &key_path);
             if let Some(first) = lines.get(&key) {
                 let earlier = first.map(|line| format!(" on line {line}")).unwrap_or_default();
-                let message = format!("key {key_path} is already given{earlier}; keep one of the two");
+                let message = format!("already given{earlier}; keep one of the two");
                 self.problems.push(YamlProblem { line: at.line, key: key_path, message });
                 continue;
             }
@@ -314,6 +312,12 @@ impl<'de> Visitor<'de> for RawVisitor {
             pairs.push(pair);
         }
         Ok(Raw::Map(pairs))
+    }
+}
+
+impl Entry {
+    pub(crate) fn new(key: &str, value: Value, at: Origin) -> Self {
+        Self { key: key.to_owned(), at, node: Node { value, at } }
     }
 }
 
@@ -423,12 +427,12 @@ mod tests {
     fn every_repeated_key_is_reported_with_its_line() {
         let mut problems = Vec::new();
         parse("a: 1\nb:\n  x: 1\n  x: 2\na: 3\n", 0, &mut problems).unwrap();
-        let seen: Vec<_> = problems.iter().map(|p| (p.line, p.message.as_str())).collect();
+        let seen: Vec<_> = problems.iter().map(|p| (p.line, p.key.as_str(), p.message.as_str())).collect();
         assert_eq!(
             seen,
             [
-                (Some(4), "key b.x is already given on line 3; keep one of the two"),
-                (Some(5), "key a is already given on line 1; keep one of the two"),
+                (Some(4), "b.x", "already given on line 3; keep one of the two"),
+                (Some(5), "a", "already given on line 1; keep one of the two"),
             ]
         );
     }
@@ -502,8 +506,8 @@ mod tests {
         let node = parse("a: 1\nb:\n  c: [1, 010]\n  d: 2\n", 0, &mut problems).unwrap();
         assert_eq!(node.get("b.c"), None);
         assert_eq!(node.get("b.d").unwrap().value, Value::Int(2));
-        assert_eq!((problems.len(), problems[0].line), (1, Some(3)));
-        assert!(problems[0].message.starts_with("key b.c[1] is `010`: 8 to PyYAML"), "{problems:?}");
+        assert_eq!((problems.len(), problems[0].line, problems[0].key.as_str()), (1, Some(3), "b.c[1]"));
+        assert!(problems[0].message.starts_with("`010`: 8 to PyYAML"), "{problems:?}");
         assert_eq!(parse_scalar("010"), Value::Text("010".into()));
     }
 
