@@ -99,7 +99,7 @@ impl Check<'_> {
                 if convert.refusals.is_empty() {
                     return value;
                 }
-                convert.refusals.into_iter().map(|refusal| (refusal.at, refusal.message)).collect()
+                convert.refusals.into_iter().map(|refusal| (refusal.at, refusal.message())).collect()
             }
         };
         self.checked.refused.insert(&key.path);
@@ -146,8 +146,7 @@ impl Check<'_> {
     }
 }
 
-/// The numbers of a section that was built in code that are out of their bounds: the key, and what follows it in a
-/// sentence.
+/// [`Section::out_of_bounds`].
 pub(crate) fn out_of_bounds<S: Section + Serialize>(section: &S) -> Vec<(String, String)> {
     let mut keys = Vec::new();
     S::keys("", &mut keys);
@@ -172,8 +171,23 @@ struct Refusal {
     path: String,
     found: String,
     expected: String,
-    /// All of it in a sentence.
-    message: String,
+    /// What helps, behind both; or a sentence in their place.
+    hint: Hint,
+}
+
+enum Hint {
+    Behind(String),
+    Instead(String),
+}
+
+impl Refusal {
+    fn message(&self) -> String {
+        let Self { path, found, expected, .. } = self;
+        match &self.hint {
+            Hint::Behind(hint) => format!("{path}: expected {expected}, found {found}{hint}"),
+            Hint::Instead(sentence) => format!("{path}: {sentence}"),
+        }
+    }
 }
 
 /// Converts one value, collecting what is wrong with it.
@@ -184,30 +198,23 @@ struct Convert {
 
 impl Convert {
     fn refuse(&mut self, kind: &Kind, node: &Node, path: &str) -> Option<Value> {
-        let hint = match (kind, &node.value) {
-            (Kind::Text, Value::Bool(_) | Value::Int(_) | Value::Float(_)) => "; put it in quotes",
-            (Kind::Whole(WholeRange::Between(_, high)), Value::Int(n)) if *n > i128::from(*high) => {
-                &format!("; the largest is {high}")
-            }
-            (Kind::Whole(WholeRange::Between(_, high)), Value::Float(x)) if *x > *high as f64 => {
-                &format!("; the largest is {high}")
-            }
-            (Kind::Real(_), Value::Float(x)) if x.abs() > f64::from(f32::MAX) => "; the largest is 3.4e38",
-            _ => "",
+        let is_above = |most: u64| match node.value {
+            Value::Int(n) => n > i128::from(most),
+            Value::Float(x) => x > most as f64,
+            _ => false,
         };
-        self.push(kind, node, path, |found, expected| format!("{path}: expected {expected}, found {found}{hint}"))
+        let hint = match (kind, &node.value) {
+            (Kind::Text, Value::Bool(_) | Value::Int(_) | Value::Float(_)) => "; put it in quotes".to_owned(),
+            (Kind::Whole(WholeRange::Between(_, most)), _) if is_above(*most) => format!("; the largest is {most}"),
+            (Kind::Real(_), Value::Float(x)) if x.abs() > f64::from(f32::MAX) => "; the largest is 3.4e38".to_owned(),
+            _ => String::new(),
+        };
+        self.refuse_with(Hint::Behind(hint), kind, node, path)
     }
 
-    fn push(
-        &mut self,
-        kind: &Kind,
-        node: &Node,
-        path: &str,
-        message: impl FnOnce(&str, &str) -> String,
-    ) -> Option<Value> {
+    fn refuse_with(&mut self, hint: Hint, kind: &Kind, node: &Node, path: &str) -> Option<Value> {
         let (found, expected) = (node.value.found(), kind.describe());
-        let message = message(&found, &expected);
-        self.refusals.push(Refusal { at: node.at, path: path.to_owned(), found, expected, message });
+        self.refusals.push(Refusal { at: node.at, path: path.to_owned(), found, expected, hint });
         None
     }
 
@@ -224,7 +231,6 @@ impl Convert {
                 if let Some([refusal]) = self.refusals.get_mut(before..)
                     && refusal.path == path
                 {
-                    refusal.message = refusal.message.replacen(&refusal.expected, &kind.describe(), 1);
                     refusal.expected = kind.describe();
                 }
                 value
@@ -281,14 +287,16 @@ impl Convert {
         };
         match words::find(words, &text) {
             Some(word) if word.available => Some(Value::Text(word.name.to_owned())),
-            Some(word) => self.push(kind, node, path, |_, _| {
-                let (name, available) = (word.name, words::available(words).join(", "));
-                format!("{path}: {name} is not available in this version of tracknet; available: {available}")
-            }),
-            None => self.push(kind, node, path, |found, expected| {
-                let near = typo::meant(&text, words::available(words)).map(|near| format!("; did you mean {near}?"));
-                format!("{path}: expected {expected}, found {found}{}", near.unwrap_or_default())
-            }),
+            Some(Word { name, .. }) => {
+                let available = words::available(words).join(", ");
+                let sentence = format!("{name} is not available in this version of tracknet; available: {available}");
+                self.refuse_with(Hint::Instead(sentence), kind, node, path)
+            }
+            None => {
+                let near = typo::meant(&text, words::available(words));
+                let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                self.refuse_with(Hint::Behind(hint), kind, node, path)
+            }
         }
     }
 }
@@ -298,8 +306,7 @@ fn scalar(kind: &Kind, value: &Value) -> Option<Value> {
     match (kind, value) {
         (Kind::Flag, Value::Bool(_)) => Some(value.clone()),
         (Kind::Whole(range), _) => whole(value).filter(|n| range.contains(*n)).map(|n| Value::Int(n.into())),
-        (Kind::Real(range), Value::Int(n)) => Some(*n as f64).filter(|x| range.contains(*x)).map(Value::Float),
-        (Kind::Real(range), Value::Float(x)) => Some(*x).filter(|x| range.contains(*x)).map(Value::Float),
+        (Kind::Real(range), _) => value.number().filter(|x| range.contains(*x)).map(Value::Float),
         _ => None,
     }
 }

@@ -2,6 +2,9 @@
 
 use std::sync::LazyLock;
 
+use serde::Serialize;
+
+use super::check::out_of_bounds;
 use super::kind::Kind;
 use super::typo;
 use super::yaml::{Value, join};
@@ -62,6 +65,15 @@ pub(crate) fn is_neutral(value: &Value) -> bool {
 pub trait Section {
     /// Adds the keys of the section that stands at `path`, in the order of the fields.
     fn keys(path: &str, keys: &mut Vec<Key>);
+
+    /// The numbers of a section that was built in code that are out of their bounds: the key, and what follows it in a
+    /// sentence.
+    fn out_of_bounds(&self) -> Vec<(String, String)>
+    where
+        Self: Serialize + Sized,
+    {
+        out_of_bounds(self)
+    }
 }
 
 static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {

@@ -276,53 +276,40 @@ fn old_spellings(node: &mut Node, path: &str) {
 mod tests {
     use super::*;
 
-    fn value(layers: &Layers, path: &str) -> Value {
-        layers.tree.get(path).unwrap().value.clone()
+    /// What stands at a path after the file of a group and an override.
+    fn value(group: &str, text: &str, with: Option<&str>, path: &str) -> String {
+        let mut layers = Layers::new();
+        layers.add_group("a.yaml", group, text);
+        with.into_iter().for_each(|with| layers.add_override(with));
+        assert_eq!(layers.problems, []);
+        crate::emit::flow(&layers.tree.get(path).unwrap().value)
     }
 
     #[test]
-    fn later_layers_win_key_by_key() {
-        let mut layers = Layers::new();
-        layers.add_group("a.yaml", "model", "lora:\n  r: 4\n  lora_alpha: 8\n");
-        layers.add_override("model.lora.r=2");
-        assert_eq!(layers.problems, []);
-        assert_eq!(value(&layers, "model.lora.r"), Value::Int(2));
-        assert_eq!(value(&layers, "model.lora.lora_alpha"), Value::Int(8));
+    fn later_layers_win_key_by_key_and_lists_are_replaced_as_a_whole() {
+        let lora = "lora:\n  r: 4\n  lora_alpha: 8\n";
+        assert_eq!(value("model", lora, Some("model.lora.r=2"), "model.lora"), "{r: 2, lora_alpha: 8}");
+        let resize = Some("data.preprocess.resize=[3,4]");
+        assert_eq!(value("data", "preprocess:\n  resize: [1, 2]\n", resize, "data.preprocess.resize"), "[3, 4]");
     }
 
     #[test]
     fn a_section_whose_lines_are_all_commented_out_changes_nothing() {
-        let mut layers = Layers::new();
-        layers.add_group("a.yaml", "model", "lora:\n  # r: 4\ndecoder:\n  skip: true\n");
-        layers.add_override("model.decoder=null");
-        assert_eq!(layers.problems, []);
-        assert_eq!(value(&layers, "model.decoder.skip"), Value::Bool(true));
-    }
-
-    #[test]
-    fn a_list_is_replaced_as_a_whole() {
-        let mut layers = Layers::new();
-        layers.add_group("a.yaml", "data", "preprocess:\n  resize: [1, 2]\n");
-        layers.add_override("data.preprocess.resize=[3,4]");
-        let Value::List(items) = value(&layers, "data.preprocess.resize") else { panic!("not a list") };
-        assert_eq!(items.into_iter().map(|n| n.value).collect::<Vec<_>>(), [Value::Int(3), Value::Int(4)]);
+        let text = "lora:\n  # r: 4\ndecoder:\n  skip: true\n";
+        assert_eq!(value("model", text, Some("model.decoder=null"), "model.decoder.skip"), "true");
     }
 
     #[test]
     fn a_section_given_as_a_flag_is_its_switch() {
-        let mut layers = Layers::new();
-        layers.add_group("a.yaml", "model", "lora: true\nquantization: off\n");
-        assert_eq!(value(&layers, "model.lora.enabled"), Value::Bool(true));
-        assert_eq!(value(&layers, "model.quantization.enabled"), Value::Bool(false));
+        let text = "lora: true\nquantization: off\n";
+        assert_eq!(value("model", text, None, "model.lora.enabled"), "true");
+        assert_eq!(value("model", text, None, "model.quantization.enabled"), "false");
     }
 
     #[test]
     fn an_early_stopping_section_without_a_switch_is_switched_on() {
-        let mut layers = Layers::new();
-        layers.add_group("a.yaml", "training", "early_stopping:\n  patience: 3\n");
-        assert_eq!(value(&layers, "training.early_stopping.enabled"), Value::Bool(true));
-        let mut layers = Layers::new();
-        layers.add_group("a.yaml", "training", "early_stopping:\n  patience: 3\n  enabled: false\n");
-        assert_eq!(value(&layers, "training.early_stopping.enabled"), Value::Bool(false));
+        let enabled = |text: &str| value("training", text, None, "training.early_stopping.enabled");
+        assert_eq!(enabled("early_stopping:\n  patience: 3\n"), "true");
+        assert_eq!(enabled("early_stopping:\n  patience: 3\n  enabled: false\n"), "false");
     }
 }

@@ -1,8 +1,8 @@
 //! YAML → validated structs. Three groups, each one file: `data`, `model`, `training`. No tensors here.
 //!
 //! The way of a value: [`sources`] finds the file, [`yaml`] reads it with its lines, [`layers`] puts overrides over
-//! files, [`interpolate`] resolves `${…}`, [`check`] holds it against its [`key`], [`validate`] looks at combinations, and
-//! serde fills the structs.
+//! files, [`interpolate`] resolves `${…}`, [`check`] holds it against its [`key`], [`structs`] fills the structs, and
+//! [`validate`] looks at combinations.
 //!
 //! A key is written once, as the field of a struct: `#[derive(Section)]` takes its documentation, default and bounds from
 //! there, `#[derive(Words)]` the spellings of a word from its enum.

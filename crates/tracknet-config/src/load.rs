@@ -51,6 +51,13 @@ pub(crate) struct World<'a> {
     pub(crate) now: jiff::ZonedDateTime,
 }
 
+impl World<'_> {
+    fn now() -> Self {
+        let env = &|name: &str| std::env::var(name).ok();
+        Self { env, working: Path::new("."), now: jiff::ZonedDateTime::now() }
+    }
+}
+
 /// Name of the merged configuration in a run directory.
 pub(crate) const RUN_FILE: &str = "config.yaml";
 
@@ -63,8 +70,7 @@ impl Config {
     /// # Errors
     /// One error with every problem of all files, overrides and flags.
     pub fn load(from: &ConfigSources) -> Result<Loaded, ConfigError> {
-        let env = |name: &str| std::env::var(name).ok();
-        load(from, &World { env: &env, working: Path::new("."), now: jiff::ZonedDateTime::now() })
+        load(from, &World::now())
     }
 
     /// Reads the configuration that a run keeps in its directory.
@@ -92,9 +98,7 @@ impl Config {
     pub fn from_yaml(label: &str, text: &str) -> Result<Self, ConfigError> {
         let mut layers = Layers::new();
         layers.add_merged(label, text);
-        let env = |name: &str| std::env::var(name).ok();
-        finish(layers, None, &World { env: &env, working: Path::new("."), now: jiff::ZonedDateTime::now() }, Vec::new())
-            .map(|loaded| loaded.config)
+        finish(layers, None, &World::now(), Vec::new()).map(|loaded| loaded.config)
     }
 
     /// The configuration as YAML that [`Config::from_yaml`] reads back as the equal configuration.

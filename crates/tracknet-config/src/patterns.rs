@@ -6,8 +6,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::kind::Kind;
-use super::kind::Setting;
+use super::kind::{Kind, Setting};
 
 /// `target_modules`: a list of names or path suffixes, or one regex over the whole path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
