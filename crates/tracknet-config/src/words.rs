@@ -35,17 +35,10 @@ pub struct UnknownWord {
     pub known: String,
 }
 
-impl Word {
-    /// Whether `text` spells it, in any case.
-    fn is_spelled(&self, text: &str) -> bool {
-        let text = text.to_lowercase();
-        self.name == text || self.aliases.contains(&text.as_str())
-    }
-}
-
 /// The word with this spelling, in any case.
 pub(crate) fn find(words: &'static [Word], text: &str) -> Option<&'static Word> {
-    words.iter().find(|word| word.is_spelled(text))
+    let text = text.to_lowercase();
+    words.iter().find(|word| word.name == text || word.aliases.contains(&text.as_str()))
 }
 
 /// The names of the words that this version can do.
@@ -55,9 +48,9 @@ pub(crate) fn available(words: &'static [Word]) -> Vec<&'static str> {
 
 /// The variant that `text` spells, by name or alias and in any case.
 pub(crate) fn parse<W: Words>(text: &str) -> Result<W, UnknownWord> {
-    let spelled = W::VARIANTS.iter().zip(W::WORDS).find(|(_, word)| word.is_spelled(text));
+    let index = find(W::WORDS, text).and_then(|found| W::WORDS.iter().position(|word| std::ptr::eq(word, found)));
     let unknown = || UnknownWord { found: text.to_owned(), known: available(W::WORDS).join(", ") };
-    spelled.map(|(variant, _)| *variant).ok_or_else(unknown)
+    index.and_then(|index| W::VARIANTS.get(index)).copied().ok_or_else(unknown)
 }
 
 /// `true` and `false` are flags in files, every other word is text.

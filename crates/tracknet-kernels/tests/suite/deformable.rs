@@ -157,7 +157,7 @@ fn a_place_outside_of_its_level_or_nowhere_gives_nothing() {
     let mut case = Case::new(&[[2, 3]], 1, [1, 2, 1, 2]);
     case.locations = vec![-3.0, 0.5, 1e30, f64::NAN];
     // What is nowhere has no cells, on any device; only the processor promises that for NaN.
-    if !crate::common::on_host() {
+    if !common::on_host() {
         case.locations = vec![-3.0, 0.5, 7.0, 0.5];
     }
     let [y, of_value, ..] = case.run();

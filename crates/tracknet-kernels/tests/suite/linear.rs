@@ -300,13 +300,13 @@ fn inside_a_module_it_is_constant_and_survives_valid_train_clone_fork_and_to_dev
     // Only the bias is a parameter.
     assert_eq!(layer.num_params(), 11);
 
-    let input = tensor(values(26, 1), [2, 13], &crate::common::device());
+    let input = tensor(values(26, 1), [2, 13], &common::device());
     let expected = linear_4bit(input.clone(), &layer.valid().weight, None).into_data();
     let valid = layer.valid();
     assert_eq!(valid.weight.to_packed().unwrap(), packed);
     let trained = valid.train();
     let forked = trained.clone().fork(&device);
-    assert_eq!(trained.clone().to_device(&crate::common::device()).weight.to_packed().unwrap(), packed);
+    assert_eq!(trained.clone().to_device(&common::device()).weight.to_packed().unwrap(), packed);
     for (name, layer) in [("new", layer), ("trained", trained), ("forked", forked)] {
         assert_eq!(layer.weight.to_packed().unwrap(), packed);
         let x = Tensor::from_inner(input.clone()).require_grad();

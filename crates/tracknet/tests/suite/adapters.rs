@@ -211,13 +211,13 @@ fn a_packed_run_with_every_option_does_so_too() {
 fn every_option(store: fn(ModelConfig) -> ModelConfig) {
     let root = tempfile::tempdir().unwrap();
     let all = |name: &str| {
-        let training = crate::training_support::training(&root.path().join(name), serde_json::json!({}));
-        crate::training_support::config(root.path(), store(everything_with_dense_convolutions()), training)
+        let training = training_support::training(&root.path().join(name), serde_json::json!({}));
+        training_support::config(root.path(), store(everything_with_dense_convolutions()), training)
     };
-    let (unbroken, _) = crate::training_support::run(&all("a"), None, None).unwrap();
+    let (unbroken, _) = training_support::run(&all("a"), None, None).unwrap();
     let broken = all("b");
-    let (stopped, _) = crate::training_support::run(&broken, None, Some(3)).unwrap();
-    let (resumed, _) = crate::training_support::run(&broken, Some(&stopped.paths.root), None).unwrap();
+    let (stopped, _) = training_support::run(&broken, None, Some(3)).unwrap();
+    let (resumed, _) = training_support::run(&broken, Some(&stopped.paths.root), None).unwrap();
     let state = |model: &HeatmapModel| state_dict(model, |_| true);
     assert!(state(&unbroken.model) == state(&resumed.model), "the resumed run differs");
 
@@ -255,10 +255,9 @@ fn a_run_with_adapters_on_the_decoder_alone_is_read_back() {
     let root = tempfile::tempdir().unwrap();
     let targets = Some(TargetModules::List(vec!["decoder.stages.0.proj".to_owned()]));
     let section = pretrained(LoraConfig { target_modules: targets, ..lora() });
-    let training = crate::training_support::training(&root.path().join("out"), serde_json::json!({ "epochs": 1 }));
+    let training = training_support::training(&root.path().join("out"), serde_json::json!({ "epochs": 1 }));
     let (report, _) =
-        crate::training_support::run(&crate::training_support::config(root.path(), section, training), None, None)
-            .unwrap();
+        training_support::run(&training_support::config(root.path(), section, training), None, None).unwrap();
     assert!(!report.paths.best().join("adapter").exists(), "nothing of it belongs to the backbone");
     let loaded =
         tracknet::artifacts::load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap().model;
@@ -277,16 +276,16 @@ fn an_adapter_is_trained_on_from_a_directory_and_keeps_what_the_file_said() {
     let text = fs::read_to_string(&path).unwrap().replacen('{', "{\n  \"of_tomorrow\": 1,", 1);
     fs::write(&path, text).unwrap();
     let section = pretrained(LoraConfig { enabled: true, adapter: Some(adapter.clone()), ..LoraConfig::default() });
-    let training = crate::training_support::training(&root.path().join("out"), serde_json::json!({}));
-    let config = crate::training_support::config(root.path(), section, training);
-    let (stopped, _) = crate::training_support::run(&config, None, Some(3)).unwrap();
+    let training = training_support::training(&root.path().join("out"), serde_json::json!({}));
+    let config = training_support::config(root.path(), section, training);
+    let (stopped, _) = training_support::run(&config, None, Some(3)).unwrap();
     // Neither resuming nor predicting needs the directory the run began with.
     fs::remove_dir_all(&adapter).unwrap();
-    let (report, _) = crate::training_support::run(&config, Some(&stopped.paths.root), None).unwrap();
-    let written = AdapterFile::read(&report.paths.best().join("adapter"), crate::common::paths("dinov3_tiny")).unwrap();
+    let (report, _) = training_support::run(&config, Some(&stopped.paths.root), None).unwrap();
+    let written = AdapterFile::read(&report.paths.best().join("adapter"), common::paths("dinov3_tiny")).unwrap();
     assert_eq!(written.config.unknown_keys(), ["of_tomorrow"]);
     assert_eq!(written.config.lora.rank_pattern.0.len(), 2);
-    let began = AdapterFile::read(&fixture("peft_pattern"), crate::common::paths("dinov3_tiny")).unwrap();
+    let began = AdapterFile::read(&fixture("peft_pattern"), common::paths("dinov3_tiny")).unwrap();
     assert_eq!(compare_adapters(&began, &written).unwrap().tensors.len(), 12, "every module trained");
     tracknet::artifacts::load_model_for_inference(&report.paths.root, None, &Device::flex()).unwrap();
 }
@@ -316,7 +315,7 @@ fn an_adapter_that_changed_its_base_loads_with_that_base_and_converts_to_a_plain
         assert!(difference(&trained, &loaded) == 0.0, "{method}: the base is computed again, bit for bit");
 
         let (base, _) = build_backbone(&name, &LoraConfig::default(), &Default::default(), &device).unwrap();
-        let file = AdapterFile::read(dir.path(), crate::common::paths("dinov3_tiny")).unwrap();
+        let file = AdapterFile::read(dir.path(), common::paths("dinov3_tiny")).unwrap();
         let refused = convert_adapter::<HeatmapModel>(file.clone(), None).unwrap_err().to_string();
         assert!(refused.contains("--base"), "{refused}");
         let plain = convert_adapter(file, Some(&base)).unwrap();
@@ -343,7 +342,7 @@ fn a_packed_pissa_base_is_computed_again_before_it_is_packed() {
 
 #[test]
 fn equal_adapters_have_no_difference_and_others_are_told_apart_by_what_they_compute() {
-    let read = |name: &str| AdapterFile::read(&fixture(name), crate::common::paths("dinov3_tiny")).unwrap();
+    let read = |name: &str| AdapterFile::read(&fixture(name), common::paths("dinov3_tiny")).unwrap();
     assert!(compare_adapters(&read("peft_lora"), &read("peft_lora")).unwrap().is_empty());
     let plain = convert_adapter::<HeatmapModel>(read("peft_rslora"), None).unwrap();
     let difference = compare_adapters(&read("peft_rslora"), &plain).unwrap();
@@ -449,7 +448,7 @@ proptest! {
         let place = ((bytes.len() as f64) * at * at) as usize;
         if cut { bytes.truncate(place) } else { bytes[place] = byte }
         fs::write(&path, bytes).unwrap();
-        let read = AdapterFile::read(dir.path(), crate::common::paths("dinov3_tiny"));
+        let read = AdapterFile::read(dir.path(), common::paths("dinov3_tiny"));
         prop_assert!(!cut || read.is_err(), "a cut file was read");
     }
 

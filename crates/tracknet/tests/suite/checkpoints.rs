@@ -217,7 +217,7 @@ fn the_normalization_in_use_is_reported_and_written_again_as_it_was() {
     let line = "mean [0.5, 0.5, 0.5], std [0.25, 0.25, 0.25], as its preprocessor_config.json says";
     assert!(report.to_string().contains(line), "{report}");
     let out = tempfile::tempdir().unwrap();
-    let vit = crate::common::backbone(dir.path(), &Device::flex()).unwrap();
+    let vit = common::backbone(dir.path(), &Device::flex()).unwrap();
     write_backbone(out.path(), &vit, StoredAs::F32).unwrap();
     assert_eq!(fs::read_to_string(out.path().join("preprocessor_config.json")).unwrap(), text);
     fs::write(dir.path().join("preprocessor_config.json"), r#"{"do_normalize": "no"}"#).unwrap();

@@ -61,7 +61,7 @@ fn random(spec: Arc<dyn BackboneSpec>, device: &Device) -> Backbone {
 #[test]
 fn every_stage_and_the_tokens_are_those_of_transformers() {
     let expected = tensors(&fixture(NAME).join("io.safetensors"));
-    for device in [crate::common::device(), crate::common::device().autodiff()] {
+    for device in [common::device(), common::device().autodiff()] {
         let convnext = load(&device);
         let features = convnext.forward(pixels(&device));
         assert_eq!(features.levels.iter().map(|level| level.stride).collect::<Vec<_>>(), [4, 8, 16, 32]);
@@ -255,7 +255,7 @@ fn a_backbone_is_written_as_it_was_read() {
 
 /// LoRA on 4-bit weights, with the decoder of one level on the third stage.
 fn qlora() -> ModelConfig {
-    crate::training_support::model(json!({
+    training_support::model(json!({
         "backbone": { "architecture": null, "return_stages": [3] },
         "pretrained_model_name": fixture(NAME),
         "decoder": { "channels": [64, 16, 8], "upsample": [2, 2] },
@@ -299,7 +299,7 @@ fn lora_on_four_bits_trains_resumes_to_the_bit_merges_and_exports() {
 
 #[test]
 fn a_model_from_an_inline_architecture_trains_every_weight_that_is_computed_and_says_what_it_takes() {
-    let model = crate::training_support::model(json!({
+    let model = training_support::model(json!({
         "backbone": { "freeze": false, "return_stages": [2], "architecture": {
             "model_type": "dinov3_convnext", "hidden_size": null, "num_hidden_layers": null, "num_attention_heads": null,
             "intermediate_size": null, "num_register_tokens": null, "patch_size": null,

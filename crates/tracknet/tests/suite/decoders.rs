@@ -118,7 +118,7 @@ fn features(maps: &[Tensor<4>]) -> Features {
 
 fn equals_pytorch(kind: &'static str, config: &ModelConfig) {
     let golden = Golden { kind, tensors: tensors(&fixture("decoders.safetensors")) };
-    let device = crate::common::device().autodiff();
+    let device = common::device().autodiff();
     let decoder = build(config, &golden, &device);
     let inputs = [0, 1, 2].map(|i| golden.tensors[&format!("input.{i}")].clone());
     let inputs = inputs.map(|data| Tensor::<4>::from_data(data, &device).require_grad());

@@ -13,14 +13,14 @@ use crate::common::{assert_close, device, fixture, pixels, tensors};
 const TOLERANCE: f32 = 1e-4;
 
 fn load(name: &str, device: &Device) -> Backbone {
-    crate::common::backbone(&fixture(name), device).unwrap()
+    common::backbone(&fixture(name), device).unwrap()
 }
 
 /// Compares with all that the golden holds: the hidden states unless `states` is 0, the last one, and a `square` frame.
 fn check(name: &str, layers: usize, [states, square]: [usize; 2]) {
     let expected = tensors(&fixture(name).join("io.safetensors"));
     // With and without autodiff: attention takes another path.
-    for device in [crate::common::device(), crate::common::device().autodiff()] {
+    for device in [common::device(), common::device().autodiff()] {
         let vit = load(name, &device);
         let images = pixels(&device);
         let mut compared = [0, 0];

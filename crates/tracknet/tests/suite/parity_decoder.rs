@@ -62,7 +62,7 @@ impl ParameterVisitor for CompareGradients<'_> {
 #[test]
 fn output_loss_and_gradients_are_those_of_pytorch() {
     let golden = Golden(tensors(&fixture("decoder.safetensors")));
-    let device = crate::common::device().autodiff();
+    let device = common::device().autodiff();
     // The golden's first stage keeps its channels and still has a projection; ours has none there, so the golden's
     // first projection is applied to the input by hand.
     let config = DecoderConfig { channels: vec![64, 64, 32], upsample: vec![2, 2], ..DecoderConfig::default() };

@@ -346,7 +346,7 @@ fn a_backbone_that_trained_must_be_whole_in_its_checkpoint() {
 /// A run on a copy of a small base, whose files a test may change.
 fn run_on_base(dir: &Path, freeze: bool) -> (Config, PathBuf, PathBuf) {
     let base = dir.join("base");
-    copy_all(&crate::common::fixture("vit_tiny"), &base);
+    copy_all(&common::fixture("vit_tiny"), &base);
     let mut section = model(json!({ "decoder": { "channels": [64, 16, 8] }, "backbone": { "freeze": freeze } }));
     section.backbone.architecture = None;
     section.pretrained_model_name = Some(base.display().to_string());

@@ -365,7 +365,7 @@ fn a_backbone_that_trained_keeps_the_normalization_and_the_rest_of_its_checkpoin
     let base = dir.path().join("base");
     fs::create_dir(&base).unwrap();
     for file in ["config.json", "model.safetensors"] {
-        fs::copy(crate::common::fixture("vit_tiny").join(file), base.join(file)).unwrap();
+        fs::copy(common::fixture("vit_tiny").join(file), base.join(file)).unwrap();
     }
     let normalization = r#"{"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 1.0, 2.0]}"#;
     fs::write(base.join("preprocessor_config.json"), normalization).unwrap();

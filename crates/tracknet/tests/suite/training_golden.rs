@@ -68,7 +68,7 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
         "precision": "fp32", "grad_clip": 0.0, "optimizer": { "lr": 1e-3, "weight_decay": 0.05 }
     }))
     .unwrap();
-    let compute = Compute::new(&crate::common::device()).with_precision(training.precision);
+    let compute = Compute::new(&common::device()).with_precision(training.precision);
     let (model, _) = build_model(&model, [96, 64], 0, &compute.training_device()).unwrap();
     let init = part(&golden, "init").into_iter();
     let init = init.map(|(name, (shape, values))| (name, TensorData::new(values, shape))).collect();

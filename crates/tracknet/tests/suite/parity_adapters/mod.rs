@@ -30,7 +30,7 @@ const TOLERANCE: f32 = 1e-4;
 const WEIGHTS: &str = "adapter_model.safetensors";
 
 fn base(device: &Device) -> Backbone {
-    crate::common::backbone(&fixture("dinov3_tiny"), device).unwrap()
+    common::backbone(&fixture("dinov3_tiny"), device).unwrap()
 }
 
 fn nf4() -> QuantizationConfig {
@@ -47,7 +47,7 @@ fn adapted(name: &str, device: &Device) -> (Backbone, AdapterReport) {
 #[test]
 fn adapters_that_peft_wrote_give_the_output_of_peft() {
     for name in ADAPTERS {
-        for device in [crate::common::device(), crate::common::device().autodiff()] {
+        for device in [common::device(), common::device().autodiff()] {
             let (vit, report) = adapted(name, &device);
             let expected = tensors(&fixture(name).join("io.safetensors"));
             assert_eq!(report.adapted.len(), if name == "peft_regex" { 4 } else { 12 }, "{name}");
@@ -66,7 +66,7 @@ fn adapters_that_peft_wrote_give_the_output_of_peft() {
 #[test]
 fn merged_adapters_give_the_output_and_the_weights_of_peft() {
     for name in ADAPTERS {
-        let device = crate::common::device();
+        let device = common::device();
         let (vit, _) = adapted(name, &device);
         let probe = |vit: &Backbone| vit.tokens(pixels(&device));
         let (merged, deviation) = merge_and_compare(&vit, MergeInto::Float, probe).unwrap();
@@ -86,7 +86,7 @@ fn merged_adapters_give_the_output_and_the_weights_of_peft() {
 
 #[test]
 fn merging_and_taking_it_back_returns_base_and_output() {
-    let device = crate::common::device();
+    let device = common::device();
     let weights = |vit: &Backbone| state_dict(vit, |p| p.group == Group::Backbone && p.name.ends_with("_proj.weight"));
     for name in ADAPTERS {
         let (vit, _) = adapted(name, &device);
@@ -102,7 +102,7 @@ fn merging_and_taking_it_back_returns_base_and_output() {
 
 #[test]
 fn a_packed_base_is_merged_into_floats_and_into_four_bits_when_asked() {
-    let device = crate::common::device();
+    let device = common::device();
     let (vit, _) = apply_quantization(base(&device), &nf4()).unwrap();
     let (vit, _) = load_adapter(&fixture("peft_lora"), vit).unwrap();
     let probe = |vit: &Backbone| vit.tokens(pixels(&device));
@@ -137,7 +137,7 @@ fn a_directory_that_peft_wrote_comes_back_byte_for_byte() {
             let [ours, theirs] = [dir.path().join(file), fixture(name).join(file)].map(|p| fs::read(p).unwrap());
             assert!(ours == theirs, "{name}/{file}");
         }
-        let again = AdapterFile::read(dir.path(), crate::common::paths("dinov3_tiny")).unwrap();
+        let again = AdapterFile::read(dir.path(), common::paths("dinov3_tiny")).unwrap();
         let other = tempfile::tempdir().unwrap();
         again.write(other.path()).unwrap();
         let file = "adapter_model.safetensors";
@@ -147,7 +147,7 @@ fn a_directory_that_peft_wrote_comes_back_byte_for_byte() {
 
 #[test]
 fn both_spellings_of_a_path_load_and_one_module_in_both_is_refused() {
-    let device = crate::common::device();
+    let device = common::device();
     let dir = tempfile::tempdir().unwrap();
     fs::copy(fixture("peft_dora").join("adapter_config.json"), dir.path().join("adapter_config.json")).unwrap();
     let path = dir.path().join("adapter_model.safetensors");
@@ -168,7 +168,7 @@ fn both_spellings_of_a_path_load_and_one_module_in_both_is_refused() {
 
 #[test]
 fn named_adapters_are_switched_on_one_base_and_leave_it_as_it_was() {
-    let device = crate::common::device();
+    let device = common::device();
     let mut set = AdapterSet::new(base(&device));
     for name in ["peft_bias_lora_only", "peft_dora"] {
         set.add(name, &fixture(name)).unwrap();
@@ -204,7 +204,7 @@ fn the_status_of_a_layer_tells_its_adapter_and_its_storage() {
 #[test]
 fn a_backbone_in_nf4_gives_the_output_of_bitsandbytes() {
     let expected = tensors(&fixture("bnb_checkpoint/io.safetensors"));
-    for device in [crate::common::device(), crate::common::device().autodiff()] {
+    for device in [common::device(), common::device().autodiff()] {
         let (vit, report) = apply_quantization(base(&device), &nf4()).unwrap();
         assert_eq!(report.layers.len(), 12);
         // Both multiply the same dequantized weights in f32.
@@ -217,7 +217,7 @@ fn a_backbone_in_nf4_gives_the_output_of_bitsandbytes() {
 fn lora_gradients_on_float_and_packed_backbones_are_those_of_peft() {
     for name in ["lora", "qlora"] {
         let golden = tensors(&fixture(&format!("train_step/{name}.safetensors")));
-        let device = crate::common::device().autodiff();
+        let device = common::device().autodiff();
         let vit = base(&device);
         let vit = if name == "qlora" { apply_quantization(vit, &nf4()).unwrap().0 } else { vit };
         let config = LoraConfig { enabled: true, r: 4, lora_alpha: 8.0, lora_dropout: 0.0, ..LoraConfig::default() };
@@ -256,7 +256,7 @@ fn lora_gradients_on_float_and_packed_backbones_are_those_of_peft() {
 
 #[test]
 fn only_adapters_train_on_an_adapted_backbone_and_biases_when_asked() {
-    let device = crate::common::device().autodiff();
+    let device = common::device().autodiff();
     let adapted = |bias: Bias| {
         let config = LoraConfig { enabled: true, bias, ..LoraConfig::default() };
         let targets = ["q_proj".to_owned(), "up_proj".to_owned()];
@@ -285,7 +285,7 @@ fn only_adapters_train_on_an_adapted_backbone_and_biases_when_asked() {
 
 #[test]
 fn a_written_adapter_holds_the_biases_that_train() {
-    let device = crate::common::device();
+    let device = common::device();
     let names = |bias: Bias| {
         let config = LoraConfig { enabled: true, bias, ..LoraConfig::default() };
         let targets = ["q_proj".to_owned()];
@@ -313,7 +313,7 @@ fn an_adapter_that_does_not_fit_is_refused_by_tensor() {
     for file in ["adapter_config.json", "adapter_model.safetensors"] {
         fs::copy(fixture("peft_lora").join(file), dir.path().join(file)).unwrap();
     }
-    let device = crate::common::device();
+    let device = common::device();
     let refusal = || load_adapter(dir.path(), base(&device)).unwrap_err().to_string();
 
     let path = dir.path().join("adapter_model.safetensors");
