@@ -108,19 +108,8 @@ fn decoder_stages(config: &Config, _: &Checked) -> Option<Conflict> {
 
 /// What a typing error in a list of channels would ask for takes more memory than there is.
 fn decoder_size(config: &Config, _: &Checked) -> Option<Conflict> {
-    let weights = config.model.most_decoder_weights();
+    let (weights, keys, lower) = config.model.decoder_size();
     let section = config.model.model_name.decoder_section();
-    let (keys, lower): (&[&str], _) = match section {
-        "fpn" => (&["model.fpn.lateral_dim", "model.fpn.in_channels"], "its channels"),
-        "hrnet" => (&["model.hrnet.widths", "model.hrnet.num_units"], "model.hrnet.widths or num_units"),
-        "deformable_encoder" => {
-            (&["model.deformable_encoder.d_model", "model.deformable_encoder.lateral_dim"], "its counts")
-        }
-        _ => (
-            &["model.decoder.channels", "model.decoder.blocks_per_stage"],
-            "model.decoder.channels or model.decoder.blocks_per_stage",
-        ),
-    };
     let message = format!(
         "model.{section} would have up to {weights} weights, at most {MOST_DECODER_WEIGHTS} are built: lower {lower}"
     );
