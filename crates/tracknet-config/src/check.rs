@@ -1,121 +1,152 @@
 //! From the merged tree to values of the right type: unknown keys, wrong types, values out of range, features that
-//! this version does not have. Everything that is wrong is reported, and replaced by its default to go on.
+//! this version does not have. Everything that is wrong is reported, and left out to go on with its default.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use serde_json::{Map, Value as Json};
 
-use super::key::{self, Key, Status, known_keys};
+use super::error::Problem;
+use super::key::{self, Key, Section, Status};
 use super::kind::{Kind, WholeRange};
 use super::layers::Layers;
-use super::load::tree_of;
-use super::setting::Section;
+use super::structs::tree_of;
 use super::typo;
 use super::words::{self, Word};
-use super::yaml::{self, Node, Origin, Value, join};
+use super::yaml::{self, Entry, Node, Origin, Value, join};
 
-/// Values by section, and where each was written.
+/// What the checks leave, and where it was written.
+#[derive(Default)]
 pub(crate) struct Checked {
-    /// Nested values of every key that the structs have.
-    pub(crate) values: Map<String, Json>,
     /// Where the keys that were given stand.
     pub(crate) origins: BTreeMap<&'static str, Origin>,
-    /// Keys whose value was refused and replaced by the default.
+    /// Keys whose value was refused.
     pub(crate) refused: BTreeSet<&'static str>,
 }
 
-/// Checks the merged tree against the keys. `defaults` holds the value of every key that the structs have.
-pub(crate) fn check(layers: &mut Layers, defaults: &Node) -> Checked {
-    let tree = layers.tree.clone();
-    let mut given = BTreeMap::new();
-    collect(layers, &tree, "", &mut given);
-    let mut checked = Checked { values: Map::new(), origins: BTreeMap::new(), refused: BTreeSet::new() };
-    for key in known_keys() {
-        let path = key.path.as_str();
-        let node = given.get(path).copied();
-        if let Some(node) = node {
-            checked.origins.insert(path, node.at);
-        }
-        let value = node.and_then(|node| {
-            let value = check_key(layers, &tree, key, node);
-            if value.is_none() {
-                checked.refused.insert(path);
-            }
-            value.flatten()
-        });
-        // The default of the structs stands in; a key that no struct has is checked and not stored.
-        if let Some(default) = defaults.get(path) {
-            insert(&mut checked.values, path, value.unwrap_or_else(|| to_json(&default.value)));
-        } else if let (Status::Derived, Some(value)) = (&key.status, value) {
-            insert(&mut checked.values, path, value);
-        }
-    }
-    apply_amp(layers, &given, &mut checked);
-    checked
+/// Checks the merged tree against the keys, and gives the values that the structs take.
+pub(crate) fn check(layers: &mut Layers) -> (Value, Checked) {
+    let mut check =
+        Check { layers, checked: Checked::default(), unknown: Vec::new(), wrong: Vec::new(), notes: Vec::new() };
+    let mut values = check.section(&layers.tree, "");
+    check.apply_amp(&mut values);
+    let Check { checked, unknown, wrong, notes, .. } = check;
+    layers.problems.extend(unknown.into_iter().chain(wrong));
+    layers.notes.extend(notes);
+    (Value::Map(values), checked)
 }
 
-/// Finds the node of every key, and reports names that are no key.
-fn collect<'t>(layers: &mut Layers, node: &'t Node, path: &str, given: &mut BTreeMap<&'static str, &'t Node>) {
-    let Some(entries) = node.entries() else {
-        if node.value != Value::Null {
-            let names = key::names_in(path).join(", ");
-            let message = format!("{path} is a section with the keys {names}; found {}", node.value.found());
-            layers.problems.push(layers.problem(node.at, path, message));
+struct Check<'a> {
+    layers: &'a Layers,
+    checked: Checked,
+    /// Names that are no key.
+    unknown: Vec<Problem>,
+    /// Values that their keys do not accept.
+    wrong: Vec<Problem>,
+    notes: Vec<String>,
+}
+
+impl Check<'_> {
+    /// The values of a section.
+    fn section(&mut self, node: &Node, path: &str) -> Vec<Entry> {
+        let Some(entries) = node.entries() else {
+            if node.value != Value::Null {
+                let names = key::names_in(path).join(", ");
+                let message = format!("{path} is a section with the keys {names}; found {}", node.value.found());
+                self.unknown.push(self.layers.problem(node.at, path, message));
+            }
+            return Vec::new();
+        };
+        let mut values = Vec::new();
+        for entry in entries {
+            let full = join(path, &entry.key);
+            let value = if let Some(key) = key::find(&full) {
+                self.key(key, &entry.node)
+            } else if !entry.key.is_empty() && key::is_section(&full) {
+                Some(self.section(&entry.node, &full)).filter(|values| !values.is_empty()).map(Value::Map)
+            } else {
+                let message = format!("unknown key {full}; {}", key::suggestion(path, &entry.key));
+                self.unknown.push(self.layers.problem(entry.at, &full, message));
+                None
+            };
+            values.extend(value.map(|value| Entry::new(&entry.key, value, entry.node.at)));
         }
-        return;
-    };
-    for entry in entries {
-        let full = join(path, &entry.key);
-        if let Some(key) = key::find(&full) {
-            given.insert(&key.path, &entry.node);
-        } else if !entry.key.is_empty() && key::is_section(&full) {
-            collect(layers, &entry.node, &full, given);
-        } else {
-            let message = format!("unknown key {full}; {}", key::suggestion(path, &entry.key));
-            layers.problems.push(layers.problem(entry.at, &full, message));
+        values
+    }
+
+    /// The value of a key; `None` for its default, and when it was refused.
+    fn key(&mut self, key: &'static Key, node: &Node) -> Option<Value> {
+        self.checked.origins.insert(&key.path, node.at);
+        let refusals = match &key.status {
+            Status::Ignored(why) => {
+                if self.layers.wants_notes(node.at) {
+                    self.notes.push(format!("{} is ignored: {why}", key.path));
+                }
+                return None;
+            }
+            Status::Unavailable if key::is_neutral(&node.value) || self.is_switched_off(key) => return None,
+            Status::Unavailable => {
+                let found = node.value.found();
+                let message = format!(
+                    "{}: {found} is not available in this version of tracknet; leave the key out or set it to null or false",
+                    key.path
+                );
+                vec![(node.at, message)]
+            }
+            Status::Working | Status::Derived => {
+                let mut convert = Convert::default();
+                let value = convert.value(&key.kind, node, &key.path);
+                if convert.refusals.is_empty() {
+                    return value;
+                }
+                convert.refusals.into_iter().map(|refusal| (refusal.at, refusal.message())).collect()
+            }
+        };
+        self.checked.refused.insert(&key.path);
+        self.wrong.extend(refusals.into_iter().map(|(at, message)| self.layers.problem(at, &key.path, message)));
+        None
+    }
+
+    /// Whether the section of a key has a switch that is off, so that nothing in it has an effect. Off is the default of
+    /// every switch.
+    fn is_switched_off(&self, key: &Key) -> bool {
+        let switch = key.path.rsplit_once('.').map(|(section, _)| join(section, "enabled"));
+        let Some(switch) = switch.filter(|switch| key::find(switch).is_some()) else { return false };
+        match self.layers.tree.get(&switch).map(|n| &n.value) {
+            Some(Value::Bool(on)) => !on,
+            Some(Value::Text(text)) => yaml::parse_scalar(text) == Value::Bool(false),
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    /// `amp: true` is the old spelling of `precision: fp16`, `amp: false` of `fp32`. The later layer of the two counts.
+    fn apply_amp(&mut self, values: &mut [Entry]) {
+        let training = values.iter_mut().find(|e| e.key == "training").map(|e| &mut e.node.value);
+        let Some(Value::Map(training)) = training else { return };
+        let Some(index) = training.iter().position(|e| e.key == "amp") else { return };
+        let Node { value: Value::Bool(on), at } = training.remove(index).node else { return };
+        let meant = if on { "fp16" } else { "fp32" };
+        match self.checked.origins.get("training.precision").map(|precision| precision.layer.cmp(&at.layer)) {
+            Some(Ordering::Greater) => {}
+            Some(Ordering::Equal) => {
+                let stored = training.iter().find(|e| e.key == "precision").and_then(|e| e.node.value.scalar_text());
+                if let Some(stored) = stored.filter(|stored| stored != meant && !(on && stored == "bf16")) {
+                    let message = format!(
+                        "training.amp: {on} means precision {meant}, but training.precision is {stored}; keep one"
+                    );
+                    self.wrong.push(self.layers.problem(at, "training.amp", message));
+                }
+            }
+            Some(Ordering::Less) | None => {
+                training.retain(|e| e.key != "precision");
+                training.push(Entry::new("precision", Value::Text(meant.to_owned()), at));
+            }
         }
     }
 }
 
-/// `None`: refused and reported. `Some(None)`: the default. `Some(Some(_))`: the value.
-fn check_key(layers: &mut Layers, tree: &Node, key: &Key, node: &Node) -> Option<Option<Json>> {
-    let section = key.path.rsplit_once('.').map(|(section, _)| section);
-    let is_off = is_switched_off(tree, section);
-    match &key.status {
-        Status::Ignored(why) => {
-            if layers.layers.get(node.at.layer).is_none_or(|l| l.notes) {
-                layers.notes.push(format!("{} is ignored: {why}", key.path));
-            }
-            return Some(None);
-        }
-        Status::Unavailable(neutral) if !neutral.holds(&node.value) => {
-            if is_off {
-                return Some(None);
-            }
-            let (found, leave) = (node.value.found(), neutral.describe());
-            let message = format!(
-                "{}: {found} is not available in this version of tracknet; leave the key out or set it to {leave}",
-                key.path
-            );
-            layers.problems.push(layers.problem(node.at, &key.path, message));
-            return None;
-        }
-        Status::Unavailable(_) if matches!(key.kind, Kind::Anything) => return Some(None),
-        Status::Unavailable(_) if node.value == Value::Null => return Some(None),
-        _ => {}
-    }
-    let mut convert = Convert { refusals: Vec::new(), section_is_off: is_off };
-    let value = convert.value(&key.kind, node, &key.path);
-    let problems: Vec<_> =
-        convert.refusals.iter().map(|r| layers.problem(r.at, &key.path, r.message.clone())).collect();
-    let refused = !problems.is_empty();
-    layers.problems.extend(problems);
-    if refused { None } else { Some(value) }
-}
-
-/// The numbers of a section that was built in code that are out of their bounds: the key, and what follows it in a
-/// sentence.
+/// [`Section::out_of_bounds`].
 pub(crate) fn out_of_bounds<S: Section + Serialize>(section: &S) -> Vec<(String, String)> {
     let mut keys = Vec::new();
     S::keys("", &mut keys);
@@ -123,7 +154,7 @@ pub(crate) fn out_of_bounds<S: Section + Serialize>(section: &S) -> Vec<(String,
         Ok(tree) => tree,
         Err(message) => return vec![(String::new(), message)],
     };
-    let mut convert = Convert { refusals: Vec::new(), section_is_off: false };
+    let mut convert = Convert::default();
     for key in keys.iter().filter(|key| key.kind.is_bounded()) {
         if let Some(node) = tree.get(&key.path) {
             convert.value(&key.kind, node, &key.path);
@@ -133,21 +164,6 @@ pub(crate) fn out_of_bounds<S: Section + Serialize>(section: &S) -> Vec<(String,
     convert.refusals.into_iter().map(said).collect()
 }
 
-/// Whether a section with a switch is off, so that nothing in it has an effect. Off is the default of every switch.
-fn is_switched_off(tree: &Node, section: Option<&str>) -> bool {
-    let Some(section) = section else { return false };
-    let switch = join(section, "enabled");
-    if key::find(&switch).is_none() {
-        return false;
-    }
-    match tree.get(&switch).map(|n| &n.value) {
-        Some(Value::Bool(on)) => !on,
-        Some(Value::Text(text)) => yaml::parse_scalar(text) == Value::Bool(false),
-        Some(_) => false,
-        None => true,
-    }
-}
-
 /// A value that a key does not accept.
 struct Refusal {
     at: Origin,
@@ -155,50 +171,57 @@ struct Refusal {
     path: String,
     found: String,
     expected: String,
-    /// All of it in a sentence.
-    message: String,
+    /// What helps, behind both; or a sentence in their place.
+    hint: Hint,
+}
+
+enum Hint {
+    Behind(String),
+    Instead(String),
+}
+
+impl Refusal {
+    fn message(&self) -> String {
+        let Self { path, found, expected, .. } = self;
+        match &self.hint {
+            Hint::Behind(hint) => format!("{path}: expected {expected}, found {found}{hint}"),
+            Hint::Instead(sentence) => format!("{path}: {sentence}"),
+        }
+    }
 }
 
 /// Converts one value, collecting what is wrong with it.
+#[derive(Default)]
 struct Convert {
     refusals: Vec<Refusal>,
-    /// Words of features that this version lacks pass while their section is off.
-    section_is_off: bool,
 }
 
 impl Convert {
-    fn refuse(&mut self, kind: &Kind, node: &Node, path: &str) -> Option<Json> {
-        let hint = match (kind, &node.value) {
-            (Kind::Text, Value::Bool(_) | Value::Int(_) | Value::Float(_)) => "; put it in quotes",
-            (Kind::Whole(WholeRange::Between(_, high)), Value::Int(n)) if *n > i128::from(*high) => {
-                &format!("; the largest is {high}")
-            }
-            (Kind::Whole(WholeRange::Between(_, high)), Value::Float(x)) if *x > *high as f64 => {
-                &format!("; the largest is {high}")
-            }
-            (Kind::Real(_), Value::Float(x)) if x.abs() > f64::from(f32::MAX) => "; the largest is 3.4e38",
-            _ => "",
+    fn refuse(&mut self, kind: &Kind, node: &Node, path: &str) -> Option<Value> {
+        let is_above = |most: u64| match node.value {
+            Value::Int(n) => n > i128::from(most),
+            Value::Float(x) => x > most as f64,
+            _ => false,
         };
-        self.push(kind, node, path, |found, expected| format!("{path}: expected {expected}, found {found}{hint}"))
+        let hint = match (kind, &node.value) {
+            (Kind::Text, Value::Bool(_) | Value::Int(_) | Value::Float(_)) => "; put it in quotes".to_owned(),
+            (Kind::Whole(WholeRange::Between(_, most)), _) if is_above(*most) => format!("; the largest is {most}"),
+            (Kind::Real(_), Value::Float(x)) if x.abs() > f64::from(f32::MAX) => "; the largest is 3.4e38".to_owned(),
+            _ => String::new(),
+        };
+        self.refuse_with(Hint::Behind(hint), kind, node, path)
     }
 
-    fn push(
-        &mut self,
-        kind: &Kind,
-        node: &Node,
-        path: &str,
-        message: impl FnOnce(&str, &str) -> String,
-    ) -> Option<Json> {
+    fn refuse_with(&mut self, hint: Hint, kind: &Kind, node: &Node, path: &str) -> Option<Value> {
         let (found, expected) = (node.value.found(), kind.describe());
-        let message = message(&found, &expected);
-        self.refusals.push(Refusal { at: node.at, path: path.to_owned(), found, expected, message });
+        self.refusals.push(Refusal { at: node.at, path: path.to_owned(), found, expected, hint });
         None
     }
 
     /// The value, or `None` for the default and for what was refused.
-    fn value(&mut self, kind: &Kind, node: &Node, path: &str) -> Option<Json> {
+    fn value(&mut self, kind: &Kind, node: &Node, path: &str) -> Option<Value> {
         match (kind, &node.value) {
-            (Kind::Nullable(_), Value::Null) => Some(Json::Null),
+            (Kind::Nullable(_), Value::Null) => Some(Value::Null),
             (Kind::NullIsDefault(_), Value::Null) => None,
             (Kind::NullIsDefault(inner), _) => self.value(inner, node, path),
             (Kind::Nullable(inner), _) => {
@@ -208,7 +231,6 @@ impl Convert {
                 if let Some([refusal]) = self.refusals.get_mut(before..)
                     && refusal.path == path
                 {
-                    refusal.message = refusal.message.replacen(&refusal.expected, &kind.describe(), 1);
                     refusal.expected = kind.describe();
                 }
                 value
@@ -223,10 +245,12 @@ impl Convert {
             (Kind::Targets, Value::Text(_)) => self.value(&Kind::Text, node, path),
             (Kind::Targets, Value::List(items)) => self.each(&Kind::Text, items, path),
             (Kind::OneOrMany(inner), Value::List(items)) => self.each(inner, items, path),
-            (Kind::OneOrMany(inner), _) => self.value(inner, node, path).map(|value| Json::Array(vec![value])),
-            (Kind::Ordered(inner), Value::Map(entries)) => self.pairs(inner, entries, path),
-            (Kind::Mapping, Value::Map(_)) | (Kind::Anything, _) => Some(to_json(&node.value)),
-            (Kind::Text, Value::Text(text)) if !text.is_empty() => Some(Json::String(text.clone())),
+            (Kind::OneOrMany(inner), _) => {
+                self.value(inner, node, path).map(|value| Value::List(vec![Node { value, at: node.at }]))
+            }
+            (Kind::Ordered(inner), Value::Map(entries)) => self.each_entry(inner, entries, path),
+            (Kind::Mapping, Value::Map(_)) | (Kind::Anything, _) => Some(node.value.clone()),
+            (Kind::Text, Value::Text(text)) if !text.is_empty() => Some(node.value.clone()),
             (Kind::Choice(words), _) => self.word(words, kind, node, path),
             (Kind::Flag | Kind::Whole(_) | Kind::Real(_), Value::Text(text)) => {
                 // Quoted numbers and what an interpolation pasted count as what they read like.
@@ -236,24 +260,25 @@ impl Convert {
         }
     }
 
-    fn each(&mut self, kind: &Kind, items: &[Node], path: &str) -> Option<Json> {
-        let converted = items.iter().enumerate().map(|(i, item)| self.value(kind, item, &format!("{path}[{i}]")));
-        // Collected first, so that every element is checked.
-        let converted: Vec<_> = converted.collect();
-        converted.into_iter().collect::<Option<Vec<_>>>().map(Json::Array)
-    }
-
-    /// Pairs instead of a map, because JSON's maps here are sorted.
-    fn pairs(&mut self, kind: &Kind, entries: &[yaml::Entry], path: &str) -> Option<Json> {
-        let pair = |entry: &yaml::Entry| {
-            let value = self.value(kind, &entry.node, &join(path, &entry.key))?;
-            Some(Json::Array(vec![Json::from(entry.key.as_str()), value]))
+    fn each(&mut self, kind: &Kind, items: &[Node], path: &str) -> Option<Value> {
+        let element = |(i, item): (usize, &Node)| {
+            self.value(kind, item, &format!("{path}[{i}]")).map(|value| Node { value, at: item.at })
         };
-        let converted: Vec<_> = entries.iter().map(pair).collect();
-        converted.into_iter().collect::<Option<Vec<_>>>().map(Json::Array)
+        // Collected first, so that every element is checked.
+        let converted: Vec<_> = items.iter().enumerate().map(element).collect();
+        converted.into_iter().collect::<Option<_>>().map(Value::List)
     }
 
-    fn word(&mut self, words: &'static [Word], kind: &Kind, node: &Node, path: &str) -> Option<Json> {
+    fn each_entry(&mut self, kind: &Kind, entries: &[Entry], path: &str) -> Option<Value> {
+        let element = |entry: &Entry| {
+            let value = self.value(kind, &entry.node, &join(path, &entry.key))?;
+            Some(Entry::new(&entry.key, value, entry.node.at))
+        };
+        let converted: Vec<_> = entries.iter().map(element).collect();
+        converted.into_iter().collect::<Option<_>>().map(Value::Map)
+    }
+
+    fn word(&mut self, words: &'static [Word], kind: &Kind, node: &Node, path: &str) -> Option<Value> {
         let text = match &node.value {
             Value::Text(text) => text.clone(),
             Value::Int(number) => number.to_string(),
@@ -261,26 +286,27 @@ impl Convert {
             _ => return self.refuse(kind, node, path),
         };
         match words::find(words, &text) {
-            Some(word) if word.available || self.section_is_off => Some(Json::String(word.name.to_owned())),
-            Some(word) => self.push(kind, node, path, |_, _| {
-                let (name, available) = (word.name, words::available(words).join(", "));
-                format!("{path}: {name} is not available in this version of tracknet; available: {available}")
-            }),
-            None => self.push(kind, node, path, |found, expected| {
-                let near = typo::meant(&text, words::available(words)).map(|near| format!("; did you mean {near}?"));
-                format!("{path}: expected {expected}, found {found}{}", near.unwrap_or_default())
-            }),
+            Some(word) if word.available => Some(Value::Text(word.name.to_owned())),
+            Some(Word { name, .. }) => {
+                let available = words::available(words).join(", ");
+                let sentence = format!("{name} is not available in this version of tracknet; available: {available}");
+                self.refuse_with(Hint::Instead(sentence), kind, node, path)
+            }
+            None => {
+                let near = typo::meant(&text, words::available(words));
+                let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                self.refuse_with(Hint::Behind(hint), kind, node, path)
+            }
         }
     }
 }
 
 /// Flags and numbers; `None` when the value is of another type or out of range.
-fn scalar(kind: &Kind, value: &Value) -> Option<Json> {
+fn scalar(kind: &Kind, value: &Value) -> Option<Value> {
     match (kind, value) {
-        (Kind::Flag, Value::Bool(on)) => Some(Json::Bool(*on)),
-        (Kind::Whole(range), _) => whole(value).filter(|n| range.contains(*n)).map(Json::from),
-        (Kind::Real(range), Value::Int(n)) => Some(*n as f64).filter(|x| range.contains(*x)).map(Json::from),
-        (Kind::Real(range), Value::Float(x)) => Some(*x).filter(|x| range.contains(*x)).map(Json::from),
+        (Kind::Flag, Value::Bool(_)) => Some(value.clone()),
+        (Kind::Whole(range), _) => whole(value).filter(|n| range.contains(*n)).map(|n| Value::Int(n.into())),
+        (Kind::Real(range), _) => value.number().filter(|x| range.contains(*x)).map(Value::Float),
         _ => None,
     }
 }
@@ -292,64 +318,5 @@ fn whole(value: &Value) -> Option<u64> {
         // Beyond 2^53 a float no longer names one whole number.
         Value::Float(x) if x.fract() == 0.0 && (0.0..9e15).contains(x) => Some(*x as u64),
         _ => None,
-    }
-}
-
-/// `amp: true` is the old spelling of `precision: fp16`, `amp: false` of `fp32`. The later layer of the two counts.
-fn apply_amp(layers: &mut Layers, given: &BTreeMap<&'static str, &Node>, checked: &mut Checked) {
-    let (Some(amp), false) = (given.get("training.amp"), checked.refused.contains("training.amp")) else { return };
-    let on = match &amp.value {
-        Value::Text(text) => yaml::parse_scalar(text),
-        value => value.clone(),
-    };
-    let Value::Bool(on) = on else { return };
-    let meant = if on { "fp16" } else { "fp32" };
-    if let Some(precision) = checked.origins.get("training.precision") {
-        if precision.layer > amp.at.layer {
-            return;
-        }
-        let stored = checked.values.get("training").and_then(|t| t.get("precision")).and_then(Json::as_str);
-        let agrees = stored == Some(meant) || (on && stored == Some("bf16"));
-        if precision.layer == amp.at.layer {
-            if !agrees && !checked.refused.contains("training.precision") {
-                let stored = stored.unwrap_or_default();
-                let message =
-                    format!("training.amp: {on} means precision {meant}, but training.precision is {stored}; keep one");
-                layers.problems.push(layers.problem(amp.at, "training.amp", message));
-            }
-            return;
-        }
-    }
-    insert(&mut checked.values, "training.precision", Json::from(meant));
-}
-
-fn insert(values: &mut Map<String, Json>, path: &str, value: Json) {
-    match path.split_once('.') {
-        None => {
-            values.insert(path.to_owned(), value);
-        }
-        Some((section, rest)) => {
-            let inner = values.entry(section).or_insert_with(|| Json::Object(Map::new()));
-            if let Json::Object(inner) = inner {
-                insert(inner, rest, value);
-            }
-        }
-    }
-}
-
-/// A free value as JSON. Numbers that JSON does not have (`.inf`) become null.
-pub(crate) fn to_json(value: &Value) -> Json {
-    match value {
-        Value::Null => Json::Null,
-        Value::Bool(on) => Json::Bool(*on),
-        Value::Int(n) => match (u64::try_from(*n), i64::try_from(*n)) {
-            (Ok(n), _) => Json::from(n),
-            (_, Ok(n)) => Json::from(n),
-            _ => Json::from(*n as f64),
-        },
-        Value::Float(x) => Json::from(*x),
-        Value::Text(text) => Json::String(text.clone()),
-        Value::List(items) => Json::Array(items.iter().map(|n| to_json(&n.value)).collect()),
-        Value::Map(entries) => Json::Object(entries.iter().map(|e| (e.key.clone(), to_json(&e.node.value))).collect()),
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tracknet_config_derive::{Section, Words};
 
 use super::key::Key;
-use super::setting::{PIXELS, PROBABILITY};
+use super::kind::{PIXELS, PROBABILITY};
 
 /// The `data` section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
@@ -65,12 +65,7 @@ pub struct SplitConfig {
     pub val_games: Vec<String>,
     /// Games held out for the test.
     #[config(null_is_default)]
-    #[serde(deserialize_with = "null_is_empty")]
     pub test_games: Vec<String>,
-}
-
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
-    Ok(Option::<Vec<String>>::deserialize(d)?.unwrap_or_default())
 }
 
 /// From a decoded frame to the model's input.

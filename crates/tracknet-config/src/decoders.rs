@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tracknet_config_derive::{Section, Words};
 
+use super::kind::POSITIVE;
 use super::model::{Activation, ModelConfig, ModelName, Norm};
-use super::setting::POSITIVE;
 
 /// How the maps of several levels become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
@@ -139,14 +139,27 @@ impl ModelConfig {
         }
     }
 
-    /// The weights of the decoder, at most; without `in_channels`, those that the backbone's channels do not decide.
-    pub(crate) fn most_decoder_weights(&self) -> u128 {
+    /// The weights of the decoder, at most, the keys that decide them, and what to lower. Without `in_channels` they are
+    /// those that the backbone's channels do not decide.
+    pub(crate) fn decoder_size(&self) -> (u128, &'static [&'static str], &'static str) {
         match self.model_name.decoder_section() {
-            "fpn" => self.fpn.most_weights(),
-            "hrnet" => self.hrnet.most_weights(),
-            "deformable_encoder" => self.deformable_encoder.most_weights(),
-            "unet" => self.unet.most_weights(),
-            _ => self.decoder.most_weights(),
+            "fpn" => (self.fpn.most_weights(), &["model.fpn.lateral_dim", "model.fpn.in_channels"], "its channels"),
+            "hrnet" => {
+                let keys = &["model.hrnet.widths", "model.hrnet.num_units"];
+                (self.hrnet.most_weights(), keys, "model.hrnet.widths or num_units")
+            }
+            "deformable_encoder" => {
+                let keys = &["model.deformable_encoder.d_model", "model.deformable_encoder.lateral_dim"];
+                (self.deformable_encoder.most_weights(), keys, "its counts")
+            }
+            "unet" => {
+                let keys = &["model.unet.channels", "model.unet.convolutions"];
+                (self.unet.most_weights(), keys, "model.unet.channels or convolutions")
+            }
+            _ => {
+                let keys = &["model.decoder.channels", "model.decoder.blocks_per_stage"];
+                (self.decoder.most_weights(), keys, "model.decoder.channels or model.decoder.blocks_per_stage")
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration as YAML: stable order, lists on one line, and read back as the equal configuration.
 
 use super::interpolate::escape;
+use super::structs::escape_json;
 use super::yaml::{self, Node, Value, float_text};
 
 /// Writes a tree as block mappings with flow lists.
@@ -54,22 +55,8 @@ fn text(text: &str) -> String {
     if starts && text.chars().all(harmless) && yaml::parse_scalar(text) == Value::Text(text.to_owned()) {
         return text.to_owned();
     }
-    // JSON strings are YAML double-quoted scalars; YAML wants C1 controls and line separators escaped as well.
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => quoted.push_str("\\\""),
-            '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            '\t' => quoted.push_str("\\t"),
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}') => {
-                quoted.push_str(&format!("\\u{:04x}", c as u32));
-            }
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
+    // A JSON string is a double-quoted scalar of YAML.
+    escape_json(&serde_json::Value::from(text).to_string())
 }
 
 #[cfg(test)]

@@ -20,8 +20,7 @@ pub struct ConfigError {
 impl ConfigError {
     /// An error with one problem that has no line.
     pub fn new(source: impl Into<String>, key: impl Into<String>, message: impl Into<String>) -> Self {
-        let problem = Problem { source: source.into(), line: None, key: key.into(), message: message.into() };
-        Self { problems: vec![problem] }
+        Self { problems: vec![Problem::new(source, key, message)] }
     }
 }
 
@@ -54,6 +53,13 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// A problem that has no line.
+    pub(crate) fn new(source: impl Into<String>, key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { source: source.into(), line: None, key: key.into(), message: message.into() }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (source, message) = (excerpt(&self.source, LONGEST_SOURCE), excerpt(&self.message, LONGEST_MESSAGE));
@@ -70,8 +76,7 @@ mod tests {
 
     #[test]
     fn a_problem_is_rendered_with_its_file_and_line() {
-        let at_line =
-            Problem { source: "a.yaml".into(), line: Some(12), key: "model.x".into(), message: "unknown key".into() };
+        let at_line = Problem { line: Some(12), ..Problem::new("a.yaml", "model.x", "unknown key") };
         let mut error = ConfigError::new("flag --seed", "", "too large");
         error.problems.insert(0, at_line);
         assert_eq!(error.to_string(), "a.yaml:12: unknown key\nflag --seed: too large");
@@ -81,12 +86,7 @@ mod tests {
     fn long_lists_and_messages_are_cut_and_say_so() {
         let mut error = ConfigError::new("a.yaml", "", "x".repeat(1 << 20));
         for i in 0..1000 {
-            error.problems.push(Problem {
-                source: "a.yaml".into(),
-                line: Some(i),
-                key: String::new(),
-                message: "y".into(),
-            });
+            error.problems.push(Problem { line: Some(i), ..Problem::new("a.yaml", "", "y") });
         }
         let text = error.to_string();
         assert!(text.ends_with("a.yaml:48: y\n… and 951 more problems"), "{text}");

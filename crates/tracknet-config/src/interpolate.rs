@@ -6,7 +6,7 @@
 
 use super::key;
 use super::layers::Layers;
-use super::yaml::{self, Entry, Node, Value, join};
+use super::yaml::{self, Entry, Node, Origin, Value, join};
 
 /// References that lead through more keys than this are a mistake.
 const MAX_DEPTH: usize = 32;
@@ -15,27 +15,24 @@ const MAX_STEPS: usize = 10_000;
 const MAX_TEXT: usize = 1 << 20;
 const MAX_PASTED: usize = 16 << 20;
 
+/// Looks up an environment variable.
+pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Resolves every `${…}` of the tree. A value that cannot be resolved is reported and taken out.
-pub(crate) fn resolve(layers: &mut Layers, defaults: &Node, env: &dyn Fn(&str) -> Option<String>) {
-    let original = layers.tree.clone();
-    let mut resolver = Resolver::new(&original, defaults, env);
-    let mut problems = Vec::new();
-    let resolved = resolver.tree(&original, "", &mut |node, path, message| {
-        problems.push(layers.problem(node.at, path, message));
-    });
+pub(crate) fn resolve(layers: &mut Layers, defaults: &Node, env: Env<'_>) {
+    let mut resolver = Resolver::new(&layers.tree, defaults, env);
+    let resolved = resolver.part(&layers.tree, "");
+    let problems = resolver.problems.into_iter();
+    let problems: Vec<_> =
+        problems.map(|(at, path, why)| layers.problem(at, &path, format!("{path}: {why}"))).collect();
     layers.problems.extend(problems);
-    if let Some(tree) = resolved {
+    if let Ok(Some(tree)) = resolved {
         layers.tree = tree;
     }
 }
 
 /// The resolved value at one path, without reports.
-pub(crate) fn value_at(
-    root: &Node,
-    defaults: &Node,
-    env: &dyn Fn(&str) -> Option<String>,
-    path: &str,
-) -> Option<Value> {
+pub(crate) fn value_at(root: &Node, defaults: &Node, env: Env<'_>, path: &str) -> Option<Value> {
     Resolver::new(root, defaults, env).key(path, "").ok()
 }
 
@@ -66,7 +63,7 @@ enum Failure {
 struct Resolver<'a> {
     root: &'a Node,
     defaults: &'a Node,
-    env: &'a dyn Fn(&str) -> Option<String>,
+    env: Env<'a>,
     /// Keys whose values are being resolved.
     stack: Vec<String>,
     /// Keys of a cycle that is reported already.
@@ -74,42 +71,68 @@ struct Resolver<'a> {
     steps: usize,
     /// Bytes of the texts that were pasted or read so far.
     pasted: usize,
+    /// What cannot be resolved: where it stands, its path, why.
+    problems: Vec<(Origin, String, String)>,
 }
 
 impl<'a> Resolver<'a> {
-    fn new(root: &'a Node, defaults: &'a Node, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { root, defaults, env, stack: Vec::new(), cycled: Vec::new(), steps: 0, pasted: 0 }
+    fn new(root: &'a Node, defaults: &'a Node, env: Env<'a>) -> Self {
+        let (stack, cycled, problems) = (Vec::new(), Vec::new(), Vec::new());
+        Self { root, defaults, env, stack, cycled, steps: 0, pasted: 0, problems }
     }
 
-    fn tree(&mut self, node: &Node, path: &str, report: &mut dyn FnMut(&Node, &str, String)) -> Option<Node> {
-        let value = match &node.value {
-            Value::List(items) => {
-                let each = items.iter().enumerate();
-                Value::List(each.filter_map(|(i, n)| self.tree(n, &join(path, &i.to_string()), report)).collect())
+    /// A part of the tree, resolved. Unless a reference leads to it, its failure is reported and it is left out.
+    fn part(&mut self, node: &Node, path: &str) -> Result<Option<Node>, Failure> {
+        let is_referred_to = !self.stack.is_empty();
+        match self.value(node, path) {
+            Ok(value) => Ok(Some(Node { value, at: node.at })),
+            Err(failure) if is_referred_to => Err(failure),
+            Err(Failure::Because(why) | Failure::Throughout(why)) => {
+                self.problems.push((node.at, path.to_owned(), why));
+                Ok(None)
             }
-            Value::Map(entries) => Value::Map(
-                entries
-                    .iter()
-                    .filter_map(|e| {
-                        let node = self.tree(&e.node, &join(path, &e.key), report)?;
-                        Some(Entry { key: e.key.clone(), at: e.at, node })
-                    })
-                    .collect(),
-            ),
+            Err(Failure::Elsewhere) => Ok(None),
+        }
+    }
+
+    fn value(&mut self, node: &Node, path: &str) -> Result<Value, Failure> {
+        let is_referred_to = !self.stack.is_empty();
+        self.steps += usize::from(is_referred_to);
+        if self.steps > MAX_STEPS {
+            return Err(Failure::Throughout("interpolation is nested too deeply".to_owned()));
+        }
+        match &node.value {
             Value::Text(text) if text.contains("${") => {
-                self.stack = vec![path.to_owned()];
-                match self.text(text, path, 0) {
-                    Ok(value) => value,
-                    Err(Failure::Elsewhere) => return None,
-                    Err(Failure::Because(why) | Failure::Throughout(why)) => {
-                        report(node, path, format!("{path}: {why}"));
-                        return None;
-                    }
+                if is_referred_to {
+                    return self.text(text, path, 0);
                 }
+                self.stack = vec![path.to_owned()];
+                let value = self.text(text, path, 0);
+                self.stack.clear();
+                value
             }
-            plain => plain.clone(),
-        };
-        Some(Node { value, at: node.at })
+            Value::List(items) => {
+                let mut resolved = Vec::with_capacity(items.len());
+                for (i, item) in items.iter().enumerate() {
+                    resolved.extend(self.part(item, &join(path, &i.to_string()))?);
+                }
+                Ok(Value::List(resolved))
+            }
+            Value::Map(entries) => {
+                let mut resolved = Vec::with_capacity(entries.len());
+                for Entry { key, at, node } in entries {
+                    let node = self.part(node, &join(path, key))?;
+                    resolved.extend(node.map(|node| Entry { key: key.clone(), at: *at, node }));
+                }
+                Ok(Value::Map(resolved))
+            }
+            plain => {
+                if let (true, Value::Text(text)) = (is_referred_to, plain) {
+                    self.paste(text)?;
+                }
+                Ok(plain.clone())
+            }
+        }
     }
 
     fn paste(&mut self, text: &str) -> Result<(), Failure> {
@@ -127,28 +150,22 @@ impl<'a> Resolver<'a> {
         if depth > MAX_DEPTH || self.steps > MAX_STEPS {
             return Err(Failure::Throughout("interpolation is nested too deeply".to_owned()));
         }
-        let parts = split(text).map_err(Failure::Because)?;
-        if let [Part::Reference(inner)] = parts.as_slice() {
+        let (mut out, mut next) = first_reference(text)?;
+        if let (true, Some((inner, ""))) = (out.is_empty(), next) {
             return self.reference(inner, path, depth);
         }
-        let mut out = String::new();
-        for part in parts {
-            match part {
-                Part::Literal(literal) => out.push_str(&literal),
-                Part::Reference(inner) => {
-                    let value = self.reference(&inner, path, depth)?;
-                    let pasted = value.scalar_text().ok_or_else(|| {
-                        Failure::Because(format!(
-                            "`${{{inner}}}` is {}, which cannot be pasted into text",
-                            value.found()
-                        ))
-                    })?;
-                    out.push_str(&pasted);
-                }
-            }
-            if out.len() > MAX_TEXT {
-                return Err(Failure::Because("interpolation makes a text that is too long".to_owned()));
-            }
+        while let Some((inner, after)) = next {
+            let value = self.reference(inner, path, depth)?;
+            let pasted = value.scalar_text().ok_or_else(|| {
+                Failure::Because(format!("`${{{inner}}}` is {}, which cannot be pasted into text", value.found()))
+            })?;
+            let (literal, following) = first_reference(after)?;
+            out += &pasted;
+            out += &literal;
+            next = following.filter(|_| out.len() <= MAX_TEXT);
+        }
+        if out.len() > MAX_TEXT {
+            return Err(Failure::Because("interpolation makes a text that is too long".to_owned()));
         }
         self.paste(&out)?;
         Ok(Value::Text(out))
@@ -167,7 +184,10 @@ impl<'a> Resolver<'a> {
     }
 
     fn call(&mut self, name: &str, arguments: &str, path: &str, depth: usize) -> Result<Value, Failure> {
-        let (first, rest) = split_argument(arguments);
+        let (first, rest) = match split_outside_braces(arguments, ',') {
+            Some((first, rest)) => (first.trim(), Some(rest.trim())),
+            None => (arguments, None),
+        };
         match name {
             "oc.env" => {
                 let variable = self.text_argument(first, path, depth)?;
@@ -226,45 +246,11 @@ impl<'a> Resolver<'a> {
         if self.stack.len() > MAX_DEPTH {
             return Err(Failure::Throughout("interpolation goes through too many keys".to_owned()));
         }
-        let outer = self.stack.clone();
         self.stack.push(path.clone());
         let value = self.value(found, &path);
-        self.stack = outer;
+        self.stack.pop();
         // The text that is wrong is met again at its own key, and reported there.
         value.map_err(|failure| if let Failure::Because(_) = failure { Failure::Elsewhere } else { failure })
-    }
-
-    fn value(&mut self, node: &Node, path: &str) -> Result<Value, Failure> {
-        self.steps += 1;
-        if self.steps > MAX_STEPS {
-            return Err(Failure::Throughout("interpolation is nested too deeply".to_owned()));
-        }
-        match &node.value {
-            Value::Text(text) if text.contains("${") => self.text(text, path, 0),
-            Value::List(items) => {
-                let mut resolved = Vec::with_capacity(items.len());
-                for (i, item) in items.iter().enumerate() {
-                    let value = self.value(item, &join(path, &i.to_string()))?;
-                    resolved.push(Node { value, at: item.at });
-                }
-                Ok(Value::List(resolved))
-            }
-            Value::Map(entries) => {
-                let mut resolved = Vec::with_capacity(entries.len());
-                for entry in entries {
-                    let value = self.value(&entry.node, &join(path, &entry.key))?;
-                    let node = Node { value, at: entry.node.at };
-                    resolved.push(Entry { key: entry.key.clone(), at: entry.at, node });
-                }
-                Ok(Value::Map(resolved))
-            }
-            plain => {
-                if let Value::Text(text) = plain {
-                    self.paste(text)?;
-                }
-                Ok(plain.clone())
-            }
-        }
     }
 
     /// A key from the root, or (for files that were written to be read alone) from the root of their own group.
@@ -287,52 +273,42 @@ fn missing(path: &str) -> String {
     format!("`${{{path}}}` names a key that does not exist; {hint}")
 }
 
-enum Part {
-    Literal(String),
-    Reference(String),
-}
+/// The inside of a reference, and the text behind it.
+type Reference<'a> = (&'a str, &'a str);
 
-/// Cuts a text into literals and the insides of `${…}`.
-fn split(text: &str) -> Result<Vec<Part>, String> {
-    let mut parts = Vec::new();
+/// The text before the first reference, with its escapes undone, and the reference.
+fn first_reference(text: &str) -> Result<(String, Option<Reference<'_>>), Failure> {
     let mut literal = String::new();
     let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        let (before, from) = rest.split_at(start);
+    while let Some((before, inside)) = rest.split_once("${") {
         let bare = before.trim_end_matches('\\');
         let backslashes = before.len() - bare.len();
         literal.push_str(bare);
         literal.extend(std::iter::repeat_n('\\', backslashes / 2));
-        let inside = from.strip_prefix("${").unwrap_or(from);
-        if backslashes % 2 == 1 {
-            literal.push_str("${");
-            rest = inside;
-            continue;
+        if backslashes % 2 == 0 {
+            let Some((inner, after)) = split_outside_braces(inside, '}') else {
+                let reference = Value::Text(format!("${{{inside}")).found();
+                return Err(Failure::Because(format!("`{reference}` has no closing `}}`")));
+            };
+            return Ok((literal, Some((inner, after))));
         }
-        let end =
-            closing(inside).ok_or_else(|| format!("`{}` has no closing `}}`", Value::Text(from.into()).found()))?;
-        if !literal.is_empty() {
-            parts.push(Part::Literal(std::mem::take(&mut literal)));
-        }
-        let (reference, after) = inside.split_at(end);
-        parts.push(Part::Reference(reference.to_owned()));
-        rest = after.strip_prefix('}').unwrap_or(after);
+        literal.push_str("${");
+        rest = inside;
     }
     literal.push_str(rest);
-    if !literal.is_empty() || parts.is_empty() {
-        parts.push(Part::Literal(literal));
-    }
-    Ok(parts)
+    Ok((literal, None))
 }
 
-/// Position of the `}` that closes a `${`.
-fn closing(inside: &str) -> Option<usize> {
+/// What stands before and after the first `delimiter` that is in no braces.
+fn split_outside_braces(text: &str, delimiter: char) -> Option<(&str, &str)> {
     let mut depth = 0usize;
-    for (i, c) in inside.char_indices() {
+    for (i, c) in text.char_indices() {
         match c {
+            c if c == delimiter && depth == 0 => {
+                return text.split_at_checked(i).map(|(a, b)| (a, b.strip_prefix(c).unwrap_or(b)));
+            }
             '{' => depth += 1,
-            '}' if depth == 0 => return Some(i),
-            '}' => depth -= 1,
+            '}' => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
@@ -344,23 +320,6 @@ fn resolver_name(inner: &str) -> Option<(&str, &str)> {
     let (name, arguments) = inner.split_once(':')?;
     let name = name.trim();
     (!name.contains("${")).then_some((name, arguments.trim()))
-}
-
-/// The first argument, and what stands after the first comma outside of nested braces.
-fn split_argument(arguments: &str) -> (&str, Option<&str>) {
-    let mut depth = 0usize;
-    for (i, c) in arguments.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                let (first, rest) = arguments.split_at(i);
-                return (first.trim(), Some(rest.trim_start_matches(',').trim()));
-            }
-            _ => {}
-        }
-    }
-    (arguments.trim(), None)
 }
 
 fn unquoted(text: &str) -> Option<&str> {
@@ -502,8 +461,8 @@ mod tests {
     #[test]
     fn escaped_text_is_read_back_as_it_was() {
         for original in ["${a}", r"\${a}", r"\\${a}", "a$b{c}", "$${x", r"\"] {
-            let parts = split(&escape(original)).unwrap();
-            let [Part::Literal(back)] = parts.as_slice() else { panic!("{original}: a reference") };
+            let escaped = escape(original);
+            let Ok((back, None)) = first_reference(&escaped) else { panic!("{original}: a reference") };
             assert_eq!(back, original);
         }
     }

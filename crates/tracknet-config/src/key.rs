@@ -2,8 +2,10 @@
 
 use std::sync::LazyLock;
 
+use serde::Serialize;
+
+use super::check::out_of_bounds;
 use super::kind::Kind;
-use super::setting::Section;
 use super::typo;
 use super::yaml::{Value, join};
 use super::{DataConfig, ModelConfig, Runtime, TrainingConfig};
@@ -24,7 +26,7 @@ pub struct Key {
 impl Key {
     /// A key without a field, of a feature that this version does not have.
     pub(crate) fn unavailable(path: &str) -> Self {
-        Self { path: path.to_owned(), kind: Kind::Anything, status: Status::Unavailable(Neutral::Off), doc: "" }
+        Self { path: path.to_owned(), kind: Kind::Anything, status: Status::Unavailable, doc: "" }
     }
 
     /// The same key in a section.
@@ -41,37 +43,36 @@ pub enum Status {
     /// Accepted for the sake of older files, and said to be ignored.
     Ignored(&'static str),
     /// Known, but only its neutral value is accepted, unless its section is switched off.
-    Unavailable(Neutral),
+    Unavailable,
     /// Derived by the program, written to a run's `config.yaml`.
     Derived,
 }
 
-/// The value that leaves an unavailable feature off.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Neutral {
-    /// Null, false, zero, `none`, `off`, or nothing in it.
-    Off,
+/// Whether a value leaves a feature off: null, false, zero, `none`, `off`, or nothing in it.
+pub(crate) fn is_neutral(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(on) => !on,
+        Value::Int(n) => *n == 0,
+        Value::Float(x) => *x == 0.0,
+        Value::Text(text) => matches!(text.to_ascii_lowercase().as_str(), "" | "none" | "off" | "false" | "null"),
+        Value::List(items) => items.is_empty(),
+        Value::Map(entries) => entries.is_empty(),
+    }
 }
 
-impl Neutral {
-    pub(crate) fn holds(&self, value: &Value) -> bool {
-        match (self, value) {
-            (_, Value::Null) | (Self::Off, Value::Bool(false)) => true,
-            (Self::Off, Value::Int(0)) => true,
-            (Self::Off, Value::Float(x)) => *x == 0.0,
-            (Self::Off, Value::Text(t)) => {
-                matches!(t.to_ascii_lowercase().as_str(), "" | "none" | "off" | "false" | "null")
-            }
-            (Self::Off, Value::List(items)) => items.is_empty(),
-            (Self::Off, Value::Map(entries)) => entries.is_empty(),
-            _ => false,
-        }
-    }
+/// A struct whose fields are keys, by `#[derive(Section)]`.
+pub trait Section {
+    /// Adds the keys of the section that stands at `path`, in the order of the fields.
+    fn keys(path: &str, keys: &mut Vec<Key>);
 
-    pub(crate) fn describe(&self) -> &'static str {
-        match self {
-            Self::Off => "null or false",
-        }
+    /// The numbers of a section that was built in code that are out of their bounds: the key, and what follows it in a
+    /// sentence.
+    fn out_of_bounds(&self) -> Vec<(String, String)>
+    where
+        Self: Serialize + Sized,
+    {
+        out_of_bounds(self)
     }
 }
 

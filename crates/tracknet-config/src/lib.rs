@@ -1,8 +1,8 @@
 //! YAML → validated structs. Three groups, each one file: `data`, `model`, `training`. No tensors here.
 //!
 //! The way of a value: [`sources`] finds the file, [`yaml`] reads it with its lines, [`layers`] puts overrides over
-//! files, [`interpolate`] resolves `${…}`, [`check`] holds it against its [`key`], [`validate`] looks at combinations, and
-//! serde fills the structs.
+//! files, [`interpolate`] resolves `${…}`, [`check`] holds it against its [`key`], [`structs`] fills the structs, and
+//! [`validate`] looks at combinations.
 //!
 //! A key is written once, as the field of a struct: `#[derive(Section)]` takes its documentation, default and bounds from
 //! there, `#[derive(Words)]` the spellings of a word from its enum.
@@ -25,8 +25,8 @@ mod quantization;
 mod reference;
 mod runtime;
 mod scalars;
-mod setting;
 mod sources;
+mod structs;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -41,8 +41,8 @@ use serde::{Deserialize, Serialize};
 pub use data::*;
 pub use decoders::*;
 pub use error::{ConfigError, Problem};
-pub use key::{Key, Neutral, Status, known_keys};
-pub use kind::{Kind, RealRange, WholeRange};
+pub use key::{Key, Section, Status, known_keys};
+pub use kind::{Kind, RealRange, Setting, WholeRange};
 pub use load::{ConfigSources, Loaded};
 pub use lora::*;
 pub use model::*;
@@ -51,7 +51,6 @@ pub use patterns::{Pattern, TargetModules};
 pub use quantization::*;
 pub use reference::{explain, markdown_table};
 pub use runtime::{Runtime, check_run_id};
-pub use setting::{Section, Setting};
 pub use sources::{CONFIG_DIR_VARIABLE, EMBEDDED, Embedded};
 pub use training::*;
 pub use windows::WindowMismatch;

@@ -1,17 +1,16 @@
 //! Sources → [`Config`]: find the files, merge the layers, resolve `${…}`, check, validate, derive.
 
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
-use serde::Serialize;
-use serde_json::Value as Json;
+use serde::Deserialize;
 
-use super::check::{self, Checked};
+use super::check;
 use super::error::{ConfigError, Problem};
 use super::layers::{GROUPS, Layers};
-use super::runtime::{Runtime, check_run_id, moved};
-use super::yaml::{Node, Value};
-use super::{CONFIG_DIR_VARIABLE, Config, emit, interpolate, sources, validate, yaml};
+use super::runtime::{Runtime, moved};
+use super::structs::{GivenRuntime, Sections, defaults_tree, tree_of};
+use super::yaml::Value;
+use super::{CONFIG_DIR_VARIABLE, Config, emit, interpolate, sources, validate};
 
 /// What the command line says about the configuration.
 #[derive(Debug, Clone, Default)]
@@ -52,6 +51,13 @@ pub(crate) struct World<'a> {
     pub(crate) now: jiff::ZonedDateTime,
 }
 
+impl World<'_> {
+    fn now() -> Self {
+        let env = &|name: &str| std::env::var(name).ok();
+        Self { env, working: Path::new("."), now: jiff::ZonedDateTime::now() }
+    }
+}
+
 /// Name of the merged configuration in a run directory.
 pub(crate) const RUN_FILE: &str = "config.yaml";
 
@@ -64,8 +70,7 @@ impl Config {
     /// # Errors
     /// One error with every problem of all files, overrides and flags.
     pub fn load(from: &ConfigSources) -> Result<Loaded, ConfigError> {
-        let env = |name: &str| std::env::var(name).ok();
-        load(from, &World { env: &env, working: Path::new("."), now: jiff::ZonedDateTime::now() })
+        load(from, &World::now())
     }
 
     /// Reads the configuration that a run keeps in its directory.
@@ -93,9 +98,7 @@ impl Config {
     pub fn from_yaml(label: &str, text: &str) -> Result<Self, ConfigError> {
         let mut layers = Layers::new();
         layers.add_merged(label, text);
-        let env = |name: &str| std::env::var(name).ok();
-        finish(layers, None, &World { env: &env, working: Path::new("."), now: jiff::ZonedDateTime::now() }, Vec::new())
-            .map(|loaded| loaded.config)
+        finish(layers, None, &World::now(), Vec::new()).map(|loaded| loaded.config)
     }
 
     /// The configuration as YAML that [`Config::from_yaml`] reads back as the equal configuration.
@@ -125,12 +128,7 @@ pub(crate) fn load(from: &ConfigSources, world: &World<'_>) -> Result<Loaded, Co
                 layers.add_merged(&found.label, &found.text);
                 files.push(found.label);
             }
-            Err(message) => layers.problems.push(Problem {
-                source: path.display().to_string(),
-                line: None,
-                key: String::new(),
-                message,
-            }),
+            Err(message) => layers.problems.push(Problem::new(path.display().to_string(), "", message)),
         }
     }
     let dirs = sources::config_dirs(from.config_dir.as_deref(), (world.env)(CONFIG_DIR_VARIABLE), world.working);
@@ -174,17 +172,10 @@ fn finish(
         layers.add_flag("--output-dir", "training.output_dir", Value::Text(interpolate::escape(text)));
     }
     interpolate::resolve(&mut layers, &defaults, world.env);
-    let mut checked = check::check(&mut layers, &defaults);
-    let runtime = checked.values.remove("runtime");
-    let built = build(&checked, runtime, world);
-    let mut config = match built {
-        Ok(config) => config,
-        Err(message) => {
-            if layers.problems.is_empty() {
-                return Err(ConfigError::new("configuration", "", message));
-            }
-            return Err(ConfigError { problems: layers.problems });
-        }
+    let (values, checked) = check::check(&mut layers);
+    let mut config = match build(values, world) {
+        Err(_) if !layers.problems.is_empty() => return Err(ConfigError { problems: layers.problems }),
+        built => built?,
     };
     validate::validate(&config, &checked, &mut layers);
     if !layers.problems.is_empty() {
@@ -198,23 +189,13 @@ fn finish(
 }
 
 /// Structs from checked values. An error here would be a disagreement of the keys with the structs.
-fn build(checked: &Checked, runtime: Option<Json>, world: &World<'_>) -> Result<Config, String> {
-    let section = |name: &str| checked.values.get(name).cloned().unwrap_or(Json::Object(serde_json::Map::new()));
-    let data = serde_json::from_value(section("data")).map_err(|e| format!("data: {e}"))?;
-    let model = serde_json::from_value(section("model")).map_err(|e| format!("model: {e}"))?;
-    let training: super::TrainingConfig =
-        serde_json::from_value(section("training")).map_err(|e| format!("training: {e}"))?;
+fn build(values: Value, world: &World<'_>) -> Result<Config, ConfigError> {
+    let sections = Sections::deserialize(values).map_err(|e| ConfigError::new("configuration", "", e.to_string()))?;
+    let Sections { data, model, training, runtime: GivenRuntime { seed, run_id } } = sections;
     let derived = Runtime::starting_at(&training, &world.now);
     // A run keeps its id when its configuration is read back; seed and directories follow the training section.
-    let kept = runtime.as_ref().and_then(|r| r.get("run_id")).and_then(Json::as_str).map(str::to_owned);
-    let same_seed = runtime.as_ref().and_then(|r| r.get("seed")).is_none_or(|s| s.as_u64() == Some(derived.seed));
-    let runtime = match kept {
-        Some(run_id) if same_seed => {
-            check_run_id(&run_id).map_err(|problem| format!("runtime.run_id: {problem}"))?;
-            Runtime { run_id, ..derived }
-        }
-        _ => derived,
-    };
+    let kept = run_id.filter(|_| seed.is_none_or(|seed| seed == derived.seed));
+    let runtime = Runtime { run_id: kept.unwrap_or_else(|| derived.run_id.clone()), ..derived };
     Ok(Config { data, model, training, runtime })
 }
 
@@ -227,34 +208,4 @@ fn move_directories(config: &mut Config, old_root: Option<Value>, new: &Path) {
     config.runtime.output_dir.clone_from(&training.output_dir);
     config.runtime.log_dir.clone_from(&training.log_dir);
     config.runtime.ckpt_dir.clone_from(&training.ckpt_dir);
-}
-
-/// The value of every key that the structs have, with defaults.
-pub(crate) fn defaults_tree() -> Result<Node, String> {
-    // Made once: it is the dearest part of reading a small file.
-    static TREE: LazyLock<Result<Node, String>> = LazyLock::new(|| {
-        let mut tree = tree_of(&Config::from_sections(Default::default(), Default::default(), Default::default()))?;
-        if let Value::Map(entries) = &mut tree.value {
-            entries.retain(|e| e.key != "runtime");
-        }
-        Ok(tree)
-    });
-    TREE.clone()
-}
-
-/// Structs as a tree. JSON text stands between: it keeps the order of the fields, writes an `f32` with its own
-/// digits, and is YAML once the characters are escaped that only YAML forbids.
-pub(crate) fn tree_of<T: Serialize>(structs: &T) -> Result<Node, String> {
-    let json = serde_json::to_string(structs).map_err(|e| e.to_string())?;
-    let mut text = String::with_capacity(json.len());
-    for c in json.chars() {
-        match c {
-            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
-                text.push_str(&format!("\\u{:04x}", c as u32));
-            }
-            c => text.push(c),
-        }
-    }
-    let mut problems = Vec::new();
-    yaml::parse(&text, 0, &mut problems).ok_or_else(|| problems.into_iter().map(|p| p.message).collect())
 }

@@ -6,11 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tracknet_config_derive::{Section, Words};
 
-use super::check::out_of_bounds;
-use super::key::Key;
+use super::key::{Key, Section as _};
+use super::kind::{ABOVE_ZERO, PROBABILITY};
 use super::path_pattern::PathPattern;
 use super::patterns::{Pattern, TargetModules};
-use super::setting::{ABOVE_ZERO, PROBABILITY};
 
 /// LoRA adapters (`model.lora`). Semantics and names are those of Hugging Face PEFT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
@@ -72,14 +71,14 @@ pub const MAX_RANK: usize = 65_536;
 const RANK: RangeInclusive<u64> = 1..=MAX_RANK as u64;
 
 fn unsupported_options() -> Vec<Key> {
-    PEFT_OPTIONS_WITHOUT_SUPPORT.map(Key::unavailable).into()
+    PEFT_OPTIONS_WITHOUT_SUPPORT.map(|(option, _)| Key::unavailable(option)).into()
 }
 
 impl LoraConfig {
     /// What cannot work, as the key below `lora` and a message that follows it; also for a section that was built in code
     /// or read from another file than a configuration.
     pub fn problems(&self) -> Vec<(String, String)> {
-        let mut found = out_of_bounds(self);
+        let mut found = self.out_of_bounds();
         found.extend(self.conflicts().into_iter().map(|(key, message)| (key.to_owned(), message)));
         found
     }
@@ -129,42 +128,31 @@ impl LoraConfig {
     }
 }
 
-/// Options of PEFT's `LoraConfig` that say how an adapter came about, or that mean nothing for the layers of a vision
-/// transformer: whatever their value, a trained adapter computes the same.
+/// Options of PEFT's `LoraConfig` that tracknet does not have, and whether they change what a trained adapter computes.
 ///
-/// `fan_in_fan_out` is for another class of layer, and PEFT takes it back on a linear one; `use_qalora` acts on layers
-/// of GPTQ, `ensure_weight_tying` on tied embeddings.
-pub const PEFT_OPTIONS_WITHOUT_EFFECT: [&str; 7] = [
-    "corda_config",
-    "ensure_weight_tying",
-    "eva_config",
-    "fan_in_fan_out",
-    "lora_ga_config",
-    "runtime_config",
-    "use_qalora",
-];
-
-/// Options of PEFT's `LoraConfig` that tracknet does not have. Their neutral values are accepted and kept; any other
-/// value is refused by name, because an adapter that needs it would compute something else without it.
-pub const PEFT_OPTIONS_WITHOUT_SUPPORT: [&str; 18] = [
-    "alora_invocation_tokens",
-    "arrow_config",
-    "corda_config",
-    "ensure_weight_tying",
-    "eva_config",
-    "fan_in_fan_out",
-    "kasa_config",
-    "layer_replication",
-    "lora_bias",
-    "lora_ga_config",
-    "megatron_config",
-    "monteclora_config",
-    "runtime_config",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_qalora",
-    "velora_config",
+/// In a configuration only their neutral values are accepted. In an adapter's file others are refused by name if they have
+/// an effect, because the adapter would compute something else without them. Those without one say how an adapter came
+/// about, or mean nothing for the layers of a vision transformer: `fan_in_fan_out` is for another class of layer, and PEFT
+/// takes it back on a linear one; `use_qalora` acts on layers of GPTQ, `ensure_weight_tying` on tied embeddings.
+pub const PEFT_OPTIONS_WITHOUT_SUPPORT: [(&str, bool); 18] = [
+    ("alora_invocation_tokens", true),
+    ("arrow_config", true),
+    ("corda_config", false),
+    ("ensure_weight_tying", false),
+    ("eva_config", false),
+    ("fan_in_fan_out", false),
+    ("kasa_config", true),
+    ("layer_replication", true),
+    ("lora_bias", true),
+    ("lora_ga_config", false),
+    ("megatron_config", true),
+    ("monteclora_config", true),
+    ("runtime_config", false),
+    ("target_parameters", true),
+    ("trainable_token_indices", true),
+    ("use_bdlora", true),
+    ("use_qalora", false),
+    ("velora_config", true),
 ];
 
 /// Which biases of the backbone train.

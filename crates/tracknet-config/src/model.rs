@@ -7,10 +7,9 @@ use tracknet_config_derive::{Section, Words};
 
 use super::decoders::{DeformableConfig, FpnConfig, HrnetConfig, UnetConfig};
 use super::key::Status;
-use super::kind::Kind;
+use super::kind::{Kind, PIXELS, POSITIVE};
 use super::lora::LoraConfig;
 use super::quantization::QuantizationConfig;
-use super::setting::{PIXELS, POSITIVE, PROBABILITY};
 
 /// The `model` section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
@@ -160,7 +159,7 @@ pub struct DecoderConfig {
     #[config(default = 8, range = POSITIVE)]
     pub se_reduction: usize,
     /// Channel dropout in the blocks.
-    #[config(default = 0.0, range = PROBABILITY)]
+    #[config(default = 0.0, range = 0.0..1.0)]
     pub dropout: f32,
     /// Concatenate stride-2 and stride-4 features of a light convolutional stem.
     pub skip: bool,

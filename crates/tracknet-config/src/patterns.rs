@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::kind::Kind;
-use super::setting::Setting;
+use super::kind::{Kind, Setting};
 
 /// `target_modules`: a list of names or path suffixes, or one regex over the whole path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +56,6 @@ impl<T: Serialize> Serialize for Pattern<T> {
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pattern<T> {
-    /// A mapping, or a list of pairs: values that passed through a sorted map have lost the order that counts here.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entries<T>(std::marker::PhantomData<T>);
         impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
@@ -81,14 +79,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pattern<T> {
                 }
                 Ok(entries)
             }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(pair) = list.next_element()? {
-                    entries.push(pair);
-                }
-                Ok(entries)
-            }
         }
         deserializer.deserialize_any(Entries(std::marker::PhantomData)).map(Self)
     }
@@ -104,8 +94,6 @@ mod tests {
         let pattern: Pattern<usize> = serde_json::from_str(text).unwrap();
         assert_eq!(pattern.0.iter().map(|(k, _)| k.as_str()).collect::<Vec<_>>(), ["z", "a", "m"]);
         assert_eq!(serde_json::to_string(&pattern).unwrap(), text);
-        let pairs: Pattern<usize> = serde_json::from_str(r#"[["z",1],["a",2],["m",3]]"#).unwrap();
-        assert_eq!(pairs, pattern);
         let message = serde_json::from_str::<Pattern<usize>>(r#"{"a":1,"a":2}"#).unwrap_err().to_string();
         assert!(message.contains("`a` is given twice"), "{message}");
     }

@@ -2,7 +2,7 @@
 
 use super::emit;
 use super::key::{self, Key, Status, known_keys};
-use super::load::defaults_tree;
+use super::structs::defaults_tree;
 
 /// The Markdown table of one group (`data`, `model` or `training`): every working key, its default, what it takes, its
 /// meaning.
@@ -42,9 +42,7 @@ fn explain_key(key: &Key) -> String {
     let text = match &key.status {
         Status::Working => key.doc.to_owned(),
         Status::Ignored(why) => format!("Accepted and ignored: {why}."),
-        Status::Unavailable(neutral) => {
-            format!("Not available in this version of tracknet; only {} is accepted.", neutral.describe())
-        }
+        Status::Unavailable => "Not available in this version of tracknet; only null or false is accepted.".to_owned(),
         Status::Derived => "Derived by the program.".to_owned(),
     };
     format!("{path}\n  {text}\n  default: {default}\n  expected: {}\n", key.kind.describe())

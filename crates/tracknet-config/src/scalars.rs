@@ -138,6 +138,7 @@ mod tests {
             ("tRUE", text("tRUE")),
             ("yEs", text("yEs")),
             ("'yes'", text("yes")),
+            ("'5'", text("5")),
             ("2024-05-01", text("2024-05-01")),
             ("1.2.3", text("1.2.3")),
             ("1:90", text("1:90")),
@@ -170,7 +171,7 @@ mod tests {
         ];
         for (scalar, expected) in cases {
             let message = read(scalar).unwrap_err();
-            assert!(message.starts_with(&format!("key k is `{scalar}`: ")) && message.contains(expected), "{message}");
+            assert!(message.starts_with(&format!("`{scalar}`: ")) && message.contains(expected), "{message}");
         }
     }
 }

@@ -81,12 +81,7 @@ pub(crate) fn config_dirs(flag: Option<&Path>, variable: Option<String>, working
 
 /// Finds the file of `group` by name or path.
 pub(crate) fn find(group: &str, name_or_path: &str, dirs: &[PathBuf]) -> Result<Found, Problem> {
-    let problem = |path: &Path, message| Problem {
-        source: shown(path).display().to_string(),
-        line: None,
-        key: group.to_owned(),
-        message,
-    };
+    let problem = |path: &Path, message: String| Problem::new(shown(path).display().to_string(), group, message);
     if is_path(name_or_path) {
         let path = Path::new(name_or_path);
         return read(path).map_err(|message| problem(path, message + hint_for_directory(group, path)));
@@ -103,10 +98,7 @@ pub(crate) fn find(group: &str, name_or_path: &str, dirs: &[PathBuf]) -> Result<
     }
     match EMBEDDED.iter().find(|e| e.group == group && e.name == name_or_path) {
         Some(e) => Ok(Found { label: format!("configs/{group}/{}.yaml (built in)", e.name), text: e.text.into() }),
-        None => {
-            let message = not_found(group, name_or_path, dirs);
-            Err(Problem { source: format!("--{group}"), line: None, key: group.into(), message })
-        }
+        None => Err(Problem::new(format!("--{group}"), group, not_found(group, name_or_path, dirs))),
     }
 }
 

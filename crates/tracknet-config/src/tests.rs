@@ -54,24 +54,22 @@ impl Bench {
     }
 }
 
-/// The one message of a model file.
-fn model_error(text: &str) -> String {
-    let errors = Bench::new().file("model", text).errors();
-    assert_eq!(errors.len(), 1, "{errors:#?}");
-    errors.into_iter().next().unwrap()
+/// Every case is `group | text of its file | its one message`, or `override | section.key=value | the one message`. `…`
+/// stands for any part of a message.
+fn refuses(cases: &[&str]) {
+    for case in cases {
+        let [to, text, expected] = case.splitn(3, " | ").collect::<Vec<_>>()[..] else { panic!("{case}") };
+        let bench = if to == "override" { Bench::new().with(text) } else { Bench::new().file(to, text) };
+        let errors = bench.errors();
+        assert_eq!(errors.len(), 1, "{case}: {errors:#?}");
+        assert_like(&errors[0], expected);
+    }
 }
 
-fn training_error(text: &str) -> String {
-    let errors = Bench::new().file("training", text).errors();
-    assert_eq!(errors.len(), 1, "{errors:#?}");
-    errors.into_iter().next().unwrap()
-}
-
-/// The one message of an override.
-fn override_error(text: &str) -> String {
-    let errors = Bench::new().with(text).errors();
-    assert_eq!(errors.len(), 1, "{errors:#?}");
-    errors.into_iter().next().unwrap()
+fn assert_like(message: &str, expected: &str) {
+    let pattern: Vec<_> = expected.split('…').map(fancy_regex::escape).collect();
+    let pattern = fancy_regex::Regex::new(&format!("(?s)^{}$", pattern.join(".*"))).unwrap();
+    assert!(pattern.is_match(message).unwrap(), "{message}\n  is not\n{expected}");
 }
 
 const SEED_DESIGN: &str = r#"
@@ -162,75 +160,57 @@ fn amp_is_the_old_spelling_of_precision_and_the_later_layer_counts() {
     assert_eq!(precision(Bench::new().file("training", "amp: false").with("training.precision=bf16")), Precision::Bf16);
     assert_eq!(precision(Bench::new().file("training", "precision: bf16").with("training.amp=false")), Precision::Fp32);
     assert_eq!(precision(Bench::new().file("training", "amp: true\nprecision: bf16")), Precision::Bf16);
-    assert_eq!(
-        training_error("precision: bf16\namp: false"),
-        "training.yaml:2: training.amp: false means precision fp32, but training.precision is bf16; keep one"
-    );
+    refuses(&["training | precision: bf16\namp: false | \
+               training.yaml:2: training.amp: false means precision fp32, but training.precision is bf16; keep one"]);
 }
 
 #[test]
 fn an_unknown_key_is_named_with_file_line_path_and_the_nearest_key() {
-    assert_eq!(
-        model_error("model_name: vit_heatmap\nlora:\n  r: 4\n  lora_aplha: 8\n"),
-        "model.yaml:4: unknown key model.lora.lora_aplha; did you mean lora_alpha?"
-    );
-    assert_eq!(
-        model_error("lora_alpha: 8"),
-        "model.yaml:1: unknown key model.lora_alpha; did you mean model.lora.lora_alpha?"
-    );
-    assert_eq!(
-        override_error("model.lora.lora_aplha=8"),
-        "override model.lora.lora_aplha=8: unknown key model.lora.lora_aplha; did you mean lora_alpha?"
-    );
-    assert_eq!(override_error("seed=8"), "override seed=8: unknown key seed; did you mean training.seed?");
-    assert_eq!(
-        override_error("training.seed.x=8"),
-        "override training.seed.x=8: training.seed holds a whole number of at least 0, and has no keys of its own"
-    );
+    refuses(&[
+        "model | model_name: vit_heatmap\nlora:\n  r: 4\n  lora_aplha: 8\n | \
+         model.yaml:4: unknown key model.lora.lora_aplha; did you mean lora_alpha?",
+        "model | lora_alpha: 8 | model.yaml:1: unknown key model.lora_alpha; did you mean model.lora.lora_alpha?",
+        "override | model.lora.lora_aplha=8 | \
+         override model.lora.lora_aplha=8: unknown key model.lora.lora_aplha; did you mean lora_alpha?",
+        "override | seed=8 | override seed=8: unknown key seed; did you mean training.seed?",
+        "override | training.seed.x=8 | \
+         override training.seed.x=8: training.seed holds a whole number of at least 0, and has no keys of its own",
+        "override | runtime.seed=3 | …is derived and cannot be set; set training.seed instead…",
+    ]);
 }
 
 #[test]
 fn a_wrong_type_is_named_with_key_value_and_what_was_expected() {
-    assert_eq!(
-        training_error("batch_size: many"),
-        "training.yaml:1: training.batch_size: expected a whole number of at least 1, found `many` (text)"
-    );
-    assert_eq!(
-        training_error("optimizer: adamw"),
-        "training.yaml:1: training.optimizer is a section with the keys name, lr, weight_decay, momentum, backbone_lr, \
-         exclude_bias_and_norm, exclude_adapters; found `adamw` (text)"
-    );
-    assert_eq!(
-        model_error("heatmap:\n  size: [256, x]\n"),
-        "model.yaml:2: model.heatmap.size[1]: expected a whole number from 1 to 16384, found `x` (text)"
-    );
-    assert_eq!(
-        model_error("heatmap:\n  size: 256\n"),
-        "model.yaml:2: model.heatmap.size: expected a list of two, each a whole number from 1 to 16384, found 256"
-    );
-    assert_eq!(
-        model_error("pretrained_model_name: 5"),
-        "model.yaml:1: model.pretrained_model_name: expected text, or null, found 5; put it in quotes"
-    );
-    assert_eq!(model_error("decoder:\n  skip: 2"), "model.yaml:2: model.decoder.skip: expected true or false, found 2");
-    assert_eq!(
-        override_error("training.epochs=[1]"),
-        "override training.epochs=[1]: training.epochs: expected a whole number of at least 1, found a list of 1"
-    );
+    refuses(&[
+        "training | batch_size: many | \
+         training.yaml:1: training.batch_size: expected a whole number of at least 1, found `many` (text)",
+        "training | optimizer: adamw | \
+         training.yaml:1: training.optimizer is a section with the keys name, lr, weight_decay, momentum, backbone_lr, \
+         exclude_bias_and_norm, exclude_adapters; found `adamw` (text)",
+        "model | heatmap:\n  size: [256, x]\n | \
+         model.yaml:2: model.heatmap.size[1]: expected a whole number from 1 to 16384, found `x` (text)",
+        "model | heatmap:\n  size: 256\n | \
+         model.yaml:2: model.heatmap.size: expected a list of two, each a whole number from 1 to 16384, found 256",
+        "model | pretrained_model_name: 5 | \
+         model.yaml:1: model.pretrained_model_name: expected text, or null, found 5; put it in quotes",
+        "model | decoder:\n  skip: 2 | model.yaml:2: model.decoder.skip: expected true or false, found 2",
+        "override | training.epochs=[1] | \
+         override training.epochs=[1]: training.epochs: expected a whole number of at least 1, found a list of 1",
+        "override | model.lora.target_modules=[a | …not valid YAML…",
+        "model | - a\n- b\n | …a model file holds `key: value` lines, found a list of 2…",
+    ]);
 }
 
 #[test]
 fn a_word_that_is_not_known_is_answered_with_those_that_are() {
-    assert_eq!(
-        model_error("quantization:\n  quant_type: nf5"),
-        "model.yaml:2: model.quantization.quant_type: expected one of nf4, fp4, found `nf5` (text); did you mean nf4?"
-    );
-    assert_eq!(
-        model_error("model_name: resnet"),
-        "model.yaml:1: model.model_name: expected one of vit_heatmap, vit_lora_heatmap, vit_qlora_heatmap, \
-         convnext_fpn_heatmap, convnext_hrnet_heatmap, convnext_deformable_fpn_heatmap, found `resnet` (text)"
-    );
-    assert!(training_error("precision: fp8").contains("expected one of fp32, fp16, bf16, found `fp8` (text)"));
+    refuses(&[
+        "model | quantization:\n  quant_type: nf5 | \
+         model.yaml:2: model.quantization.quant_type: expected one of nf4, fp4, found `nf5` (text); did you mean nf4?",
+        "model | model_name: resnet | \
+         model.yaml:1: model.model_name: expected one of vit_heatmap, vit_lora_heatmap, vit_qlora_heatmap, \
+         convnext_fpn_heatmap, convnext_hrnet_heatmap, convnext_deformable_fpn_heatmap, found `resnet` (text)",
+        "training | precision: fp8 | …expected one of fp32, fp16, bf16, found `fp8` (text)…",
+    ]);
 }
 
 #[test]
@@ -266,7 +246,7 @@ fn numbers_may_be_quoted_whole_or_short() {
 
 #[test]
 fn values_out_of_range_are_refused_with_what_is_allowed() {
-    let cases = [
+    for (text, expected) in [
         ("model.lora.r=0", "a whole number from 1 to 65536, found 0"),
         ("model.lora.lora_alpha=0", "a number above 0, found 0"),
         ("model.lora.lora_dropout=1.5", "a number from 0 to 1, found 1.5"),
@@ -289,13 +269,10 @@ fn values_out_of_range_are_refused_with_what_is_allowed() {
         ("training.seed=-1", "a whole number of at least 0, found -1"),
         ("training.output_dir=\"\"", "text, found `` (text)"),
         ("data.split.train_games=null", "a list, each text, found null"),
-    ];
-    for (text, expected) in cases {
+    ] {
         let errors = Bench::new().with(text).errors();
-        let first = errors.first().unwrap();
         let key = text.split_once('=').unwrap().0;
-        assert!(first.starts_with(&format!("override {text}: {key}")), "{first}");
-        assert!(first.contains(&format!("expected {expected}")), "{first}");
+        assert_like(&errors[0], &format!("override {text}: {key}…expected {expected}…"));
     }
 }
 
@@ -365,14 +342,11 @@ fn values_that_would_exhaust_the_machine_are_refused_with_their_bound() {
 
 #[test]
 fn a_flag_or_number_that_python_reads_otherwise_is_not_guessed() {
-    assert!(
-        training_error("batch_size: 010").starts_with("training.yaml:1: key training.batch_size is `010`: 8 to PyYAML")
-    );
-    assert!(override_error("training.epochs=1:30").contains("key training.epochs is `1:30`: a number in base 60"));
-    assert_eq!(
-        model_error("decoder:\n  skip: y"),
-        "model.yaml:2: model.decoder.skip: expected true or false, found `y` (text)"
-    );
+    refuses(&[
+        "training | batch_size: 010 | training.yaml:1: key training.batch_size is `010`: 8 to PyYAML…",
+        "override | training.epochs=1:30 | …key training.epochs is `1:30`: a number in base 60…",
+        "model | decoder:\n  skip: y | model.yaml:2: model.decoder.skip: expected true or false, found `y` (text)",
+    ]);
     let split =
         Bench::new().file("data", "split:\n  train_games: [n, y, None]\n  val_games: ['no']\n").config().data.split;
     assert_eq!(
@@ -418,11 +392,9 @@ fn a_run_directory_with_something_else_in_place_of_its_configuration_is_named() 
 
 #[test]
 fn the_size_must_fit_the_patches_and_the_nearest_legal_sizes_are_named() {
-    assert_eq!(
-        override_error("data.preprocess.resize=[500,288]"),
-        "override data.preprocess.resize=[500,288]: data.preprocess.resize [500, 288] is not a multiple of \
-         model.backbone.patch_size 16: the nearest legal sizes are [496, 288] and [512, 288]"
-    );
+    refuses(&["override | data.preprocess.resize=[500,288] | \
+               override data.preprocess.resize=[500,288]: data.preprocess.resize [500, 288] is not a multiple of \
+               model.backbone.patch_size 16: the nearest legal sizes are [496, 288] and [512, 288]"]);
     assert_eq!(
         Bench::new().with("data.preprocess.resize=[512,288]").with("model.backbone.patch_size=14").errors(),
         ["override data.preprocess.resize=[512,288]: data.preprocess.resize [512, 288] is not a multiple of \
@@ -459,102 +431,87 @@ fn the_hrnet_decoder_normalizes_the_batch_and_an_unread_norm_does_not() {
 
 #[test]
 fn stages_come_from_fine_to_coarse_and_once_each() {
-    for stages in ["[4, 3]", "[1, 1]"] {
-        let message = model_error(&format!("backbone:\n  return_stages: {stages}\n"));
-        let start = format!("model.yaml:2: model.backbone.return_stages {stages} is not in ascending order");
-        assert!(message.starts_with(&start), "{message}");
-    }
-    assert!(model_error("backbone:\n  return_stages: [5]\n").contains("a whole number from 1 to 4"));
+    refuses(&[
+        "model | backbone:\n  return_stages: [4, 3] | \
+         model.yaml:2: model.backbone.return_stages [4, 3] is not in ascending order…",
+        "model | backbone:\n  return_stages: [1, 1] | \
+         model.yaml:2: model.backbone.return_stages [1, 1] is not in ascending order…",
+        "model | backbone:\n  return_stages: [5] | …a whole number from 1 to 4…",
+    ]);
     let config = Bench::new().file("model", "backbone:\n  return_stages: [2, 4]\n").config();
     assert_eq!(config.model.backbone.return_stages, [2, 4]);
 }
 
 #[test]
 fn a_decoder_that_fits_into_no_memory_is_refused() {
-    for (name, section, key) in [
-        ("convnext_fpn_heatmap", "fpn: {in_channels: [8, 8], lateral_dim: 20000}", "model.fpn.lateral_dim"),
-        ("convnext_hrnet_heatmap", "hrnet: {widths: [20000]}", "model.hrnet.widths"),
-        ("convnext_deformable_fpn_heatmap", "deformable_encoder: {d_model: 16384}", "model.deformable_encoder.d_model"),
-    ] {
-        let text = format!("model_name: {name}\n{section}\n");
-        let errors = Bench::new().file("model", &text).errors();
-        assert_eq!(errors.len(), 1, "{errors:?}");
-        let section = key.rsplit_once('.').unwrap().0;
-        assert!(errors[0].contains(&format!("{section} would have up to")), "{errors:?}");
-    }
+    refuses(&[
+        "model | model_name: convnext_fpn_heatmap\nfpn: {in_channels: [8, 8], lateral_dim: 20000} | \
+         …model.fpn would have up to…",
+        "model | model_name: convnext_hrnet_heatmap\nhrnet: {widths: [20000]} | …model.hrnet would have up to…",
+        "model | model_name: convnext_deformable_fpn_heatmap\ndeformable_encoder: {d_model: 16384} | \
+         …model.deformable_encoder would have up to…",
+    ]);
 }
 
 #[test]
 fn a_packed_backbone_that_should_train_is_refused_with_the_reason() {
-    let message = model_error("backbone:\n  freeze: false\nquantization:\n  enabled: true\n");
-    assert!(message.starts_with("model.yaml:2: model.quantization.enabled is true"), "{message}");
-    assert!(message.contains("no gradient flows into packed 4-bit weights"), "{message}");
+    refuses(&["model | backbone:\n  freeze: false\nquantization:\n  enabled: true\n | \
+               model.yaml:2: model.quantization.enabled is true…no gradient flows into packed 4-bit weights…"]);
     Bench::new().file("model", "backbone:\n  freeze: false\nquantization: true\nlora: true\n").config();
     Bench::new().file("model", "quantization:\n  enabled: true\n").config();
 }
 
 #[test]
 fn combinations_that_cannot_work_are_named() {
-    assert_eq!(
-        model_error("decoder:\n  channels: [8, 4]\n  upsample: [2, 2]\n"),
-        "model.yaml:3: model.decoder.upsample has 2 factors, but model.decoder.channels [8, 4] make 1 stages (one less \
-         than channels); leave out factors or add channels"
-    );
-    assert_eq!(
-        override_error("data.augment.jpeg_quality=[90,40]"),
-        "override data.augment.jpeg_quality=[90,40]: data.augment.jpeg_quality is [low, high]; found [90, 40]"
-    );
-    assert!(
-        model_error("backbone:\n  architecture: {model_type: vit, patch_size: 8}\n")
-            .ends_with("architecture.patch_size is 8, but model.backbone.patch_size is 16; make them equal")
-    );
+    refuses(&[
+        "model | decoder:\n  channels: [8, 4]\n  upsample: [2, 2]\n | \
+         model.yaml:3: model.decoder.upsample has 2 factors, but model.decoder.channels [8, 4] make 1 stages (one less \
+         than channels); leave out factors or add channels",
+        "override | data.augment.jpeg_quality=[90,40] | \
+         override data.augment.jpeg_quality=[90,40]: data.augment.jpeg_quality is [low, high]; found [90, 40]",
+        "model | backbone:\n  architecture: {model_type: vit, patch_size: 8}\n | \
+         …architecture.patch_size is 8, but model.backbone.patch_size is 16; make them equal",
+    ]);
 }
 
 #[test]
 fn features_that_this_version_lacks_are_refused_when_they_are_switched_on() {
-    let missing = "is not available in this version of tracknet";
-    let cases = [
-        ("data", "format: badminton\n", "data.yaml:1: data.format: badminton"),
-        ("data", "augment:\n  mixup: 0.2\n", "data.yaml:2: data.augment.mixup: 0.2"),
-        ("model", "lora:\n  enabled: true\n  lora_bias: true\n", "model.yaml:3: model.lora.lora_bias: true"),
-        ("model", "lora:\n  enabled: true\n  eva_config: {rho: 2}\n", "model.yaml:3: model.lora.eva_config"),
-        ("model", "lora:\n  enabled: true\n  fan_in_fan_out: true\n", "model.yaml:3: model.lora.fan_in_fan_out"),
-        ("training", "ema:\n  decay: 0.999\n", "training.yaml:2: training.ema.decay: 0.999"),
-    ];
-    for (group, text, start) in cases {
-        let errors = Bench::new().file(group, text).errors();
-        assert_eq!(errors.len(), 1, "{errors:?}");
-        assert!(errors[0].starts_with(start) && errors[0].contains(missing), "{text}: {}", errors[0]);
-    }
+    refuses(&[
+        "data | format: badminton | data.yaml:1: data.format: badminton is not available in this version of tracknet…",
+        "data | augment:\n  mixup: 0.2 | data.yaml:2: data.augment.mixup: 0.2 is not available in this version of tracknet…",
+        "model | lora:\n  enabled: true\n  lora_bias: true | \
+         model.yaml:3: model.lora.lora_bias: true…is not available in this version of tracknet…",
+        "model | lora:\n  enabled: true\n  eva_config: {rho: 2} | \
+         model.yaml:3: model.lora.eva_config…is not available in this version of tracknet…",
+        "model | lora:\n  enabled: true\n  fan_in_fan_out: true | \
+         model.yaml:3: model.lora.fan_in_fan_out…is not available in this version of tracknet…",
+        "training | ema:\n  decay: 0.999 | \
+         training.yaml:2: training.ema.decay: 0.999 is not available in this version of tracknet…",
+    ]);
 }
 
 #[test]
 fn windows_are_read_if_the_model_sees_them_and_seen_if_they_are_read() {
-    let errors = |data: &str, model: &str| Bench::new().file("data", data).file("model", model).errors();
+    refuses(&[
+        "data | sequence:\n  length: 3 | data.yaml:2: data.sequence.length is 3, but data.sequence.enabled is not set…",
+        "data | sequence:\n  length: 17 | data.yaml:2: data.sequence.length: expected a whole number from 1 to 16…",
+        "data | sequence:\n  stride: 0 | data.yaml:2: data.sequence.stride: expected a whole number from 1 to 16…",
+        "data | sequence:\n  enabled: true\n  length: 3 | \
+         data.yaml:3: data.sequence makes windows of 3 frames, but model.temporal is none…",
+        "model | temporal: stack | model.yaml:1: model.temporal is stack, but data.sequence makes no windows…",
+        "model | temporal: optical_flow | model.yaml:1: model.temporal: expected one of none, stack, difference…",
+    ]);
     let on = "sequence:\n  enabled: true\n  length: 3\n";
-    let cases = [
+    for (model, expected) in [
         (
-            "sequence:\n  length: 3\n",
-            "",
-            "data.yaml:2: data.sequence.length is 3, but data.sequence.enabled is not set",
-        ),
-        ("sequence:\n  length: 17\n", "", "data.yaml:2: data.sequence.length: expected a whole number from 1 to 16"),
-        ("sequence:\n  stride: 0\n", "", "data.yaml:2: data.sequence.stride: expected a whole number from 1 to 16"),
-        (on, "", "data.yaml:3: data.sequence makes windows of 3 frames, but model.temporal is none"),
-        ("", "temporal: stack\n", "model.yaml:1: model.temporal is stack, but data.sequence makes no windows"),
-        ("", "temporal: optical_flow\n", "model.yaml:1: model.temporal: expected one of none, stack, difference"),
-        (
-            on,
             "model_name: convnext_fpn_heatmap\ntemporal: stack\n",
-            "model.yaml:1: model.temporal_input is stem, but the fpn decoder of convnext_fpn_heatmap has no convolutional stem: \
-             set model.temporal_input to patches",
+            "model.yaml:1: model.temporal_input is stem, but the fpn decoder of convnext_fpn_heatmap has no…",
         ),
-        (on, "temporal: difference\n", "model.yaml:1: model.temporal_input is stem, but model.decoder.skip is false"),
-    ];
-    for (data, model, start) in cases {
-        let errors = errors(data, model);
+        ("temporal: difference\n", "model.yaml:1: model.temporal_input is stem, but model.decoder.skip is false…"),
+    ] {
+        let errors = Bench::new().file("data", on).file("model", model).errors();
         assert_eq!(errors.len(), 1, "{errors:?}");
-        assert!(errors[0].starts_with(start), "{data}{model}: {}", errors[0]);
+        assert_like(&errors[0], expected);
     }
     let load = |data: &str, model: &str| Bench::new().file("data", data).file("model", model).load().unwrap().config;
     let config = load(on, "temporal: stack\ndecoder: {skip: true}\n");
@@ -588,24 +545,18 @@ fn every_option_of_lora_is_read_and_kept() {
 
 #[test]
 fn options_of_lora_that_cannot_work_are_refused_with_their_key_and_line() {
-    let cases = [
-        ("layers_pattern: [layer]", "model.lora.layers_pattern has no effect without layers_to_transform"),
-        ("layers_to_transform: [1]\n  target_modules: .*q_proj", "model.lora.layers_to_transform needs a list"),
-        ("target_modules: (", "model.lora.target_modules `(` is not a regular expression"),
-        ("rank_pattern: {'(': 4}", "model.lora.rank_pattern `(` is not a regular expression"),
-        (
-            "init_lora_weights: orthogonal\n  r: 3",
-            "model.lora.init_lora_weights is orthogonal, which needs an even rank",
-        ),
-        ("init_lora_weights: loftq", "model.lora.init_lora_weights: loftq makes up for what 4-bit storage loses"),
-        ("rank_pattern: {q_proj: 0}", "model.lora.rank_pattern.q_proj: expected a whole number from 1 to 65536"),
-        ("layers_to_transform: [-1]", "model.lora.layers_to_transform[0]: expected"),
-        ("init_lora_weights: eva", "model.lora.init_lora_weights: expected one of true, false, gaussian"),
-    ];
-    for (text, part) in cases {
-        let errors = Bench::new().file("model", &format!("lora:\n  enabled: true\n  {text}\n")).errors();
-        assert_eq!(errors.len(), 1, "{text}: {errors:?}");
-        assert!(errors[0].contains(part) && errors[0].starts_with("model.yaml:"), "{text}: {}", errors[0]);
+    for (text, expected) in [
+        ("layers_pattern: [layer]", "layers_pattern has no effect without layers_to_transform"),
+        ("layers_to_transform: [1]\n  target_modules: .*q_proj", "layers_to_transform needs a list"),
+        ("target_modules: (", "target_modules `(` is not a regular expression"),
+        ("rank_pattern: {'(': 4}", "rank_pattern `(` is not a regular expression"),
+        ("init_lora_weights: orthogonal\n  r: 3", "init_lora_weights is orthogonal, which needs an even rank"),
+        ("init_lora_weights: loftq", "init_lora_weights: loftq makes up for what 4-bit storage loses"),
+        ("rank_pattern: {q_proj: 0}", "rank_pattern.q_proj: expected a whole number from 1 to 65536"),
+        ("layers_to_transform: [-1]", "layers_to_transform[0]: expected"),
+        ("init_lora_weights: eva", "init_lora_weights: expected one of true, false, gaussian"),
+    ] {
+        refuses(&[&format!("model | lora:\n  enabled: true\n  {text} | model.yaml:3: model.lora.{expected}…")]);
     }
 }
 
@@ -639,7 +590,7 @@ fn all_problems_of_all_files_and_overrides_are_reported_at_once() {
         "override training.loss.name=mae: training.loss.name: expected one of mse, focal, wbce",
     ];
     for (error, start) in errors.iter().zip(starts) {
-        assert!(error.starts_with(start), "{error}\n  does not start with\n{start}");
+        assert_like(error, &format!("{start}…"));
     }
 }
 
@@ -650,7 +601,7 @@ fn a_file_may_be_nested_under_its_section() {
     let loaded = Bench::new().file("model", "model:\n  lora:\n    r: 3\ntraining:\n  epochs: 1\n").load().unwrap();
     assert_eq!(loaded.config.training.epochs, 20);
     assert!(loaded.notes[0].ends_with("read for its model section; its section training is not used"));
-    assert_eq!(model_error("model:\n  lora:\n    rr: 3\n"), "model.yaml:3: unknown key model.lora.rr; did you mean r?");
+    refuses(&["model | model:\n  lora:\n    rr: 3\n | model.yaml:3: unknown key model.lora.rr; did you mean r?"]);
 }
 
 #[test]
@@ -659,7 +610,6 @@ fn empty_files_and_empty_sections_are_defaults() {
     assert_eq!(config.data, DataConfig::default());
     assert_eq!(config.model, ModelConfig::default());
     assert_eq!(config.training, TrainingConfig::default());
-    assert!(model_error("- a\n- b\n").contains("a model file holds `key: value` lines, found a list of 2"));
 }
 
 #[test]
@@ -681,8 +631,6 @@ fn overrides_apply_last_in_order_and_in_yaml_syntax() {
     assert_eq!(model.pretrained_model_name.as_deref(), Some("a=b"));
     let config = Bench::new().with("data.preprocess.resize=[640, 352]").with("training.optimizer.lr=1e-4").config();
     assert_eq!((config.data.preprocess.resize, config.training.optimizer.lr), ([640, 352], 1e-4));
-    assert!(override_error("model.lora.target_modules=[a").contains("not valid YAML"));
-    assert!(override_error("runtime.seed=3").contains("is derived and cannot be set; set training.seed instead"));
 }
 
 #[test]
@@ -697,14 +645,13 @@ fn interpolation_works_across_files_and_in_overrides() {
     assert_eq!(config.training.ckpt_dir, PathBuf::from("outputs/l/c"));
     assert_eq!((config.training.batch_size, config.model.heatmap.size), (12, [128, 72]));
     assert_eq!(config.data.root, PathBuf::from("/none/tennis"));
-    assert!(override_error("data.root=${oc.env:NONE}").starts_with("override data.root=${oc.env:NONE}: data.root: "));
+    refuses(&["override | data.root=${oc.env:NONE} | override data.root=${oc.env:NONE}: data.root: …"]);
 }
 
 #[test]
 fn a_value_that_an_interpolation_made_wrong_is_named_at_its_key() {
-    let error = training_error("epochs: 3\nbatch_size: ${.output_dir}\n");
-    assert!(error.starts_with("training.yaml:2: training.batch_size: expected a whole number"), "{error}");
-    assert!(error.ends_with("found `outputs` (text)"), "{error}");
+    refuses(&["training | epochs: 3\nbatch_size: ${.output_dir}\n | \
+               training.yaml:2: training.batch_size: expected a whole number…found `outputs` (text)"]);
 }
 
 #[test]

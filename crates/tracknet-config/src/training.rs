@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tracknet_config_derive::{Section, Words};
 
 use super::key::{Key, Status};
-use super::setting::{ABOVE_ZERO, COUNT, POSITIVE, Setting};
+use super::kind::{ABOVE_ZERO, COUNT, POSITIVE, Setting};
 
 /// The `training` section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]

@@ -13,7 +13,7 @@ pub struct WindowMismatch {
     /// What it is, what the others are, what to do.
     pub message: String,
     /// All keys that have a part in it, those first that most likely are to be changed.
-    pub(crate) keys: [&'static str; 3],
+    pub(crate) keys: &'static [&'static str],
 }
 
 impl fmt::Display for WindowMismatch {
@@ -36,7 +36,7 @@ impl ModelConfig {
                     "makes windows of {frames} frames, but model.temporal is none: set it to stack or difference, or \
                      data.sequence.enabled to false"
                 ),
-                keys: ["data.sequence.length", "data.sequence.enabled", "model.temporal"],
+                keys: &["data.sequence.length", "data.sequence.enabled", "model.temporal"],
             });
         }
         if frames <= 1 && self.temporal != Temporal::None {
@@ -47,7 +47,7 @@ impl ModelConfig {
                      2 or more, or model.temporal to none",
                     self.temporal
                 ),
-                keys: ["model.temporal", "data.sequence.length", "data.sequence.enabled"],
+                keys: &["model.temporal", "data.sequence.length", "data.sequence.enabled"],
             });
         }
         match frames > 1 && self.temporal_input == TemporalInput::Stem {
@@ -62,23 +62,19 @@ impl ModelConfig {
         if section == "unet" {
             return Ok(());
         }
-        let (message, where_set) = if section != "decoder" {
+        let (message, keys): (_, &[_]) = if section != "decoder" {
             let message = format!(
                 "is stem, but the {section} decoder of {} has no convolutional stem: set model.temporal_input to patches",
                 self.model_name
             );
-            (message, "model.model_name")
+            (message, &["model.temporal_input", "model.model_name", "model.temporal"])
         } else if !self.decoder.skip {
             let message = "is stem, but model.decoder.skip is false: the decoder's convolutional stem sees the window; set \
                            model.decoder.skip to true";
-            (message.to_owned(), "model.decoder.skip")
+            (message.to_owned(), &["model.temporal_input", "model.decoder.skip", "model.temporal"])
         } else {
             return Ok(());
         };
-        Err(WindowMismatch {
-            key: "model.temporal_input",
-            message,
-            keys: ["model.temporal_input", where_set, "model.temporal"],
-        })
+        Err(WindowMismatch { key: "model.temporal_input", message, keys })
     }
 }

@@ -86,7 +86,7 @@ fn tiny_backbone(device: &Device) -> tracknet::models::Backbone {
             "intermediate_size": 8, "image_size": 32}"#,
     )
     .unwrap();
-    config.decoder.channels = vec![8];
+    config.decoder.channels = vec![8, 8];
     config.decoder.upsample = vec![];
     build_model(&config, [32, 32], 0, device).unwrap().0.backbone
 }

@@ -16,9 +16,7 @@ use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Value, json};
 
 use crate::artifacts::pretrained::json::python_float;
-use crate::config::{
-    InitMethod, LoraConfig, PEFT_OPTIONS_WITHOUT_EFFECT, PEFT_OPTIONS_WITHOUT_SUPPORT, Pattern, TargetModules,
-};
+use crate::config::{InitMethod, LoraConfig, PEFT_OPTIONS_WITHOUT_SUPPORT, Pattern, TargetModules};
 use crate::error::Result;
 use crate::files::{Limit, read_text, write_atomic};
 use crate::models::ModelError;
@@ -184,8 +182,7 @@ impl PeftConfig {
             Some(kind) if kind != "LORA" => return Err(format!("peft_type is `{kind}`; only LORA is supported")),
             _ => {}
         }
-        let counts = |key: &&str| !PEFT_OPTIONS_WITHOUT_EFFECT.contains(key);
-        for key in PEFT_OPTIONS_WITHOUT_SUPPORT.into_iter().filter(counts) {
+        for (key, _) in PEFT_OPTIONS_WITHOUT_SUPPORT.into_iter().filter(|(_, has_effect)| *has_effect) {
             if let Some(value) = fields.plain(key).filter(|value| !is_neutral(value)) {
                 return Err(format!("{key} is {value}, an option of PEFT that tracknet does not have"));
             }
@@ -209,8 +206,7 @@ impl PeftConfig {
         let is_known = |key: &str| {
             known.entries.iter().any(|(k, _)| k == key)
                 || INFORMATION.contains(&key)
-                || PEFT_OPTIONS_WITHOUT_EFFECT.contains(&key)
-                || PEFT_OPTIONS_WITHOUT_SUPPORT.contains(&key)
+                || PEFT_OPTIONS_WITHOUT_SUPPORT.iter().any(|(option, _)| *option == key)
         };
         self.entries.iter().map(|(key, _)| key.as_str()).filter(|key| !is_known(key)).collect()
     }

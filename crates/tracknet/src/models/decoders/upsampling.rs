@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::config::DecoderConfig;
+use crate::config::{DecoderConfig, Section};
 use crate::models::ModelError;
 use crate::models::features::{Features, Layout, LevelLayout};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
@@ -134,30 +134,17 @@ impl DecoderSpec for UpsamplingSpec {
 
 fn check(config: &DecoderConfig, channels: usize) -> Result<(), ModelError> {
     let refuse = |key: &str, message: String| Err(ModelError::key(format!("model.decoder.{key}"), message));
-    match config.channels.first() {
-        None => return refuse("channels", format!("is empty; it starts with the backbone's hidden size {channels}")),
-        Some(first) if *first != channels => {
-            let message = format!("starts with {first}, but the backbone's hidden size is {channels}: make them equal");
-            return refuse("channels", message);
-        }
-        Some(_) => {}
+    if let Some((key, message)) = config.out_of_bounds().into_iter().next() {
+        return refuse(&key, message);
     }
-    if config.channels.contains(&0) {
-        return refuse("channels", format!("{:?} holds a 0", config.channels));
-    }
-    if config.upsample.contains(&0) {
-        return refuse("upsample", format!("{:?} holds a 0; 1 keeps the size", config.upsample));
+    if let Some(first) = config.channels.first().filter(|first| **first != channels) {
+        let message = format!("starts with {first}, but the backbone's hidden size is {channels}: make them equal");
+        return refuse("channels", message);
     }
     let stages = config.channels.len() - 1;
     if config.upsample.len() > stages {
         let message = format!("has {} factors, but `channels` makes {stages} stages", config.upsample.len());
         return refuse("upsample", message);
-    }
-    if !(0.0..1.0).contains(&config.dropout) {
-        return refuse("dropout", format!("is {}, expected 0 ≤ dropout < 1", config.dropout));
-    }
-    if config.use_se && config.se_reduction == 0 {
-        return refuse("se_reduction", "is 0, expected a positive number".to_owned());
     }
     Ok(())
 }
