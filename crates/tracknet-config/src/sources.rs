@@ -40,6 +40,7 @@ pub struct Embedded {
 /// Every config of the binary.
 pub const EMBEDDED: &[Embedded] = embedded![
     "data" / "tracknet",
+    "data" / "tracknet_windows",
     "data" / "quickstart",
     "data" / "pretrain",
     "model" / "vit_heatmap",
@@ -264,7 +265,7 @@ mod tests {
         let problem = find("data", &format!("{}/", dir.path().display()), &dirs).unwrap_err();
         assert!(problem.message.ends_with("the directory of a data set is given as data.root=DIR"), "{problem}");
         let problem = find("data", "nothing-of-these", &dirs).unwrap_err().to_string();
-        assert!(problem.contains("Known: large, pretrain, quickstart, tracknet."), "{problem}");
+        assert!(problem.contains("Known: large, pretrain, quickstart, tracknet, tracknet_windows."), "{problem}");
     }
 
     #[cfg(unix)]
@@ -320,7 +321,7 @@ mod tests {
             std::fs::write(dir.path().join(format!("data/a{i:02}.yaml")), "").unwrap();
         }
         let problem = find("data", "nothing", &[dir.path().to_path_buf()]).unwrap_err().to_string();
-        assert!(problem.contains("a19, … and 23 more."), "{problem}");
+        assert!(problem.contains("a19, … and 24 more."), "{problem}");
         assert!(not_found("data", &"k".repeat(1 << 20), &[]).contains("kk. Known: pretrain"));
     }
 
