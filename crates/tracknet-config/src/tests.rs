@@ -549,6 +549,12 @@ fn windows_are_read_if_the_model_sees_them_and_seen_if_they_are_read() {
             "model.yaml:1: model.temporal_input is stem, but the fpn decoder of convnext_fpn_heatmap has no",
         ),
         (on, "temporal: difference\n", "model.yaml:1: model.temporal_input is stem, but model.decoder.skip is false"),
+        (
+            "",
+            "heatmap: {frames: all}\n",
+            "model.yaml:1: model.heatmap.frames is all, but data.sequence makes no windows",
+        ),
+        ("", "heatmap: {frames: first}\n", "model.yaml:1: model.heatmap.frames: expected one of last, all"),
     ];
     for (data, model, start) in cases {
         let errors = errors(data, model);
@@ -558,6 +564,9 @@ fn windows_are_read_if_the_model_sees_them_and_seen_if_they_are_read() {
     let load = |data: &str, model: &str| Bench::new().file("data", data).file("model", model).load().unwrap().config;
     let config = load(on, "temporal: stack\ndecoder: {skip: true}\n");
     assert_eq!((config.data.sequence.frames(), config.model.temporal), (3, Temporal::Stack));
+    assert_eq!(config.model.heatmap.frames, HeatmapFrames::Last);
+    let config = load(on, "temporal: stack\ndecoder: {skip: true}\nheatmap: {frames: all}\n");
+    assert_eq!(config.model.heatmap.frames, HeatmapFrames::All);
     let config = load("sequence: {enabled: false, length: 3}\n", "temporal: null\n");
     assert_eq!((config.data.sequence.frames(), config.model.temporal), (1, Temporal::None));
 }

@@ -7,7 +7,8 @@ use super::key::{self, Key, Status, known_keys};
 use super::layers::Layers;
 use super::model::ModelConfig;
 use super::{
-    BatchNormalized, Config, DataConfig, InitMethod, ModelName, QuantMode, Temporal, TemporalInput, TrainingConfig,
+    BatchNormalized, Config, DataConfig, HeatmapFrames, InitMethod, ModelName, QuantMode, Temporal, TemporalInput,
+    TrainingConfig,
 };
 use tracknet_io::console::listing;
 
@@ -26,6 +27,7 @@ pub(crate) fn validate(config: &Config, checked: &Checked, layers: &mut Layers) 
     rules.decoder_stages(&config.model);
     rules.jpeg_range(&config.data);
     rules.windows(config);
+    rules.heatmaps_of_windows(config);
     rules.quantized_backbone_is_frozen(&config.model);
     rules.batch_norm_sees_the_batch(config);
     rules.decoder_size(&config.model);
@@ -219,6 +221,18 @@ impl Rules<'_> {
                            sees the window; set model.decoder.skip to true"
                     .to_owned();
             self.problem(&["model.temporal_input", "model.decoder.skip", "model.temporal"], message);
+        }
+    }
+
+    /// A heatmap for each frame needs windows of several.
+    fn heatmaps_of_windows(&mut self, config: &Config) {
+        if config.data.sequence.frames() == 1 && config.model.heatmap.frames == HeatmapFrames::All {
+            let message =
+                "model.heatmap.frames is all, but data.sequence makes no windows: set data.sequence.enabled to \
+                           true and data.sequence.length to 2 or more, or model.heatmap.frames to last"
+                    .to_owned();
+            let keys = ["model.heatmap.frames", "data.sequence.length", "data.sequence.enabled"];
+            self.problem(&keys, message);
         }
     }
 
