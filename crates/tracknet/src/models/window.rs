@@ -1,9 +1,10 @@
 //! How a window of frames comes into a model.
 //!
-//! A window is `[batch, 3 · frames, height, width]`, oldest frame first; the last one is searched for the ball. There are two
-//! ways in:
+//! A window is `[batch, 3 · frames, height, width]`, oldest frame first; the last one is searched for the ball, or each. There
+//! are two ways in:
 //!
-//! * the **stem**: the backbone sees the last frame, and the convolutional stem of the decoder the whole window;
+//! * the **stem**: the backbone sees the last frame, and the convolutional stem of the decoder the whole window. That is so
+//!   with a heatmap for each frame, too: where the ball was in the earlier ones, the stem alone can see;
 //! * the **patches**: each patch of the earlier frames is embedded by a convolution of its own, and added to the embedding of
 //!   the last frame's patch. That is what a patch embedding with more input channels computes, while the backbone and its
 //!   files stay as they are. The kernels start at zero, so that the features are those of the single frame at first.
@@ -11,7 +12,7 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 
-use crate::config::{DataConfig, ModelConfig, Temporal, TemporalInput};
+use crate::config::{DataConfig, HeatmapFrames, ModelConfig, Temporal, TemporalInput};
 
 use super::ModelError;
 use super::features::LevelLayout;
@@ -49,11 +50,14 @@ pub struct WindowSpec {
     pub temporal: Temporal,
     /// Where they come in.
     pub input: TemporalInput,
+    /// Which of them have a heatmap.
+    pub heatmaps: HeatmapFrames,
 }
 
 impl WindowSpec {
     /// The last frame alone.
-    pub const SINGLE: Self = Self { frames: 1, temporal: Temporal::None, input: TemporalInput::Stem };
+    pub const SINGLE: Self =
+        Self { frames: 1, temporal: Temporal::None, input: TemporalInput::Stem, heatmaps: HeatmapFrames::Last };
 
     /// Checks a configuration against the number of frames that the model will be given.
     ///
@@ -61,6 +65,12 @@ impl WindowSpec {
     /// If one of the two has windows and the other does not.
     pub fn new(config: &ModelConfig, frames: usize) -> Result<Self, ModelError> {
         let refuse = |message: String| Err(ModelError::key("model.temporal", message));
+        let heatmaps = config.heatmap.frames;
+        if heatmaps == HeatmapFrames::All && frames <= 1 {
+            let message =
+                "is all, but data.sequence makes no windows: set data.sequence.enabled and length, or it to last";
+            return Err(ModelError::key("model.heatmap.frames", message));
+        }
         match (config.temporal, frames) {
             (Temporal::None, 1) => Ok(Self::SINGLE),
             (Temporal::None, _) => refuse(format!(
@@ -69,8 +79,13 @@ impl WindowSpec {
             (temporal, 0 | 1) => refuse(format!(
                 "is {temporal}, but data.sequence makes no windows: set data.sequence.enabled and length"
             )),
-            (temporal, _) => Ok(Self { frames, temporal, input: config.temporal_input }),
+            (temporal, _) => Ok(Self { frames, temporal, input: config.temporal_input, heatmaps }),
         }
+    }
+
+    /// Heatmaps of a window.
+    pub fn heatmaps(self) -> usize {
+        self.heatmaps.of(self.frames)
     }
 
     /// Whether the decoder's stem sees the window.
@@ -188,7 +203,7 @@ mod tests {
     use burn::tensor::Device;
 
     fn window(temporal: Temporal, input: TemporalInput) -> Window {
-        Window { patches: None, spec: WindowSpec { frames: 3, temporal, input } }
+        Window { patches: None, spec: WindowSpec { frames: 3, temporal, input, heatmaps: HeatmapFrames::Last } }
     }
 
     /// One pixel; frame `f`, channel `c` is `10 f² + c`.
@@ -221,5 +236,11 @@ mod tests {
             let message = WindowSpec::new(&config(temporal), frames).unwrap_err().to_string();
             assert!(message.contains("model.temporal") && message.contains(text), "{message}");
         }
+        let mut all = config(Temporal::Stack);
+        all.heatmap.frames = HeatmapFrames::All;
+        let heatmaps = |config: &ModelConfig, frames| WindowSpec::new(config, frames).map(WindowSpec::heatmaps);
+        assert_eq!((heatmaps(&all, 3).unwrap(), heatmaps(&config(Temporal::Stack), 3).unwrap()), (3, 1));
+        let message = heatmaps(&all, 1).unwrap_err().to_string();
+        assert!(message.contains("model.heatmap.frames") && message.contains("data.sequence"), "{message}");
     }
 }

@@ -132,7 +132,7 @@ fn equals_pytorch(kind: &'static str, config: &ModelConfig) {
     for (i, input) in inputs.iter().enumerate() {
         golden.assert_close(&format!("grad.input.{i}"), input.grad(&gradients).unwrap());
     }
-    let head = HeatmapHead::new(1, &Builder::new(&RandomSource { seed: 0 }, &device));
+    let head = HeatmapHead::new(1, 1, &Builder::new(&RandomSource { seed: 0 }, &device));
     let model = HeatmapModel { backbone: tiny_backbone(&device), decoder, head, window: Window::single() };
     let mut compare = CompareGradients { gradients: &gradients, golden: &golden, compared: 0 };
     visit_parameters(&model, &mut compare);
