@@ -18,6 +18,8 @@ pub(crate) struct Shapes<'a> {
     pub(crate) rank: usize,
     /// Frames as `[W, H]`.
     pub(crate) input: [usize; 2],
+    /// Heatmaps of a window.
+    pub(crate) heatmaps: usize,
 }
 
 /// Operations of one frame's forward pass.
@@ -70,7 +72,7 @@ impl Shapes<'_> {
             cells *= config.upsample.get(i).map_or(1, |factor| factor * factor);
             operations += config.blocks_per_stage * 2 * cells * channels * (9 + channels);
         }
-        (operations + 2 * cells * config.channels.last().copied().unwrap_or_default()) as f64
+        (operations + self.heatmaps * 2 * cells * config.channels.last().copied().unwrap_or_default()) as f64
     }
 }
 
@@ -101,6 +103,7 @@ mod tests {
             decoder: &decoder,
             rank: 4,
             input: [64, 48],
+            heatmaps: 1,
         };
         // 12 patches, 14 tokens with class and register.
         let patches = 2.0 * 12.0 * 768.0 * 32.0;
@@ -109,6 +112,8 @@ mod tests {
         let attention = 2.0 * 2.0 * 2.0 * 14.0 * 14.0 * 32.0;
         let decoder = 2.0 * 12.0 * 32.0 * 8.0 + 2.0 * 48.0 * 8.0 * (9.0 + 8.0) + 2.0 * 48.0 * 8.0;
         assert_eq!(shapes.inference(3), 3.0 * (patches + linears + adapters + attention + decoder));
+        let several = Shapes { heatmaps: 3, ..shapes };
+        assert_eq!(several.inference(1) - shapes.inference(1), 2.0 * 2.0 * 48.0 * 8.0);
         let frozen = patches + 2.0 * linears + 3.0 * (adapters + attention + decoder);
         assert_eq!(shapes.step(Mode::Lora, 3), 3.0 * frozen);
         assert_eq!(shapes.step(Mode::Full, 3), 3.0 * (frozen + patches + linears));

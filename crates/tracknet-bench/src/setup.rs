@@ -114,6 +114,7 @@ pub(crate) fn shapes<'a>(config: &'a Config, model: &'a HeatmapModel) -> Result<
         decoder: &config.model.decoder,
         rank: if config.model.lora.enabled { config.model.lora.r } else { 0 },
         input: config.data.preprocess.resize,
+        heatmaps: model.window.spec().heatmaps(),
     })
 }
 
@@ -125,8 +126,11 @@ pub(crate) fn batch(size: usize, shape: BatchShape) -> Batch {
     Batch {
         size,
         images: values("images", 3 * shape.frames, shape.input, Fill::Normal(1.0)),
-        targets: values("targets", 1, shape.heatmap, Fill::Uniform(1.0)).into_iter().map(f32::abs).collect(),
-        masks: values("masks", 1, shape.heatmap, Fill::ONE),
+        targets: values("targets", shape.heatmaps, shape.heatmap, Fill::Uniform(1.0))
+            .into_iter()
+            .map(f32::abs)
+            .collect(),
+        masks: values("masks", shape.heatmaps, shape.heatmap, Fill::ONE),
         samples: Vec::new(),
     }
 }

@@ -127,7 +127,7 @@ fn mixup() -> Vec<Key> {
 pub struct SequenceConfig {
     /// Read windows of several frames instead of single ones; `model.temporal` says how the model sees them.
     pub enabled: bool,
-    /// Frames in a window; the last one is searched for the ball.
+    /// Frames in a window; the last one is searched for the ball, or each (`model.heatmap.frames`).
     #[config(default = 1, range = 1..=16)]
     pub length: usize,
     /// Distance of the frames in a window; repeated frames do not count.

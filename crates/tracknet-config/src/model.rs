@@ -206,4 +206,28 @@ pub struct HeatmapConfig {
     /// Standard deviation of the Gaussian target, in heatmap pixels.
     #[config(default = 2.0, range = 0.1..=1000.0)]
     pub sigma: f32,
+    /// Which frames of a window (`data.sequence`) have a heatmap: the last one, or each (`all`), so that prediction goes from
+    /// window to window instead of from frame to frame.
+    #[config(default = HeatmapFrames::Last)]
+    pub frames: HeatmapFrames,
+}
+
+/// Which frames of a window have a heatmap.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Words)]
+pub enum HeatmapFrames {
+    /// The last one.
+    #[default]
+    Last,
+    /// Each, oldest first.
+    All,
+}
+
+impl HeatmapFrames {
+    /// Heatmaps of a window of `frames` frames.
+    pub fn of(self, frames: usize) -> usize {
+        match self {
+            Self::Last => 1,
+            Self::All => frames,
+        }
+    }
 }

@@ -500,6 +500,9 @@ fn windows_are_read_if_the_model_sees_them_and_seen_if_they_are_read() {
          data.yaml:3: data.sequence makes windows of 3 frames, but model.temporal is none…",
         "model | temporal: stack | model.yaml:1: model.temporal is stack, but data.sequence makes no windows…",
         "model | temporal: optical_flow | model.yaml:1: model.temporal: expected one of none, stack, difference…",
+        "model | heatmap: {frames: all} | \
+         model.yaml:1: model.heatmap.frames is all, but data.sequence makes no windows…",
+        "model | heatmap: {frames: first} | model.yaml:1: model.heatmap.frames: expected one of last, all…",
     ]);
     let on = "sequence:\n  enabled: true\n  length: 3\n";
     for (model, expected) in [
@@ -516,6 +519,9 @@ fn windows_are_read_if_the_model_sees_them_and_seen_if_they_are_read() {
     let load = |data: &str, model: &str| Bench::new().file("data", data).file("model", model).load().unwrap().config;
     let config = load(on, "temporal: stack\ndecoder: {skip: true}\n");
     assert_eq!((config.data.sequence.frames(), config.model.temporal), (3, Temporal::Stack));
+    assert_eq!(config.model.heatmap.frames, HeatmapFrames::Last);
+    let config = load(on, "temporal: stack\ndecoder: {skip: true}\nheatmap: {frames: all}\n");
+    assert_eq!(config.model.heatmap.frames, HeatmapFrames::All);
     let config = load("sequence: {enabled: false, length: 3}\n", "temporal: null\n");
     assert_eq!((config.data.sequence.frames(), config.model.temporal), (1, Temporal::None));
 }

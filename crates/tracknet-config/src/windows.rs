@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::model::{ModelConfig, Temporal, TemporalInput};
+use super::model::{HeatmapFrames, ModelConfig, Temporal, TemporalInput};
 
 /// Windows that the data has and the model does not see, or the other way round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,15 @@ impl ModelConfig {
                     self.temporal
                 ),
                 keys: &["model.temporal", "data.sequence.length", "data.sequence.enabled"],
+            });
+        }
+        if frames <= 1 && self.heatmap.frames == HeatmapFrames::All {
+            return Err(WindowMismatch {
+                key: "model.heatmap.frames",
+                message: "is all, but data.sequence makes no windows: set data.sequence.enabled to true and \
+                          data.sequence.length to 2 or more, or model.heatmap.frames to last"
+                    .to_owned(),
+                keys: &["model.heatmap.frames", "data.sequence.length", "data.sequence.enabled"],
             });
         }
         match frames > 1 && self.temporal_input == TemporalInput::Stem {

@@ -104,7 +104,7 @@ pub fn build_model(
     let (model, mut report) = plan.build(config, seed, device, |backbone| {
         let random = RandomSource { seed };
         let builder = Builder::new(&random, device);
-        let head = HeatmapHead::new(decoder.output_channels(), &builder.at("head"));
+        let head = HeatmapHead::new(decoder.output_channels(), window.heatmaps(), &builder.at("head"));
         let window = Window::new(window, backbone.spec().embedding(), &builder.at("window"));
         let model = HeatmapModel { backbone, decoder: decoder.build(&builder.at("decoder")), head, window };
         match &config.decoder.pretrained {

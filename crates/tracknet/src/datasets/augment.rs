@@ -33,14 +33,15 @@ impl Plan {
     /// The window `[left, top, width, height]` in native pixels that the plan takes from an image of this size.
     ///
     /// A labelled ball stays inside: the window is placed among those that hold it, since a ball that is cropped away
-    /// would turn a positive into a frame that teaches nothing.
-    pub(crate) fn window(&self, native_size: [usize; 2], ball: Option<[f32; 2]>) -> Option<[f64; 4]> {
+    /// would turn a positive into a frame that teaches nothing. Of several `balls` the first does for certain, and each
+    /// further one where that leaves room for it.
+    pub(crate) fn window(&self, native_size: [usize; 2], balls: &[[f32; 2]]) -> Option<[f64; 4]> {
         let (factor, place) = self.zoom?;
         let size = native_size.map(|n| n as f64);
         let window = size.map(|n| (n / factor).clamp(1.0, n));
         let start = [0, 1].map(|axis| {
             let (mut low, mut high) = (0.0, size[axis] - window[axis]);
-            if let Some(ball) = ball.map(|xy| f64::from(xy[axis])) {
+            for ball in balls.iter().map(|xy| f64::from(xy[axis])) {
                 // One pixel of margin, so that rounding cannot put the ball on the excluded right edge.
                 low = f64::max(low, ball + 1.0 - window[axis]).min(high);
                 high = f64::min(high, ball).max(low);
@@ -236,16 +237,25 @@ mod tests {
             let mut stream = Stream::keyed(&[key]);
             let ball = [stream.range(0.0, 1279.9), stream.range(0.0, 719.9)];
             let plan = Plan::draw(&mut stream, 0.5, &config);
-            let [left, top, width, height] = plan.window([1280, 720], Some(ball)).unwrap();
+            let [left, top, width, height] = plan.window([1280, 720], &[ball]).unwrap();
             assert!(left >= 0.0 && top >= 0.0 && left + width <= 1280.0 && top + height <= 720.0);
             let (x, y) = (f64::from(ball[0]), f64::from(ball[1]));
             assert!(x >= left && x < left + width && y >= top && y < top + height, "{key}: {ball:?}");
+            // The first stays, and a second one near it, too.
+            let holds = |balls: &[[f32; 2]], [x, y]: [f32; 2]| {
+                let [left, top, ..] = plan.window([1280, 720], balls).unwrap();
+                let (x, y) = (f64::from(x), f64::from(y));
+                x >= left && x < left + width && y >= top && y < top + height
+            };
+            let near = [ball[0] * 0.98, ball[1] * 0.98];
+            assert!(holds(&[ball, near], ball) && holds(&[ball, near], near), "{key}: {ball:?}");
+            assert!(holds(&[ball, [1279.0 - ball[0], 719.0 - ball[1]]], ball), "{key}: {ball:?}");
         }
     }
 
     #[test]
     fn without_zoom_there_is_no_window() {
         let plan = Plan::draw(&mut Stream::keyed(&[1]), 0.0, &AugmentConfig::default());
-        assert_eq!((plan.flip, plan.window([64, 64], None)), (false, None));
+        assert_eq!((plan.flip, plan.window([64, 64], &[])), (false, None));
     }
 }

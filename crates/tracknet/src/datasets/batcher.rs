@@ -7,19 +7,21 @@
 //! A frame that cannot be read is left out of its batch: the batch is smaller, and loss and gradient are those of a batch
 //! without it. It keeps its place in the order, so that number and content of all other batches stay what they are; a batch
 //! of such frames alone comes with a size of 0. An earlier frame of a window that cannot be read is counted like them, and
-//! the frame after it stands in.
+//! the frame after it stands in. In windows that do not overlap another frame stands in for any, and it has no heatmap.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use super::sample::{Sample, Source};
+use super::sample::{Made, Sample};
+use super::source::Source;
 use super::{BadFrames, DatasetError, FrameRef};
 use crate::config::OnBadFrame;
 use crate::error::Result;
 use tracknet_random::permutation;
 
-pub use super::sample::{BatchSpec, SampleInfo};
+pub use super::batch_spec::BatchSpec;
+pub use super::sample::SampleInfo;
 
 /// How batches are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,9 @@ pub struct LoaderOptions {
     pub shuffle_seed: Option<u64>,
     /// Flip and augment; for training only.
     pub augment: bool,
+    /// With a heatmap for each frame of a window: windows in which each frame is once, instead of one that ends with each
+    /// frame; they are not augmented. For evaluation.
+    pub non_overlapping: bool,
     /// At most this many batches an epoch; 0 = all.
     pub limit: usize,
     /// Keep decoded and resized frames up to this many bytes (a 512×288 frame is 442 KB), so that epochs after the
@@ -52,6 +57,7 @@ impl Default for LoaderOptions {
             drop_last: false,
             shuffle_seed: None,
             augment: false,
+            non_overlapping: false,
             limit: 0,
             cache_bytes: 1 << 30,
             on_bad_frame: OnBadFrame::Skip,
@@ -66,11 +72,11 @@ pub struct Batch {
     pub size: usize,
     /// Input `[B, 3 · frames, H, W]`, normalized: the frames of a window, oldest first.
     pub images: Vec<f32>,
-    /// Target `[B, 1, Hh, Wh]`.
+    /// Target `[B, heatmaps, Hh, Wh]`: of the last frame of each window, or of each in the same order.
     pub targets: Vec<f32>,
-    /// Mask `[B, 1, Hh, Wh]`: 1 where the loss counts.
+    /// Mask `[B, heatmaps, Hh, Wh]`: 1 where the loss counts.
     pub masks: Vec<f32>,
-    /// One entry a sample.
+    /// The labelled frames and where their heatmaps are: one a sample, or as many as its window has.
     pub samples: Vec<SampleInfo>,
 }
 
@@ -109,14 +115,14 @@ impl BatchLoader {
 
     /// Batches of one epoch, after `drop_last` and `limit`.
     pub fn batches(&self) -> usize {
-        let frames = self.source.frames.len();
-        let all = if self.options.drop_last { frames / self.batch_size } else { frames.div_ceil(self.batch_size) };
+        let samples = self.source.samples();
+        let all = if self.options.drop_last { samples / self.batch_size } else { samples.div_ceil(self.batch_size) };
         if self.options.limit == 0 { all } else { all.min(self.options.limit) }
     }
 
-    /// Frames of one epoch, after `drop_last` and `limit`.
+    /// Samples of one epoch, after `drop_last` and `limit`.
     pub fn samples(&self) -> usize {
-        self.source.frames.len().min(self.batches() * self.batch_size)
+        self.source.samples().min(self.batches() * self.batch_size)
     }
 
     /// The frames that could not be read so far, in any epoch, and were left out.
@@ -138,8 +144,8 @@ impl BatchLoader {
     /// The batches of an epoch without the first `skip`, which are not decoded: for a run that resumes.
     pub fn epoch_from(&self, epoch: u64, skip: usize) -> Epoch {
         let mut order: Vec<usize> = match self.options.shuffle_seed {
-            Some(seed) => permutation(self.source.frames.len(), &[ORDER_STREAM, seed, epoch]),
-            None => (0..self.source.frames.len()).collect(),
+            Some(seed) => permutation(self.source.samples(), &[ORDER_STREAM, seed, epoch]),
+            None => (0..self.source.samples()).collect(),
         };
         order.truncate(self.samples());
         order.drain(..skip.saturating_mul(self.batch_size).min(order.len()));
@@ -187,7 +193,7 @@ struct State {
     next: usize,
     /// Positions before this one were handed to the consumer.
     consumed: usize,
-    ready: HashMap<usize, Result<Sample, DatasetError>>,
+    ready: HashMap<usize, Result<Made, DatasetError>>,
     closed: bool,
 }
 
@@ -220,18 +226,20 @@ impl Queue {
         }
     }
 
-    /// The sample at a position; a panic becomes an error, or the consumer would wait for ever.
-    fn make(&self, position: usize) -> Result<Sample, DatasetError> {
+    /// The sample at a position; after a panic its frame cannot be read, or the consumer would wait for ever.
+    fn make(&self, position: usize) -> Result<Made, DatasetError> {
         let index = self.order[position];
         let make = std::panic::AssertUnwindSafe(|| self.source.sample(index, self.epoch));
         std::panic::catch_unwind(make).unwrap_or_else(|_| {
-            let frame = &self.source.frames[index];
-            Err(DatasetError::Image { path: frame.frame.path.clone(), reason: "decoding panicked".to_owned() })
+            let number = self.source.frame_of(index);
+            let path = self.source.frames[number].frame.path.clone();
+            let error = DatasetError::Image { path, reason: "decoding panicked".to_owned() };
+            Ok(Made { sample: None, unread: vec![(self.source.files[number], error)] })
         })
     }
 
     /// Waits for the sample at a position and lets the workers go one further.
-    fn take(&self, position: usize) -> Result<Sample, DatasetError> {
+    fn take(&self, position: usize) -> Result<Made, DatasetError> {
         let mut state = self.lock();
         loop {
             if let Some(sample) = state.ready.remove(&position) {
@@ -277,50 +285,45 @@ impl Epoch {
         let end = self.queue.order.len().min(self.position + self.batch_size);
         let size = end - self.position;
         let spec = &self.queue.source.spec;
-        let plane = spec.heatmap_size[0] * spec.heatmap_size[1];
+        let (heatmaps, plane) = (spec.heatmaps(), spec.heatmap_size[0] * spec.heatmap_size[1]);
         let mut batch = Batch {
             size: 0,
             images: Vec::with_capacity(size * 3 * spec.window.length * spec.input_size[0] * spec.input_size[1]),
-            targets: Vec::with_capacity(size * plane),
-            masks: Vec::with_capacity(size * plane),
-            samples: Vec::with_capacity(size),
+            targets: Vec::with_capacity(size * heatmaps * plane),
+            masks: Vec::with_capacity(size * heatmaps * plane),
+            samples: Vec::with_capacity(size * heatmaps),
         };
         for position in self.position..end {
             let Some(sample) = self.sample(position)? else { continue };
-            batch.size += 1;
             batch.images.extend_from_slice(&sample.image);
-            batch.targets.extend_from_slice(&sample.target);
-            batch.masks.resize(batch.masks.len() + plane, sample.mask);
-            batch.samples.push(sample.info);
+            batch.targets.extend_from_slice(&sample.targets);
+            sample.masks.iter().for_each(|mask| batch.masks.resize(batch.masks.len() + plane, *mask));
+            let first = batch.size * heatmaps;
+            batch.samples.extend(sample.infos.into_iter().map(|i| SampleInfo { heatmap: first + i.heatmap, ..i }));
+            batch.size += 1;
         }
         self.position = end;
         self.read += batch.size;
         let order = &self.queue.order;
         if self.is_whole && self.read == 0 && end == order.len() {
             let first = self.queue.source.bad.all().first.into_iter().next().unwrap_or_default();
-            return Err(DatasetError::NothingReadable { frames: end, first });
+            let frames = if self.queue.source.blocks.is_some() { self.queue.source.frames.len() } else { end };
+            return Err(DatasetError::NothingReadable { frames, first });
         }
         Ok(batch)
     }
 
-    /// The sample at a position; `None` if its frame cannot be read and is to be skipped.
+    /// The sample at a position; `None` if nothing of it can be read and it is to be skipped.
     fn sample(&self, position: usize) -> Result<Option<Sample>, DatasetError> {
-        let sample = if self.workers == 0 { self.queue.make(position) } else { self.queue.take(position) };
-        match sample {
-            Err(error) if self.on_bad_frame == OnBadFrame::Skip && error.is_of_picture() => {
-                let file = self.queue.source.files[self.queue.order[position]];
-                self.queue.source.bad.add(file, &error);
-                Ok(None)
+        let made = if self.workers == 0 { self.queue.make(position) } else { self.queue.take(position) };
+        let Made { sample, unread } = made?;
+        for (file, error) in unread {
+            match self.on_bad_frame {
+                OnBadFrame::Skip => self.queue.source.bad.add(file, &error),
+                OnBadFrame::Error => return Err(error),
             }
-            Ok(Sample { unread, .. }) if self.on_bad_frame == OnBadFrame::Error && !unread.is_empty() => {
-                unread.into_iter().next().map_or(Ok(None), |(_, error)| Err(error))
-            }
-            Ok(sample) => {
-                sample.unread.iter().for_each(|(file, error)| self.queue.source.bad.add(*file, error));
-                Ok(Some(sample))
-            }
-            Err(error) => Err(error),
         }
+        Ok(sample)
     }
 
     /// Stops the workers and waits for them: at most one image each is still being decoded.
@@ -596,7 +599,7 @@ mod tests {
             left.images.extend(part(&batch.images));
             left.targets.extend(part(&batch.targets));
             left.masks.extend(part(&batch.masks));
-            left.samples.push(sample.clone());
+            left.samples.push(SampleInfo { heatmap: left.size - 1, ..sample.clone() });
         }
         left
     }

@@ -45,6 +45,15 @@ impl Geometry {
         (0..2).all(|axis| native[axis] >= 0.0 && native[axis] < self.native_size[axis] as f32)
     }
 
+    /// Whether a native position lies in the part of the image that was resized.
+    pub fn sees(&self, native: [f32; 2]) -> bool {
+        let inside = |axis: usize| {
+            let from_edge = f64::from(native[axis]) - self.crop[axis];
+            (0.0..self.crop[axis + 2]).contains(&from_edge)
+        };
+        self.contains(native) && inside(0) && inside(1)
+    }
+
     /// A native position on the resized frame: without crop and flip `x = (X + ½) · Wi / W − ½`.
     pub fn to_input(&self, native: [f32; 2]) -> [f32; 2] {
         self.input(native).map(|v| v as f32)
@@ -230,5 +239,8 @@ mod tests {
         assert!(geometry.contains([0.0, 0.0]) && geometry.contains([1279.9, 719.9]));
         assert!(!geometry.contains([1280.0, 5.0]) && !geometry.contains([5.0, 720.0]));
         assert!(!geometry.contains([-0.1, 5.0]) && !geometry.contains([f32::NAN, 5.0]));
+        let zoomed = Geometry { crop: [100.0, 20.0, 640.0, 360.0], ..geometry };
+        assert!(geometry.sees([1279.9, 719.9]) && zoomed.sees([100.0, 379.9]));
+        assert!(!geometry.sees([1280.0, 5.0]) && !zoomed.sees([99.9, 30.0]) && !zoomed.sees([740.0, 30.0]));
     }
 }

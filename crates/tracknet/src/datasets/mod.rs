@@ -11,7 +11,10 @@
 //! | [`augment`] | opt-in augmentations, from seeded streams |
 //! | [`heatmap`] | where a native pixel lies on the heatmap and back; the target |
 //! | [`window`] | which frames of a clip make a window; repeated frames |
+//! | [`batch_spec`] | what batches look like |
+//! | `source` | the frames of a loader, their files and labels |
 //! | [`sample`] | one frame, with its window → one sample |
+//! | `blocks` | samples in which each frame is once |
 //! | `cache` | decoded frames |
 //! | [`bad`] | frames that cannot be read: named once, counted |
 //! | [`batcher`] | worker threads that decode ahead, in the order of the sampler |
@@ -26,7 +29,9 @@ use crate::error::Result;
 
 pub mod augment;
 pub mod bad;
+pub mod batch_spec;
 pub mod batcher;
+mod blocks;
 mod cache;
 pub mod draw;
 pub mod frames;
@@ -36,6 +41,7 @@ pub mod plausibility;
 pub mod preview;
 pub mod report;
 pub mod sample;
+mod source;
 pub mod tracknet;
 pub mod window;
 

@@ -127,7 +127,7 @@ mod tests {
         let geometry = Geometry { flipped, ..Geometry::whole([1280, 720], [512, 288], [64, 36]) };
         let label = Label { visibility: Visibility::Visible, xy: Some([400.0, 200.0]) };
         let frame = FrameRef::unlabelled(std::path::Path::new("a/0001.jpg"));
-        SampleInfo { frame, label, native_size: [1280, 720], flipped, geometry }
+        SampleInfo { frame, number: 0, heatmap: 0, label, native_size: [1280, 720], flipped, geometry }
     }
 
     #[test]

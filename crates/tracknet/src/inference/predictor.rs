@@ -2,10 +2,12 @@
 //!
 //! Frames go through the model in small batches, so that a folder or video of any length needs the memory of one batch. A model
 //! that sees windows gets those of the stream, which are cut from frames that were decoded once; in the files of several
-//! directories each directory is a clip of its own.
+//! directories each directory is a clip of its own. With a heatmap for each frame of a window, frames wait until their window is
+//! whole or their clip ends.
 //! What becomes of a frame (a row, an overlay, a heatmap, a frame of a video) is the caller's business: it sees what was
 //! found on each frame, or that the frame is damaged, in order.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +27,12 @@ use crate::evaluation::decode::{Activation, DecodeOptions, decode};
 use crate::evaluation::overlay::{heatmap_picture, overlay};
 use crate::models::HeatmapModel;
 
-use super::ring::{Planes, Ring};
+use super::ring::{Cut, Ring};
 use super::video::VideoTools;
 use super::{InferenceError, Prediction};
 
-/// Frames in one forward pass of a folder or video.
-const FRAMES_AT_ONCE: usize = 4;
+/// Windows in one forward pass of a folder or video.
+const WINDOWS_AT_ONCE: usize = 4;
 
 /// The longest reason that is kept of a damaged frame, in bytes.
 const REASON_BYTES: usize = 500;
@@ -98,18 +100,43 @@ struct Stream {
     ring: Ring,
     /// The directory of the last file.
     dir: Option<PathBuf>,
+    /// Frames that were not searched yet.
+    frames: Vec<Result<Read, Prediction>>,
+    /// How many of them, from the first, are in windows.
+    settled: usize,
+    /// These windows.
+    cuts: Vec<Cut>,
+}
+
+impl Stream {
+    /// Takes windows that are whole.
+    fn cut(&mut self, cuts: Vec<Cut>) {
+        self.cuts.extend(cuts);
+        if self.ring.is_settled() {
+            self.settled = self.frames.len();
+        }
+    }
+
+    /// Ends a clip.
+    fn end_clip(&mut self) {
+        let cuts = self.ring.finish();
+        self.cut(cuts);
+    }
+
+    /// The frames that can be searched, and their windows.
+    fn take(&mut self) -> (Vec<Result<Read, Prediction>>, Vec<Cut>) {
+        (self.frames.drain(..std::mem::take(&mut self.settled)).collect(), std::mem::take(&mut self.cuts))
+    }
 }
 
 /// Takes each frame in order.
 type Each<'a> = dyn FnMut(Predicted) -> Result<()> + 'a;
 
-/// A frame on its way to the model: its number, the name of its file, its pixels.
+/// A frame whose heatmap is looked for: its number, the name of its file, its pixels.
 struct Read {
     number: u64,
     file: Option<String>,
     frame: RgbImage,
-    /// The frames of its window in the model's input size, oldest first.
-    window: Vec<Planes>,
 }
 
 /// A frame of a source: the path of its file, if it has one, and its pixels, or why there are none.
@@ -188,10 +215,10 @@ impl Predictor {
     /// # Errors
     /// If the picture cannot be resized or the model gives values that are not finite.
     pub fn image(&self, frame: RgbImage) -> Result<FrameResult> {
-        let mut ring = Ring::new(self.spec.window);
-        let read = self.prepare(0, None, frame, &mut ring).map_err(InferenceError::Picture)?;
-        let found = self.batch(vec![read])?.pop();
-        found.ok_or_else(|| InferenceError::Picture("the model gave no heatmap".to_owned()).into())
+        let mut ring = Ring::new(&self.spec);
+        let mut cuts = self.prepare(0, &frame, &mut ring).map_err(InferenceError::Picture)?;
+        cuts.extend(ring.finish());
+        self.result(Read { number: 0, file: None, frame }, &self.heatmaps(&cuts)?)
     }
 
     /// Finds the ball on every frame of an image file, of a folder of jpg and png frames (in natural order of their
@@ -234,85 +261,104 @@ impl Predictor {
 
     /// Frames that cannot be read have a reason in place of a picture; an error ends the source.
     fn stream(&self, frames: &mut impl Iterator<Item = Result<Incoming>>, each: &mut Each<'_>) -> Result<u64> {
-        let mut stream = Stream { number: 0, ring: Ring::new(self.spec.window), dir: None };
+        let mut stream = Stream {
+            number: 0,
+            ring: Ring::new(&self.spec),
+            dir: None,
+            frames: Vec::new(),
+            settled: 0,
+            cuts: Vec::new(),
+        };
+        let at_once = WINDOWS_AT_ONCE * self.spec.heatmaps();
         let mut end = Ok(());
-        while !self.stop.load(Ordering::Relaxed) {
-            let mut batch = Vec::with_capacity(FRAMES_AT_ONCE);
-            for frame in frames.by_ref().take(FRAMES_AT_ONCE) {
-                match frame {
-                    Ok(frame) => batch.push(self.next(frame, &mut stream)),
-                    // What was read before it counts.
-                    Err(error) => end = Err(error),
-                }
-                if end.is_err() || self.stop.load(Ordering::Relaxed) {
+        while !self.stop.load(Ordering::Relaxed)
+            && let Some(frame) = frames.next()
+        {
+            match frame {
+                Ok(frame) => self.next(frame, &mut stream),
+                // What was read before it counts.
+                Err(error) => {
+                    end = Err(error);
                     break;
                 }
             }
-            let last = batch.len() < FRAMES_AT_ONCE;
-            self.search(batch)?.into_iter().try_for_each(&mut *each)?;
-            if last {
-                break;
+            if stream.settled >= at_once {
+                self.search(stream.take())?.into_iter().try_for_each(&mut *each)?;
             }
         }
+        stream.end_clip();
+        self.search(stream.take())?.into_iter().try_for_each(&mut *each)?;
         end.map(|()| stream.number)
     }
 
-    /// Searches the frames that could be read, and keeps the order of all.
-    fn search(&self, frames: Vec<Result<Read, Prediction>>) -> Result<Vec<Predicted>> {
-        let mut damaged = Vec::new();
-        let mut whole = Vec::with_capacity(frames.len());
-        for frame in frames {
-            match frame {
-                Ok(read) => whole.push(read),
-                Err(prediction) => damaged.push(Predicted::Damaged(prediction)),
-            }
-        }
-        let found = if whole.is_empty() { Vec::new() } else { self.batch(whole)? };
-        let mut all: Vec<_> = found.into_iter().map(Predicted::Frame).chain(damaged).collect();
-        all.sort_by_key(|predicted| predicted.prediction().frame);
-        Ok(all)
+    /// Searches the frames that could be read.
+    fn search(&self, (frames, cuts): (Vec<Result<Read, Prediction>>, Vec<Cut>)) -> Result<Vec<Predicted>> {
+        let heatmaps = self.heatmaps(&cuts)?;
+        let predicted = |frame| match frame {
+            Ok(read) => self.result(read, &heatmaps).map(Predicted::Frame),
+            Err(prediction) => Ok(Predicted::Damaged(prediction)),
+        };
+        frames.into_iter().map(predicted).collect()
     }
 
     /// Takes the next frame of a stream.
-    fn next(&self, (path, frame): Incoming, stream: &mut Stream) -> Result<Read, Prediction> {
+    fn next(&self, (path, frame): Incoming, stream: &mut Stream) {
         let dir = path.as_deref().and_then(Path::parent).map(Path::to_path_buf);
         if dir != stream.dir {
-            stream.ring.clear();
+            stream.end_clip();
             stream.dir = dir;
         }
         let file = path.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         let number = stream.number;
         stream.number += 1;
-        let read = frame.and_then(|frame| self.prepare(number, file.clone(), frame, &mut stream.ring));
-        read.map_err(|reason| {
-            stream.ring.push_damaged();
-            let reason = excerpt(&reason, REASON_BYTES).into_owned();
-            Prediction::damaged(number, file, reason)
-        })
+        let prepared = frame.and_then(|frame| self.prepare(number, &frame, &mut stream.ring).map(|cuts| (frame, cuts)));
+        let cuts = match prepared {
+            Ok((frame, cuts)) => {
+                stream.frames.push(Ok(Read { number, file, frame }));
+                cuts
+            }
+            Err(reason) => {
+                let reason = excerpt(&reason, REASON_BYTES).into_owned();
+                stream.frames.push(Err(Prediction::damaged(number, file, reason)));
+                stream.ring.push_damaged(number)
+            }
+        };
+        stream.cut(cuts);
     }
 
-    fn prepare(&self, number: u64, file: Option<String>, frame: RgbImage, ring: &mut Ring) -> Result<Read, String> {
-        let resized = resize(&frame, None, self.spec.input_size)?;
+    /// Takes a frame into the ring; returns the windows that are whole with it.
+    fn prepare(&self, number: u64, frame: &RgbImage, ring: &mut Ring) -> Result<Vec<Cut>, String> {
+        let resized = resize(frame, None, self.spec.input_size)?;
         let planes = self.normalizer.apply(&resized);
-        Ok(Read { number, file, frame, window: ring.push(resized, planes) })
+        Ok(ring.push(number, resized, planes))
     }
 
-    fn batch(&self, frames: Vec<Read>) -> Result<Vec<FrameResult>> {
+    /// The activated heatmaps `[Hh, Wh]` of windows, by the numbers of their frames.
+    fn heatmaps(&self, cuts: &[Cut]) -> Result<BTreeMap<u64, Vec<f32>>> {
         let [width, height] = self.spec.input_size;
         let channels = 3 * self.spec.window.length;
-        let mut values = Vec::with_capacity(frames.len() * channels * width * height);
-        for planes in frames.iter().flat_map(|read| &read.window) {
-            values.extend_from_slice(planes);
-        }
-        let images = Tensor::from_data(TensorData::new(values, [frames.len(), channels, height, width]), &self.device);
-        let logits = self.model.predict(images).try_into_vec_as::<f32>();
-        let mut heatmaps = logits.map_err(|e| DeviceError::new("heatmap", e))?;
-        self.activation.apply(&mut heatmaps);
         let pixels = self.spec.heatmap_size.iter().product::<usize>().max(1);
-        frames.into_iter().zip(heatmaps.chunks(pixels)).map(|(read, heatmap)| self.result(read, heatmap)).collect()
+        let mut found = BTreeMap::new();
+        for cuts in cuts.chunks(WINDOWS_AT_ONCE) {
+            let mut values = Vec::with_capacity(cuts.len() * channels * width * height);
+            for planes in cuts.iter().flat_map(|cut| &cut.planes) {
+                values.extend_from_slice(planes);
+            }
+            let data = TensorData::new(values, [cuts.len(), channels, height, width]);
+            let logits = self.model.predict(Tensor::from_data(data, &self.device)).try_into_vec_as::<f32>();
+            let mut heatmaps = logits.map_err(|e| DeviceError::new("heatmap", e))?;
+            self.activation.apply(&mut heatmaps);
+            for (cut, of_window) in cuts.iter().zip(heatmaps.chunks(self.spec.heatmaps() * pixels)) {
+                let heatmap = |i: usize| of_window.chunks(pixels).nth(i).unwrap_or_default().to_vec();
+                found.extend(cut.frames.iter().map(|(number, i)| (*number, heatmap(*i))));
+            }
+        }
+        Ok(found)
     }
 
-    fn result(&self, Read { number, file, frame, .. }: Read, heatmap: &[f32]) -> Result<FrameResult> {
+    fn result(&self, Read { number, file, frame }: Read, heatmaps: &BTreeMap<u64, Vec<f32>>) -> Result<FrameResult> {
+        let no_heatmap = || InferenceError::Picture("the model gave no heatmap".to_owned());
+        let heatmap = heatmaps.get(&number).ok_or_else(no_heatmap)?;
         let size = self.spec.heatmap_size;
         let native = [frame.width() as usize, frame.height() as usize];
         let geometry = Geometry::whole(native, self.spec.input_size, size);

@@ -1,5 +1,5 @@
 //! Heatmap models: a backbone sees the frame, a decoder brings its features to heatmap resolution, a head
-//! writes one channel of logits. What is on disk is none of their business: [`artifacts`](crate::artifacts) reads and writes.
+//! writes the logits, one channel for each heatmap. What is on disk is none of their business: [`artifacts`](crate::artifacts) reads and writes.
 //!
 //! | module | what lives there |
 //! |---|---|
@@ -68,7 +68,7 @@ pub struct HeatmapModel {
 
 impl HeatmapModel {
     /// Normalized windows of RGB frames `[batch, 3 · frames, height, width]`, oldest frame first, → logits
-    /// `[batch, 1, heatmap height, heatmap width]` of the last frame.
+    /// `[batch, heatmaps, heatmap height, heatmap width]` of the last frame, or of each in the same order.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<4> {
         let frame = self.window.last_frame(images.clone());
         let features = self.backbone.forward(frame, self.window.embedding(&images));

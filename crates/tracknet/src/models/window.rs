@@ -1,9 +1,10 @@
 //! How a window of frames comes into a model.
 //!
-//! A window is `[batch, 3 · frames, height, width]`, oldest frame first; the last one is searched for the ball. There are two
-//! ways in:
+//! A window is `[batch, 3 · frames, height, width]`, oldest frame first; the last one is searched for the ball, or each. There
+//! are two ways in:
 //!
-//! * the **stem**: the backbone sees the last frame, and the convolutional stem of the decoder the whole window;
+//! * the **stem**: the backbone sees the last frame, and the convolutional stem of the decoder the whole window. That is so
+//!   with a heatmap for each frame, too: where the ball was in the earlier ones, the stem alone can see;
 //! * the **patches**: each patch of the earlier frames is embedded by a convolution of its own, and added to the embedding of
 //!   the last frame's patch (in a convolutional backbone what its first convolution gives, before the norm). That is what a
 //!   first layer with more input channels computes, while the backbone and its files stay as they are. The kernels start at
@@ -12,7 +13,7 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 
-use crate::config::{DataConfig, ModelConfig, Temporal, TemporalInput};
+use crate::config::{DataConfig, HeatmapFrames, ModelConfig, Temporal, TemporalInput};
 
 use super::ModelError;
 use super::features::LevelLayout;
@@ -50,11 +51,14 @@ pub struct WindowSpec {
     pub temporal: Temporal,
     /// Where they come in.
     pub input: TemporalInput,
+    /// Which of them have a heatmap.
+    pub heatmaps: HeatmapFrames,
 }
 
 impl WindowSpec {
     /// The last frame alone.
-    pub const SINGLE: Self = Self { frames: 1, temporal: Temporal::None, input: TemporalInput::Stem };
+    pub const SINGLE: Self =
+        Self { frames: 1, temporal: Temporal::None, input: TemporalInput::Stem, heatmaps: HeatmapFrames::Last };
 
     /// Checks a configuration against the number of frames that the model will be given.
     ///
@@ -64,8 +68,13 @@ impl WindowSpec {
         config.check_windows(frames).map_err(|mismatch| ModelError::key(mismatch.key, mismatch.message))?;
         Ok(match config.temporal {
             Temporal::None => Self::SINGLE,
-            temporal => Self { frames, temporal, input: config.temporal_input },
+            temporal => Self { frames, temporal, input: config.temporal_input, heatmaps: config.heatmap.frames },
         })
+    }
+
+    /// Heatmaps of a window.
+    pub fn heatmaps(self) -> usize {
+        self.heatmaps.of(self.frames)
     }
 
     /// Whether the decoder's stem sees the window.
@@ -178,7 +187,7 @@ mod tests {
     use burn::tensor::Device;
 
     fn window(temporal: Temporal, input: TemporalInput) -> Window {
-        Window { patches: None, spec: WindowSpec { frames: 3, temporal, input } }
+        Window { patches: None, spec: WindowSpec { frames: 3, temporal, input, heatmaps: HeatmapFrames::Last } }
     }
 
     /// One pixel; frame `f`, channel `c` is `10 f² + c`.
@@ -214,5 +223,11 @@ mod tests {
             let message = WindowSpec::new(&config(temporal), frames).unwrap_err().to_string();
             assert!(message.starts_with(text), "{message}");
         }
+        let mut all = config(Temporal::Stack);
+        all.heatmap.frames = HeatmapFrames::All;
+        let heatmaps = |config: &ModelConfig, frames| WindowSpec::new(config, frames).map(WindowSpec::heatmaps);
+        assert_eq!((heatmaps(&all, 3).unwrap(), heatmaps(&config(Temporal::Stack), 3).unwrap()), (3, 1));
+        let message = heatmaps(&all, 1).unwrap_err().to_string();
+        assert!(message.contains("model.heatmap.frames") && message.contains("data.sequence"), "{message}");
     }
 }

@@ -60,14 +60,31 @@ pub fn evaluate(
     if !data.report.is_clean() {
         console::note(format_args!("the labels of this evaluation: {}", data.report.findings().trim_end()));
     }
-    let loader_options = LoaderOptions { limit: options.limit_batches, cache_bytes: 0, ..loader_options(config) };
+    let loader_options =
+        LoaderOptions { limit: options.limit_batches, cache_bytes: 0, non_overlapping: true, ..loader_options(config) };
     let spec = BatchSpec::new(config, build.normalization());
+    check_windows(model, &spec)?;
     let loader = BatchLoader::new(data.frames(), spec, config.training.batch_size, loader_options)?;
     let no_stop = AtomicBool::new(false);
     let compute = Compute::new(device);
     let evaluator = Evaluator { model: &model.valid(), config, compute: &compute, options, stop: &no_stop };
     let evaluation = evaluator.over(&loader, |_, _| Ok(()))?;
     evaluation.ok_or_else(|| TrainingError::Mismatch("the evaluation was stopped".to_owned()).into())
+}
+
+/// Refuses windows that the model was not built for: they are cut by the configuration.
+fn check_windows(model: &HeatmapModel, spec: &BatchSpec) -> Result<()> {
+    let window = model.window.spec();
+    let (found, expected) = ((spec.window.length, spec.heatmaps()), (window.frames, window.heatmaps()));
+    if found == expected {
+        return Ok(());
+    }
+    let problem = format!(
+        "data.sequence and model.heatmap.frames make windows of {} frames with {} heatmaps, but the model was built for {} and \
+         {}: leave them as they were",
+        found.0, found.1, expected.0, expected.1
+    );
+    Err(TrainingError::Mismatch(problem).into())
 }
 
 /// A model with everything that its evaluation on a loader needs.
@@ -101,20 +118,24 @@ impl Evaluator<'_> {
             let (heatmaps, loss_sum) = self.heatmaps(&batch, loader)?;
             loss += loss_sum;
             weight += mask_weight(&batch);
-            let pixels = heatmaps.len() / batch.size.max(1);
-            for (info, heatmap) in batch.samples.iter().zip(heatmaps.chunks(pixels.max(1))) {
-                outcomes.push(FrameOutcome::from_heatmap(info, heatmap, &self.options.decode)?);
+            let pixels = loader.spec().heatmap_size.iter().product::<usize>();
+            for info in &batch.samples {
+                let heatmap = &heatmaps[info.heatmap * pixels..][..pixels];
+                outcomes.push((info.number, FrameOutcome::from_heatmap(info, heatmap, &self.options.decode)?));
             }
             if let Some(first) = first.take() {
                 first(&batch, &heatmaps)?;
             }
         }
+        // Windows of frames that are apart come one after another.
+        outcomes.sort_by_key(|(number, _)| *number);
+        let outcomes: Vec<FrameOutcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
         let report = EvaluationReport::from_outcomes(&outcomes, &self.options.metrics);
         let report = EvaluationReport { bad_frames: loader.bad_frames(), ..report };
         Ok(Some(Evaluation { loss: loss / weight.max(MIN_MASK_WEIGHT), report, outcomes }))
     }
 
-    /// Activated heatmaps `[batch, height, width]` and `Σ(l·m)` of a batch.
+    /// Activated heatmaps `[batch, heatmaps, height, width]` and `Σ(l·m)` of a batch.
     fn heatmaps(&self, batch: &Batch, loader: &BatchLoader) -> Result<(Vec<f32>, f64)> {
         let shape = shape_of(loader.spec());
         let loss = HeatmapLoss::from(&self.config.training.loss);

@@ -103,7 +103,7 @@ fn validation_loader(
     cache_bytes: usize,
 ) -> Result<BatchLoader> {
     let limit = config.training.limit_val_batches;
-    let options = LoaderOptions { limit, cache_bytes, ..loader_options(config) };
+    let options = LoaderOptions { limit, cache_bytes, non_overlapping: true, ..loader_options(config) };
     BatchLoader::new(frames, spec, config.training.batch_size, options)
 }
 
@@ -125,5 +125,10 @@ pub(crate) fn loader_options(config: &Config) -> LoaderOptions {
 
 /// Sizes of the tensors of a batch.
 pub fn shape_of(spec: &BatchSpec) -> BatchShape {
-    BatchShape { input: spec.input_size, frames: spec.window.length, heatmap: spec.heatmap_size }
+    BatchShape {
+        input: spec.input_size,
+        frames: spec.window.length,
+        heatmap: spec.heatmap_size,
+        heatmaps: spec.heatmaps(),
+    }
 }

@@ -26,6 +26,8 @@ pub struct BatchShape {
     pub frames: usize,
     /// Heatmap size.
     pub heatmap: [usize; 2],
+    /// Heatmaps of a window.
+    pub heatmaps: usize,
 }
 
 /// The tensors of some frames of a batch.
@@ -33,9 +35,9 @@ pub struct BatchShape {
 pub struct BatchTensors {
     /// `[batch, 3 · frames, height, width]`.
     pub images: Tensor<4>,
-    /// `[frames, 1, heatmap height, heatmap width]`.
+    /// `[batch, heatmaps, heatmap height, heatmap width]`.
     pub targets: Tensor<4>,
-    /// `[frames, 1, heatmap height, heatmap width]`.
+    /// `[batch, heatmaps, heatmap height, heatmap width]`.
     pub masks: Tensor<4>,
 }
 
@@ -102,10 +104,10 @@ impl BatchShape {
         Ok(())
     }
 
-    /// `[channels, height, width]` of a window and of a heatmap.
+    /// `[channels, height, width]` of a window and of its heatmaps.
     fn frame(self) -> [[usize; 3]; 2] {
         let ([width, height], [columns, rows]) = (self.input, self.heatmap);
-        [[3 * self.frames, height, width], [1, rows, columns]]
+        [[3 * self.frames, height, width], [self.heatmaps, rows, columns]]
     }
 }
 
@@ -281,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_batch_without_its_values_is_refused() {
-        let shape = BatchShape { input: [4, 2], frames: 1, heatmap: [2, 1] };
+        let shape = BatchShape { input: [4, 2], frames: 1, heatmap: [2, 1], heatmaps: 1 };
         let images = vec![0.0; 2 * 3 * 8];
         let batch = |images| Batch { size: 2, images, targets: vec![0.0; 4], masks: vec![1.0; 4], samples: Vec::new() };
         let staged = shape.stage(batch(images.clone()), &Compute::new(&Device::flex())).unwrap();

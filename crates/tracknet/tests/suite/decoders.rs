@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tracknet::artifacts::build_model;
 use tracknet::artifacts::pretrained::write_head;
-use tracknet::config::{ModelConfig, Temporal, TemporalInput};
+use tracknet::config::{HeatmapFrames, ModelConfig, Temporal, TemporalInput};
 use tracknet::models::decoders::{Decoder, DecoderNetwork};
 use tracknet::models::features::{Layout, Level, LevelLayout};
 use tracknet::models::nn::{Builder, Fill, RandomSource, Source};
@@ -120,7 +120,7 @@ fn equals_pytorch(kind: &'static str, config: &ModelConfig) {
     for (i, input) in inputs.iter().enumerate() {
         golden.assert_close(&format!("grad.input.{i}"), &input.grad(&gradients).unwrap().into_data());
     }
-    let head = HeatmapHead::new(1, &Builder::new(&RandomSource { seed: 0 }, &device));
+    let head = HeatmapHead::new(1, 1, &Builder::new(&RandomSource { seed: 0 }, &device));
     let model = HeatmapModel { backbone: tiny_backbone(&device), decoder, head, window: Window::single() };
     let mut compared = 0;
     for (info, gradient) in gradients_of(&model, &gradients) {
@@ -304,7 +304,8 @@ fn convolutions_of_every_decoder_carry_adapters() {
 fn the_slim_path_sees_every_frame_of_a_window_and_what_the_backbone_knows() {
     let device = Device::flex();
     let config = unet(&[4, 6], 2);
-    let window = WindowSpec { frames: 2, temporal: Temporal::Stack, input: TemporalInput::Stem };
+    let (temporal, input, heatmaps) = (Temporal::Stack, TemporalInput::Stem, HeatmapFrames::Last);
+    let window = WindowSpec { frames: 2, temporal, input, heatmaps };
     let spec = (decoder_of(config.model_name).unwrap().plan)(&config, &layout(), HEATMAP, window).unwrap();
     let decoder = spec.build(&Builder::new(&RandomSource { seed: 3 }, &device).at("decoder"));
     let run = |context: f32, frames: [u64; 2]| {

@@ -24,4 +24,5 @@ mod training;
 mod training_golden;
 mod training_predictor;
 mod training_support;
+mod window_heatmaps;
 mod windows;

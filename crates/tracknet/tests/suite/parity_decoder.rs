@@ -51,7 +51,7 @@ fn output_loss_and_gradients_are_those_of_pytorch() {
     let spec = UpsamplingSpec::new(&config, &layout, [25, 15]).unwrap();
     let builder = Builder::new(&golden, &device);
     let decoder = spec.build(&builder.at("decoder"));
-    let head = HeatmapHead::new(32, &builder.at("head"));
+    let head = HeatmapHead::new(32, 1, &builder.at("head"));
 
     let input = Tensor::<4>::from_data(golden.0["input"].clone(), &device).require_grad();
     let first: Tensor<4> = Tensor::from_data(golden.0["param.proj.0.weight"].clone(), &device).require_grad();

@@ -78,7 +78,7 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
     let masks = vec![1.0; target.len()];
     let images = read("dinov3_tiny/io.safetensors")["pixel_values"].1.clone();
     let batch = Batch { size: 2, images, targets: target, masks, samples: Vec::new() };
-    let shape = BatchShape { input: [96, 64], frames: 1, heatmap: [6, 4] };
+    let shape = BatchShape { input: [96, 64], frames: 1, heatmap: [6, 4], heatmaps: 1 };
     let batch = shape.stage(batch, &compute).unwrap();
     let mut trainer = Trainer::of_heatmaps(&training, model, &compute);
 

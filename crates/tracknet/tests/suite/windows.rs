@@ -25,49 +25,56 @@ use crate::common::gradients_of;
 use crate::training_support::{config, convnext, model, run, training};
 
 /// Size of the pictures and of the input, `[W, H]`.
-const SIZE: [u32; 2] = [48, 32];
+pub(crate) const SIZE: [u32; 2] = [48, 32];
 
-/// A picture with a bright square at a place of its own for each number below 40.
+/// Left and top of the square in a picture.
+fn square(number: usize) -> [u32; 2] {
+    [4 * (number as u32 % 10), 8 * (number as u32 / 10)]
+}
+
+/// A picture with a bright square of 4×4 pixels at a place of its own for each number below 40.
 fn picture(number: usize) -> RgbImage {
-    let [x, y] = [4 * (number as u32 % 10), 8 * (number as u32 / 10)];
+    let [x, y] = square(number);
     RgbImage::from_fn(SIZE[0], SIZE[1], |u, v| {
         let square = (x..x + 4).contains(&u) && (y..y + 4).contains(&v);
         if square { Rgb([250, 240, 20]) } else { Rgb([40 + u as u8, 90, 60 + v as u8]) }
     })
 }
 
-/// A clip of game1 with these numbers as frames `00.png`, `01.png`, …; `labelled` are the frames that have a label.
-fn write_clip(root: &Path, clip: &str, numbers: &[usize], labelled: impl Fn(usize) -> bool) -> PathBuf {
+/// A clip of game1 with these numbers as frames `00.png`, `01.png`, …; `labelled` are the frames that have a label, the middle
+/// of the square.
+pub(crate) fn write_clip(root: &Path, clip: &str, numbers: &[usize], labelled: impl Fn(usize) -> bool) -> PathBuf {
     let dir = root.join("game1").join(clip);
     fs::create_dir_all(&dir).unwrap();
     let mut labels = String::from("file name,visibility,x-coordinate,y-coordinate,status\n");
     for (i, number) in numbers.iter().enumerate() {
         picture(*number).save(dir.join(format!("{i:02}.png"))).unwrap();
         if labelled(i) {
-            labels += &format!("{i:02}.png,1,24,16,0\n");
+            let [x, y] = square(*number).map(|at| at as f32 + 1.5);
+            labels += &format!("{i:02}.png,1,{x},{y},0\n");
         }
     }
     fs::write(dir.join("Label.csv"), labels).unwrap();
     dir
 }
 
-fn spec(length: usize, stride: usize) -> BatchSpec {
+pub(crate) fn spec(length: usize, stride: usize) -> BatchSpec {
     let input_size = SIZE.map(|side| side as usize);
     BatchSpec { input_size, heatmap_size: [12, 8], window: FrameWindow { length, stride }, ..BatchSpec::default() }
 }
 
-fn loader(root: &Path, spec: &BatchSpec, options: LoaderOptions) -> BatchLoader {
+pub(crate) fn loader(root: &Path, spec: &BatchSpec, options: LoaderOptions) -> BatchLoader {
     let data = Dataset::open(root, DataFormat::Tracknet, &["game1".to_owned()], false).unwrap();
     BatchLoader::new(data.frames(), spec.clone(), 2, options).unwrap()
 }
 
-fn batches(loader: &BatchLoader, epoch: u64) -> Vec<Batch> {
+pub(crate) fn batches(loader: &BatchLoader, epoch: u64) -> Vec<Batch> {
     loader.epoch(epoch).collect::<tracknet::Result<_>>().unwrap()
 }
 
-/// The windows of each sample as the names `clip/file` of their frames, found by their pixels.
-fn windows(root: &Path, spec: &BatchSpec, options: LoaderOptions) -> Vec<(String, Vec<String>)> {
-    let loader = loader(root, spec, options);
+/// The frames of each window as the names `clip/file`, found by their pixels: those of equal pictures go by the first.
+pub(crate) fn frames_of(batches: &[Batch], loader: &BatchLoader) -> Vec<Vec<String>> {
+    let spec = loader.spec();
     let mut known = BTreeMap::new();
     for frame in loader.frames() {
         for file in frame.files.iter() {
@@ -79,18 +86,25 @@ fn windows(root: &Path, spec: &BatchSpec, options: LoaderOptions) -> Vec<(String
     }
     let plane = 3 * spec.input_size[0] * spec.input_size[1];
     let mut found = Vec::new();
-    for batch in batches(&loader, 0) {
+    for batch in batches {
         assert_eq!(batch.images.len(), batch.size * spec.window.length * plane);
-        for (info, window) in batch.samples.iter().zip(batch.images.chunks(spec.window.length * plane)) {
+        for window in batch.images.chunks(spec.window.length * plane) {
             let bits = |planes: &[f32]| planes.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            let frames = window.chunks(plane).map(|planes| known[&bits(planes)].clone());
-            found.push((name(&info.frame.frame.path), frames.collect()));
+            found.push(window.chunks(plane).map(|planes| known[&bits(planes)].clone()).collect());
         }
     }
     found
 }
 
-fn name(file: &Path) -> String {
+/// The window of each sample, with the name of its last frame.
+fn windows(root: &Path, spec: &BatchSpec, options: LoaderOptions) -> Vec<(String, Vec<String>)> {
+    let loader = loader(root, spec, options);
+    let batches = batches(&loader, 0);
+    let names = batches.iter().flat_map(|batch| &batch.samples).map(|info| name(&info.frame.frame.path));
+    names.zip(frames_of(&batches, &loader)).collect()
+}
+
+pub(crate) fn name(file: &Path) -> String {
     let part = |path: &Path| path.file_stem().unwrap().to_string_lossy().into_owned();
     format!("{}/{}", part(file.parent().unwrap()), part(file))
 }
@@ -241,7 +255,7 @@ fn windows_do_not_depend_on_workers_or_cache_and_a_window_of_one_is_a_frame() {
 }
 
 /// A model section that sees windows of three frames.
-fn seeing(temporal: &str, input: &str) -> Value {
+pub(crate) fn seeing(temporal: &str, input: &str) -> Value {
     let skip = input == "stem";
     json!({
         "temporal": temporal, "temporal_input": input,
@@ -250,13 +264,13 @@ fn seeing(temporal: &str, input: &str) -> Value {
     })
 }
 
-fn with_windows(root: &Path, out: &str, section: Value, training_section: Value) -> Config {
+pub(crate) fn with_windows(root: &Path, out: &str, section: Value, training_section: Value) -> Config {
     let mut config = config(root, model(section), training(&root.join(out), training_section));
     (config.data.sequence.enabled, config.data.sequence.length) = (true, 3);
     config
 }
 
-fn logits(model: &HeatmapModel, windows: &Tensor<4>) -> Vec<f32> {
+pub(crate) fn logits(model: &HeatmapModel, windows: &Tensor<4>) -> Vec<f32> {
     model.forward(windows.clone()).into_data().try_to_vec().unwrap()
 }
 
@@ -374,7 +388,7 @@ fn a_head_of_single_frames_begins_a_model_of_windows_that_finds_the_same() {
 }
 
 /// The rows of a folder by the names of their files.
-fn predicted(predictor: &Predictor, folder: &Path) -> BTreeMap<String, Prediction> {
+pub(crate) fn predicted(predictor: &Predictor, folder: &Path) -> BTreeMap<String, Prediction> {
     let mut rows = BTreeMap::new();
     let mut take = |predicted: tracknet::inference::Predicted| {
         let row = predicted.prediction().clone();

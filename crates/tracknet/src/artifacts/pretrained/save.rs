@@ -20,8 +20,7 @@ use crate::models::carried::{Carried, CarriedValue};
 use crate::models::lora::VisitLayers;
 use crate::models::nn::LinearWeight;
 use crate::models::state::{Group, Require, load_state, named_parameters, state_dict};
-use crate::models::window;
-use crate::models::{Backbone, HeatmapModel, ModelError, words};
+use crate::models::{Backbone, HeatmapModel, ModelError, heads, window, words};
 
 use super::bnb::skip::written_list;
 use super::bnb::write::parts;
@@ -209,7 +208,7 @@ pub fn load_head(path: &Path, model: HeatmapModel) -> Result<HeatmapModel> {
 }
 
 /// Loads decoder and head to begin with: as [`load_head`], but those of single frames also fit a model of windows, where the
-/// weights of the earlier frames begin at zero.
+/// weights of the earlier frames begin at zero, and those of one heatmap a model of several, where each begins as that one.
 ///
 /// # Errors
 /// As [`load_head`].
@@ -218,6 +217,9 @@ pub fn load_initial_head(path: &Path, model: HeatmapModel) -> Result<HeatmapMode
     for parameter in named_parameters(&model).iter().filter(|p| is_head(p.group)) {
         if let Some(weight) = window::of_more_frames(parameter, state.get(&parameter.name)) {
             state.insert(parameter.name.clone(), weight);
+        }
+        if let Some(copies) = state.get(&parameter.name).and_then(|found| heads::of_more_heatmaps(parameter, found)) {
+            state.insert(parameter.name.clone(), copies);
         }
     }
     put_head(file, state, model)
@@ -237,11 +239,20 @@ fn put_head(file: PathBuf, state: BTreeMap<String, TensorData>, model: HeatmapMo
     if let Err(ModelError::Tensors { problems: more, .. }) = &loaded {
         problems.extend(more.iter().cloned());
     }
+    let of_head = format!("{HEAD_BIAS}: found");
+    for problem in problems.iter_mut().filter(|problem| problem.starts_with(&of_head)) {
+        problem.push_str(
+            " heatmaps: one for each of the data.sequence.length frames with model.heatmap.frames: all, else one",
+        );
+    }
     if !problems.is_empty() {
         return Err(ModelError::Tensors { path: file, problems }.into());
     }
     Ok(loaded?)
 }
+
+/// The bias of the head, one for each heatmap.
+const HEAD_BIAS: &str = "head.conv.bias";
 
 fn is_head(group: Group) -> bool {
     matches!(group, Group::Decoder | Group::Head)

@@ -286,7 +286,7 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Temporal, TemporalInput};
+    use crate::config::{HeatmapFrames, Temporal, TemporalInput};
 
     fn layout(channels: usize, stride: usize) -> Layout {
         Layout { levels: vec![LevelLayout { channels, stride }] }
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn windows_of_the_stem_join_the_stage_that_reaches_the_input_too() {
-        let window = |input| WindowSpec { frames: 3, temporal: Temporal::Stack, input };
+        let window = |input| WindowSpec { frames: 3, temporal: Temporal::Stack, input, heatmaps: HeatmapFrames::Last };
         let config =
             DecoderConfig { channels: vec![8; 5], upsample: vec![2; 4], skip: true, ..DecoderConfig::default() };
         let spec = UpsamplingSpec::new(&config, &layout(8, 16), [256, 144]).unwrap();

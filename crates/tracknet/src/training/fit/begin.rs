@@ -71,11 +71,13 @@ impl Beginning {
     ) -> Result<Self> {
         let new = Self { state: new_state(config, build, &trainer, loaders), trainer, place: None };
         let Some(Resumed { checkpoint, paths, mut notes, locks }) = resumed else { return Ok(new) };
+        // First: it names the keys that the other checks would find the traces of.
+        let changes = resume::differences(config, &checkpoint)?;
         checkpoint.check_base(Some(&identity::base_of(config, build)))?;
         if !checkpoint.check_computation(&identity::computation_of(&new.trainer.model, build))? {
             notes.push(UNKNOWN_COMPUTATION.to_owned());
         }
-        notes.extend(resume::differences(config, &checkpoint)?);
+        notes.extend(changes);
         let mut trainer = load(build, &checkpoint, new.trainer)?;
         resume::check_optimizer(&trainer.optimizer, &trainer.table, &checkpoint, &config.training.optimizer)?;
         let (state, left_out) = continued(config, &checkpoint, new.state, loaders.train.batches());

@@ -16,7 +16,7 @@ const SAMPLES: usize = 8;
 const THRESHOLD: f32 = 0.5;
 
 /// Writes `sample_NN.png` into both directories: frame and heatmap side by side, in the model's input size. In
-/// `predictions` the heatmap is the model's (activated, `[batch, height, width]`), with the detection ringed; in
+/// `predictions` the heatmap is the model's (activated, `[batch, heatmaps, height, width]`), with the detection ringed; in
 /// `targets` it is the one that is trained towards. The label is a cross in both.
 pub(super) fn write_overlays(
     batch: &Batch,
@@ -29,12 +29,13 @@ pub(super) fn write_overlays(
     let [width, height] = spec.input_size;
     let size = spec.heatmap_size;
     let pixels = size[0] * size[1];
-    // The last frame of each window.
-    let channels = 3 * spec.window.length;
-    let windows = batch.images.chunks(channels * width * height);
-    let frames = windows.map(|window| &window[(channels - 3) * width * height..]);
-    let maps = heatmaps.chunks(pixels).zip(batch.targets.chunks(pixels));
-    for (i, ((info, image), (found, target))) in batch.samples.iter().zip(frames).zip(maps).take(SAMPLES).enumerate() {
+    let (frames, of_window) = (spec.window.length, spec.heatmaps());
+    for (i, info) in batch.samples.iter().take(SAMPLES).enumerate() {
+        // Heatmaps are those of the last frames of a window.
+        let (window, heatmap) = (info.heatmap / of_window, info.heatmap % of_window);
+        let number = (window + 1) * frames - of_window + heatmap;
+        let image = &batch.images[3 * width * height * number..][..3 * width * height];
+        let [found, target] = [heatmaps, &batch.targets].map(|maps| &maps[info.heatmap * pixels..][..pixels]);
         let frame = normalizer.undo(image, spec.input_size);
         let options = DecodeOptions { threshold: THRESHOLD, ..DecodeOptions::default() };
         let detection = decode(found, size, &options)?;

@@ -78,11 +78,18 @@ fn couples_frames(config: &Config) -> bool {
     config.model.batch_normalized().is_some()
 }
 
+/// Tensors of the size of the heatmaps that a loss keeps for its backward pass, about: logits, target and mask, both
+/// log-sigmoids, their powers and products.
+const LOSS_TENSORS: usize = 10;
+
 /// An estimate of a run's peak memory with micro-batches of `frames`, in bytes.
 pub fn training_peak(config: &Config, model: &HeatmapModel, compute: &Compute, frames: usize) -> usize {
     let at_once = if couples_frames(config) { frames } else { compute.at_once(frames) };
     let checkpointing = config.training.gradient_checkpointing;
-    training_estimate(model, at_once, config.data.preprocess.resize, compute.device(), checkpointing)
+    let estimate = training_estimate(model, at_once, config.data.preprocess.resize, compute.device(), checkpointing);
+    // One heatmap is not worth counting.
+    let further = (model.window.spec().heatmaps() - 1) * config.model.heatmap.size.iter().product::<usize>();
+    estimate + 4 * at_once * LOSS_TENSORS * further
 }
 
 /// The trainer of a run in which all of `model`, which is on a device with autodiff, trains, with the micro-batch that then

@@ -1,15 +1,20 @@
 //! The configuration of a checkpoint beside the one that its run goes on with.
 
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
 use crate::artifacts::run::{CONFIG_FILE, Checkpoint, RunError};
 use crate::config::{Config, DataConfig};
-use crate::error::Result;
+use crate::error::{IoContext, Result};
 use crate::training::gradients::clip_limit;
 
 /// Compares the configuration of a checkpoint with the one the run goes on with. Returns what the user should know.
 ///
 /// # Errors
-/// If the models differ in more than where their weights are read from, or something that the order of a begun epoch
-/// depends on.
+/// If the models or the windows that they see differ in more than where weights are read from, or something that the order of
+/// a begun epoch depends on: the first key, and both values.
 pub(in crate::training) fn differences(config: &Config, checkpoint: &Checkpoint) -> Result<Vec<String>> {
     let label = checkpoint.dir.join(CONFIG_FILE);
     let old = Config::from_yaml(&label.display().to_string(), &checkpoint.config_yaml()?)?;
@@ -19,10 +24,18 @@ pub(in crate::training) fn differences(config: &Config, checkpoint: &Checkpoint)
     model.lora.adapter.clone_from(&config.model.lora.adapter);
     model.backbone.local_files_only = config.model.backbone.local_files_only;
     model.backbone.device_map.clone_from(&config.model.backbone.device_map);
-    if model != config.model {
-        let problem = "the `model` section differs from the one the run is to go on with: resume with the run's own \
-                       configuration, or start a new run"
-            .to_owned();
+    let (windows, old_windows) = (&config.data.sequence, &old.data.sequence);
+    let sections = [
+        ("model", model != config.model, values(&model)?, values(&config.model)?),
+        ("data.sequence", old_windows != windows, values(old_windows)?, values(windows)?),
+    ];
+    if let Some((section, _, old, new)) = sections.into_iter().find(|(_, differs, ..)| *differs) {
+        // A list of patterns may differ in its order alone.
+        let change = first_difference(section, &old, &new).unwrap_or_else(|| section.to_owned());
+        let problem = format!(
+            "{change}: the `{section}` section differs from the one the run is to go on with, and decides what the model is; \
+             resume with the run's own configuration, or start a new run"
+        );
         return Err(RunError::DoesNotFit { path: label, problem }.into());
     }
     let mut notes = Vec::new();
@@ -39,6 +52,26 @@ pub(in crate::training) fn differences(config: &Config, checkpoint: &Checkpoint)
         notes.push(format!("{key} differs from what the run began with: {means}"));
     }
     Ok(notes)
+}
+
+/// A section as its keys and values.
+fn values(section: &impl Serialize) -> Result<Value> {
+    Ok(serde_json::to_value(section).map_err(std::io::Error::from).at("(configuration)")?)
+}
+
+/// The first key at which two sections differ, with the old value and the new one.
+fn first_difference(key: &str, old: &Value, new: &Value) -> Option<String> {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            let of = |map: &Map<String, Value>, name| map.get(name).cloned().unwrap_or_default();
+            names
+                .into_iter()
+                .find_map(|name| first_difference(&format!("{key}.{name}"), &of(old, name), &of(new, name)))
+        }
+        _ if old == new => None,
+        _ => Some(format!("{key} was {old} and is {new}")),
+    }
 }
 
 /// A key that may differ when a run goes on.
