@@ -115,6 +115,10 @@ pub struct AugmentConfig {
     /// Largest zoom factor of the crop.
     #[config(default = 1.5, range = 1.0..=100.0)]
     pub zoom_max: f32,
+    /// Probability of a window that stands still, with its last frame in every place: what a model of windows sees of a single
+    /// picture, of a repeated frame and at the beginning of a clip.
+    #[config(default = 0.0, range = PROBABILITY)]
+    pub still_prob: f32,
 }
 
 fn mixup() -> Vec<Key> {

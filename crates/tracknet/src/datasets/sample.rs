@@ -48,6 +48,9 @@ const SAMPLE_STREAM: u64 = 1;
 /// First part of the key of the stream of an earlier frame's noise.
 const NOISE_STREAM: u64 = 2;
 
+/// First part of the key of the stream that decides whether a window stands still.
+const STILL_STREAM: u64 = 3;
+
 /// A file that cannot be read, by its number, and why.
 pub(super) type Unread = (usize, DatasetError);
 
@@ -105,7 +108,7 @@ impl Source {
         let key = [SAMPLE_STREAM, self.seed, epoch, index as u64];
         let mut stream = Stream::keyed(&key);
         let plan = self.augment.then(|| Plan::draw(&mut stream, spec.flip_prob, &spec.augment));
-        let places = self.places(index);
+        let places = self.places(index, epoch);
         let zoom = |native_size| {
             plan.as_ref().and_then(|plan| plan.window(native_size, &self.balls(index, &places, native_size)))
         };
@@ -144,10 +147,14 @@ impl Source {
         Ok(Made { sample: Some(sample), unread })
     }
 
-    /// The places of the window that ends with a frame, oldest first.
-    fn places(&self, index: usize) -> Vec<usize> {
-        let frame = &self.frames[index];
-        match self.spec.window.length {
+    /// The places of the window that ends with a frame, oldest first. In training some windows stand still: the frame in every
+    /// place.
+    fn places(&self, index: usize, epoch: u64) -> Vec<usize> {
+        let (frame, length) = (&self.frames[index], self.spec.window.length);
+        let mut still = Stream::keyed(&[STILL_STREAM, self.seed, epoch, index as u64]);
+        let stands_still = self.augment && still.chance(self.spec.augment.still_prob);
+        match length {
+            _ if stands_still => vec![frame.place; length],
             1 => vec![frame.place],
             _ => self.spec.window.places(frame.place, |place| self.is_repeated(index, place)),
         }

@@ -205,6 +205,19 @@ fn augmentation_is_one_draw_for_all_frames_of_a_window() {
 }
 
 #[test]
+fn some_windows_stand_still_where_that_is_asked_for_and_only_in_training() {
+    let dir = tempfile::tempdir().unwrap();
+    write_clip(dir.path(), "Clip1", &[3, 14, 25, 36], |_| true);
+    let still = |still_prob| differing(dir.path(), AugmentConfig { still_prob, ..AugmentConfig::default() });
+    let moving = |counts: &[usize]| counts.iter().filter(|count| **count > 0).count();
+    let (none, some, all) = (moving(&still(0.0)), moving(&still(0.5)), moving(&still(1.0)));
+    assert!(all == 0 && 0 < some && some < none, "{all} {some} {none}");
+    let spec = BatchSpec { augment: AugmentConfig { still_prob: 1.0, ..AugmentConfig::default() }, ..spec(3, 1) };
+    let judged = |spec: &BatchSpec| batches(&loader(dir.path(), spec, LoaderOptions::default()), 0)[0].images.clone();
+    assert_eq!(judged(&spec), judged(&BatchSpec { augment: AugmentConfig::default(), ..spec.clone() }));
+}
+
+#[test]
 fn a_flip_mirrors_every_frame() {
     let dir = tempfile::tempdir().unwrap();
     write_clip(dir.path(), "Clip1", &[3, 14, 25], |_| true);
