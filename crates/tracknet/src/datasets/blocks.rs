@@ -11,6 +11,9 @@ use super::source::Source;
 use super::window::with_stand_ins;
 use super::{FrameRef, FrameWindow};
 
+/// The normalized planes of a frame, and its native size.
+type Picture = (Arc<Vec<f32>>, [usize; 2]);
+
 /// A window of a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BlockPart {
@@ -47,7 +50,7 @@ impl Source {
         let Some(window) = windows.get(*window) else { return Made::default() };
         let mut unread = Vec::new();
         let read = |place: &usize| self.read(*frame, *place, &mut unread);
-        let pictures: Vec<Option<(Arc<Vec<f32>>, [usize; 2])>> = window.places.iter().map(read).collect();
+        let pictures: Vec<Option<Picture>> = window.places.iter().map(read).collect();
         let mut sample = self.blank();
         for (place, heatmap) in &window.frames {
             let (Some(number), Some((_, native_size))) = (self.labelled_at(*frame, *place), &pictures[*heatmap]) else {
@@ -73,7 +76,7 @@ impl Source {
     }
 
     /// The planes and the native size of a frame as it is.
-    fn read(&self, frame: usize, place: usize, unread: &mut Vec<Unread>) -> Option<(Arc<Vec<f32>>, [usize; 2])> {
+    fn read(&self, frame: usize, place: usize, unread: &mut Vec<Unread>) -> Option<Picture> {
         let file = self.file(frame, place);
         match self.picture(&self.frames[frame].files[place], file, None) {
             Ok((picture, native_size, _)) => Some((Arc::new(self.normalizer.apply(&picture)), native_size)),

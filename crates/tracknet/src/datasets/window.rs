@@ -232,7 +232,7 @@ mod tests {
         for (length, stride, clip, every) in [(2, 1, 9, 2), (3, 1, 10, 3), (3, 2, 17, 2), (4, 3, 40, 5), (5, 2, 7, 1)] {
             let window = FrameWindow { length, stride };
             // From "every frame repeats" to "few do".
-            let repeated = |place: usize| place % every == 0;
+            let repeated = |place: usize| place.is_multiple_of(every);
             let mut seen = vec![0; clip];
             for start in (0..clip).step_by(window.block()) {
                 let end = clip.min(start + window.block());

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::artifacts::run::{CONFIG_FILE, Checkpoint, RunError};
-use crate::config::{Config, DataConfig};
+use crate::config::{Config, DataConfig, ModelConfig, SequenceConfig};
 use crate::error::{IoContext, Result};
 use crate::training::gradients::clip_limit;
 
@@ -24,18 +24,7 @@ pub(in crate::training) fn differences(config: &Config, checkpoint: &Checkpoint)
     model.lora.adapter.clone_from(&config.model.lora.adapter);
     model.backbone.local_files_only = config.model.backbone.local_files_only;
     model.backbone.device_map.clone_from(&config.model.backbone.device_map);
-    let (windows, old_windows) = (&config.data.sequence, &old.data.sequence);
-    let sections = [
-        ("model", model != config.model, values(&model)?, values(&config.model)?),
-        ("data.sequence", old_windows != windows, values(old_windows)?, values(windows)?),
-    ];
-    for (section, _, old, new) in sections.into_iter().filter(|(_, differs, ..)| *differs) {
-        // A list of patterns may differ in its order alone.
-        let change = first_difference(section, &old, &new).unwrap_or_else(|| section.to_owned());
-        let problem = format!(
-            "{change}: the `{section}` section differs from the one the run is to go on with, and decides what the model is; \
-             resume with the run's own configuration, or start a new run"
-        );
+    if let Some(problem) = of_another_model(config, &model, &old.data.sequence)? {
         return Err(RunError::DoesNotFit { path: label, problem }.into());
     }
     let mut notes = Vec::new();
@@ -52,6 +41,22 @@ pub(in crate::training) fn differences(config: &Config, checkpoint: &Checkpoint)
         notes.push(format!("{key} differs from what the run began with: {means}"));
     }
     Ok(notes)
+}
+
+/// The first difference of what decides what the model is, with what to do: its section, and the windows that it sees.
+fn of_another_model(config: &Config, model: &ModelConfig, windows: &SequenceConfig) -> Result<Option<String>> {
+    let new = &config.data.sequence;
+    let (section, old, new) = match (*model == config.model, windows == new) {
+        (false, _) => ("model", values(model)?, values(&config.model)?),
+        (true, false) => ("data.sequence", values(windows)?, values(new)?),
+        (true, true) => return Ok(None),
+    };
+    // A list of patterns may differ in its order alone.
+    let change = first_difference(section, &old, &new).unwrap_or_else(|| section.to_owned());
+    Ok(Some(format!(
+        "{change}: the `{section}` section differs from the one the run is to go on with, and decides what the model is; resume \
+         with the run's own configuration, or start a new run"
+    )))
 }
 
 /// A section as its keys and values.
