@@ -11,6 +11,9 @@ use super::source::Source;
 use super::window::with_stand_ins;
 use super::{FrameRef, FrameWindow};
 
+/// The normalized planes of a frame, and its native size.
+type Picture = (Arc<Vec<f32>>, [usize; 2]);
+
 /// A window of a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BlockPart {

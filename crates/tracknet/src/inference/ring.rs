@@ -142,11 +142,12 @@ mod tests {
         Ring::new(&BatchSpec { window, heatmap_frames, ..BatchSpec::default() })
     }
 
-    /// The values of a window, and the numbers of the frames that have one of its heatmaps, with that heatmap's place.
-    type Seen = (Vec<f32>, Vec<(u64, usize)>);
+    /// The frames of a window, and the numbers and heatmaps of those that are found on it.
+    type Found = (Vec<f32>, Vec<(u64, usize)>);
 
-    /// The windows of some frames, a frame being its value; `None` = it cannot be read.
-    fn windows(mut ring: Ring, frames: &[Option<u8>]) -> Vec<Seen> {
+    /// The windows of some frames, a frame being its value, and the numbers of the frames with a heatmap; `None` = it cannot be
+    /// read.
+    fn windows(mut ring: Ring, frames: &[Option<u8>]) -> Vec<Found> {
         let mut cuts = Vec::new();
         for (number, frame) in (0..).zip(frames) {
             cuts.extend(match *frame {

@@ -136,13 +136,13 @@ fn targets_follow_the_balls_through_zoom_and_flip_and_do_not_count_where_they_ar
     assert!(lost > 0 && found.iter().all(|count| *count > 20), "{lost} {found:?}");
 }
 
-/// The frames of a window, and which frame has which of its heatmaps.
+/// The frames of a window, and those that are judged by it with their heatmaps.
 type Judged = (Vec<String>, Vec<(String, usize)>);
 
-/// [`Judged`] by the numbers of the frames.
-type Numbers<'a> = (&'a [usize], &'a [(usize, usize)]);
+/// The same by the numbers of frames of one clip.
+type Numbered<'a> = (&'a [usize], &'a [(usize, usize)]);
 
-/// The windows of an evaluation.
+/// The windows of an evaluation: their frames, and which frame has which of their heatmaps.
 fn judged(root: &Path, spec: &BatchSpec) -> Vec<Judged> {
     let loader = loader(root, spec, non_overlapping());
     let batches = batches(&loader, 0);
@@ -159,9 +159,9 @@ fn judged(root: &Path, spec: &BatchSpec) -> Vec<Judged> {
 }
 
 /// Windows as `frames` and `frame → heatmap`, all of one clip.
-fn expected(clip: &str, windows: &[Numbers<'_>]) -> Vec<Judged> {
+fn expected(clip: &str, windows: &[Numbered<'_>]) -> Vec<Judged> {
     let name = |frame: &usize| format!("{clip}/{frame:02}");
-    let window = |(frames, found): &Numbers<'_>| {
+    let window = |(frames, found): &Numbered<'_>| {
         let found = found.iter().map(|(frame, heatmap)| (name(frame), *heatmap));
         (frames.iter().map(name).collect(), found.collect())
     };

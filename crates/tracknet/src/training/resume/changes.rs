@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::artifacts::run::{CONFIG_FILE, Checkpoint, RunError};
-use crate::config::{Config, DataConfig};
+use crate::config::{Config, DataConfig, ModelConfig, SequenceConfig};
 use crate::error::{IoContext, Result};
 use crate::training::gradients::clip_limit;
 
@@ -24,18 +24,7 @@ pub(in crate::training) fn differences(config: &Config, checkpoint: &Checkpoint)
     model.lora.adapter.clone_from(&config.model.lora.adapter);
     model.backbone.local_files_only = config.model.backbone.local_files_only;
     model.backbone.device_map.clone_from(&config.model.backbone.device_map);
-    let (windows, old_windows) = (&config.data.sequence, &old.data.sequence);
-    let sections = [
-        ("model", model != config.model, values(&model)?, values(&config.model)?),
-        ("data.sequence", old_windows != windows, values(old_windows)?, values(windows)?),
-    ];
-    if let Some((section, _, old, new)) = sections.into_iter().find(|(_, differs, ..)| *differs) {
-        // A list of patterns may differ in its order alone.
-        let change = first_difference(section, &old, &new).unwrap_or_else(|| section.to_owned());
-        let problem = format!(
-            "{change}: the `{section}` section differs from the one the run is to go on with, and decides what the model is; \
-             resume with the run's own configuration, or start a new run"
-        );
+    if let Some(problem) = of_another_model(config, &model, &old.data.sequence)? {
         return Err(RunError::DoesNotFit { path: label, problem }.into());
     }
     let mut notes = Vec::new();
@@ -52,6 +41,22 @@ pub(in crate::training) fn differences(config: &Config, checkpoint: &Checkpoint)
         notes.push(format!("{key} differs from what the run began with: {means}"));
     }
     Ok(notes)
+}
+
+/// The first difference of what decides what the model is, with what to do: its section, and the windows that it sees.
+fn of_another_model(config: &Config, model: &ModelConfig, windows: &SequenceConfig) -> Result<Option<String>> {
+    let new = &config.data.sequence;
+    let (section, old, new) = match (*model == config.model, windows == new) {
+        (false, _) => ("model", values(model)?, values(&config.model)?),
+        (true, false) => ("data.sequence", values(windows)?, values(new)?),
+        (true, true) => return Ok(None),
+    };
+    // A list of patterns may differ in its order alone.
+    let change = first_difference(section, &old, &new).unwrap_or_else(|| section.to_owned());
+    Ok(Some(format!(
+        "{change}: the `{section}` section differs from the one the run is to go on with, and decides what the model is; resume \
+         with the run's own configuration, or start a new run"
+    )))
 }
 
 /// A section as its keys and values.
@@ -84,88 +89,115 @@ struct Change {
     means: &'static str,
 }
 
-/// The name of a key, and whether two configurations differ in it.
-type Compared = (&'static str, fn(&Config, &Config) -> bool);
-
-/// A key by its path, whose values are compared as they are.
-macro_rules! key {
-    ($section:ident $(.$field:ident)+) => {
-        (concat!(stringify!($section) $(, ".", stringify!($field))+), |a, b| a.$section$(.$field)+ != b.$section$(.$field)+)
-    };
-}
-
 impl Change {
-    const fn any_time((key, differs): Compared, means: &'static str) -> Self {
+    const fn any_time(key: &'static str, differs: fn(&Config, &Config) -> bool, means: &'static str) -> Self {
         Self { key, differs, ends_with_epoch: false, means }
     }
 
-    const fn between_epochs((key, differs): Compared, means: &'static str) -> Self {
+    const fn between_epochs(key: &'static str, differs: fn(&Config, &Config) -> bool, means: &'static str) -> Self {
         Self { key, differs, ends_with_epoch: true, means }
     }
 }
 
 const CHANGES: &[Change] = &[
-    Change::between_epochs(key!(data.split.train_games), "epochs from here on are of the new games"),
     Change::between_epochs(
-        key!(training.seed),
+        "data.split.train_games",
+        |a, b| a.data.split.train_games != b.data.split.train_games,
+        "epochs from here on are of the new games",
+    ),
+    Change::between_epochs(
+        "training.seed",
+        |a, b| a.training.seed != b.training.seed,
         "the order of frames, augmentation and dropout follow the new seed from here on",
     ),
     Change::between_epochs(
-        key!(training.batch_size),
+        "training.batch_size",
+        |a, b| a.training.batch_size != b.training.batch_size,
         "steps are of the new size from here on, and an epoch has another number of them",
     ),
-    Change::between_epochs(key!(training.data_loader.drop_last), "epochs from here on end by the new rule"),
-    Change::between_epochs(key!(training.limit_train_batches), "epochs from here on have the new number of batches"),
+    Change::between_epochs(
+        "training.data_loader.drop_last",
+        |a, b| a.training.data_loader.drop_last != b.training.data_loader.drop_last,
+        "epochs from here on end by the new rule",
+    ),
+    Change::between_epochs(
+        "training.limit_train_batches",
+        |a, b| a.training.limit_train_batches != b.training.limit_train_batches,
+        "epochs from here on have the new number of batches",
+    ),
     Change::any_time(
-        key!(data.root),
+        "data.root",
+        |a, b| a.data.root != b.data.root,
         "frames and labels are read from there; the games and frames in it must be the same ones",
     ),
     Change::any_time(
-        key!(data.split.val_games),
+        "data.split.val_games",
+        |a, b| a.data.split.val_games != b.data.split.val_games,
         "the best value so far is of the old games, and new ones are compared with it",
     ),
     Change::any_time(
-        key!(training.limit_val_batches),
+        "training.limit_val_batches",
+        |a, b| a.training.limit_val_batches != b.training.limit_val_batches,
         "the best value so far is of the old number of frames, and new ones are compared with it",
     ),
     Change::any_time(
-        ("data", |a, b| rest_of_data(a, b) != b.data),
+        "data",
+        |a, b| rest_of_data(a, b) != b.data,
         "frames are read and prepared the new way from here on",
     ),
     Change::any_time(
-        key!(training.epochs),
+        "training.epochs",
+        |a, b| a.training.epochs != b.training.epochs,
         "the run ends there, and the learning rate from here on is that of a run of this length",
     ),
-    Change::any_time(key!(training.optimizer), "the new values count from here on; the moments go on"),
     Change::any_time(
-        key!(training.scheduler),
+        "training.optimizer",
+        |a, b| a.training.optimizer != b.training.optimizer,
+        "the new values count from here on; the moments go on",
+    ),
+    Change::any_time(
+        "training.scheduler",
+        |a, b| a.training.scheduler != b.training.scheduler,
         "the learning rate from here on is that of a run that had this schedule from its start",
     ),
     Change::any_time(
-        key!(training.loss),
+        "training.loss",
+        |a, b| a.training.loss != b.training.loss,
         "the mean loss of an epoch that was begun mixes both, and the best value so far is of the old one",
     ),
     Change::any_time(
-        ("training.grad_clip", |a, b| {
+        "training.grad_clip",
+        |a, b| {
             let clip = |config: &Config| clip_limit(config.training.grad_clip, config.training.grad_clip_norm);
             clip(a) != clip(b)
-        }),
+        },
         "gradients are clipped to the new norm from here on",
     ),
-    Change::any_time(key!(training.precision), "steps are computed in the new precision from here on"),
     Change::any_time(
-        key!(training.backbone_freeze_epochs),
+        "training.precision",
+        |a, b| a.training.precision != b.training.precision,
+        "steps are computed in the new precision from here on",
+    ),
+    Change::any_time(
+        "training.backbone_freeze_epochs",
+        |a, b| a.training.backbone_freeze_epochs != b.training.backbone_freeze_epochs,
         "it counts from the start of the run, and what trains follows the new value from here on",
     ),
     Change::any_time(
-        key!(training.early_stopping),
+        "training.early_stopping",
+        |a, b| a.training.early_stopping != b.training.early_stopping,
         "epochs from here on are judged by the new rule; the best value of another metric is forgotten",
     ),
     Change::any_time(
-        key!(training.micro_batch_size),
+        "training.micro_batch_size",
+        |a, b| a.training.micro_batch_size != b.training.micro_batch_size,
         "sums of gradients and dropout differ in their order from here on",
     ),
-    Change::any_time(key!(training.gradient_checkpointing), "time and memory differ, results do not"),
+    Change::any_time(
+        "training.gradient_checkpointing",
+        |a, b| a.training.gradient_checkpointing != b.training.gradient_checkpointing,
+        "time and memory differ, results do not",
+    ),
 ];
 
 /// The old `data` section with the new values of the keys that have lines of their own.
