@@ -93,7 +93,7 @@ impl Coder {
         let guess = guess.copied().unwrap_or_default();
         let rest = minus(block, &guess);
         // An encoder drops what costs more bits than it is worth: noise, mostly.
-        if !is_key && energy(&rest) < 3.0 * step * step {
+        if !is_key && energy(&rest) < 2.5 * step * step {
             return (guess, false);
         }
         let mut levels = product(&product(&self.forward, &rest), &self.inverse);

@@ -76,7 +76,7 @@ fn recording(recording: Recording, is_broadcast: bool, rng: &mut Stream) -> Reco
         saturation: recording.saturation * rng.range(0.9, 1.25),
         // Encoders and cameras take most of the noise out before.
         noise: recording.noise * rng.range(0.1, 0.8),
-        sharpen: recording.sharpen + rng.range(0.1, 0.9),
+        sharpen: recording.sharpen + rng.range(0.2, 1.2),
         soft: rng.range(0.3, 1.0),
         shake: if rng.chance(0.5) { 0.0 } else { recording.shake },
         pan: if rng.chance(0.5) { 0.0 } else { recording.pan },
