@@ -24,18 +24,7 @@ pub(super) fn sample(rng: &mut Stream) -> Look {
     Look {
         venue: Venue::Hall,
         court: court(stadium.court, rng),
-        light: Lighting {
-            sun: direction(rng.range(1.1, 1.4), rng.range(-PI, PI)),
-            lamps: (0..4).map(|i| (direction(rng.range(0.8, 1.3), i as f32 * 1.57 + 0.4), 0.7)).collect(),
-            sun_color: scale_rgb(lamp, 0.45),
-            sky_color: scale_rgb(lamp, 0.62),
-            ground_color: scale_rgb(lamp, 0.28),
-            shadow_depth: rng.range(0.12, 0.35),
-            shadow_soft: 0.2,
-            roof_shadow: None,
-            roof_edge: 0.5,
-            leaf_shade: 0.0,
-        },
+        light: light(lamp, rng),
         surroundings: Surroundings {
             walls: [rng.range(17.2, 19.0), rng.range(8.6, 14.0), rng.range(2.4, 4.0)],
             wall: vary(hex(rng.pick(&[0x1c3a2a, 0x1f2c50, 0x2a2a2e, 0x3a4a6a, 0x6a6c70])), 0.25, rng),
@@ -63,7 +52,23 @@ pub(super) fn sample(rng: &mut Stream) -> Look {
     }
 }
 
-/// Smooth, without the sun's marks; clay in a hall is rare.
+/// Rows of lamps under the roof: light from everywhere, faint soft shadows.
+fn light(lamp: Rgb, rng: &mut Stream) -> Lighting {
+    Lighting {
+        sun: direction(rng.range(1.1, 1.4), rng.range(-PI, PI)),
+        lamps: (0..4).map(|i| (direction(rng.range(0.8, 1.3), i as f32 * 1.57 + 0.4), 0.7)).collect(),
+        sun_color: scale_rgb(lamp, 0.45),
+        sky_color: scale_rgb(lamp, 0.62),
+        ground_color: scale_rgb(lamp, 0.28),
+        shadow_depth: rng.range(0.12, 0.35),
+        shadow_soft: 0.2,
+        roof_shadow: None,
+        roof_edge: 0.5,
+        leaf_shade: 0.0,
+    }
+}
+
+/// Smoother than outdoors, unless it is clay.
 fn court(stadium: Court, rng: &mut Stream) -> Court {
     let clay = stadium.surface == Surface::Clay;
     Court { texture: if clay { stadium.texture } else { rng.range(0.02, 0.1) }, loose_balls: 6, ..stadium }
