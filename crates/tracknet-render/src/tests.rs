@@ -49,8 +49,14 @@ fn every_visibility_class_occurs() {
 #[test]
 fn the_ball_is_where_the_label_says() {
     for set in [LookSet::Broadcast, LookSet::Club, LookSet::Side, LookSet::Indoor, LookSet::Mixed] {
-        let checked: usize = (1..=5).map(|game| balls_that_lie_on_their_labels(set, game)).sum();
-        assert!(checked > 3, "{set:?}: only {checked} frames showed the ball");
+        let mut checked = 0;
+        for game in 1..=15 {
+            checked += balls_that_lie_on_their_labels(set, game);
+            if checked > 5 {
+                break;
+            }
+        }
+        assert!(checked > 5, "{set:?}: only {checked} frames showed the ball");
     }
 }
 
@@ -200,11 +206,14 @@ fn spectators_move_when_they_are_restless() {
     assert!(restless > calm + 0.002, "{calm} {restless}");
 }
 
+/// What must be so in at least a share of the games.
+type Least<'a> = (&'static str, f32, &'a dyn Fn(&Look) -> bool);
+
 #[test]
 fn mixed_games_cover_what_footage_shows() {
     let looks: Vec<Look> = (0..400).map(|game| Look::sample(LookSet::Mixed, 2, game)).collect();
     let share = |of: &dyn Fn(&Look) -> bool| looks.iter().filter(|look| of(look)).count() as f32 / 400.0;
-    let at_least: [(&str, f32, &dyn Fn(&Look) -> bool); 16] = [
+    let at_least: [Least<'_>; 16] = [
         ("hard", 0.35, &|l| l.court.surface == Surface::Hard),
         ("clay", 0.15, &|l| l.court.surface == Surface::Clay),
         ("grass", 0.08, &|l| l.court.surface == Surface::Grass),
