@@ -78,7 +78,13 @@ enum Look {
     Broadcast,
     /// Worn grass in low sun, at a club: another surface, camera and ball size.
     Grass,
-    /// Both.
+    /// Public courts by day, in hard shade and under floodlights, from a phone at body height behind the baseline.
+    Club,
+    /// Any of these courts from beside it.
+    Side,
+    /// Halls, seen from behind, high or at body height.
+    Indoor,
+    /// All of them, half stadium broadcasts, through the codecs, converters and cuts of real footage.
     Mixed,
 }
 
@@ -87,6 +93,9 @@ impl From<Look> for LookSet {
         match look {
             Look::Broadcast => Self::Broadcast,
             Look::Grass => Self::Grass,
+            Look::Club => Self::Club,
+            Look::Side => Self::Side,
+            Look::Indoor => Self::Indoor,
             Look::Mixed => Self::Mixed,
         }
     }

@@ -53,6 +53,16 @@ impl Camera {
         self.forward + self.right * ((x - self.center[0]) / self.focal) - self.up * ((y - self.center[1]) / self.focal)
     }
 
+    /// Whether it looks across the court rather than along it.
+    pub(crate) fn looks_across(&self) -> bool {
+        self.forward.x.abs() > self.forward.y.abs()
+    }
+
+    /// Distance along the view axis, metres.
+    pub(crate) fn depth(&self, point: V3) -> f32 {
+        (point - self.position).dot(self.forward)
+    }
+
     /// The same place seen through another window: principal point moved, focal length scaled. Panning is done this
     /// way so that a moving frame is an exact crop of one still plate.
     pub(crate) fn window(&self, center: [f32; 2], zoom: f32) -> Self {
@@ -63,6 +73,28 @@ impl Camera {
     pub(crate) fn view_direction(&self, direction: V3) -> V3 {
         v3(direction.dot(self.right), -direction.dot(self.up), -direction.dot(self.forward))
     }
+}
+
+/// Where a camera stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pose {
+    Behind(Framing),
+    Side(Sideline),
+}
+
+/// Ranges of the place of a camera beside the court; it looks at the court's middle.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sideline {
+    /// −1 or 1: the side it stands on.
+    pub(crate) side: f32,
+    /// Distance from the centre line, metres.
+    pub(crate) away: [f32; 2],
+    /// Distance from the net's plane towards the near end, metres.
+    pub(crate) along: [f32; 2],
+    /// Height, metres.
+    pub(crate) height: [f32; 2],
+    /// Share of the frame's width that the court's length takes.
+    pub(crate) court_length: [f32; 2],
 }
 
 /// Ranges that a camera's place and framing are drawn from. Heights in the frame are fractions of it, 0 at the top.
@@ -81,9 +113,35 @@ pub(crate) struct Framing {
     pub(crate) sideways: f32,
 }
 
+/// Draws a camera of a pose.
+pub(crate) fn sample_camera(pose: &Pose, size: [usize; 2], rng: &mut Stream) -> Camera {
+    match pose {
+        Pose::Behind(framing) => behind(framing, size, rng),
+        Pose::Side(sideline) => beside(sideline, size, rng),
+    }
+}
+
+/// Looks at the court's middle, a little above the frame's; the focal length is solved so that the two ends of the nearer
+/// sideline, as far as they lie before the camera, are as far apart as asked.
+fn beside(sideline: &Sideline, size: [usize; 2], rng: &mut Stream) -> Camera {
+    let [width, height] = size.map(|s| s as f32);
+    let center = [(width - 1.0) * 0.5, (height - 1.0) * 0.5];
+    let mut draw = |[low, high]: [f32; 2]| rng.range(low, high);
+    let (x, y, z) = (draw(sideline.away) * sideline.side, -draw(sideline.along), draw(sideline.height));
+    let (span, aim) = (draw(sideline.court_length) * width, draw([-1.5, 1.5]));
+    let roll = draw([-0.01, 0.01]);
+    let yaw = atan2(-x, aim - y);
+    let pitch = atan2(z, (x * x + y * y).sqrt()) - draw([0.0, 0.05]);
+    let one = Camera::new(v3(x, y, z), [yaw, pitch, roll], 1.0, [0.0; 2]);
+    // In units of the focal length, no wider than a lens of 100 degrees sees.
+    let at = |end: f32| one.project(v3(0.0, end * 11.885, 0.0)).map_or(1.2 * end, |p| p.x).clamp(-1.2, 1.2);
+    let focal = span / (at(1.0) - at(-1.0)).abs().max(0.3);
+    Camera::new(v3(x, y, z), [yaw, pitch, roll], focal, center)
+}
+
 /// Draws a pose: place and height are free, pitch and focal length are solved so that both baselines lie where the
 /// framing says. Draws again until the near baseline's length fits, at most 64 times.
-pub(crate) fn sample_camera(framing: &Framing, size: [usize; 2], rng: &mut Stream) -> Camera {
+fn behind(framing: &Framing, size: [usize; 2], rng: &mut Stream) -> Camera {
     let [width, height] = size.map(|s| s as f32);
     let center = [(width - 1.0) * 0.5, (height - 1.0) * 0.5];
     let mut camera = Camera::new(v3(0.0, -40.0, 12.0), [0.0, 0.25, 0.0], width * 1.5, center);
@@ -120,6 +178,21 @@ pub(crate) fn sample_camera(framing: &Framing, size: [usize; 2], rng: &mut Strea
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_camera_beside_the_court_sees_its_length_across_the_frame() {
+        for (key, side) in [(1, -1.0), (2, 1.0), (3, -1.0)] {
+            let (away, along, height, court_length) = ([9.0, 14.0], [0.0, 5.0], [2.0, 6.0], [0.8, 0.95]);
+            let pose = Pose::Side(Sideline { side, away, along, height, court_length });
+            let camera = sample_camera(&pose, [1280, 720], &mut crate::draw::stream(key, &[]));
+            assert!(camera.position.x * side >= 9.0 && camera.forward.x * side < -0.5);
+            let [near, far] = [-11.885, 11.885].map(|y| camera.project(v3(0.0, y, 0.0)).unwrap());
+            let across = (far.x - near.x).abs();
+            assert!(across > 0.75 * 1280.0 && across < 1280.0, "{across}");
+            // From the right side the far end is on the right.
+            assert!((far.x - near.x) * side > 0.0 && near.y > 200.0 && far.y < 700.0, "{near:?} {far:?}");
+        }
+    }
 
     #[test]
     fn a_ray_through_a_projected_point_meets_the_point() {

@@ -1,16 +1,19 @@
 //! One clip: the plate is drawn once, each frame crops it and adds what moves.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
 use crate::ball::{Streak, contrast, draw_shadow, draw_streak, unhidden};
 use crate::body::{body_shadow, draw_body, draw_racket};
-use crate::camera::{Camera, sample_camera};
+use crate::camera::{Camera, Pose, sample_camera};
+use crate::codec::Coder;
 use crate::court::{paint_ground, paint_net};
-use crate::develop::{Developer, Window, resample, sources};
-use crate::draw::stream;
-use crate::look::Look;
+use crate::crowd::{Extra, Fan, draw_fans, extras, fans};
+use crate::develop::{Developer, Signal, Window, resample, sources};
+use crate::draw::{Draw, stream};
+use crate::look::{Look, Outfit, Scan};
 use crate::math::*;
 use crate::motion::Player;
 use crate::overlay::paint_graphics;
@@ -45,6 +48,32 @@ enum Seen {
     Ball { xy: [f32; 2], left: f32, contrast: f32 },
 }
 
+impl Seen {
+    /// What a frame of two moments shows: the middle of both; of each alone, `share` of the contrast.
+    fn with(self, later: Self, share: f32) -> Self {
+        match (self, later) {
+            (Self::Ball { xy: a, left, contrast }, Self::Ball { xy: b, left: left_b, contrast: contrast_b }) => {
+                // A moment that is hidden does not pull the label.
+                let [wa, wb] = [left, left_b].map(|left| if left < HIDDEN { 1e-3 } else { 1.0 });
+                let xy = [0, 1].map(|i| if i == 0 { (a[0], b[0]) } else { (a[1], b[1]) });
+                let xy = xy.map(|(a, b)| (a * wa + b * wb) / (wa + wb));
+                Self::Ball { xy, left: left.max(left_b), contrast: contrast.max(contrast_b) * share }
+            }
+            (Self::Ball { xy, left, contrast }, Self::Nothing) | (Self::Nothing, Self::Ball { xy, left, contrast }) => {
+                Self::Ball { xy, left, contrast: contrast * share }
+            }
+            (Self::Nothing, Self::Nothing) => Self::Nothing,
+        }
+    }
+}
+
+/// Someone as drawn: how far away, and whether beyond the net's plane.
+struct Item {
+    depth: f32,
+    beyond: bool,
+    layer: Layer,
+}
+
 /// Share of the ball that is in front: above the first it is visible, below the second hidden.
 const PARTLY: f32 = 0.7;
 const HIDDEN: f32 = 0.12;
@@ -57,6 +86,7 @@ const LONGEST_GAP: usize = 5;
 /// Plate border on each side, as a fraction of the frame, for pan and shake.
 const BORDER: f32 = 0.07;
 
+/// A shot of a clip: one camera, one stretch of a rally.
 struct Stage {
     key: ClipKey,
     look: Look,
@@ -67,11 +97,11 @@ struct Stage {
     graphics: Option<Layer>,
     rally: Rally,
     players: [Player; 2],
+    extras: Vec<Extra>,
+    fans: Vec<Fan>,
     developer: Developer,
     start: f32,
     shutter: f32,
-    /// Frame whose picture is shown: a repeated one for duplicated frames.
-    shown: Vec<usize>,
 }
 
 /// Renders all frames of a clip, in order; `encode` turns a frame's 8-bit RGB into a file. `None` if `stop` was set before
@@ -82,26 +112,85 @@ pub(crate) fn render_clip<T: Send + Clone>(
     stop: &AtomicBool,
     encode: impl Fn(usize, &[u8]) -> T + Sync,
 ) -> Option<Vec<(T, Truth)>> {
-    let is_stopped = || stop.load(Ordering::Relaxed);
-    if is_stopped() {
-        return None;
-    }
-    let stage = Stage::new(key, look);
-    let mut unique = stage.shown.clone();
-    unique.dedup();
-    let render = |&index: &usize| {
-        if is_stopped() {
+    let mut frames = Vec::with_capacity(key.frames);
+    let moments = moments(&key, &look);
+    for (shot, (camera, range)) in shots(&key, &look).into_iter().enumerate() {
+        if stop.load(Ordering::Relaxed) {
             return None;
         }
-        let (rgb, seen) = stage.frame(index);
-        Some((index, encode(index, &rgb), seen))
+        let stage = Stage::new(key, look.clone(), shot, &camera);
+        frames.extend(render_shot(&stage, moments.get(range).unwrap_or_default(), stop, &encode)?);
+    }
+    Some(frames)
+}
+
+/// The moment that each frame of the clip shows, in frame times: frames that repeat the one before show the same.
+fn moments(key: &ClipKey, look: &Look) -> Vec<usize> {
+    let mut style = stream(key.seed, &[key.game, key.clip, 6]);
+    // The first draw of this stream is the shutter's.
+    style.uniform();
+    let mut shown: Vec<usize> = Vec::with_capacity(key.frames);
+    for index in 0..key.frames {
+        let moment = match look.recording.repeat_every {
+            0 => index,
+            every => index - (index + 1) / every,
+        };
+        let repeat = style.chance(look.recording.duplicates);
+        shown.push(if repeat { shown.last().copied().unwrap_or(moment) } else { moment });
+    }
+    shown
+}
+
+/// The clip's shots: which camera, and which of the frames.
+fn shots(key: &ClipKey, look: &Look) -> Vec<(Pose, Range<usize>)> {
+    let mut rng = stream(key.seed, &[key.game, key.clip, 9]);
+    let whole = vec![(look.camera, 0..key.frames)];
+    if key.frames < 4 || !rng.chance(look.recording.cuts) {
+        return whole;
+    }
+    let cut = 1 + rng.index(key.frames - 2);
+    let [first, second] =
+        if rng.chance(0.5) { [look.camera, look.second_camera] } else { [look.second_camera, look.camera] };
+    vec![(first, 0..cut), (second, cut..key.frames)]
+}
+
+/// Renders the frames of a shot that show the given moments.
+fn render_shot<T: Send + Clone>(
+    stage: &Stage,
+    moments: &[usize],
+    stop: &AtomicBool,
+    encode: &(impl Fn(usize, &[u8]) -> T + Sync),
+) -> Option<Vec<(T, Truth)>> {
+    let mut unique = moments.to_vec();
+    unique.dedup();
+    let codec = stage.look.recording.codec;
+    // A codec predicts frames from the ones before, back to a key frame.
+    let groups = unique.chunks(codec.map_or(1, |codec| codec.interval));
+    let render = |group: &[usize]| {
+        let mut coder = codec.map(Coder::new);
+        let mut before = None;
+        let mut done = Vec::with_capacity(group.len());
+        for &index in group {
+            if stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let (mut signal, seen) = stage.frame(index);
+            if let Some(coder) = &mut coder {
+                let shift = stage.window(stage.time(index)).shift;
+                let [dx, dy] = before.replace(shift).map_or([0.0; 2], |[x, y]: [f32; 2]| [shift[0] - x, shift[1] - y]);
+                coder.code(&mut signal, [dx.round() as i32, dy.round() as i32]);
+            }
+            done.push((index, encode(index, &signal.rgb()), seen));
+        }
+        Some(done)
     };
-    let rendered: Vec<(usize, T, Seen)> = unique.par_iter().map(render).collect::<Option<_>>()?;
+    let groups: Vec<Vec<(usize, T, Seen)>> =
+        groups.collect::<Vec<_>>().into_par_iter().map(render).collect::<Option<_>>()?;
+    let rendered = groups.concat();
     let seen: Vec<Seen> = rendered.iter().map(|(_, _, seen)| *seen).collect();
     let truths: Vec<Truth> = (0..seen.len()).map(|i| judge(&seen, i)).collect();
     let place = |index: usize| rendered.iter().zip(&truths).find(|((at, _, _), _)| *at == index);
-    let frames = stage
-        .shown
+    let frames = moments
         .iter()
         .filter_map(|&index| place(index))
         .map(|((index, file, _), truth)| (file.clone(), Truth { status: stage.status(*index), ..*truth }));
@@ -128,14 +217,18 @@ fn judge(seen: &[Seen], index: usize) -> Truth {
 }
 
 impl Stage {
-    fn new(key: ClipKey, look: Look) -> Self {
-        let rng = |purpose: u64| stream(key.seed, &[key.game, key.clip, purpose]);
+    /// Shot 0 is the clip's first; later ones see another stretch of play.
+    fn new(key: ClipKey, look: Look, shot: usize, pose: &Pose) -> Self {
+        let clip = key.clip ^ ((shot as u64) << 32);
+        let rng = |purpose: u64| stream(key.seed, &[key.game, clip, purpose]);
         let [width, height] = key.size;
         let plate_size = key.size.map(|s| s + 2 * (s as f32 * BORDER).ceil() as usize);
-        let frame_camera = sample_camera(&look.camera, key.size, &mut rng(1));
+        let frame_camera = sample_camera(pose, key.size, &mut rng(1));
         let plate_center = plate_size.map(|s| (s as f32 - 1.0) * 0.5);
         let camera = frame_camera.window(plate_center, 1.0);
-        let mut plate = Canvas::new(plate_size[0], plate_size[1], look.court.surround);
+        // What a camera beside the court sees above the ground where nothing stands.
+        let behind_all = if camera.looks_across() { look.surroundings.sky } else { look.court.surround };
+        let mut plate = Canvas::new(plate_size[0], plate_size[1], behind_all);
         paint_ground(&mut plate, &camera, &look);
         scenery::paint(&mut plate, &camera, &look, &mut rng(2));
         let net = paint_net(&camera, &look, plate.bounds());
@@ -153,13 +246,10 @@ impl Stage {
         let developer = Developer::new(&look, key.size, &mut rng(5));
         let mut style = rng(6);
         let shutter = style.range(look.recording.shutter[0], look.recording.shutter[1]) / look.recording.fps;
-        let mut shown: Vec<usize> = Vec::with_capacity(key.frames);
-        for index in 0..key.frames {
-            let repeat = style.chance(look.recording.duplicates);
-            shown.push(if repeat { shown.last().copied().unwrap_or(index) } else { index });
-        }
+        let extras = extras(&look, total, &mut rng(10));
+        let fans = fans(&look, &mut rng(11));
         let light = scenery::light(&camera, &look);
-        Self { key, look, camera, light, plate, net, graphics, rally, players, developer, start, shutter, shown }
+        Self { key, look, camera, light, plate, net, graphics, rally, players, extras, fans, developer, start, shutter }
     }
 
     fn time(&self, index: usize) -> f32 {
@@ -178,8 +268,7 @@ impl Stage {
     }
 
     /// Pan after the play, slow drift of the zoom, shake.
-    fn window(&self, index: usize) -> Window {
-        let time = self.time(index);
+    fn window(&self, time: f32) -> Window {
         let [width, height] = self.key.size.map(|s| s as f32);
         let mut phases = stream(self.key.seed, &[self.key.game, self.key.clip, 7]);
         let mut wave = |rate: f32| sin(time * rate * phases.range(0.8, 1.2) + phases.range(0.0, 2.0 * PI));
@@ -204,10 +293,40 @@ impl Stage {
         }
     }
 
-    fn frame(&self, index: usize) -> (Vec<u8>, Seen) {
+    /// The signal of the frame that shows a moment, and what is to be seen of the ball in it.
+    fn frame(&self, index: usize) -> (Signal, Seen) {
+        let time = self.time(index);
+        let field = |number: u64| {
+            let (canvas, seen) = self.picture(time + number as f32 * 0.5 / self.look.recording.fps);
+            let mut key = vec![self.key.game, self.key.clip, 8, index as u64];
+            key.extend((number > 0).then_some(number));
+            (self.developer.develop(&canvas, &mut stream(self.key.seed, &key)), seen)
+        };
+        let (mut signal, first) = field(0);
+        match self.look.recording.scan {
+            Scan::Progressive => (signal, first),
+            Scan::Bob => {
+                signal.bob();
+                (signal, first)
+            }
+            Scan::Interlaced => {
+                let (later, second) = field(1);
+                signal.weave(&later);
+                (signal, first.with(second, 1.0))
+            }
+            Scan::Blended => {
+                let (later, second) = field(1);
+                signal.blend(&later);
+                (signal, first.with(second, 0.5))
+            }
+        }
+    }
+
+    /// The scene at a time, in linear light.
+    fn picture(&self, time: f32) -> (Canvas, Seen) {
         let [width, height] = self.key.size;
         let frame = [0, 0, width as i32, height as i32];
-        let window = self.window(index);
+        let window = self.window(time);
         let center = [0, 1].map(|axis| {
             let shift = if axis == 0 { window.shift[0] } else { window.shift[1] };
             (if axis == 0 { width } else { height } as f32 - 1.0) * 0.5 + shift
@@ -217,9 +336,12 @@ impl Stage {
         let (columns, rows) = sources(&window, frame, self.key.size, plate_size);
         let mut canvas = Canvas { width, height, pixels: resample(&self.plate.pixels, plate_size, &columns, &rows) };
 
-        let time = self.time(index);
-        let layers = self.players.each_ref().map(|p| self.player_layer(p, time, &camera, frame));
-        for player in &self.players {
+        draw_fans(&mut canvas, &camera, &self.look, &self.fans, time);
+        let mut people: Vec<(&Player, Outfit, bool)> =
+            self.players.iter().zip(self.look.players).map(|(player, outfit)| (player, outfit, true)).collect();
+        people.extend(self.extras.iter().map(|extra| (&extra.player, extra.outfit, extra.has_racket)));
+        let layers = people.iter().map(|person| self.person_layer(*person, time, &camera, frame)).collect();
+        for (player, _, _) in &people {
             let shadow = body_shadow(&camera, &player.body(time), &self.look, frame);
             scenery::darken(&mut canvas, &shadow, self.look.light.shadow_depth);
         }
@@ -229,30 +351,36 @@ impl Stage {
         let light = place(0.5).map_or(self.light, |p| self.light_at(p));
         let streak = draw_streak(place, &camera, &self.look, &light, frame);
         let net = self.net_layer(&window, frame);
-        let seen = self.compose(&mut canvas, layers, streak, net, &camera);
-        let mut grain = stream(self.key.seed, &[self.key.game, self.key.clip, 8, index as u64]);
-        (self.developer.develop(&canvas, &mut grain), seen)
+        let beyond = place(0.5).is_some_and(|p| p.y * self.camera.position.y < 0.0);
+        let seen = self.compose(&mut canvas, layers, (streak, beyond), net, &camera);
+        (canvas, seen)
     }
 
-    /// Puts players, net and ball over each other by depth, the graphics over all.
+    /// Puts people, net and ball over each other, the graphics over all. From behind the court depth alone decides; a camera
+    /// beside it sees the net along its length, so that what lies beyond the net's plane (the flag of people and of the ball)
+    /// comes first, then the net.
     fn compose(
         &self,
         canvas: &mut Canvas,
-        players: [(f32, Layer); 2],
-        streak: Option<Streak>,
+        people: Vec<Item>,
+        (streak, streak_beyond): (Option<Streak>, bool),
         net: Layer,
         camera: &Camera,
     ) -> Seen {
         let net_depth = camera.project(v3(0.0, 0.0, 0.5)).map_or(0.0, |p| p.depth);
-        let mut items: Vec<(f32, Layer)> = players.into();
-        items.push((net_depth, net));
-        items.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let across = camera.looks_across();
+        let order = |beyond: bool, depth: f32| (if across && !beyond { 1.0 } else { -1.0 }, -depth);
+        let mut items: Vec<((f32, f32), Layer)> =
+            people.into_iter().map(|item| (order(item.beyond, item.depth), item.layer)).collect();
+        items.push((if across { (0.0, 0.0) } else { order(true, net_depth) }, net));
+        items.sort_by(|(a, _), (b, _)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
         let Some(streak) = streak else {
             items.iter().for_each(|(_, layer)| canvas.composite(layer));
             self.graphics.iter().for_each(|g| canvas.composite(g));
             return Seen::Nothing;
         };
-        let behind = items.iter().take_while(|(depth, _)| *depth > streak.depth).count();
+        let ball = order(streak_beyond, streak.depth);
+        let behind = items.iter().take_while(|(order, _)| *order < ball).count();
         let (back, front) = items.split_at(behind);
         back.iter().for_each(|(_, layer)| canvas.composite(layer));
         let contrast = contrast(canvas, &streak.layer, |v| self.developer.level(v));
@@ -267,9 +395,14 @@ impl Stage {
         if inside && mass > 0.2 { Seen::Ball { xy: [x, y], left, contrast: contrast * left } } else { Seen::Nothing }
     }
 
-    /// A player averaged over the shutter, and the depth.
-    fn player_layer(&self, player: &Player, time: f32, camera: &Camera, frame: [i32; 4]) -> (f32, Layer) {
-        let outfit = self.look.players[usize::from(std::ptr::eq(player, &self.players[1]))];
+    /// A person averaged over the shutter.
+    fn person_layer(
+        &self,
+        (player, outfit, has_racket): (&Player, Outfit, bool),
+        time: f32,
+        camera: &Camera,
+        frame: [i32; 4],
+    ) -> Item {
         // One sub-frame for every few pixels that the fastest joint or the racket moves.
         let moved = player.body(time - 0.5 * self.shutter).moved(&player.body(time + 0.5 * self.shutter), camera);
         let count = ((moved / 2.5).ceil() as usize).clamp(1, 16);
@@ -286,21 +419,24 @@ impl Stage {
             let mut one = Layer::new(area);
             let light = self.light_at(body.pelvis);
             let away = body.racket.is_some_and(|r| (r[1] - camera.position).dot(camera.forward) > depth);
-            if away {
+            if away && has_racket {
                 draw_racket(&mut one, camera, body, &outfit);
             }
             draw_body(&mut one, camera, body, &outfit, &light);
-            if !away {
+            if !away && has_racket {
                 draw_racket(&mut one, camera, body, &outfit);
             }
             sum.accumulate(&one, 1.0 / count as f32);
         }
-        (depth, sum)
+        let beyond = bodies.first().is_some_and(|b| b.pelvis.y * camera.position.y < 0.0);
+        Item { depth, beyond, layer: sum }
     }
 
     /// The sun does not reach into the roof's shadow.
     fn light_at(&self, p: V3) -> Light {
-        let shaded = self.look.light.roof_shadow.map_or(0.0, |[a, b, c]| smoothstep(-0.5, 0.5, a * p.x + b * p.y + c));
+        let edge = self.look.light.roof_edge;
+        let shaded =
+            self.look.light.roof_shadow.map_or(0.0, |[a, b, c]| smoothstep(-edge, edge, a * p.x + b * p.y + c));
         self.light.shaded(1.0 - 0.85 * shaded)
     }
 

@@ -31,7 +31,14 @@ pub(crate) fn trees(canvas: &mut Canvas, camera: &Camera, look: &Look) {
     for i in 0..16 {
         places.push(v3(rng.sign() * (side + rng.range(3.5, 9.0)), depth - i as f32 * 2.0, 0.0));
     }
-    places.sort_by(|a, b| b.y.total_cmp(&a.y));
+    if camera.looks_across() {
+        // Beyond the far sideline, too.
+        let far = -camera.position.x.signum();
+        places.extend((0..22).map(|_| v3(far * (side + rng.range(3.0, 14.0)), rng.range(-30.0, 30.0), 0.0)));
+        places.sort_by(|a, b| camera.depth(*b).total_cmp(&camera.depth(*a)));
+    } else {
+        places.sort_by(|a, b| b.y.total_cmp(&a.y));
+    }
     for at in places {
         let (tall, wide) = (rng.range(3.5, 11.0), rng.range(1.6, 3.6));
         let tint = scale_rgb(look.surroundings.foliage, rng.range(0.6, 1.25));
@@ -83,8 +90,10 @@ pub(crate) fn fence(canvas: &mut Canvas, camera: &Camera, look: &Look) {
         fill_convex(canvas, &hut, |x, y| (scale_rgb(hex(0x8a6a4a), 0.8 + 0.2 * noise(x * 0.05, y * 0.6, 2)), 1.0));
     }
     panel(canvas, v3(-side, depth, 0.0), v3(1.0, 0.0, 0.0), 2.0 * side);
+    // From beside the court its whole length is in sight.
+    let length = depth + if camera.looks_across() { 34.0 } else { 8.0 };
     for sign in [-1.0, 1.0] {
-        panel(canvas, v3(sign * side, depth, 0.0), v3(0.0, -1.0, 0.0), depth + 8.0);
+        panel(canvas, v3(sign * side, depth, 0.0), v3(0.0, -1.0, 0.0), length);
     }
     // Lamp posts break the line of trees.
     for x in [-side * 0.6, side * 0.75] {

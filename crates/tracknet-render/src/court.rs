@@ -130,8 +130,13 @@ impl GroundPainter<'_> {
     fn shade(&self, x: f32, y: f32, footprint: f32) -> f32 {
         let mut shade: f32 = 0.0;
         if let Some([a, b, c]) = self.look.light.roof_shadow {
-            let ragged = 0.25 * noise(x * 0.7, y * 0.7, self.look.seed ^ 0x33);
-            shade = smoothstep(-0.5, 0.5, a * x + b * y + c + ragged);
+            let edge = self.look.light.roof_edge;
+            let ragged = 0.5 * edge * noise(x * 0.7, y * 0.7, self.look.seed ^ 0x33);
+            shade = smoothstep(-edge, edge, a * x + b * y + c + ragged);
+        }
+        if self.look.light.leaf_shade > 0.0 {
+            let leaves = smoothstep(0.0, 0.12, fbm(x * 0.4, y * 0.4, 4, self.look.seed ^ 0x1eaf));
+            shade = shade.max(self.look.light.leaf_shade * leaves);
         }
         let sun = self.look.light.sun;
         // From the ground towards the sun: where does the ray pass the net's plane, and how high?
@@ -277,6 +282,30 @@ fn net_signs(layer: &mut Layer, camera: &Camera, look: &Look) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::look::{Lighting, LookSet};
+
+    #[test]
+    fn shade_ends_within_its_edge_and_leaves_lie_in_patches() {
+        let mut look = Look::sample(LookSet::Broadcast, 1, 1);
+        look.light.sun = v3(0.0, 0.0, 1.0);
+        let shades = |look: &Look, spacing: f32| -> Vec<f32> {
+            let painter = GroundPainter { look, lines: lines(look) };
+            (-400..400).map(|i| painter.shade(i as f32 * spacing, 3.0, 0.01)).collect()
+        };
+        look.light.roof_shadow = Some([1.0, 0.0, 0.0]);
+        let width = |edge: f32| {
+            let look = Look { light: Lighting { roof_edge: edge, ..look.light.clone() }, ..look.clone() };
+            let between = shades(&look, 0.01).iter().filter(|s| **s > 0.02 && **s < 0.98).count();
+            between as f32 * 0.01
+        };
+        assert!(width(0.06) < 0.14 && width(0.5) > 0.6 && width(0.5) < 1.4, "{} {}", width(0.06), width(0.5));
+        look.light.roof_shadow = None;
+        look.light.leaf_shade = 0.9;
+        // Over 80 m: many patches.
+        let leaves = shades(&look, 0.1);
+        let dark = leaves.iter().filter(|s| **s > 0.8).count();
+        assert!((80..720).contains(&dark) && leaves.iter().all(|s| *s <= 0.9), "{dark} of 800");
+    }
 
     #[test]
     fn the_net_is_lowest_in_the_middle() {

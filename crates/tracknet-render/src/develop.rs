@@ -1,4 +1,5 @@
-//! From linear light to a JPEG as a broadcast chain would: resampling, transfer curve, sharpening, 4:2:0, noise.
+//! From linear light to a video signal as a broadcast chain would: resampling, transfer curve, sharpening, 4:2:0, noise,
+//! fields.
 
 use crate::draw::{Draw, Stream};
 use crate::look::Look;
@@ -93,6 +94,8 @@ pub(crate) struct Developer {
     saturation: f32,
     sharpen: f32,
     noise: f32,
+    soft: f32,
+    chroma_blur: usize,
 }
 
 const GRAIN: usize = 512;
@@ -128,6 +131,8 @@ impl Developer {
             saturation: look.recording.saturation,
             sharpen: look.recording.sharpen,
             noise: look.recording.noise,
+            soft: look.recording.soft,
+            chroma_blur: look.recording.chroma_blur,
         }
     }
 
@@ -142,8 +147,8 @@ impl Developer {
         self.curve.get(index).copied().unwrap_or(255.0)
     }
 
-    /// 8-bit RGB of a frame; `rng` places the grain.
-    pub(crate) fn develop(&self, canvas: &Canvas, rng: &mut Stream) -> Vec<u8> {
+    /// The signal of a frame; `rng` places the grain.
+    pub(crate) fn develop(&self, canvas: &Canvas, rng: &mut Stream) -> Signal {
         let (width, height) = (canvas.width, canvas.height);
         let mut luma = Vec::with_capacity(width * height);
         let mut chroma = Vec::with_capacity(width * height);
@@ -155,24 +160,108 @@ impl Developer {
             luma.push(y);
             chroma.push([(b - y) * 0.564, (r - y) * 0.713]);
         }
-        let luma = sharpened(&luma, width, height, self.sharpen);
-        let chroma = halved(&chroma, width, height);
-        let half = width.div_ceil(2);
-        let mut out = Vec::with_capacity(width * height * 3);
+        if self.soft > 0.0 {
+            blur(&mut luma, width, 0.25 * self.soft);
+        }
+        let mut luma = sharpened(&luma, width, height, self.sharpen);
+        let mut chroma = halved(&chroma, width, height);
+        for plane in &mut chroma {
+            plane.iter_mut().for_each(|v| *v *= self.saturation);
+            (0..self.chroma_blur).for_each(|_| blur(plane, width.div_ceil(2), 0.25));
+        }
         let (gx, gy) = (rng.index(GRAIN), rng.index(GRAIN));
-        for (y, row) in luma.chunks(width).enumerate() {
+        for (y, row) in luma.chunks_mut(width).enumerate() {
             let grain_row = ((y + gy) % GRAIN) * GRAIN;
-            let colors = chroma.get((y / 2) * half..).unwrap_or_default();
-            for (x, &value) in row.iter().enumerate() {
-                let grain = self.grain.get(grain_row + (x + gx) % GRAIN).copied().unwrap_or(0.0);
-                let [cb, cr] = colors.get(x / 2).copied().unwrap_or_default();
-                let (cb, cr) = (cb * self.saturation, cr * self.saturation);
-                let v = value + grain * self.noise;
+            for (x, value) in row.iter_mut().enumerate() {
+                *value += self.grain.get(grain_row + (x + gx) % GRAIN).copied().unwrap_or(0.0) * self.noise;
+            }
+        }
+        Signal { width, height, luma, chroma }
+    }
+}
+
+/// A frame as video carries it: luma, and the two colour differences at half the size (4:2:0); levels of 255, row by row.
+#[derive(Debug, Clone)]
+pub(crate) struct Signal {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) luma: Vec<f32>,
+    /// Cb and Cr.
+    pub(crate) chroma: [Vec<f32>; 2],
+}
+
+impl Signal {
+    /// 8-bit RGB, as in JFIF.
+    pub(crate) fn rgb(&self) -> Vec<u8> {
+        let half = self.width.div_ceil(2);
+        let [blue, red] = &self.chroma;
+        let mut out = Vec::with_capacity(self.width * self.height * 3);
+        for (y, row) in self.luma.chunks(self.width).enumerate() {
+            let start = (y / 2) * half;
+            let (blue, red) = (blue.get(start..).unwrap_or_default(), red.get(start..).unwrap_or_default());
+            for (x, &v) in row.iter().enumerate() {
+                let (cb, cr) = (blue.get(x / 2).copied().unwrap_or(0.0), red.get(x / 2).copied().unwrap_or(0.0));
                 let byte = |v: f32| (v + 0.5).clamp(0.0, 255.0) as u8;
                 out.extend([byte(v + 1.402 * cr), byte(v - 0.344 * cb - 0.714 * cr), byte(v + 1.772 * cb)]);
             }
         }
         out
+    }
+
+    /// The frame of two fields: every second row comes from `later`.
+    pub(crate) fn weave(&mut self, later: &Self) {
+        let half = self.width.div_ceil(2);
+        let odd_rows = |to: &mut [f32], from: &[f32], width: usize| {
+            for (to, from) in to.chunks_mut(width).zip(from.chunks(width)).skip(1).step_by(2) {
+                to.copy_from_slice(from);
+            }
+        };
+        odd_rows(&mut self.luma, &later.luma, self.width);
+        self.chroma.iter_mut().zip(&later.chroma).for_each(|(to, from)| odd_rows(to, from, half));
+    }
+
+    /// Replaces every second row of the luma by the mean of its neighbours: one field, stretched to a frame.
+    pub(crate) fn bob(&mut self) {
+        let width = self.width;
+        for y in (1..self.height).step_by(2) {
+            let (above, rest) = self.luma.split_at_mut(y * width);
+            let (row, below) = rest.split_at_mut(width.min(rest.len()));
+            let above = above.get((y - 1) * width..).unwrap_or_default();
+            let below = if below.is_empty() { above } else { &*below };
+            row.iter_mut().zip(above).zip(below).for_each(|((v, a), b)| *v = (a + b) * 0.5);
+        }
+    }
+
+    /// The mean of two moments, as a deinterlacer that blends the fields leaves it.
+    pub(crate) fn blend(&mut self, later: &Self) {
+        let mean = |to: &mut Vec<f32>, from: &[f32]| to.iter_mut().zip(from).for_each(|(a, b)| *a = (*a + b) * 0.5);
+        mean(&mut self.luma, &later.luma);
+        self.chroma.iter_mut().zip(&later.chroma).for_each(|(to, from)| mean(to, from));
+    }
+}
+
+/// A blur of three samples along rows and columns, in place; `weight` is that of the outer ones, 0.25 is 1-2-1.
+fn blur(plane: &mut [f32], width: usize, weight: f32) {
+    let own = 1.0 - 2.0 * weight;
+    for row in plane.chunks_mut(width) {
+        let mut left = row.first().copied().unwrap_or(0.0);
+        for x in 0..row.len() {
+            let right = row.get(x + 1).or(row.get(x)).copied().unwrap_or(0.0);
+            if let Some(v) = row.get_mut(x) {
+                (*v, left) = ((left + right) * weight + *v * own, *v);
+            }
+        }
+    }
+    let mut above: Vec<f32> = plane.get(..width).unwrap_or_default().to_vec();
+    for start in (0..plane.len()).step_by(width) {
+        let (head, tail) = plane.split_at_mut((start + width).min(plane.len()));
+        let row = head.get_mut(start..).unwrap_or_default();
+        let before: Vec<f32> = row.to_vec();
+        let below = if tail.is_empty() { before.as_slice() } else { &*tail };
+        for ((v, a), b) in row.iter_mut().zip(&above).zip(below) {
+            *v = (a + b) * weight + *v * own;
+        }
+        above = before;
     }
 }
 
@@ -207,8 +296,9 @@ fn sharpened(luma: &[f32], width: usize, height: usize, amount: f32) -> Vec<f32>
 }
 
 /// Means of 2×2 blocks: 4:2:0.
-fn halved(chroma: &[[f32; 2]], width: usize, height: usize) -> Vec<[f32; 2]> {
-    let mut out = Vec::with_capacity(width.div_ceil(2) * height.div_ceil(2));
+fn halved(chroma: &[[f32; 2]], width: usize, height: usize) -> [Vec<f32>; 2] {
+    let capacity = width.div_ceil(2) * height.div_ceil(2);
+    let mut out = [Vec::with_capacity(capacity), Vec::with_capacity(capacity)];
     for y in (0..height).step_by(2) {
         let top = chroma.get(y * width..(y + 1) * width).unwrap_or_default();
         let below = chroma.get((y + 1) * width..(y + 2) * width).unwrap_or(top);
@@ -218,7 +308,7 @@ fn halved(chroma: &[[f32; 2]], width: usize, height: usize) -> Vec<[f32; 2]> {
                 sum = [sum[0] + p[0], sum[1] + p[1]];
             }
             let count = (a.len() + b.len()) as f32;
-            out.push([sum[0] / count, sum[1] / count]);
+            out.iter_mut().zip(sum).for_each(|(plane, sum)| plane.push(sum / count));
         }
     }
     out
@@ -244,6 +334,32 @@ mod tests {
         let (columns, rows) = sources(&window, [0, 0, 20, 20], [20, 20], [20, 20]);
         let moved = resample(&plate, [20, 20], &columns, &rows);
         assert_eq!(moved[8 * 20 + 13], [1.0]);
+    }
+
+    fn flat(level: f32) -> Signal {
+        let chroma = [vec![level; 4 * 3], vec![-level; 4 * 3]];
+        Signal { width: 7, height: 5, luma: vec![level; 7 * 5], chroma }
+    }
+
+    #[test]
+    fn fields_are_woven_blended_and_stretched() {
+        let (mut woven, mut blended, later) = (flat(10.0), flat(10.0), flat(30.0));
+        woven.weave(&later);
+        let rows: Vec<f32> = woven.luma.chunks(7).map(|row| row[3]).collect();
+        assert_eq!(rows, [10.0, 30.0, 10.0, 30.0, 10.0]);
+        blended.blend(&later);
+        assert!(blended.luma.iter().all(|v| *v == 20.0) && blended.chroma[1].iter().all(|v| *v == -20.0));
+        woven.bob();
+        assert!(woven.luma.iter().all(|v| *v == 10.0), "{:?}", woven.luma);
+    }
+
+    #[test]
+    fn a_blur_spreads_a_spot_and_keeps_its_sum() {
+        let mut plane = vec![0.0; 9 * 7];
+        plane[3 * 9 + 4] = 16.0;
+        blur(&mut plane, 9, 0.25);
+        assert_eq!((plane[3 * 9 + 4], plane[3 * 9 + 3], plane[2 * 9 + 4], plane[2 * 9 + 3]), (4.0, 2.0, 2.0, 1.0));
+        assert_eq!(plane.iter().sum::<f32>(), 16.0);
     }
 
     #[test]

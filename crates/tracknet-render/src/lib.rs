@@ -11,9 +11,11 @@
 //! | [`generate`](mod@generate), [`options`], [`error`] | games, clips and label files on disk |
 //! | [`clip`] | a clip's frames, and what their labels say |
 //! | [`look`] | everything drawn once per game |
-//! | [`camera`], [`develop`] | projection; blur, grain, gain and the transfer curve |
+//! | [`camera`] | projection, and where cameras stand |
+//! | [`develop`], [`codec`] | blur, grain, gain and the transfer curve; fields; what a video codec leaves |
 //! | [`rally`], [`flight`], [`motion`] | points as they are played: ball, bounces, runs and swings |
-//! | [`court`], [`scenery`], [`stands`], [`club`], [`officials`], [`body`], [`ball`], [`overlay`], [`text`] | what is drawn |
+//! | [`court`], [`scenery`], [`stands`], [`club`], [`hall`], [`officials`], [`crowd`] | what is drawn around the play |
+//! | [`body`], [`ball`], [`overlay`], [`text`] | players, ball, graphics, lettering |
 //! | [`raster`], [`math`], [`draw`] | drawing in linear light; vectors, colours and noise; random streams |
 
 mod ball;
@@ -21,12 +23,15 @@ mod body;
 mod camera;
 mod clip;
 mod club;
+mod codec;
 mod court;
+mod crowd;
 mod develop;
 mod draw;
 mod error;
 mod flight;
 mod generate;
+mod hall;
 mod look;
 mod math;
 mod motion;
@@ -47,4 +52,4 @@ pub use look::LookSet;
 pub use options::GenerateOptions;
 
 /// Version of the renderer, raised whenever the same options give other files.
-pub const RENDERER_VERSION: u32 = 3;
+pub const RENDERER_VERSION: u32 = 4;

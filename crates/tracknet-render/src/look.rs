@@ -5,10 +5,14 @@
 //! values are drawn: it is the order of the fields.
 
 mod broadcast;
+mod club;
+mod footage;
 mod grass;
+mod indoor;
+mod side;
 mod words;
 
-use crate::camera::Framing;
+use crate::camera::Pose;
 use crate::draw::{Draw, Stream, stream};
 use crate::flight::Ground;
 use crate::math::*;
@@ -22,7 +26,15 @@ pub enum LookSet {
     Broadcast,
     /// Club grass: low camera, low warm sun, hedges and trees. A detector trained on `Broadcast` degrades here.
     Grass,
-    /// Each game draws one of the others, `Broadcast` three times in four.
+    /// Public hard, clay and grass courts, filmed by a phone at body height behind the baseline, by day, in hard shade and
+    /// under floodlights.
+    Club,
+    /// Any of these courts from beside it, near the net or from a corner.
+    Side,
+    /// Halls with hard floors and lamps under the roof, seen from behind, high or at body height.
+    Indoor,
+    /// Each game draws one of the others, `Broadcast` every second time, with wider ranges of balls and light, and goes
+    /// through a recording chain as footage from the net has: codecs, repeated frames, fields, cuts.
     Mixed,
 }
 
@@ -40,7 +52,9 @@ pub(crate) struct Look {
     /// The near player and the far one.
     pub(crate) players: [Outfit; 2],
     pub(crate) ball: BallLook,
-    pub(crate) camera: Framing,
+    pub(crate) camera: Pose,
+    /// Of the shots that some clips cut to.
+    pub(crate) second_camera: Pose,
     pub(crate) graphics: Option<Graphics>,
     pub(crate) recording: Recording,
 }
@@ -50,6 +64,7 @@ pub(crate) struct Look {
 pub(crate) enum Venue {
     Stadium,
     Club,
+    Hall,
 }
 
 /// What the court is made of.
@@ -87,6 +102,8 @@ pub(crate) struct Court {
     pub(crate) bright_scuffs: f32,
     /// Their coverage.
     pub(crate) scuff_strength: f32,
+    /// Most balls that lie about on the ground.
+    pub(crate) loose_balls: usize,
 }
 
 /// The city's name on the ground.
@@ -135,6 +152,10 @@ pub(crate) struct Lighting {
     pub(crate) shadow_soft: f32,
     /// Line of the roof's shadow: shaded where a·x + b·y + c > 0.
     pub(crate) roof_shadow: Option<[f32; 3]>,
+    /// Half the width of its edge, metres.
+    pub(crate) roof_edge: f32,
+    /// How dark the shade of leaves is that lies over the court in patches, 0..1.
+    pub(crate) leaf_shade: f32,
 }
 
 /// Walls, crowd, officials and plants.
@@ -160,6 +181,10 @@ pub(crate) struct Surroundings {
     pub(crate) uniform: [Rgb; 2],
     pub(crate) foliage: Rgb,
     pub(crate) sky: Rgb,
+    /// Number of people beside the court who move while the clip runs.
+    pub(crate) restless: usize,
+    /// Whether each player has a partner at the net who waits.
+    pub(crate) doubles: bool,
 }
 
 /// A person's clothes and build.
@@ -203,6 +228,19 @@ pub(crate) struct Graphics {
     /// The channel's name in two parts.
     pub(crate) logo: Option<(String, String)>,
     pub(crate) logo_right: bool,
+    /// A half transparent mark over the picture.
+    pub(crate) watermark: Option<Watermark>,
+}
+
+/// A half transparent mark over the picture.
+#[derive(Debug, Clone)]
+pub(crate) struct Watermark {
+    pub(crate) text: String,
+    /// Middle, as fractions of the frame.
+    pub(crate) at: [f32; 2],
+    /// Height of its letters, fraction of the frame's.
+    pub(crate) height: f32,
+    pub(crate) alpha: f32,
 }
 
 /// The camera's electronics and its operator.
@@ -230,6 +268,41 @@ pub(crate) struct Recording {
     pub(crate) pan: f32,
     /// Share of frames that repeat the one before.
     pub(crate) duplicates: f32,
+    /// Every so many frames one repeats the one before, as where 25 frames are shown as 30 (6) or as 50 (2); 0 never.
+    pub(crate) repeat_every: usize,
+    pub(crate) scan: Scan,
+    /// How much of its sharpness the picture lost before it was sharpened, as by a change of resolution, 0..1.
+    pub(crate) soft: f32,
+    /// Number of times that colour is blurred after 4:2:0.
+    pub(crate) chroma_blur: usize,
+    pub(crate) codec: Option<CodecLook>,
+    /// Share of clips that cut to the second camera or begin there.
+    pub(crate) cuts: f32,
+}
+
+/// How a frame is put together from moments in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scan {
+    Progressive,
+    /// Two fields, half a frame's time apart, row by row: combs where something moves.
+    Interlaced,
+    /// The mean of the two fields: everything that moves is seen twice.
+    Blended,
+    /// One field, stretched to a frame.
+    Bob,
+}
+
+/// How hard a codec squeezes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CodecLook {
+    /// Quantizer step of the lowest frequency, levels of 255 in an orthonormal transform.
+    pub(crate) step: f32,
+    /// That of colour, over it.
+    pub(crate) chroma: f32,
+    /// Frames from key frame to key frame.
+    pub(crate) interval: usize,
+    /// Whether the borders of blocks are smoothed.
+    pub(crate) deblock: bool,
 }
 
 impl Look {
@@ -239,9 +312,22 @@ impl Look {
         match set {
             LookSet::Broadcast => broadcast::sample(&mut rng),
             LookSet::Grass => grass::sample(&mut rng),
-            LookSet::Mixed if rng.chance(0.75) => broadcast::sample(&mut rng),
-            LookSet::Mixed => grass::sample(&mut rng),
+            LookSet::Club => footage::of(club::sample(&mut rng), &mut rng),
+            LookSet::Side => footage::of(side::sample(&mut rng), &mut rng),
+            LookSet::Indoor => footage::of(indoor::sample(&mut rng), &mut rng),
+            LookSet::Mixed => footage::of(mixed(&mut rng), &mut rng),
         }
+    }
+}
+
+/// One of all looks.
+fn mixed(rng: &mut Stream) -> Look {
+    match rng.uniform() {
+        u if u < 0.5 => broadcast::sample(rng),
+        u if u < 0.6 => grass::sample(rng),
+        u if u < 0.76 => club::sample(rng),
+        u if u < 0.86 => side::sample(rng),
+        _ => indoor::sample(rng),
     }
 }
 
@@ -299,7 +385,11 @@ mod tests {
             let grass = Look::sample(LookSet::Grass, 1, game);
             let stadium = Look::sample(LookSet::Broadcast, 1, game);
             assert!(grass.court.surface == Surface::Grass && stadium.court.surface != Surface::Grass);
-            assert!(grass.camera.behind[1] < stadium.camera.behind[0]);
+            let behind = |look: &Look| match look.camera {
+                Pose::Behind(framing) => framing.behind,
+                Pose::Side(_) => panic!("a camera beside the court"),
+            };
+            assert!(behind(&grass)[1] < behind(&stadium)[0]);
             assert!(grass.light.sun.z < stadium.light.sun.z);
         }
     }

@@ -36,7 +36,7 @@ pub(crate) fn chair(canvas: &mut Canvas, camera: &Camera, look: &Look, at: V3) {
     draw_body(canvas, camera, &body, &outfit, &lit);
 }
 
-fn official(look: &Look, which: usize) -> Outfit {
+pub(crate) fn official(look: &Look, which: usize) -> Outfit {
     let mut rng = stream(u64::from(look.seed), &[0x0ff1, which as u64 % 7]);
     let [color, dark] = look.surroundings.uniform;
     let umpire = which == 1;
@@ -65,9 +65,13 @@ pub(crate) fn officials(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: 
             let lowest = canvas.height as f32 * 0.87;
             stadium_officials(look, |at| camera.project(at).is_some_and(|p| p.y > lowest), rng)
         }
-        Venue::Club => onlookers(look, rng),
+        Venue::Club | Venue::Hall => onlookers(look, rng),
     };
-    people.sort_by(|a, b| b.0.y.total_cmp(&a.0.y));
+    if camera.looks_across() {
+        people.sort_by(|a, b| (camera.depth(b.0)).total_cmp(&camera.depth(a.0)));
+    } else {
+        people.sort_by(|a, b| b.0.y.total_cmp(&a.0.y));
+    }
     let lit = light(camera, look);
     for (i, (at, forward, rest)) in people.into_iter().enumerate() {
         let outfit = official(look, i + 2);
@@ -77,7 +81,7 @@ pub(crate) fn officials(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: 
         if rest == Rest::Sitting {
             cuboid(canvas, camera, at - forward * 0.1, v3(0.42, 0.42, 0.4), look.surroundings.wall, look);
         }
-        let outfit = if look.venue == Venue::Club {
+        let outfit = if look.venue != Venue::Stadium {
             Outfit { shirt: hex(rng.pick(&CLOTHES)), shorts: hex(rng.pick(&CLOTHES)), long_legs: true, ..outfit }
         } else {
             outfit

@@ -21,6 +21,11 @@ pub(crate) fn paint_graphics(graphics: &Graphics, size: [usize; 2], rng: &mut St
         a.draw(&mut layer, [left, height * 0.045, letter], graphics.accent, 0.85);
         b.draw(&mut layer, [left + letter * a.aspect(), height * 0.045, letter], [0.92; 3], 0.85);
     }
+    if let Some(mark) = &graphics.watermark {
+        let (text, letter) = (Text::new(&mark.text), height * mark.height);
+        let left = (width * mark.at[0] - letter * text.aspect() * 0.5).clamp(0.0, width * 0.99);
+        text.draw(&mut layer, [left, height * mark.at[1] - letter * 0.5, letter], [0.9; 3], mark.alpha);
+    }
     layer
 }
 

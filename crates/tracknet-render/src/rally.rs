@@ -264,6 +264,27 @@ impl Rally {
 }
 
 impl Track {
+    /// Someone who waits around a place, `reach` metres of it, for `seconds`.
+    pub(crate) fn around(side: f32, [x, y]: [f32; 2], reach: f32, seconds: f32, rng: &mut Stream) -> Self {
+        let mut keys = vec![(0.0, x, y)];
+        let mut time = 0.0;
+        while time < seconds {
+            time += rng.range(0.7, 1.8);
+            keys.push((time, x + rng.range(-reach, reach), y + rng.range(-reach, reach)));
+        }
+        Self { side, keys, swings: Vec::new() }
+    }
+
+    /// Someone who goes to and fro between two places at a mean `speed` in m/s.
+    pub(crate) fn walk(side: f32, [from, to]: [[f32; 2]; 2], speed: f32, seconds: f32) -> Self {
+        let (dx, dy) = (to[0] - from[0], to[1] - from[1]);
+        let duration = ((dx * dx + dy * dy).sqrt() / speed).max(0.5);
+        let count = (seconds / duration) as usize + 2;
+        let place = |i: usize| if i.is_multiple_of(2) { from } else { to };
+        let keys = (0..count).map(|i| (i as f32 * duration, place(i)[0], place(i)[1])).collect();
+        Self { side, keys, swings: Vec::new() }
+    }
+
     /// Ground position at a time: eased between the keys.
     pub(crate) fn place(&self, time: f32) -> (f32, f32) {
         let mut last = self.keys.first().copied().unwrap_or((0.0, 0.0, self.side * 12.0));

@@ -3,8 +3,9 @@
 
 use crate::camera::Camera;
 use crate::club::{fence, trees};
-use crate::court::NET_HALF;
+use crate::court::{BASELINE, NET_HALF};
 use crate::draw::{Draw, Stream, stream};
+use crate::hall::hall;
 use crate::look::{Look, Surface, Venue};
 use crate::math::*;
 use crate::officials::{chair, officials};
@@ -35,6 +36,7 @@ pub(crate) fn paint(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut
             trees(canvas, camera, look);
             fence(canvas, camera, look);
         }
+        Venue::Hall => hall(canvas, camera, look),
     }
     furniture(canvas, camera, look);
     officials(canvas, camera, look, rng);
@@ -268,12 +270,21 @@ pub(crate) fn darken(canvas: &mut Canvas, shadow: &Layer, depth: f32) {
 fn loose_balls(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut Stream) {
     let [depth, side, _] = look.surroundings.walls;
     let lit = light(camera, look);
-    for _ in 0..rng.index(if look.court.surface == Surface::Grass { 6 } else { 3 }) {
-        let at = if rng.chance(0.6) {
+    let count = rng.index(if look.court.surface == Surface::Grass { 6 } else { 3 });
+    let mut places = Vec::new();
+    for _ in 0..count {
+        places.push(if rng.chance(0.6) {
             v3(rng.range(-side, side), depth - rng.range(0.1, 0.5), 0.035)
         } else {
             v3(rng.sign() * (side - rng.range(0.1, 0.6)), rng.range(-12.0, depth), 0.035)
-        };
+        });
+    }
+    for _ in 0..rng.index(look.court.loose_balls + 1) {
+        // At the net, or behind the baselines where nobody steps on them.
+        let y = if rng.chance(0.3) { rng.range(-0.8, 0.8) } else { rng.sign() * (BASELINE + rng.range(0.5, 5.0)) };
+        places.push(v3(rng.range(-side, side), y, 0.035));
+    }
+    for at in places {
         if let Some(p) = camera.project(at) {
             let r = 0.034 * look.ball.bloom * camera.focal / p.depth;
             let shadow = Disc { x: p.x + r * 0.4, y: p.y + r * 0.7, r: r * 0.9 };

@@ -65,7 +65,7 @@ pub(crate) fn stands(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mu
     }
 }
 
-fn aisle(along: f32, look: &Look) -> bool {
+pub(crate) fn aisle(along: f32, look: &Look) -> bool {
     let span = 7.5 + (look.seed % 5) as f32;
     let t = along / span + 0.37;
     (t - t.floor()) * span < 1.3
@@ -122,7 +122,8 @@ fn seat(
         return;
     }
     if taken {
-        spectator(canvas, camera, look, [at, forward], person, clip);
+        let sway = v3(clip.bell() * 0.02, clip.bell() * 0.02, 0.0);
+        spectator(canvas, camera, look, [at, forward], person, sway);
     } else {
         let color = scale_rgb(look.surroundings.seats, look.surroundings.crowd_light * (0.6 + 0.2 * own.uniform()));
         let right = v3(forward.y, -forward.x, 0.0) * 0.16;
@@ -136,14 +137,30 @@ fn seat(
     }
 }
 
+/// The place of a seat behind the far wall and its forward direction, and where it lies along its row.
+pub(crate) fn place_behind(look: &Look, row: usize, seat: usize) -> ([V3; 2], f32) {
+    let [depth, _, height] = look.surroundings.walls;
+    let x = -34.0 + (row % 2) as f32 * 0.26 + seat as f32 * 0.55;
+    let place = v3(x, depth + 0.55 + row as f32 * 0.85, height + 0.15 + row as f32 * 0.46);
+    ([place, v3(0.0, -1.0, 0.0)], x)
+}
+
+/// The same of a seat beside the court, on the side of `sign`.
+pub(crate) fn place_beside(look: &Look, row: usize, seat: usize, sign: f32) -> ([V3; 2], f32) {
+    let [depth, side, height] = look.surroundings.walls;
+    let y = depth - 0.5 - seat as f32 * 0.58;
+    let place = v3(sign * (side + 0.55 + row as f32 * 0.85), y, height + 0.15 + row as f32 * 0.46);
+    ([place, v3(-sign, 0.0, 0.0)], y)
+}
+
 /// Head, hair or hat, torso, arms and knees: enough at ten to forty pixels.
-fn spectator(
+pub(crate) fn spectator(
     canvas: &mut Canvas,
     camera: &Camera,
     look: &Look,
     [at, forward]: [V3; 2],
     mut own: Stream,
-    clip: &mut Stream,
+    sway: V3,
 ) {
     let right = v3(forward.y, -forward.x, 0.0);
     let dim = 0.72 + 0.4 * fbm(at.x * 0.11, at.y * 0.11 + at.z * 0.3, 2, look.seed ^ 0xc0);
@@ -157,7 +174,7 @@ fn spectator(
     let cloth = scale_rgb(hex(own.pick(&CLOTHES)), own.range(0.7, 1.1));
     let trousers = scale_rgb(hex(own.pick(&[0x1c2028, 0x2a3448, 0x4a4a4c, 0xb0a890, 0x101216])), own.range(0.7, 1.2));
     let skin = hex(own.pick(&SKINS));
-    let sway = v3(clip.bell() * 0.02, clip.bell() * 0.02, 0.0) + right * (own.bell() * 0.05);
+    let sway = sway + right * (own.bell() * 0.05);
     let tall = own.range(0.92, 1.08);
     let part = |canvas: &mut Canvas, a: V3, b: V3, ra: f32, rb: f32, color: Rgb| {
         if let (Some(p), Some(q)) = (camera.project(a), camera.project(b)) {

@@ -2,10 +2,10 @@
 
 use super::words::{CHANNELS, CITIES, NAMES, SPONSORS};
 use super::{
-    BallLook, Court, Graphics, Lettering, Lighting, Look, Net, Recording, Surface, Surroundings, Venue, direction,
-    outfit, vary,
+    BallLook, Court, Graphics, Lettering, Lighting, Look, Net, Recording, Scan, Surface, Surroundings, Venue,
+    direction, outfit, vary,
 };
-use crate::camera::Framing;
+use crate::camera::{Framing, Pose};
 use crate::court::{BASELINE, DOUBLES};
 use crate::draw::{Draw, Stream};
 use crate::flight::Ground;
@@ -47,18 +47,29 @@ pub(super) fn sample(rng: &mut Stream) -> Look {
             shadow_depth: if night { rng.range(0.25, 0.4) } else { rng.range(0.45, 0.68) },
             shadow_soft: if night { 0.12 } else { 0.02 },
             roof_shadow,
+            roof_edge: 0.5,
+            leaf_shade: 0.0,
         },
         surroundings: surroundings(wall, sponsors, night, rng),
         players: [outfit(rng), outfit(rng)],
         ball: ball(clay, rng),
-        camera: Framing {
+        camera: Pose::Behind(Framing {
             behind: [15.0, 38.0],
             slope: [0.3, 0.52],
             near_line: [0.71, 0.83],
             far_line: [0.22, 0.34],
             court_width: [0.5, 0.76],
             sideways: 0.6,
-        },
+        }),
+        // Closer, on the far half.
+        second_camera: Pose::Behind(Framing {
+            behind: [15.0, 38.0],
+            slope: [0.3, 0.52],
+            near_line: [1.3, 1.9],
+            far_line: [0.4, 0.6],
+            court_width: [0.9, 3.0],
+            sideways: 0.6,
+        }),
         graphics: rng.chance(0.92).then(|| graphics(rng)),
         recording: recording(rng),
     }
@@ -134,6 +145,7 @@ fn court(base: &Base, rng: &mut Stream) -> Court {
         slides: if clay { 0.5 } else { 0.1 },
         bright_scuffs: if clay { 0.6 } else { 0.5 },
         scuff_strength: if clay { 0.8 } else { 0.5 },
+        loose_balls: 0,
     }
 }
 
@@ -179,6 +191,8 @@ fn surroundings(wall: Rgb, sponsors: Vec<String>, night: bool, rng: &mut Stream)
         ],
         foliage: hex(0x3a5a2a),
         sky: [0.02, 0.022, 0.028],
+        restless: 0,
+        doubles: false,
     }
 }
 
@@ -206,6 +220,7 @@ fn graphics(rng: &mut Stream) -> Graphics {
         accent: hex(rng.pick(&[0xe8b82c, 0x2ab3e8, 0xd8303c, 0x60d060])),
         logo: rng.chance(0.85).then(|| (a.to_owned(), b.to_owned())),
         logo_right: at[1] < 0.3 || rng.chance(0.4),
+        watermark: None,
     }
 }
 
@@ -228,5 +243,11 @@ fn recording(rng: &mut Stream) -> Recording {
         shake: rng.range(0.05, 0.5),
         pan: rng.range(0.0, 0.05),
         duplicates: if rng.chance(0.25) { 0.06 } else { 0.0 },
+        repeat_every: 0,
+        scan: Scan::Progressive,
+        soft: 0.0,
+        chroma_blur: 0,
+        codec: None,
+        cuts: 0.0,
     }
 }

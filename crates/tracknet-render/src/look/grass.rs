@@ -3,7 +3,7 @@
 
 use super::{BallLook, Court, Lighting, Look, Net, Outfit, Recording, Surface, Surroundings, Venue};
 use super::{broadcast, direction, outfit, vary};
-use crate::camera::Framing;
+use crate::camera::{Framing, Pose};
 use crate::court::{BASELINE, DOUBLES};
 use crate::draw::{Draw, Stream};
 use crate::flight::Ground;
@@ -45,14 +45,15 @@ pub(super) fn sample(rng: &mut Stream) -> Look {
             smallest: rng.range(2.8, 3.5),
             bounce: Ground { restitution: 0.7, friction: 0.5, walls: [17.5, 10.5] },
         },
-        camera: Framing {
+        camera: Pose::Behind(Framing {
             behind: [6.5, 11.0],
             slope: [0.34, 0.56],
             near_line: [0.78, 0.93],
             far_line: [0.27, 0.37],
             court_width: [0.75, 1.25],
             sideways: 2.5,
-        },
+        }),
+        second_camera: stadium.second_camera,
         graphics: None,
         recording: recording(stadium.recording, rng),
     }
@@ -89,6 +90,8 @@ fn light(rng: &mut Stream) -> Lighting {
         shadow_depth: rng.range(0.52, 0.7),
         shadow_soft: 0.03,
         roof_shadow: rng.chance(0.7).then(|| [sun.x.signum(), rng.range(-0.2, 0.2), -rng.range(3.0, 8.0)]),
+        roof_edge: 0.5,
+        leaf_shade: 0.0,
     }
 }
 
