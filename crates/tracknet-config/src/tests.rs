@@ -514,7 +514,7 @@ fn combinations_that_cannot_work_are_named() {
 fn features_that_this_version_lacks_are_refused_when_they_are_switched_on() {
     let missing = "is not available in this version of tracknet";
     let cases = [
-        ("data", "format: badminton\n", "data.yaml:1: data.format: badminton"),
+        ("data", "format: frames\n", "data.yaml:1: data.format: frames"),
         ("data", "augment:\n  mixup: 0.2\n", "data.yaml:2: data.augment.mixup: 0.2"),
         ("model", "lora:\n  enabled: true\n  lora_bias: true\n", "model.yaml:3: model.lora.lora_bias: true"),
         ("model", "lora:\n  enabled: true\n  eva_config: {rho: 2}\n", "model.yaml:3: model.lora.eva_config"),
