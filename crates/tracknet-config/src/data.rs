@@ -26,8 +26,8 @@ pub struct DataConfig {
     /// measured on, or where it is when the exposure ends (`leading`), which is converted.
     #[config(default = LabelPoint::Center)]
     pub label_point: LabelPoint,
-    /// Share of a frame's time in which the shutter is open, for the conversion of leading labels.
-    #[config(default = 0.5, range = PROBABILITY)]
+    /// Share of a frame's time in which the shutter is open, for the conversion of leading labels; `data check` measures it.
+    #[config(default = 0.35, range = PROBABILITY)]
     pub shutter: f32,
     /// Which games train, validate and test.
     #[config(section)]

@@ -369,7 +369,7 @@ mod tests {
         let tree = Tree::new();
         let rows: String = (0..4).map(|i| format!("000{i}.jpg,1,{},9,0\n", 8 + 12 * i)).collect();
         tree.clip("in/game1", "Clip1", 4, &rows);
-        let reading = Reading { label_point: LabelPoint::Leading, ..DataFormat::Auto.into() };
+        let reading = Reading { label_point: LabelPoint::Leading, shutter: 0.5, ..DataFormat::Auto.into() };
         let done = run(&tree.path("in"), &tree.path("out"), reading, 0, false).unwrap().unwrap();
         assert_eq!((done.linked + done.copied, done.unlabelled, done.split.clone()), (4, 0, None));
         assert_eq!(positions(&tree.path("out")), [5.0, 17.0, 29.0, 41.0].map(|x| Some([x, 9.0])));

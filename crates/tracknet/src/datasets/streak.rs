@@ -82,22 +82,23 @@ impl Placement {
 
     /// Why labels that were taken as `point` look like the other convention; `None` when they do not.
     pub fn doubt(&self, point: LabelPoint) -> Option<String> {
-        let (k, where_, remedy) = match point {
+        let (k, place, remedy) = match point {
             LabelPoint::Center if self.is_most(self.ahead) => {
-                (self.ahead, "ahead of", "they seem to mark its leading end: set data.label_point=leading")
+                let leading = "they seem to mark its leading end: set data.label_point=leading (--label-point leading)";
+                (self.ahead, "ahead of", format!("{leading} and data.shutter={:.2}", self.shutter))
             }
             LabelPoint::Leading if self.is_most(self.behind) => {
-                (self.behind, "behind", "they seem to mark its centre already: set data.label_point=center")
+                let centre = "they seem to mark its centre already: set data.label_point=center (--label-point center)";
+                (self.behind, "behind", centre.to_owned())
             }
             _ => return None,
         };
         let taken = if point == LabelPoint::Leading { ", once converted from leading ends," } else { "" };
         Some(format!(
-            "labels of fast balls{taken} lie {where_} the middle of the ball's streak in {k} of {} frames, by {:.1} pixels \
-             in the median; {remedy} (--label-point), data.shutter={:.2} fits",
+            "labels of fast balls{taken} lie {place} the middle of the ball's streak in {k} of {} frames, by {:.1} pixels in \
+             the median; {remedy}",
             self.streaks,
-            self.offset.abs(),
-            self.shutter
+            self.offset.abs()
         ))
     }
 
