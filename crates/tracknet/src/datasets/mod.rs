@@ -162,7 +162,7 @@ impl Clip {
     }
 
     /// Makes centres of labels that are of `point`; see [`label_point::to_center`].
-    fn to_center(&mut self, point: LabelPoint, shutter: f32) -> label_point::Converted {
+    fn make_centres(&mut self, point: LabelPoint, shutter: f32) -> label_point::Converted {
         let mut points = self.points();
         let converted = label_point::to_center(&mut points, point, shutter);
         let places = self.places();
@@ -294,7 +294,7 @@ impl Dataset {
     /// The labels as centres of streaks.
     fn read_as(mut self, reading: &Reading) -> Self {
         let clips = self.games.iter_mut().flat_map(|game| &mut game.clips);
-        let converted = clips.map(|clip| clip.to_center(reading.label_point, reading.shutter));
+        let converted = clips.map(|clip| clip.make_centres(reading.label_point, reading.shutter));
         let converted = converted.fold(label_point::Converted::default(), label_point::Converted::and);
         self.report.notes.extend(converted.note());
         Self { exif_orientation: reading.exif_orientation, label_point: reading.label_point, ..self }

@@ -9,6 +9,7 @@
 //!
 //! The columns are those of [`labels`](super::super::tracknet::labels), `frame_num,visible,x,y` among them.
 
+use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -228,11 +229,14 @@ fn numbered(rows: Vec<Row>, table: &Path, problems: &mut Problems) -> BTreeMap<u
             problems.push(ProblemKind::UnparsableRow, table, Some(row.line), &detail);
             continue;
         };
-        if numbered.contains_key(&number) {
-            let detail = format!("frame {number}: it has a row already");
-            problems.push(ProblemKind::DuplicateRow, table, Some(row.line), &detail);
-        } else {
-            numbered.insert(number, row);
+        match numbered.entry(number) {
+            MapEntry::Vacant(free) => {
+                free.insert(row);
+            }
+            MapEntry::Occupied(_) => {
+                let detail = format!("frame {number}: it has a row already");
+                problems.push(ProblemKind::DuplicateRow, table, Some(row.line), &detail);
+            }
         }
     }
     numbered
