@@ -1,4 +1,4 @@
-//! `tracknet data generate | check | preview`: make a dataset, look it through, look at it.
+//! `tracknet data generate | import | check | preview`: make a dataset, bring one along, look it through, look at it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,14 +7,17 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use tracknet::config::{DataFormat, ExifOrientation};
+use tracknet::config::{DataConfig, DataFormat, ExifOrientation, LabelPoint};
 use tracknet::console;
-use tracknet::datasets::{Dataset, preview};
+use tracknet::datasets::import::{ImportOptions, VideoFrames, import};
+use tracknet::datasets::{Dataset, Reading, preview};
 use tracknet::evaluation::overlay;
 use tracknet::files::destination::check_file;
+use tracknet::files::{Destination, Existing};
+use tracknet::inference::{InferenceError, VideoTools};
 use tracknet_render::{GenerateOptions, GenerateReport, LookSet, generate};
 
-use crate::args::{OverwriteFlag, parse_count};
+use crate::args::{OverwriteFlag, parse_count, parse_score};
 use crate::interrupt::Interrupt;
 use crate::out::{out, outln};
 
@@ -22,6 +25,7 @@ use crate::out::{out, outln};
 #[derive(Args)]
 #[command(after_help = "Examples:
   tracknet data generate data/rallies --games 12
+  tracknet data import downloads/tennis-ball.v6i.yolov8 data/mine
   tracknet data check data/rallies --strict
   tracknet data preview data/rallies")]
 pub(crate) struct DataArgs {
@@ -32,6 +36,7 @@ pub(crate) struct DataArgs {
 #[derive(Subcommand)]
 enum Action {
     Generate(GenerateArgs),
+    Import(ImportArgs),
     Check(CheckArgs),
     Preview(PreviewArgs),
 }
@@ -101,12 +106,40 @@ impl From<Look> for LookSet {
     }
 }
 
+/// Write a dataset of another program in the tennis format (game/Clip/NNNN.jpg + Label.csv), and say what it holds and
+/// what was left out.
+///
+/// Boxes become their centres, fractions become pixels, pictures are linked or copied, and the frames of videos taken out
+/// (needs ffmpeg). The destination appears whole or not at all.
+#[derive(Args)]
+#[command(after_help = "Layouts:
+  yolo          data.yaml, images/, labels/*.txt (Roboflow, CVAT, Label Studio)
+  coco          <split>/_annotations.coco.json beside its pictures, or annotations/*.json and images/
+  badminton     <match>/csv/<rally>_ball.csv with frame/<rally>/ or video/<rally>.mp4 (TrackNetV2, TrackNetV3)
+  gridtracknet  <match>/Labels.csv and <match>/frames/
+  normalized    <match>/labels/<rally>.csv with images/<rally>/ or videos/<rally>.mp4, positions in 0..1
+  predictions   <name>.csv of `tracknet predict` beside <name>/ or <name>.mp4
+  tracknet      the tennis format itself, to convert its label point
+
+Examples:
+  tracknet data import downloads/tennis-ball.v6i.yolov8 data/mine
+  tracknet data import downloads/boxes data/mine --format coco --ball-class \"yellow ball\"
+  tracknet data import downloads/TrackNetV2 data/badminton")]
+struct ImportArgs {
+    /// The dataset to read.
+    source: PathBuf,
+    /// The dataset root to write; it must not exist, or be empty.
+    destination: PathBuf,
+    #[command(flatten)]
+    reading: ReadingFlags,
+}
+
 /// Read every label and decode every image of a dataset, and list what is wrong by file and line: rows, images, and
 /// labels that cannot be true as a whole (fractions taken as pixels, swapped columns, another resolution, …).
 #[derive(Args)]
 #[command(after_help = "Example:\n  tracknet data check data/tracknet --strict")]
 struct CheckArgs {
-    /// The dataset root: <root>/<game>/<clip>/Label.csv.
+    /// The dataset root: <root>/<game>/<clip>/Label.csv, or another layout (--format).
     root: PathBuf,
     /// Only these games (comma-separated); all of the root by default.
     #[arg(long, value_delimiter = ',')]
@@ -118,15 +151,40 @@ struct CheckArgs {
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
-    orientation: OrientationFlag,
+    reading: ReadingFlags,
 }
 
-/// Which pixels labels refer to; `data.exif_orientation` of a configuration.
+/// How labels are read; the keys of the same names in the `data` section.
 #[derive(Args)]
-struct OrientationFlag {
+struct ReadingFlags {
+    /// The layout: auto, tracknet, yolo, coco, badminton, gridtracknet, normalized or predictions.
+    #[arg(long, default_value_t = DataFormat::Auto)]
+    format: DataFormat,
+    /// Name or number of the class that is the ball, where labels are boxes of several classes.
+    #[arg(long, value_name = "CLASS")]
+    ball_class: Option<String>,
+    /// What labels mark of a moving ball: the center of its streak, or its leading end, which is converted.
+    #[arg(long, default_value_t = LabelPoint::Center)]
+    label_point: LabelPoint,
+    /// Share of a frame's time in which the shutter is open, for leading labels.
+    #[arg(long, default_value_t = DataConfig::default().shutter, value_parser = parse_score)]
+    shutter: f32,
     /// Whether labels refer to pictures that their EXIF orientation has turned upright, or to pixels as they are stored.
     #[arg(long, value_enum, default_value_t = Turned::Apply)]
     exif_orientation: Turned,
+}
+
+impl From<&ReadingFlags> for Reading {
+    fn from(flags: &ReadingFlags) -> Self {
+        let &ReadingFlags { format, label_point, shutter, exif_orientation, .. } = flags;
+        Self {
+            format,
+            ball_class: flags.ball_class.clone(),
+            exif_orientation: exif_orientation.into(),
+            label_point,
+            shutter,
+        }
+    }
 }
 
 /// `--exif-orientation`.
@@ -138,9 +196,9 @@ enum Turned {
     Ignore,
 }
 
-impl From<&OrientationFlag> for ExifOrientation {
-    fn from(flag: &OrientationFlag) -> Self {
-        match flag.exif_orientation {
+impl From<Turned> for ExifOrientation {
+    fn from(turned: Turned) -> Self {
+        match turned {
             Turned::Apply => Self::Apply,
             Turned::Ignore => Self::Ignore,
         }
@@ -163,7 +221,7 @@ struct PreviewArgs {
     #[arg(long, default_value_t = 12, value_parser = parse_count)]
     count: usize,
     #[command(flatten)]
-    orientation: OrientationFlag,
+    reading: ReadingFlags,
     #[command(flatten)]
     overwrite: OverwriteFlag,
 }
@@ -171,6 +229,7 @@ struct PreviewArgs {
 pub(crate) fn run(args: &DataArgs) -> Result<ExitCode> {
     match &args.action {
         Action::Generate(args) => run_generate(args),
+        Action::Import(args) => run_import(args),
         Action::Check(args) => run_check(args),
         Action::Preview(args) => run_preview(args),
     }
@@ -225,8 +284,63 @@ pub(crate) fn generate_with_bar(
     Ok(report)
 }
 
+fn run_import(args: &ImportArgs) -> Result<ExitCode> {
+    let destination = Destination::directory(&args.destination, Existing::Nothing, &[&args.source])?;
+    let interrupt = Interrupt::listen()?;
+    let style = ProgressStyle::with_template("importing {wide_bar} {pos}/{len} clips, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(0).with_style(style);
+    let options = ImportOptions {
+        reading: (&args.reading).into(),
+        open_video: &open_video,
+        stop: &interrupt.stop,
+        progress: &mut |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        },
+    };
+    let imported = import(&args.source, &destination, options);
+    bar.finish_and_clear();
+    let Some(imported) = imported? else {
+        console::say(format_args!("interrupted; nothing was written to {}", args.destination.display()));
+        return Ok(interrupt.exit_code());
+    };
+    let root = args.destination.display();
+    out!("{}", imported.report)?;
+    outln!(
+        "wrote {} frames to {root}: {} linked, {} copied, {} out of videos; {} of them without a label",
+        imported.frames(),
+        imported.linked,
+        imported.copied,
+        imported.extracted,
+        imported.unlabelled
+    )?;
+    if let Some(split) = &imported.split {
+        let games = |names: &[String]| format!("[{}]", names.join(","));
+        let [train, val, test] = [&split.train_games, &split.val_games, &split.test_games].map(|names| games(names));
+        outln!("its split: data.split.train_games={train} data.split.val_games={val} data.split.test_games={test}")?;
+    }
+    outln!("check them: tracknet data check {root}\nlook at them: tracknet data preview {root}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens a video that is to be taken apart.
+fn open_video(path: &Path) -> tracknet::Result<VideoFrames> {
+    let tools = VideoTools::default();
+    if tools.is_ours(path) {
+        return Err(InferenceError::Video {
+            path: path.to_path_buf(),
+            reason:
+                "`tracknet predict --video` wrote it, with the ball ringed; put the video it was made from in its place"
+                    .to_owned(),
+        }
+        .into());
+    }
+    Ok(Box::new(tools.open(path)?))
+}
+
 fn run_check(args: &CheckArgs) -> Result<ExitCode> {
-    let mut dataset = open(&args.root, &args.games)?.labelled_with((&args.orientation).into());
+    let mut dataset = open(&args.root, &args.games, &args.reading)?;
     if args.skip_images {
         dataset.check_labels();
     } else {
@@ -240,13 +354,15 @@ fn run_check(args: &CheckArgs) -> Result<ExitCode> {
 }
 
 fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
-    let dataset = open(&args.root, &args.games)?;
+    let dataset = open(&args.root, &args.games, &args.reading)?;
     let frames = dataset.frames();
     let files = frames.iter().flat_map(|frame| [frame.frame.path.as_path(), &frame.label_file]);
     let inputs: Vec<&Path> = files.chain([args.root.as_path()]).collect();
     check_file(&args.output, args.overwrite.overwrite, overlay::is_ours, &inputs)?;
-    let options =
-        preview::PreviewOptions { exif_orientation: (&args.orientation).into(), ..preview::PreviewOptions::default() };
+    let options = preview::PreviewOptions {
+        exif_orientation: args.reading.exif_orientation.into(),
+        ..preview::PreviewOptions::default()
+    };
     let chosen = preview::spread(&frames, args.count);
     let sheet = preview::contact_sheet(&chosen, &options).map_err(tracknet::Error::from)?;
     let mut problems: String = sheet.problems.iter().take(20).map(|problem| format!("\n  {problem}")).collect();
@@ -264,10 +380,10 @@ fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(root: &Path, games: &[String]) -> Result<Dataset> {
+fn open(root: &Path, games: &[String], reading: &ReadingFlags) -> Result<Dataset> {
     Ok(match games {
-        [] => Dataset::open_all(root, DataFormat::Auto)?,
-        games => Dataset::open_split("--games", root, DataFormat::Auto, games, false)?,
+        [] => Dataset::open_all(root, reading)?,
+        games => Dataset::open_split("--games", root, reading, games, false)?,
     })
 }
 

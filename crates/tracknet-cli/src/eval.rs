@@ -8,6 +8,7 @@ use clap::Args;
 use tracknet::artifacts::load_model_with_adapter;
 use tracknet::config::Config;
 use tracknet::console;
+use tracknet::datasets::split_of;
 use tracknet::evaluation::{Diagnosis, MetricOptions, Tolerance, VisibleSet};
 use tracknet::training::{EvaluateOptions, evaluate};
 
@@ -67,7 +68,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
     // The configuration beside the weights, not only that of the run directory: a checkpoint can be moved.
     sources.run = Some(loaded.checkpoint.dir.clone());
     let config = Config::load(&sources).map_err(tracknet::Error::from)?.config;
-    let split = &config.data.split;
+    let split = split_of(&config.data)?;
     let games = match (args.games.is_empty(), split.test_games.is_empty()) {
         (false, _) => &args.games,
         (true, false) => &split.test_games,

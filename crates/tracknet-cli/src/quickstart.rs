@@ -234,7 +234,7 @@ fn predictions(evaluation: &Evaluation) -> Vec<Prediction> {
 /// Draws the ball and its label on some frames of the test games, spread evenly.
 fn draw(model: &HeatmapModel, build: &BuildReport, config: &Config, places: &Places, device: &Device) -> Result<()> {
     let predictor = Predictor::new(model, build, config, device);
-    let data = Dataset::open(&config.data.root, config.data.format, &config.data.split.test_games, false)?;
+    let data = Dataset::open(&config.data.root, &config.data, &config.data.split.test_games, false)?;
     let frames = data.frames();
     let every = (frames.len() / PICTURES).max(1);
     let shown: Vec<_> = frames.iter().skip(every / 2).step_by(every).collect();

@@ -30,7 +30,7 @@ fn assert_files(dir: &Path, names: &[&str]) {
 #[test]
 fn the_help_of_every_verb_has_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    let verbs: [&[&str]; 15] = [
+    let verbs: [&[&str]; 16] = [
         &["quickstart"],
         &["train"],
         &["eval"],
@@ -44,6 +44,7 @@ fn the_help_of_every_verb_has_an_example() {
         &["config", "explain"],
         &["data"],
         &["data", "generate"],
+        &["data", "import"],
         &["data", "check"],
         &["data", "preview"],
     ];

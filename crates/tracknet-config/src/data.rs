@@ -12,12 +12,23 @@ use super::kind::{PIXELS, PROBABILITY};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// Dataset root: `<root>/<game>/<clip>/…`.
+    /// Dataset root, such as `<root>/<game>/<clip>/…`.
     #[config(default = "data/tracknet")]
     pub root: PathBuf,
-    /// Label format: `tracknet` (tennis, `Label.csv` beside the frames), or `auto` = by looking.
+    /// Layout of the data set: `tracknet` (tennis, `Label.csv` beside the frames), those of other programs, or `auto` = by
+    /// looking.
     #[config(default = DataFormat::Auto)]
     pub format: DataFormat,
+    /// The class that is the ball where labels are boxes of several classes (`yolo`, `coco`): its name or number; null = the
+    /// one that is called ball, tennis ball, shuttlecock and the like.
+    pub ball_class: Option<String>,
+    /// What the labels mark of a moving ball: the centre of its streak (`center`), which is what models are trained and
+    /// measured on, or where it is when the exposure ends (`leading`), which is converted.
+    #[config(default = LabelPoint::Center)]
+    pub label_point: LabelPoint,
+    /// Share of a frame's time in which the shutter is open, for the conversion of leading labels; `data check` measures it.
+    #[config(default = 0.35, range = PROBABILITY)]
+    pub shutter: f32,
     /// Which games train, validate and test.
     #[config(section)]
     pub split: SplitConfig,
@@ -43,14 +54,40 @@ pub struct DataConfig {
     pub on_bad_frame: OnBadFrame,
 }
 
-/// How labels are stored on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Words)]
-#[word(unavailable = ["badminton", "frames"])]
+/// How labels and frames are stored on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Words)]
+#[word(unavailable = ["frames"])]
 pub enum DataFormat {
     /// Found by looking at the root.
+    #[default]
     Auto,
     /// Tennis: `<game>/<clip>/Label.csv` beside the frames.
     Tracknet,
+    /// Boxes of YOLO: `images/`, `labels/*.txt` and `data.yaml`.
+    Yolo,
+    /// Boxes of COCO: an annotations JSON and the pictures.
+    Coco,
+    /// TrackNetV2 and TrackNetV3: `<match>/csv/<rally>_ball.csv` with `<match>/frame/<rally>` or `<match>/video/<rally>.mp4`.
+    Badminton,
+    /// GridTrackNet: `<match>/Labels.csv` and `<match>/frames`.
+    #[word(name = "gridtracknet")]
+    GridTrackNet,
+    /// Positions as fractions of the frame: `<match>/labels/<rally>.csv` with `<match>/images/<rally>`.
+    #[word(aliases = ["normalised"])]
+    Normalized,
+    /// What `tracknet predict` writes, `<name>.csv`, beside the folder `<name>` or the video that it is of.
+    Predictions,
+}
+
+/// What a label marks of a ball that moves while the shutter is open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Words)]
+pub enum LabelPoint {
+    /// The centre of the streak.
+    #[default]
+    #[word(aliases = ["centre"])]
+    Center,
+    /// The place of the ball when the exposure ends.
+    Leading,
 }
 
 /// Directory names of the games in each split.

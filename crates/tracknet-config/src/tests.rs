@@ -477,7 +477,7 @@ fn combinations_that_cannot_work_are_named() {
 #[test]
 fn features_that_this_version_lacks_are_refused_when_they_are_switched_on() {
     refuses(&[
-        "data | format: badminton | data.yaml:1: data.format: badminton is not available in this version of tracknet…",
+        "data | format: frames | data.yaml:1: data.format: frames is not available in this version of tracknet…",
         "data | augment:\n  mixup: 0.2 | data.yaml:2: data.augment.mixup: 0.2 is not available in this version of tracknet…",
         "model | lora:\n  enabled: true\n  lora_bias: true | \
          model.yaml:3: model.lora.lora_bias: true…is not available in this version of tracknet…",

@@ -23,6 +23,8 @@ pub const YAML: Limit = Limit { kind: "a YAML configuration", bytes: 4 << 20 };
 pub const JSON: Limit = Limit { kind: "a JSON description", bytes: 64 << 20 };
 /// The labels of a clip: a row takes some 30 bytes.
 pub const LABELS: Limit = Limit { kind: "a label file", bytes: 64 << 20 };
+/// The annotations of a whole data set in one JSON file: a box takes some 200 bytes.
+pub const ANNOTATIONS: Limit = Limit { kind: "an annotations file", bytes: 512 << 20 };
 /// A picture as stored.
 pub const PICTURE: Limit = Limit { kind: "a picture", bytes: 256 << 20 };
 /// A log of a run.

@@ -40,9 +40,6 @@ pub(super) fn blocks_of(frames: &[FrameRef], window: FrameWindow) -> Vec<BlockPa
     parts
 }
 
-/// The planes of a frame as the model gets them, and its native size `[W, H]`.
-type Picture = (Arc<Vec<f32>>, [usize; 2]);
-
 impl Source {
     /// The sample of a window, with every labelled frame that has its heatmap from it; there is none if no such frame can be
     /// read.

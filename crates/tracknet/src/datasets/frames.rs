@@ -67,7 +67,8 @@ pub fn directories_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
     })
 }
 
-fn entries(dir: &Path, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<PathBuf>> {
+/// The entries of a directory that are wanted, in natural order of their names.
+pub(super) fn entries(dir: &Path, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -86,7 +87,7 @@ pub(crate) fn name_of(path: &Path) -> String {
 
 /// A name in [`natural_order`].
 #[derive(PartialEq, Eq)]
-struct Natural(String);
+pub(super) struct Natural(pub(super) String);
 
 impl Ord for Natural {
     fn cmp(&self, other: &Self) -> Ordering {

@@ -5,6 +5,10 @@
 //! |---|---|
 //! | [`frames`] | what a frame is, and the order of names |
 //! | [`tracknet`] | the tennis label reader: `<root>/<game>/<clip>/Label.csv` |
+//! | [`layouts`] | the layouts of other programs: YOLO, COCO, TrackNetV2/V3, GridTrackNet, fractions, predictions |
+//! | [`import`] | a data set in any layout → the tennis layout |
+//! | [`label_point`] | labels of the leading end of a streak → labels of its centre |
+//! | [`streak`] | which of the two labels are, measured on the pictures |
 //! | [`report`] | what is wrong with a dataset, by file and line, and the checks that decode images |
 //! | [`plausibility`] | labels that can be read and cannot be true as a whole |
 //! | [`image`] | decode, resize, normalize |
@@ -24,7 +28,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{DataFormat, ExifOrientation};
+use crate::config::{DataConfig, DataFormat, ExifOrientation, LabelPoint, SplitConfig};
 use crate::error::Result;
 
 pub mod augment;
@@ -37,11 +41,15 @@ pub mod draw;
 pub mod frames;
 pub mod heatmap;
 pub mod image;
+pub mod import;
+pub mod label_point;
+pub mod layouts;
 pub mod plausibility;
 pub mod preview;
 pub mod report;
 pub mod sample;
 mod source;
+pub mod streak;
 pub mod tracknet;
 pub mod window;
 
@@ -113,7 +121,7 @@ pub struct Frame {
     pub file_name: String,
     /// Its label.
     pub label: Label,
-    /// The line of the label file that says so, from 1; 0 when there is no label file.
+    /// The line of the label file that says so, from 1; 0 when there is no label file, or none with lines.
     pub line: usize,
 }
 
@@ -136,6 +144,41 @@ pub struct Clip {
     pub absent_with_position: usize,
 }
 
+impl Clip {
+    /// For each labelled frame its place among the files of the clip. Both lists are in the same order.
+    fn places(&self) -> Vec<usize> {
+        if self.files.is_empty() {
+            return (0..self.frames.len()).collect();
+        }
+        let mut place = 0;
+        let next = |frame: &Frame| {
+            place += self.files.iter().skip(place).position(|file| *file == frame.path).unwrap_or_default();
+            place
+        };
+        self.frames.iter().map(next).collect()
+    }
+
+    /// The position of the ball on each file of the clip, where it is known.
+    fn points(&self) -> Vec<Option<[f32; 2]>> {
+        let mut points = vec![None; self.files.len().max(self.frames.len())];
+        for (frame, place) in self.frames.iter().zip(self.places()) {
+            points[place] = frame.label.xy;
+        }
+        points
+    }
+
+    /// Makes centres of labels that are of `point`; see [`label_point::to_center`].
+    fn make_centres(&mut self, point: LabelPoint, shutter: f32) -> label_point::Converted {
+        let mut points = self.points();
+        let converted = label_point::to_center(&mut points, point, shutter);
+        let places = self.places();
+        for (frame, place) in self.frames.iter_mut().zip(places) {
+            frame.label.xy = points[place];
+        }
+        converted
+    }
+}
+
 /// The clips of one match.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Game {
@@ -156,18 +199,61 @@ pub struct Dataset {
     pub report: DataReport,
     /// Whether the labels are those of the upright pictures.
     pub exif_orientation: ExifOrientation,
+    /// What the labels marked before they were made centres.
+    pub label_point: LabelPoint,
+}
+
+/// How the labels of a data set are to be read; the keys of the `data` section that say so.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// The layout of the data set.
+    pub format: DataFormat,
+    /// Name or number of the class that is the ball, where there are classes; `None` to find it by its name.
+    pub ball_class: Option<String>,
+    /// Whether the labels are those of the upright pictures.
+    pub exif_orientation: ExifOrientation,
+    /// What the labels mark of a moving ball.
+    pub label_point: LabelPoint,
+    /// Share of a frame's time in which the shutter is open.
+    pub shutter: f32,
+}
+
+impl From<DataFormat> for Reading {
+    /// The layout, and the defaults of the other keys.
+    fn from(format: DataFormat) -> Self {
+        Self { format, ..Self::from(&DataConfig::default()) }
+    }
+}
+
+impl From<&DataConfig> for Reading {
+    fn from(data: &DataConfig) -> Self {
+        let &DataConfig { format, exif_orientation, label_point, shutter, .. } = data;
+        Self { format, ball_class: data.ball_class.clone(), exif_orientation, label_point, shutter }
+    }
+}
+
+/// The split of a configuration; where it was left as it is by default and the data set brings its own, that one.
+///
+/// # Errors
+/// A root that cannot be read, or is not in the layout that the configuration names.
+pub fn split_of(data: &DataConfig) -> Result<SplitConfig> {
+    if data.split != SplitConfig::default() {
+        return Ok(data.split.clone());
+    }
+    let layout = layouts::Layout::find("data.split", &data.root, &data.into())?;
+    Ok(layout.and_then(|layout| layout.own_split()).unwrap_or_default())
 }
 
 impl Dataset {
-    /// Reads the labels of `games` under `root`; no image is opened.
+    /// Reads the labels of `games` under `root`. Of images at most the header is read, where labels are fractions of them.
     ///
     /// Bad rows are skipped and listed in [`Dataset::report`]; with `strict` they are an error.
     ///
     /// # Errors
-    /// A missing root or game (the message says what is there), an unreadable directory, no usable frame at all, and
-    /// any problem when `strict`.
-    pub fn open(root: &Path, format: DataFormat, games: &[String], strict: bool) -> Result<Self> {
-        Self::open_split("data.split", root, format, games, strict)
+    /// A missing root or game (the message says what is there), an unreadable directory, another layout than the one that
+    /// was asked for, no usable frame at all, and any problem when `strict`.
+    pub fn open(root: &Path, reading: impl Into<Reading>, games: &[String], strict: bool) -> Result<Self> {
+        Self::open_split("data.split", root, reading, games, strict)
     }
 
     /// [`Dataset::open`], with the configuration key or the flag that asked for these games, for the error messages
@@ -175,10 +261,19 @@ impl Dataset {
     ///
     /// # Errors
     /// As [`Dataset::open`].
-    pub fn open_split(key: &str, root: &Path, format: DataFormat, games: &[String], strict: bool) -> Result<Self> {
-        match format {
-            DataFormat::Auto | DataFormat::Tracknet => tracknet::open(key, root, games, strict),
-        }
+    pub fn open_split(
+        key: &str,
+        root: &Path,
+        reading: impl Into<Reading>,
+        games: &[String],
+        strict: bool,
+    ) -> Result<Self> {
+        let reading = reading.into();
+        let data = match layouts::Layout::find(key, root, &reading)? {
+            Some(layout) => layout.open(key, Some(games), strict)?,
+            None => tracknet::open(key, root, games, strict)?,
+        };
+        Ok(data.read_as(&reading))
     }
 
     /// [`Dataset::open`] of every game under `root`; directories that are no games are listed in
@@ -186,16 +281,29 @@ impl Dataset {
     ///
     /// # Errors
     /// As [`Dataset::open`]; a root without games is described: a game, a clip, a level too high, another layout.
-    pub fn open_all(root: &Path, format: DataFormat) -> Result<Self> {
-        match format {
-            DataFormat::Auto | DataFormat::Tracknet => tracknet::open_all(root),
-        }
+    pub fn open_all(root: &Path, reading: impl Into<Reading>) -> Result<Self> {
+        let reading = reading.into();
+        let data = match layouts::Layout::find("--games", root, &reading)? {
+            Some(layout) => layout.open("labels", None, false)?,
+            None => tracknet::open_all(root)?,
+        };
+        Ok(data.read_as(&reading))
     }
 
-    /// The same, with labels of the pixels as they are stored, or of the upright pictures (which is what is assumed).
-    #[must_use]
-    pub fn labelled_with(self, exif_orientation: ExifOrientation) -> Self {
-        Self { exif_orientation, ..self }
+    /// Games with the problems that were met while reading them.
+    fn new(root: &Path, games: Vec<Game>, problems: Problems) -> Self {
+        let report = DataReport::new(&games, problems);
+        let (exif_orientation, label_point) = (ExifOrientation::Apply, LabelPoint::Center);
+        Self { root: root.to_path_buf(), games, report, exif_orientation, label_point }
+    }
+
+    /// The labels as centres of streaks.
+    fn read_as(mut self, reading: &Reading) -> Self {
+        let clips = self.games.iter_mut().flat_map(|game| &mut game.clips);
+        let converted = clips.map(|clip| clip.make_centres(reading.label_point, reading.shutter));
+        let converted = converted.fold(label_point::Converted::default(), label_point::Converted::and);
+        self.report.notes.extend(converted.note());
+        Self { exif_orientation: reading.exif_orientation, label_point: reading.label_point, ..self }
     }
 
     /// Every frame, in order, as cheap shared references.
@@ -210,18 +318,13 @@ impl Dataset {
                     [] => clip.frames.iter().map(|frame| frame.path.clone()).collect(),
                     files => files.into(),
                 };
-                let mut place = 0;
-                frames.extend(clip.frames.iter().map(|frame| {
-                    // Both lists are in the same order.
-                    place += files.iter().skip(place).position(|file| *file == frame.path).unwrap_or_default();
-                    FrameRef {
-                        game: Arc::clone(&game_name),
-                        clip: Arc::clone(&clip_name),
-                        label_file: Arc::clone(&label_file),
-                        files: Arc::clone(&files),
-                        place,
-                        frame: Arc::new(frame.clone()),
-                    }
+                frames.extend(clip.frames.iter().zip(clip.places()).map(|(frame, place)| FrameRef {
+                    game: Arc::clone(&game_name),
+                    clip: Arc::clone(&clip_name),
+                    label_file: Arc::clone(&label_file),
+                    files: Arc::clone(&files),
+                    place,
+                    frame: Arc::new(frame.clone()),
                 }));
             }
         }
@@ -286,6 +389,26 @@ pub enum DatasetError {
         /// What to do, in the words of who asked.
         advice: &'static str,
     },
+    /// A dataset root is not in the layout that was asked for.
+    #[error("{}: not in the layout `{format}`: {found}; expected {expected}", root.display())]
+    OtherLayout {
+        /// The dataset root.
+        root: PathBuf,
+        /// The layout.
+        format: DataFormat,
+        /// What is there instead.
+        found: String,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// A file that describes a data set cannot be used.
+    #[error("{}: {reason}", file.display())]
+    Description {
+        /// The file.
+        file: PathBuf,
+        /// What was found, what was expected and what to do.
+        reason: String,
+    },
     /// No directory under the dataset root is a game.
     #[error("{}: no game here; {found}", root.display())]
     NotARoot {
@@ -320,7 +443,7 @@ pub enum DatasetError {
     },
     /// No frame of the split can be used.
     #[error(
-        "{key}: no usable frame in {games} under {} (expected <game>/Clip*/Label.csv beside jpg, jpeg or png frames){problems}",
+        "{key}: no usable frame in {games} under {} (expected {expected}){problems}",
         root.display()
     )]
     NoFrames {
@@ -330,6 +453,8 @@ pub enum DatasetError {
         root: PathBuf,
         /// The games that were read.
         games: String,
+        /// What belongs there.
+        expected: &'static str,
         /// Why rows and files were skipped.
         problems: Box<Problems>,
     },
@@ -361,6 +486,9 @@ pub enum DatasetError {
         /// What went wrong.
         cause: Box<DatasetError>,
     },
+    /// Work that was asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// Every frame of an epoch is one that cannot be read.
     #[error("none of {} could be read; the first: {first}", count(*frames, "frame"))]
     NothingReadable {
@@ -403,7 +531,11 @@ fn suggestion(nearest: &Option<String>) -> String {
 }
 
 fn label_place(label_file: &Path, line: usize) -> String {
-    if line == 0 { "no label".to_owned() } else { format!("{} line {line}", label_file.display()) }
+    match line {
+        _ if label_file.as_os_str().is_empty() => "no label".to_owned(),
+        0 => label_file.display().to_string(),
+        line => format!("{} line {line}", label_file.display()),
+    }
 }
 
 /// `1 problem`, `2 problems`.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::plausibility::{Labels, smaller_frames};
+use super::streak::placement;
 use super::{Clip, Dataset, DatasetError, Frame, Game, Geometry, Label, Visibility, count};
 use crate::console::{excerpt, listing};
 use crate::error::Result;
@@ -32,6 +33,8 @@ pub enum ProblemKind {
     MissingCoordinates,
     /// A position outside the image.
     OutsideFrame,
+    /// Several balls in one frame, of which one cannot be told to be the ball in play.
+    SeveralBalls,
     /// A labelled frame has no image file.
     MissingFile,
     /// An image file has no row.
@@ -51,6 +54,7 @@ impl ProblemKind {
             Self::DuplicateRow => "duplicate rows",
             Self::MissingCoordinates => "visible rows without coordinates",
             Self::OutsideFrame => "coordinates outside the frame",
+            Self::SeveralBalls => "frames with several balls",
             Self::MissingFile => "labelled frames without a file",
             Self::UnlabelledFile => "image files without a label",
             Self::UndecodableImage => "images that cannot be decoded",
@@ -197,6 +201,8 @@ pub struct DataReport {
     pub doubts: Problems,
     /// Directories beside the games that hold no clip, when every game was asked for.
     pub not_read: Vec<String>,
+    /// What was decided and measured while reading: the layout, the class of the ball, where labels lie in streaks.
+    pub notes: Vec<String>,
 }
 
 impl DataReport {
@@ -281,6 +287,7 @@ impl fmt::Display for DataReport {
         if let Some(images) = &self.images {
             writeln!(f, "{images}")?;
         }
+        self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))?;
         write!(f, "{}", Findings(self))
     }
 }
@@ -326,14 +333,24 @@ impl Dataset {
         Ok(())
     }
 
-    /// [`Dataset::check_coordinates`] by decoding every image, in parallel; what is found does not depend on the number of
-    /// threads.
+    /// [`Dataset::check_coordinates`] by decoding every image, in parallel, and where labels lie in the streaks of fast
+    /// balls; what is found does not depend on the number of threads.
     pub fn check_images(&mut self) {
         let exif = self.exif_orientation;
         let size = |image: image::RgbImage| [image.width() as usize, image.height() as usize];
         let decode = |frame: &Frame| super::image::decode_then(&frame.path, exif, size);
         let found = examine(&self.games, decode);
         self.apply(found);
+        self.check_label_points();
+    }
+
+    /// Looks whether labels mark the point of the streak that they are taken to mark.
+    fn check_label_points(&mut self) {
+        for game in &self.games {
+            let Some(found) = placement(game, self.exif_orientation) else { continue };
+            self.report.notes.push(found.note(&game.name));
+            push_doubt(&mut self.report.doubts, &place_of(game), found.doubt(self.label_point));
+        }
     }
 
     fn apply(&mut self, found: Examined) {
@@ -375,13 +392,17 @@ fn examine(games: &[Game], size_of: impl Fn(&Frame) -> Result<[usize; 2], Datase
             of_game.extend(of_clip);
         }
         if let ([(size, _), ..], true) = (by_frequency(&of_game).as_slice(), doubts == found.doubts.total()) {
-            let place = game.clips.first().and_then(|clip| clip.dir.parent()).unwrap_or(Path::new(&game.name));
-            push_doubt(&mut found.doubts, place, smaller_frames(game, *size));
+            push_doubt(&mut found.doubts, &place_of(game), smaller_frames(game, *size));
         }
         all.extend(of_game);
     }
     found.images = ImageSizes { readable: all.len(), sizes: by_frequency(&all) };
     found
+}
+
+/// The directory of a game.
+fn place_of(game: &Game) -> PathBuf {
+    game.clips.first().and_then(|clip| clip.dir.parent()).unwrap_or(Path::new(&game.name)).to_path_buf()
 }
 
 /// Takes the sizes of a clip's frames; returns those that could be read.
@@ -396,7 +417,12 @@ fn examine_clip(
             Ok(size) => {
                 readable.push(size);
                 outside(frame, size).inspect(|detail| {
-                    found.problems.push(ProblemKind::OutsideFrame, &clip.label_file, Some(frame.line), detail);
+                    found.problems.push(
+                        ProblemKind::OutsideFrame,
+                        &clip.label_file,
+                        Some(frame.line).filter(|line| *line > 0),
+                        detail,
+                    );
                 })
             }
             Err(error) => {

@@ -7,7 +7,8 @@ use crate::artifacts::run::FrameList;
 use crate::compute::Compute;
 use crate::config::{Config, OnBadFrame};
 use crate::console::listing;
-use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, LoaderOptions, ProblemKind};
+use crate::datasets::layouts::expected;
+use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, LoaderOptions, ProblemKind, split_of};
 use crate::error::Result;
 use crate::files::hex;
 
@@ -30,7 +31,7 @@ impl Loaders {
     /// # Errors
     /// If a game is missing or nothing in it can be used.
     pub fn open(config: &Config, build: &BuildReport, compute: &Compute) -> Result<Self> {
-        let split = &config.data.split;
+        let split = split_of(&config.data)?;
         let train = open_checked(config, "data.split.train_games", &split.train_games)?;
         let validation = match split.val_games.as_slice() {
             [] => None,
@@ -79,8 +80,7 @@ impl Loaders {
 /// labels that cannot be true as a whole. `key` is what asked for the games.
 pub(super) fn open_checked(config: &Config, key: &str, games: &[String]) -> Result<Dataset> {
     let root = &config.data.root;
-    let data = Dataset::open_split(key, root, config.data.format, games, false)?;
-    let mut data = data.labelled_with(config.data.exif_orientation);
+    let mut data = Dataset::open_split(key, root, &config.data, games, false)?;
     data.check_coordinates(false)?;
     let bad = data.report.problems.iter().find(|p| p.kind == ProblemKind::UndecodableImage);
     if let (OnBadFrame::Error, Some(bad)) = (config.data.on_bad_frame, bad) {
@@ -88,9 +88,10 @@ pub(super) fn open_checked(config: &Config, key: &str, games: &[String]) -> Resu
     }
     if data.frames().is_empty() {
         let (key, root, games) = (key.to_owned(), root.clone(), listing(games, 20));
+        let expected = expected(config.data.format);
         let mut problems = Box::new(data.report.doubts);
         problems.extend(data.report.problems);
-        return Err(DatasetError::NoFrames { key, root, games, problems }.into());
+        return Err(DatasetError::NoFrames { key, root, games, expected, problems }.into());
     }
     Ok(data)
 }

@@ -218,8 +218,8 @@ struct Columns {
 }
 
 /// The accepted names of each column in lower case, the first that is there counts.
-const FILE: [&str; 4] = ["file name", "filename", "file", "frame"];
-const VISIBILITY: [&str; 2] = ["visibility", "visibility class"];
+const FILE: [&str; 6] = ["file name", "filename", "file", "frame", "frame num", "frame number"];
+const VISIBILITY: [&str; 3] = ["visibility", "visibility class", "visible"];
 const X: [&str; 2] = ["x coordinate", "x"];
 const Y: [&str; 2] = ["y coordinate", "y"];
 
@@ -348,7 +348,7 @@ fn last_part(name: &str) -> &str {
 }
 
 /// A name without its extension; digits after a point are no extension.
-pub(super) fn stem(name: &str) -> &str {
+pub(in crate::datasets) fn stem(name: &str) -> &str {
     match name.rsplit_once('.') {
         Some((stem, extension)) if extension.contains(|c: char| c.is_ascii_alphabetic()) => stem,
         _ => name,

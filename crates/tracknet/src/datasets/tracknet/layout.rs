@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::frames::{directories_in, frames_in, name_of};
+use super::super::layouts::{Layout, expected};
 use super::super::{DatasetError, count};
 use super::{LABEL_FILE, LISTED_NAMES, is_clip, label_files};
 use crate::console::listing;
@@ -27,7 +28,7 @@ pub fn available_games(root: &Path) -> Result<Vec<String>> {
 
 /// # Errors
 /// A root that is not a directory, in the words of who asked: `key` is a flag or a key of the configuration.
-pub(super) fn check_root(key: &str, root: &Path) -> Result<()> {
+pub(in crate::datasets) fn check_root(key: &str, root: &Path) -> Result<()> {
     let advice = if key.starts_with("--") { "give a directory that holds games" } else { "set data.root" };
     match fs::metadata(root) {
         Ok(found) if found.is_dir() => Ok(()),
@@ -46,7 +47,7 @@ fn clips_of(game: &Path) -> Vec<PathBuf> {
 
 /// What a directory holds, as the end of a sentence about it: `it has: game1, game2`, or what it is instead of a
 /// dataset root and which directory is meant.
-pub(super) fn describe(root: &Path) -> String {
+pub(in crate::datasets) fn describe(root: &Path) -> String {
     let directories = directories_in(root).unwrap_or_default();
     let games = |dir: &Path| available_games(dir).unwrap_or_default();
     let found = games(root);
@@ -75,27 +76,13 @@ pub(super) fn describe(root: &Path) -> String {
     holds(root, &directories)
 }
 
-/// The layouts of other programs, by what lies beside each other in the directory of a match.
+/// The layouts of other programs, as the end of a sentence.
 fn other_layout(dir: &Path) -> Option<String> {
-    let names: Vec<String> =
-        fs::read_dir(dir).ok()?.flatten().map(|entry| name_of(&entry.path())).take(10_000).collect();
-    let has = |wanted: &str| names.iter().find(|name| name.eq_ignore_ascii_case(wanted));
-    let place = dir.display();
-    let advice = format!("tracknet reads <root>/<game>/<clip>/{LABEL_FILE} beside the frames of the clip");
-    if let (Some(labels), Some(frames)) = (has("Labels.csv"), has("frames")) {
-        return Some(format!(
-            "{place} has the layout of GridTrackNet ({frames}/ and {labels}); {advice}: put {labels} into {place}/{frames} \
-             as {LABEL_FILE}"
-        ));
-    }
-    let (csv, frames) = (has("csv")?, has("frame").or_else(|| has("video"))?);
-    let rally = match frames.as_str() {
-        "video" => format!("cut each {frames}/<rally>.mp4 into frames {place}/<rally>/0.png, 1.png, …"),
-        _ => format!("move each {frames}/<rally> to {place}/<rally>"),
-    };
+    let format = Layout::name_of(dir)?;
     Some(format!(
-        "{place} has the layout of TrackNetV2 and TrackNetV3 ({frames}/ and {csv}/); {advice}: {rally}, and put its \
-         {csv}/<rally>_ball.csv beside the frames as {LABEL_FILE}"
+        "{} has the layout `{format}` ({}): give that directory, with data.format (--format) {format} or auto",
+        dir.display(),
+        expected(format)
     ))
 }
 
@@ -169,32 +156,19 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_of_grid_track_net_is_named_and_the_advice_makes_it_readable() {
-        let tree = tree(&[("game1/Clip1/Label.csv", "game1/Labels.csv"), ("game1/Clip1", "game1/frames")]);
-        let text = refusal(&tree.path(""));
-        assert!(text.contains("game1 has the layout of GridTrackNet (frames/ and Labels.csv)"), "{text}");
-        assert!(text.contains("put Labels.csv into ") && text.ends_with("game1/frames as Label.csv"), "{text}");
-        let asked = tree.open(&["game1"]).unwrap_err().to_string();
-        assert!(asked.contains("no usable frame in game1") && asked.contains("layout of GridTrackNet"), "{asked}");
-        rename(&tree, "game1/Labels.csv", "game1/frames/Label.csv");
-        assert_eq!(Dataset::open_all(&tree.path(""), DataFormat::Auto).unwrap().frames().len(), 2);
-    }
-
-    #[test]
-    fn the_layout_of_track_net_v3_is_named_and_the_advice_makes_it_readable() {
-        let moves = [("game1/Clip1/Label.csv", "game1/csv/1_01_ball.csv"), ("game1/Clip1", "game1/frame/1_01")];
-        let tree = tree(&moves);
-        let text = refusal(&tree.path(""));
-        assert!(text.contains("game1 has the layout of TrackNetV2 and TrackNetV3 (frame/ and csv/)"), "{text}");
+    fn the_layout_of_another_program_is_named_where_the_tennis_layout_was_asked_for() {
+        let grid = tree(&[("game1/Clip1/Label.csv", "game1/Labels.csv"), ("game1/Clip1", "game1/frames")]);
+        let asked = grid.open(&["game1"]).unwrap_err().to_string();
         assert!(
-            text.contains("move each frame/<rally> to ") && text.ends_with("beside the frames as Label.csv"),
-            "{text}"
+            asked.contains("no usable frame in game1") && asked.contains("has the layout `gridtracknet`"),
+            "{asked}"
         );
-        rename(&tree, "game1/frame/1_01", "game1/1_01");
-        rename(&tree, "game1/csv/1_01_ball.csv", "game1/1_01/Label.csv");
-        let data = Dataset::open_all(&tree.path(""), DataFormat::Auto).unwrap();
-        assert!(data.report.is_clean(), "{}", data.report);
-        assert_eq!(data.report.games[0].by_visibility, [1, 1, 0, 0]);
+        let v3 = tree(&[("game1/Clip1/Label.csv", "game1/csv/1_01_ball.csv"), ("game1/Clip1", "game1/frame/1_01")]);
+        let asked = v3.open(&["game1"]).unwrap_err().to_string();
+        assert!(asked.contains("has the layout `badminton` (<match>/csv/<rally>_ball.csv with "), "{asked}");
+        for tree in [grid, v3] {
+            assert_eq!(Dataset::open_all(&tree.path(""), DataFormat::Auto).unwrap().frames().len(), 2);
+        }
     }
 
     #[test]

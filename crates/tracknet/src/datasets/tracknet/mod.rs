@@ -12,9 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::frames::{directories_in, frames_in, name_of};
-use super::report::{DataReport, ProblemKind, Problems};
+use super::layouts::expected;
+use super::report::{ProblemKind, Problems};
 use super::{Clip, Dataset, DatasetError, Frame, Game, count};
-use crate::config::ExifOrientation;
+use crate::config::DataFormat;
 use crate::console::{excerpt, listing};
 use crate::error::{IoContext, Result};
 use crate::files;
@@ -24,12 +25,13 @@ mod layout;
 
 use labels::{Row, Table, stem};
 pub use layout::available_games;
+pub(super) use layout::{check_root, describe};
 
 /// Name of the label file of a clip; matched without regard to case.
 pub const LABEL_FILE: &str = "Label.csv";
 
 /// How many names a message lists.
-const LISTED_NAMES: usize = 20;
+pub(super) const LISTED_NAMES: usize = 20;
 
 /// Reads the labels of `games`; see [`Dataset::open_split`].
 pub(crate) fn open(key: &str, root: &Path, games: &[String], strict: bool) -> Result<Dataset> {
@@ -50,10 +52,10 @@ fn read(key: &str, root: &Path, games: &[String], strict: bool) -> Result<Datase
     }
     if read.iter().flat_map(|game| &game.clips).all(|clip| clip.frames.is_empty()) {
         let (key, root, games) = (key.to_owned(), root.to_path_buf(), listing(games, LISTED_NAMES));
-        return Err(DatasetError::NoFrames { key, root, games, problems: Box::new(problems) }.into());
+        let expected = expected(DataFormat::Tracknet);
+        return Err(DatasetError::NoFrames { key, root, games, expected, problems: Box::new(problems) }.into());
     }
-    let report = DataReport::new(&read, problems);
-    Ok(Dataset { root: root.to_path_buf(), games: read, report, exif_orientation: ExifOrientation::Apply })
+    Ok(Dataset::new(root, read, problems))
 }
 
 /// Reads the labels of every game under `root`; see [`Dataset::open_all`].
@@ -133,16 +135,21 @@ fn read_labels(dir: &Path, label_file: &Path, problems: &mut Problems) -> Result
         problems.push(ProblemKind::BadLabelFile, dir, None, &detail);
         return Ok(None);
     }
+    Ok(read_table(label_file, problems))
+}
+
+/// The rows of a label file; one that cannot be read is a problem.
+pub(super) fn read_table(label_file: &Path, problems: &mut Problems) -> Option<Table> {
     match files::read_bytes(label_file, files::read::LABELS) {
-        Ok(bytes) => Ok(labels::parse(&bytes, &mut |kind, line, detail| {
+        Ok(bytes) => labels::parse(&bytes, &mut |kind, line, detail| {
             problems.push(kind, label_file, Some(line), &detail);
-        })),
+        }),
         Err(error) => {
             let text = error.to_string();
             // The problem names the file already.
             let detail = text.strip_prefix(&format!("{}: ", label_file.display())).unwrap_or(&text);
             problems.push(ProblemKind::BadLabelFile, label_file, None, detail);
-            Ok(None)
+            None
         }
     }
 }
