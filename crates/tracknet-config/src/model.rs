@@ -206,6 +206,10 @@ pub struct HeatmapConfig {
     /// Standard deviation of the Gaussian target, in heatmap pixels.
     #[config(default = 2.0, range = 0.1..=1000.0)]
     pub sigma: f32,
+    /// What a new head says everywhere before it has learned anything, for the losses focal and wbce. A ball covers few pixels:
+    /// with a small value the first hundreds of steps need not learn that.
+    #[config(default = 0.5, range = 0.0001..=0.5)]
+    pub prior: f32,
     /// Which frames of a window (`data.sequence`) have a heatmap: the last one, or each (`all`), so that prediction goes from
     /// window to window instead of from frame to frame.
     #[config(default = HeatmapFrames::Last)]

@@ -104,7 +104,8 @@ pub fn build_model(
     let (model, mut report) = plan.build(config, seed, device, |backbone| {
         let random = RandomSource { seed };
         let builder = Builder::new(&random, device);
-        let head = HeatmapHead::new(decoder.output_channels(), window.heatmaps(), &builder.at("head"));
+        let (channels, heatmaps, prior) = (decoder.output_channels(), window.heatmaps(), config.heatmap.prior);
+        let head = HeatmapHead::with_prior(channels, heatmaps, prior, &builder.at("head"));
         let window = Window::new(window, backbone.spec().embedding(), &builder.at("window"));
         let model = HeatmapModel { backbone, decoder: decoder.build(&builder.at("decoder")), head, window };
         match &config.decoder.pretrained {

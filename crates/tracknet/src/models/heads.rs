@@ -16,7 +16,14 @@ impl HeatmapHead {
     /// A head of `heatmaps` heatmaps on `channels` decoder channels. Its weights begin near zero: with Kaiming values as in the
     /// decoder (fan-out 1) the first heatmaps would be an order of magnitude off the targets.
     pub fn new(channels: usize, heatmaps: usize, builder: &Builder<'_>) -> Self {
-        let conv = ConvSpec::square([channels, heatmaps], 1).with_bias().with_fill(Fill::Normal(0.01));
+        Self::with_prior(channels, heatmaps, 0.5, builder)
+    }
+
+    /// A head whose first heatmaps are `prior` everywhere, in 0..1: its bias begins at the logit of it (Lin et al. 2017,
+    /// <https://arxiv.org/abs/1708.02002>). A ball covers few pixels; from 0.5 the first hundreds of steps only learn that.
+    pub fn with_prior(channels: usize, heatmaps: usize, prior: f32, builder: &Builder<'_>) -> Self {
+        let bias = Fill::Constant((prior / (1.0 - prior)).ln());
+        let conv = ConvSpec::square([channels, heatmaps], 1).with_bias_of(bias).with_fill(Fill::Normal(0.01));
         Self { conv: conv.build(&builder.at("conv")) }
     }
 

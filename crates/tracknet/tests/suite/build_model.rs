@@ -498,3 +498,18 @@ fn a_checkpoint_without_the_base_restores_adapters_decoder_and_running_statistic
     let message = load_state(fresh, incomplete, Require::AllButBackbone).unwrap_err().to_string();
     assert!(message.contains("head.conv.bias: missing"), "{message}");
 }
+
+#[test]
+fn a_new_head_says_its_prior_everywhere_and_a_half_by_default() {
+    let mut section = crate::training_support::model(serde_json::json!({}));
+    let first = |section: &ModelConfig| {
+        let (model, _) = build_model(section, crate::training_support::INPUT, 1, &Device::flex()).unwrap();
+        let [width, height] = crate::training_support::INPUT;
+        let logits: Vec<f32> =
+            model.forward(Tensor::zeros([1, 3, height, width], &Device::flex())).into_data().try_to_vec().unwrap();
+        logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).sum::<f32>() / logits.len() as f32
+    };
+    assert!((first(&section) - 0.5).abs() < 0.02, "{}", first(&section));
+    section.heatmap.prior = 0.02;
+    assert!((first(&section) - 0.02).abs() < 0.002, "{}", first(&section));
+}

@@ -30,7 +30,7 @@ pub struct ConvSpec {
     kernel: usize,
     stride: usize,
     groups: usize,
-    bias: bool,
+    bias: Option<Fill>,
     padding: usize,
     fill: Option<Fill>,
 }
@@ -39,13 +39,13 @@ impl ConvSpec {
     /// A `kernel × kernel` convolution from `channels[0]` to `channels[1]`, stride 1, padded to keep the size of
     /// an odd kernel's input, without bias.
     pub fn square(channels: [usize; 2], kernel: usize) -> Self {
-        Self { channels, kernel, stride: 1, groups: 1, bias: false, padding: kernel / 2, fill: None }
+        Self { channels, kernel, stride: 1, groups: 1, bias: None, padding: kernel / 2, fill: None }
     }
 
     /// A convolution whose kernels lie side by side (kernel = stride, no padding), with a bias and truncated normal weights.
     pub fn patches(channels: [usize; 2], patch: usize, deviation: f32) -> Self {
         let fill = Some(Fill::TruncatedNormal(deviation));
-        Self { channels, kernel: patch, stride: patch, groups: 1, bias: true, padding: 0, fill }
+        Self { channels, kernel: patch, stride: patch, groups: 1, bias: Some(Fill::ZERO), padding: 0, fill }
     }
 
     /// With this stride in both directions.
@@ -60,16 +60,22 @@ impl ConvSpec {
         Self { groups: self.channels[0], ..self }
     }
 
-    /// With a bias.
+    /// With a bias that begins at zero.
     #[must_use]
     pub fn with_bias(self) -> Self {
-        Self { bias: true, ..self }
+        self.with_bias_of(Fill::ZERO)
+    }
+
+    /// With a bias.
+    #[must_use]
+    pub fn with_bias_of(self, fill: Fill) -> Self {
+        Self { bias: Some(fill), ..self }
     }
 
     /// Without a bias.
     #[must_use]
     pub fn without_bias(self) -> Self {
-        Self { bias: false, ..self }
+        Self { bias: None, ..self }
     }
 
     /// With other random weights than Kaiming normal ones.
@@ -78,13 +84,13 @@ impl ConvSpec {
         Self { fill: Some(fill), ..self }
     }
 
-    /// Kaiming normal weights and zero bias, or the checkpoint's.
+    /// Kaiming normal weights unless others were asked for, or the checkpoint's.
     pub fn build(self, builder: &Builder<'_>) -> Conv2d {
         let [input, output] = self.channels;
         let shape = [output, input / self.groups, self.kernel, self.kernel];
         Conv2d {
             weight: builder.param("weight", shape, self.fill.unwrap_or(Fill::kaiming_fan_out(shape))),
-            bias: self.bias.then(|| builder.param("bias", [output], Fill::ZERO)),
+            bias: self.bias.map(|fill| builder.param("bias", [output], fill)),
             options: ConvOptions::new([self.stride; 2], [self.padding; 2], [1; 2], self.groups),
         }
     }
