@@ -81,7 +81,8 @@ impl fmt::Display for Ratio {
 impl fmt::Display for EvaluationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let MetricOptions { threshold, tolerance, visible, .. } = &self.options;
-        writeln!(f, "within {tolerance}, score ≥ {threshold}, visible = {{{visible}}}")?;
+        let tracked = if self.options.track.is_some() { "tracked from " } else { "" };
+        writeln!(f, "within {tolerance}, {tracked}score ≥ {threshold}, visible = {{{visible}}}")?;
         let width = self.games.iter().map(|g| g.game.chars().count()).max().unwrap_or(0).max("total".len());
         writeln!(
             f,

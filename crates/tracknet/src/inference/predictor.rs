@@ -21,8 +21,9 @@ use crate::console::excerpt;
 use crate::datasets::image::{Normalizer, decode as decode_image, is_picture, pictures_in, resize};
 use crate::datasets::{BatchSpec, Geometry};
 use crate::error::Result;
-use crate::evaluation::decode::{Activation, DecodeOptions, decode};
+use crate::evaluation::decode::{Activation, Candidate, DecodeOptions, decode_candidates};
 use crate::evaluation::overlay::{heatmap_picture, overlay};
+use crate::evaluation::track::{Change, SceneWatch};
 use crate::models::HeatmapModel;
 
 use super::ring::{Planes, Ring};
@@ -68,6 +69,7 @@ pub struct Predictor {
     normalizer: Normalizer,
     activation: Activation,
     decode: DecodeOptions,
+    candidates: usize,
     device: Device,
     stop: Arc<AtomicBool>,
 }
@@ -96,6 +98,7 @@ struct Stream {
     /// The number of the next frame.
     number: u64,
     ring: Ring,
+    scene: SceneWatch,
     /// The directory of the last file.
     dir: Option<PathBuf>,
 }
@@ -108,6 +111,7 @@ struct Read {
     number: u64,
     file: Option<String>,
     frame: RgbImage,
+    change: Change,
     /// The frames of its window in the model's input size, oldest first.
     window: Vec<Planes>,
 }
@@ -120,6 +124,10 @@ type Incoming = (Option<PathBuf>, Result<RgbImage, String>);
 pub struct FrameResult {
     /// The detection in native pixels; also one with a low score.
     pub prediction: Prediction,
+    /// The likeliest places of the ball in native pixels, as many as were [asked for](Predictor::with_candidates).
+    pub candidates: Vec<Candidate>,
+    /// How the frame follows the one before it that could be read.
+    pub change: Change,
     /// The frame as it was read.
     pub frame: RgbImage,
     /// Activated heatmap `[Hh, Wh]`, values in 0..1.
@@ -156,6 +164,7 @@ impl Predictor {
             spec,
             activation: Activation::from(config.training.loss.name),
             decode: DecodeOptions::default(),
+            candidates: 1,
             device: device.clone(),
             stop: Arc::default(),
         }
@@ -177,6 +186,12 @@ impl Predictor {
         Self { decode, ..self }
     }
 
+    /// The same predictor, which gives up to `most` candidates of each frame, at least one; by default one.
+    #[must_use]
+    pub fn with_candidates(self, most: usize) -> Self {
+        Self { candidates: most.max(1), ..self }
+    }
+
     /// The same predictor, which stops after the frames at hand when `stop` is set.
     #[must_use]
     pub fn stopping_at(self, stop: Arc<AtomicBool>) -> Self {
@@ -189,7 +204,8 @@ impl Predictor {
     /// If the picture cannot be resized or the model gives values that are not finite.
     pub fn image(&self, frame: RgbImage) -> Result<FrameResult> {
         let mut ring = Ring::new(self.spec.window);
-        let read = self.prepare(0, None, frame, &mut ring).map_err(InferenceError::Picture)?;
+        let read =
+            self.prepare(0, None, frame, &mut ring, &mut SceneWatch::default()).map_err(InferenceError::Picture)?;
         let found = self.batch(vec![read])?.pop();
         found.ok_or_else(|| InferenceError::Picture("the model gave no heatmap".to_owned()).into())
     }
@@ -234,7 +250,8 @@ impl Predictor {
 
     /// Frames that cannot be read have a reason in place of a picture; an error ends the source.
     fn stream(&self, frames: &mut impl Iterator<Item = Result<Incoming>>, each: &mut Each<'_>) -> Result<u64> {
-        let mut stream = Stream { number: 0, ring: Ring::new(self.spec.window), dir: None };
+        let mut stream =
+            Stream { number: 0, ring: Ring::new(self.spec.window), scene: SceneWatch::default(), dir: None };
         let mut end = Ok(());
         while !self.stop.load(Ordering::Relaxed) {
             let mut batch = Vec::with_capacity(FRAMES_AT_ONCE);
@@ -278,12 +295,14 @@ impl Predictor {
         let dir = path.as_deref().and_then(Path::parent).map(Path::to_path_buf);
         if dir != stream.dir {
             stream.ring.clear();
+            stream.scene.clear();
             stream.dir = dir;
         }
         let file = path.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         let number = stream.number;
         stream.number += 1;
-        let read = frame.and_then(|frame| self.prepare(number, file.clone(), frame, &mut stream.ring));
+        let read =
+            frame.and_then(|frame| self.prepare(number, file.clone(), frame, &mut stream.ring, &mut stream.scene));
         read.map_err(|reason| {
             stream.ring.push_damaged();
             let reason = excerpt(&reason, REASON_BYTES).into_owned();
@@ -291,10 +310,18 @@ impl Predictor {
         })
     }
 
-    fn prepare(&self, number: u64, file: Option<String>, frame: RgbImage, ring: &mut Ring) -> Result<Read, String> {
+    fn prepare(
+        &self,
+        number: u64,
+        file: Option<String>,
+        frame: RgbImage,
+        ring: &mut Ring,
+        scene: &mut SceneWatch,
+    ) -> Result<Read, String> {
         let resized = resize(&frame, None, self.spec.input_size)?;
         let planes = self.normalizer.apply(&resized);
-        Ok(Read { number, file, frame, window: ring.push(resized, planes) })
+        let change = scene.next(&resized);
+        Ok(Read { number, file, frame, change, window: ring.push(resized, planes) })
     }
 
     fn batch(&self, frames: Vec<Read>) -> Result<Vec<FrameResult>> {
@@ -312,14 +339,15 @@ impl Predictor {
         frames.into_iter().zip(heatmaps.chunks(pixels)).map(|(read, heatmap)| self.result(read, heatmap)).collect()
     }
 
-    fn result(&self, Read { number, file, frame, .. }: Read, heatmap: &[f32]) -> Result<FrameResult> {
+    fn result(&self, Read { number, file, frame, change, .. }: Read, heatmap: &[f32]) -> Result<FrameResult> {
         let size = self.spec.heatmap_size;
         let native = [frame.width() as usize, frame.height() as usize];
         let geometry = Geometry::whole(native, self.spec.input_size, size);
-        let detection = decode(heatmap, size, &self.decode)?;
-        let detection = detection.map(|found| found.to_native(&geometry));
+        let found = decode_candidates(heatmap, size, &self.decode, self.candidates)?;
+        let candidates: Vec<Candidate> = found.into_iter().map(|found| found.to_native(&geometry)).collect();
+        let detection = candidates.first().map(|found| found.detection);
         let peak = heatmap.iter().copied().fold(0.0, f32::max);
-        let prediction = Prediction { frame: number, file, detection, peak, damage: None };
-        Ok(FrameResult { prediction, frame, heatmap: heatmap.to_vec(), heatmap_size: size })
+        let prediction = Prediction { frame: number, file, detection, source: None, peak, damage: None };
+        Ok(FrameResult { prediction, candidates, change, frame, heatmap: heatmap.to_vec(), heatmap_size: size })
     }
 }

@@ -10,8 +10,10 @@ use crate::artifacts::BuildReport;
 use crate::compute::{Compute, DeviceError, MicroBatches};
 use crate::config::Config;
 use crate::console;
-use crate::datasets::{Batch, BatchLoader, BatchSpec, LoaderOptions};
+use crate::datasets::{Batch, BatchLoader, BatchSpec, FrameRef, LoaderOptions};
 use crate::error::Result;
+use crate::evaluation::decode::decode_candidates;
+use crate::evaluation::track::{CANDIDATES, SceneWatch, TrackFrame, TrackOptions, Tracked, Tracker};
 use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
 use crate::models::HeatmapModel;
 
@@ -25,7 +27,7 @@ use super::staging::mask_weight;
 pub struct EvaluateOptions {
     /// From heatmap to detection.
     pub decode: DecodeOptions,
-    /// From detections to metrics.
+    /// From detections to metrics, along a trajectory if they say so.
     pub metrics: MetricOptions,
     /// At most this many batches; 0 = all.
     pub limit_batches: usize,
@@ -90,6 +92,8 @@ impl Evaluator<'_> {
         let mut first = Some(first);
         let mut outcomes = Vec::with_capacity(loader.samples());
         let (mut loss, mut weight) = (0.0, 0.0);
+        let track = self.options.metrics.track.clone();
+        let mut tracks = track.map(|track| Tracks::new(track, &self.options.decode)).transpose()?;
         for batch in loader.epoch(0) {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(None);
@@ -102,12 +106,19 @@ impl Evaluator<'_> {
             loss += loss_sum;
             weight += mask_weight(&batch);
             let pixels = heatmaps.len() / batch.size.max(1);
-            for (info, heatmap) in batch.samples.iter().zip(heatmaps.chunks(pixels.max(1))) {
-                outcomes.push(FrameOutcome::from_heatmap(info, heatmap, &self.options.decode)?);
+            for (index, heatmap) in heatmaps.chunks(pixels.max(1)).enumerate().take(batch.samples.len()) {
+                outcomes.push(FrameOutcome::from_heatmap(&batch.samples[index], heatmap, &self.options.decode)?);
+                if let Some(tracks) = &mut tracks {
+                    tracks.push(&batch, index, heatmap, loader.spec())?;
+                }
             }
             if let Some(first) = first.take() {
                 first(&batch, &heatmaps)?;
             }
+        }
+        let tracked = tracks.map_or_else(Vec::new, Tracks::finish);
+        for (outcome, tracked) in outcomes.iter_mut().zip(tracked) {
+            outcome.detection = tracked.map(|tracked| tracked.detection);
         }
         let report = EvaluationReport::from_outcomes(&outcomes, &self.options.metrics);
         let report = EvaluationReport { bad_frames: loader.bad_frames(), ..report };
@@ -133,6 +144,53 @@ impl Evaluator<'_> {
         }
         Activation::from(self.config.training.loss.name).apply(&mut heatmaps);
         Ok((heatmaps, sum))
+    }
+}
+
+/// The ball tracked through the clips of an evaluation.
+struct Tracks<'a> {
+    tracker: Tracker,
+    scene: SceneWatch,
+    decode: &'a DecodeOptions,
+    /// The frame before.
+    last: Option<FrameRef>,
+    /// What is decided, in the order of the frames.
+    decided: Vec<Option<Tracked>>,
+}
+
+impl<'a> Tracks<'a> {
+    fn new(options: TrackOptions, decode: &'a DecodeOptions) -> Result<Self> {
+        let tracker = Tracker::new(options)?;
+        Ok(Self { tracker, scene: SceneWatch::default(), decode, last: None, decided: Vec::new() })
+    }
+
+    /// Takes a sample of a batch, with its activated heatmap. Samples come in the order of their clips.
+    fn push(&mut self, batch: &Batch, index: usize, heatmap: &[f32], spec: &BatchSpec) -> Result<()> {
+        let info = &batch.samples[index];
+        let last = self.last.replace(info.frame.clone());
+        let last = last.filter(|last| last.label_file == info.frame.label_file && last.place < info.frame.place);
+        if last.is_none() {
+            self.scene.clear();
+        }
+        let planes = batch.images.len() / batch.size.max(1);
+        let [width, height] = spec.input_size;
+        // The window ends with the frame itself.
+        let end = (index + 1) * planes;
+        let frame = &batch.images[end - 3 * width * height..end];
+        let found = decode_candidates(heatmap, info.geometry.heatmap_size, self.decode, CANDIDATES)?;
+        let frame = TrackFrame {
+            candidates: found.into_iter().map(|found| found.detection.to_native(&info.geometry)).collect(),
+            size: info.native_size,
+            change: self.scene.next(&spec.normalizer().undo(frame, spec.input_size)),
+            skipped: last.map_or(0, |last| info.frame.place - last.place - 1),
+        };
+        self.decided.extend(self.tracker.push(frame));
+        Ok(())
+    }
+
+    fn finish(mut self) -> Vec<Option<Tracked>> {
+        self.decided.extend(self.tracker.finish());
+        self.decided
     }
 }
 
