@@ -68,7 +68,7 @@ impl Motion {
         let steps = (b.step - a.step) as f64;
         let share = distance(a.xy, b.xy) / (self.reach * steps);
         // A ball is rarely as fast as it can be.
-        (share <= 1.0).then(|| LINK - KINK * share - MISS * (steps - 1.0))
+        (share <= 1.0).then_some(LINK - KINK * share - MISS * (steps - 1.0))
     }
 
     /// Gain of going on from `before` and `a` to `b`.

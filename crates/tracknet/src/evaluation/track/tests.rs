@@ -301,10 +301,8 @@ fn repeated_pictures_are_no_standing_ball_and_get_what_they_show() {
             }
         }
         // Missed on a picture and its repetition.
-        let hidden: Vec<usize> = if period == 2 { vec![22, 23] } else { vec![22, 23] };
-        for index in &hidden {
-            frames[*index].candidates.clear();
-        }
+        let hidden = [22, 23];
+        hidden.iter().for_each(|index: &usize| frames[*index].candidates.clear());
         let options = TrackOptions { fps: 25.0 * frames.len() as f64 / 24.0, ..TrackOptions::default() };
         let decided = track_with(options, frames);
         for (index, (decided, expected)) in decided.iter().zip(&expected).enumerate() {
@@ -320,9 +318,7 @@ fn repeated_pictures_are_no_standing_ball_and_get_what_they_show() {
 fn nothing_links_or_fills_across_a_cut() {
     let flight = flight(0..24);
     let mut frames: Vec<TrackFrame> = flight.iter().map(|xy| frame(vec![ball(*xy)])).collect();
-    for index in 11..13 {
-        frames[index].candidates.clear();
-    }
+    frames[11..13].iter_mut().for_each(|frame| frame.candidates.clear());
     assert_eq!(sources(&track(frames.clone())), "dddddddddddffddddddddddd");
     frames[12].change = Change::Cut;
     assert_eq!(sources(&track(frames)), "ddddddddddd--ddddddddddd");
