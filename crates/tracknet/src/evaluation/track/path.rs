@@ -15,11 +15,11 @@
 /// Cost of beginning a track: what stands alone must be this much surer than the threshold asks.
 pub(super) const BIRTH: f64 = 2.0;
 /// Gain of a candidate that lies where the track leads.
-const LINK: f64 = 1.5;
+const LINK: f64 = 0.9;
 /// Cost of each picture in which a track has no candidate.
 const MISS: f64 = 0.6;
 /// Cost of a change of direction that free flight does not explain: a hit, a bounce, or a false alarm.
-const KINK: f64 = 1.0;
+const KINK: f64 = 0.8;
 /// The most steps from one candidate of a track to the next.
 pub(super) const REACH_STEPS: i64 = 8;
 /// Deviation of a measured position in widths: 1 pixel of 512.
