@@ -8,6 +8,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use tracknet::artifacts::AdapterChoice;
 use tracknet::artifacts::run::find_adapter;
 use tracknet::config::{ConfigSources, DtypeName, UnknownWord, Words};
+use tracknet::evaluation::TrackOptions;
 use tracknet::files::destination::check_file;
 use tracknet::files::{self, Destination, Existing, read_text};
 
@@ -133,6 +134,37 @@ impl AdapterFlags {
     }
 }
 
+/// How candidates become a trajectory.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TrackArgs {
+    /// Follow one ball: choose among several candidates of each frame by speed, flight and score, drop what never moves, fill short
+    /// gaps. --threshold is then the score at which a candidate alone counts neither for nor against a ball.
+    #[arg(long)]
+    pub(crate) track: bool,
+    /// The most frames of a gap that is filled; 0 fills none.
+    #[arg(long, value_name = "N", requires = "track", default_value_t = TrackOptions::default().max_gap)]
+    track_max_gap: usize,
+    /// The fastest that a ball can be, in widths of the frame per second.
+    #[arg(long, value_name = "WIDTHS", requires = "track", default_value_t = TrackOptions::default().max_speed,
+        value_parser = parse_rate)]
+    track_max_speed: f64,
+    /// Frames a second; by default what a video says, and 25 where nothing does.
+    #[arg(long, value_name = "FPS", requires = "track", value_parser = parse_rate)]
+    track_fps: Option<f64>,
+}
+
+impl TrackArgs {
+    /// What the flags mean for a source of `fps` frames a second, if it says so; `None` without `--track`.
+    pub(crate) fn options(&self, threshold: f32, fps: impl FnOnce() -> Option<f64>) -> Option<TrackOptions> {
+        self.track.then(|| TrackOptions {
+            threshold,
+            fps: self.track_fps.or_else(fps).unwrap_or(TrackOptions::default().fps),
+            max_speed: self.track_max_speed,
+            max_gap: self.track_max_gap,
+        })
+    }
+}
+
 /// The files that are read of a run or checkpoint directory, as far as they stand in it: never a destination.
 pub(crate) fn files_of_run(run: &Path) -> Vec<PathBuf> {
     let mut files = vec![run.join("config.yaml")];
@@ -159,6 +191,12 @@ pub(crate) fn parse_score(text: &str) -> Result<f32, String> {
 pub(crate) fn parse_distance(text: &str) -> Result<f32, String> {
     let distance = text.parse::<f32>().ok().filter(|px| px.is_finite() && *px > 0.0);
     distance.ok_or_else(|| "expected a number of pixels above 0".to_owned())
+}
+
+/// A rate or speed: finite and above 0.
+pub(crate) fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 /// How many there should be: at least one.

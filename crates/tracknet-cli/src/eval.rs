@@ -13,7 +13,7 @@ use tracknet::evaluation::{Diagnosis, MetricOptions, Tolerance, VisibleSet};
 use tracknet::training::{EvaluateOptions, evaluate};
 
 use crate::args::{
-    AdapterFlags, BaseArgs, ConfigArgs, DeviceArgs, OverwriteFlag, files_of_run, parse_distance, parse_score,
+    AdapterFlags, BaseArgs, ConfigArgs, DeviceArgs, OverwriteFlag, TrackArgs, files_of_run, parse_distance, parse_score,
 };
 use crate::device;
 use crate::out::outln;
@@ -25,7 +25,8 @@ use crate::out::outln;
 #[derive(Args)]
 #[command(after_help = "Examples:
   tracknet eval outputs/run-20260101-120000-s42
-  tracknet eval outputs/run-20260101-120000-s42 --games game11,game12 data.root=data/other --json report.json")]
+  tracknet eval outputs/run-20260101-120000-s42 --games game11,game12 data.root=data/other --json report.json
+  tracknet eval outputs/run-20260101-120000-s42 --track")]
 pub(crate) struct EvalArgs {
     /// A run directory, or one of its checkpoints.
     run: PathBuf,
@@ -41,6 +42,8 @@ pub(crate) struct EvalArgs {
     /// Which labels count as visible: 1,2,3 or 1,2 (occluded balls left out).
     #[arg(long, default_value_t = VisibleSet::default())]
     visible: VisibleSet,
+    #[command(flatten)]
+    track: TrackArgs,
     /// Write the full report as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -78,6 +81,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
         threshold: args.threshold,
         tolerance: Tolerance::Scaled { px: args.tolerance, width: 512 },
         visible: args.visible,
+        track: args.track.options(args.threshold, || None),
         ..MetricOptions::default()
     };
     let options = EvaluateOptions { metrics, ..EvaluateOptions::default() };

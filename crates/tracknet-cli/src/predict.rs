@@ -10,9 +10,11 @@ use anyhow::{Result, bail};
 use clap::Args;
 use tracknet::artifacts::load_model_with_adapter;
 use tracknet::console;
-use tracknet::inference::{Predicted, Predictor, Source};
+use tracknet::evaluation::TrackSource;
+use tracknet::evaluation::track::CANDIDATES;
+use tracknet::inference::{Predicted, Predictor, Source, TrackedFrames, VideoTools};
 
-use crate::args::{AdapterFlags, BaseArgs, DeviceArgs, OverwriteFlag, files_of_run, parse_score};
+use crate::args::{AdapterFlags, BaseArgs, DeviceArgs, OverwriteFlag, TrackArgs, files_of_run, parse_score};
 use crate::device;
 use crate::interrupt::Interrupt;
 use crate::out::outln;
@@ -23,10 +25,12 @@ use sinks::Sinks;
 /// Find the ball on a picture, a folder of frames or a video, with a trained run.
 ///
 /// Writes a CSV `Frame,Visibility,X,Y,Score` in the pixels of the source (0,0 when the ball is absent), row by row as
-/// frames are found: Ctrl-C ends it, and the rows until then stay. Videos are read through the ffmpeg program.
+/// frames are found: Ctrl-C ends it, and the rows until then stay. With --track one ball is followed through the frames, and a column
+/// Source says where it was detected and where it was filled in. Videos are read through the ffmpeg program.
 #[derive(Args)]
 #[command(after_help = "Examples:
   tracknet predict outputs/run-20260101-120000-s42 rally.mp4 --video
+  tracknet predict outputs/run-20260101-120000-s42 rally.mp4 --track --track-max-gap 6
   tracknet predict quickstart/run frames/ --overlays --heatmaps --output found")]
 pub(crate) struct PredictArgs {
     /// A run directory, or one of its checkpoints.
@@ -39,6 +43,8 @@ pub(crate) struct PredictArgs {
     /// Score from which a frame counts as having a ball.
     #[arg(long, default_value_t = 0.5, value_parser = parse_score)]
     threshold: f32,
+    #[command(flatten)]
+    track: TrackArgs,
     /// Also write every frame with the ball ringed, as PNG.
     #[arg(long)]
     overlays: bool,
@@ -78,7 +84,7 @@ pub(crate) fn run(args: &PredictArgs) -> Result<ExitCode> {
     let predictor = open(args)?.stopping_at(interrupt.stop.clone());
     let (mut tally, csv) = (Tally::default(), places.csv.clone());
     let mut sinks = Sinks::new(args, places);
-    let ended = predictor.source(&source, &mut |predicted| {
+    let ended = search(args, &source, predictor, &mut |predicted| {
         sinks.push(&predicted)?;
         tally.count(&predicted, args.threshold);
         Ok(())
@@ -107,6 +113,27 @@ fn open(args: &PredictArgs) -> Result<Predictor> {
     Ok(Predictor::new(&loaded.model, &loaded.build, &loaded.config, &device))
 }
 
+/// Finds the ball on every frame, and with `--track` follows it; `each` takes the frames in order.
+fn search(
+    args: &PredictArgs,
+    source: &Source,
+    predictor: Predictor,
+    each: &mut dyn FnMut(Predicted) -> tracknet::Result<()>,
+) -> tracknet::Result<()> {
+    let fps = || match source {
+        Source::Video(path) => VideoTools::default().probe(path).ok()?.fps,
+        Source::Pictures(_) => None,
+    };
+    let Some(options) = args.track.options(args.threshold, fps) else {
+        return predictor.source(source, each).map(drop);
+    };
+    let mut frames = TrackedFrames::new(options, args.overlays || args.heatmaps || args.video)?;
+    let ended =
+        predictor.with_candidates(CANDIDATES).source(source, &mut |predicted| frames.push(predicted, &mut *each));
+    // What was read before an interruption or damage counts.
+    frames.finish(each).and(ended.map(drop))
+}
+
 /// What is read, and never written over.
 fn inputs(args: &PredictArgs, source: &Source) -> Vec<PathBuf> {
     let mut inputs = vec![args.source.clone()];
@@ -122,6 +149,7 @@ fn inputs(args: &PredictArgs, source: &Source) -> Vec<PathBuf> {
 struct Tally {
     frames: u64,
     found: u64,
+    filled: u64,
     damaged: u64,
 }
 
@@ -133,6 +161,7 @@ impl Tally {
         self.frames += 1;
         let prediction = predicted.prediction();
         self.found += u64::from(prediction.visible(threshold).is_some());
+        self.filled += u64::from(prediction.source == Some(TrackSource::Filled));
         let Some(reason) = &prediction.damage else { return };
         self.damaged += 1;
         match self.damaged {
@@ -147,8 +176,11 @@ impl Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { frames, found, damaged } = self;
+        let Self { frames, found, filled, damaged } = self;
         write!(f, "ball found on {found} of {frames} frames")?;
+        if *filled > 0 {
+            write!(f, ", {filled} of them filled in")?;
+        }
         match damaged {
             0 => Ok(()),
             1 => write!(f, "; 1 frame is damaged, and its row says that the ball is absent"),

@@ -225,6 +225,7 @@ fn predictions(evaluation: &Evaluation) -> Vec<Prediction> {
         frame: index as u64,
         file: Some(format!("{}/{}/{}", outcome.game, outcome.clip, outcome.file_name)),
         detection: outcome.detection,
+        source: None,
         peak: 0.0,
         damage: None,
     };

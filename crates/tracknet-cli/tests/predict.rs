@@ -83,6 +83,36 @@ fn a_damaged_frame_costs_its_row_and_is_named() {
 }
 
 #[test]
+fn a_tracked_ball_has_a_row_a_frame_that_says_where_it_comes_from() {
+    let (dir, run) = with_frames();
+    let flags = ["predict", run, "frames", "--track", "--threshold", "0.01", "--jsonl", "--overlays"];
+    let [told, _] = ends(0, dir.path(), flags);
+    contains_all(&told, &["ball found on", "of 4 frames"]);
+    let out = dir.path().join("predictions/frames");
+    let csv = rows(&out.join("frames.csv"));
+    assert_eq!((csv.len(), csv[0].as_str()), (5, "Frame,Visibility,X,Y,Score,Source"));
+    for (row, json) in csv[1..].iter().zip(rows(&out.join("frames.jsonl"))) {
+        let fields: Vec<&str> = row.split(',').collect();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(fields.len(), 6, "{row}");
+        let expected = if fields[1] == "1" { &["detected", "filled"][..] } else { &[""] };
+        assert!(expected.contains(&fields[5]), "{row}");
+        assert_eq!(json["source"].as_str().unwrap_or_default(), fields[5]);
+    }
+    assert!(csv.iter().any(|row| row.ends_with(",detected")), "{csv:?}");
+    assert!(out.join("overlays/0003.png").is_file());
+    // The rows of a tracked ball are those of an earlier prediction, too.
+    let [_, noted] = ends(0, dir.path(), ["predict", run, "frames"]);
+    contains_all(&noted, &["rows of an earlier prediction will be replaced"]);
+    assert_eq!(rows(&out.join("frames.csv"))[0], "Frame,Visibility,X,Y,Score");
+
+    let [_, error] = ends(2, dir.path(), ["predict", run, "frames", "--track-max-gap", "2"]);
+    contains_all(&error, &["--track"]);
+    let [_, error] = ends(2, dir.path(), ["predict", run, "frames", "--track", "--track-max-speed", "0"]);
+    contains_all(&error, &["expected a number above 0"]);
+}
+
+#[test]
 fn every_frame_has_a_score_and_a_picture_of_its_own() {
     let (dir, run) = with_frames();
     let picture = dir.path().join("frames/0001.png");

@@ -23,6 +23,7 @@ trait Sink {
 pub(super) struct Sinks {
     places: Arc<Places>,
     threshold: f32,
+    csv: RowFormat,
     /// Opened with the first frame: a prediction that never gets so far leaves old files as they are.
     rows: Option<Vec<RowWriter>>,
     others: Vec<Box<dyn Sink>>,
@@ -44,7 +45,8 @@ impl Sinks {
             let source = args.source.is_file().then(|| args.source.clone());
             others.push(Box::new(Video { path, source, threshold, writer: None, waiting: 0 }));
         }
-        Self { places, threshold, rows: None, others, failed: false }
+        let csv = if args.track.track { RowFormat::TrackedCsv } else { RowFormat::Csv };
+        Self { places, threshold, csv, rows: None, others, failed: false }
     }
 
     /// Writes what was found on a frame.
@@ -54,7 +56,7 @@ impl Sinks {
     pub(super) fn push(&mut self, predicted: &Predicted) -> tracknet::Result<()> {
         let rows = match &mut self.rows {
             Some(rows) => rows,
-            none => none.insert(open_rows(&self.places, self.threshold)?),
+            none => none.insert(open_rows(&self.places, self.csv, self.threshold)?),
         };
         rows.iter_mut().try_for_each(|rows| rows.push(predicted.prediction()))?;
         for mut sink in std::mem::take(&mut self.others) {
@@ -86,9 +88,9 @@ impl Sinks {
     }
 }
 
-fn open_rows(places: &Places, threshold: f32) -> tracknet::Result<Vec<RowWriter>> {
+fn open_rows(places: &Places, csv: RowFormat, threshold: f32) -> tracknet::Result<Vec<RowWriter>> {
     let jsonl = places.jsonl.as_ref().map(|path| (path, RowFormat::JsonLines));
-    [(&places.csv, RowFormat::Csv)]
+    [(&places.csv, csv)]
         .into_iter()
         .chain(jsonl)
         .map(|(path, format)| RowWriter::create(path, format, threshold))

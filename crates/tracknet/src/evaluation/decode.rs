@@ -1,7 +1,9 @@
-//! A heatmap → the ball's position and score.
+//! A heatmap → the ball's position and score, or several places where it may be.
 //!
 //! Heatmap pixel `x` is native `X = x · W / Wh`, the inverse of the target's `cx = X · Wh / W`; the frame's own size
 //! travels with it in a [`Geometry`], which knows about crops and flips, too.
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +103,22 @@ impl Detection {
     }
 }
 
+/// A place where the ball may be.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Position and score.
+    pub detection: Detection,
+    /// Heatmap pixels of its component.
+    pub pixels: usize,
+}
+
+impl Candidate {
+    /// The candidate in native pixels, from heatmap pixels; its size stays in heatmap pixels.
+    pub fn to_native(self, geometry: &Geometry) -> Self {
+        Self { detection: self.detection.to_native(geometry), ..self }
+    }
+}
+
 /// Finds the ball on a heatmap `[Hh, Wh]` of activated values; `size` is `[Wh, Hh]`, the result in heatmap pixels.
 ///
 /// `None` when no value reaches the threshold. A constant heatmap above the threshold is one component like any other.
@@ -112,28 +130,73 @@ pub fn decode(
     size: [usize; 2],
     options: &DecodeOptions,
 ) -> Result<Option<Detection>, EvaluationError> {
+    Ok(decode_candidates(heatmap, size, options, 1)?.first().map(|found| found.detection))
+}
+
+/// The places where the ball may be, at most `most`, the likeliest first: that is the one of [`decode`].
+///
+/// Components that reach the level of the highest value come first, in the order of [`DecodeOptions::choice`]. They and their
+/// slopes (all that falls from them without a rise) are taken out, and what is left is searched in the same way, until no value
+/// reaches the threshold: a faint ball beside a bright false alarm is a candidate, the skirt of a peak is none.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_candidates(
+    heatmap: &[f32],
+    size: [usize; 2],
+    options: &DecodeOptions,
+    most: usize,
+) -> Result<Vec<Candidate>, EvaluationError> {
     let [threshold, support] = [options.threshold, options.relative_support];
     if !(0.0..=1.0).contains(&threshold) || !(0.0..=1.0).contains(&support) {
         let (name, expected) = ("decode threshold, relative support", "numbers from 0 to 1");
         return Err(EvaluationError::Option { name, found: format!("{threshold}, {support}"), expected });
     }
-    let Some((index, peak)) = argmax(heatmap, size)? else { return Ok(None) };
-    if peak <= 0.0 || peak < threshold {
-        return Ok(None);
-    }
-    Ok(match options.method {
-        DecodeMethod::Argmax => Some(refine(heatmap, size, index, peak)),
-        DecodeMethod::Component => {
-            let level = threshold.max(support * peak);
-            let components = components(heatmap, size, level).into_iter();
-            let weight = |c: &Component| match options.choice {
-                ComponentChoice::Sum => c.sum,
-                ComponentChoice::Peak => f64::from(c.peak),
-            };
-            // `max_by` keeps the last of equals; reversed, the first in reading order wins.
-            components.rev().max_by(|a, b| weight(a).total_cmp(&weight(b))).map(|c| c.detection())
+    let mut highest = argmax(heatmap, size)?;
+    let (mut found, mut rest) = (Vec::new(), Cow::Borrowed(heatmap));
+    while let Some((index, peak)) = highest.filter(|(_, peak)| *peak > 0.0 && *peak >= threshold) {
+        let mut components = components(&rest, size, threshold.max(support * peak));
+        let weight = |c: &Component| match (options.method, options.choice) {
+            // The largest value alone counts, and it lies in one component.
+            (DecodeMethod::Argmax, _) => f64::from(u8::from(c.pixels.contains(&index))),
+            (_, ComponentChoice::Sum) => c.sum,
+            (_, ComponentChoice::Peak) => f64::from(c.peak),
+        };
+        // A stable order: of equals, the first in reading order is first.
+        components.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
+        if options.method == DecodeMethod::Argmax {
+            components.truncate(1);
         }
-    })
+        found.extend(components.iter().map(|component| Candidate {
+            detection: match options.method {
+                DecodeMethod::Argmax => refine(heatmap, size, index, peak),
+                DecodeMethod::Component => component.detection(),
+            },
+            pixels: component.pixels.len(),
+        }));
+        if found.len() >= most {
+            break;
+        }
+        take_out(rest.to_mut(), size, components, threshold);
+        highest = argmax(&rest, size)?;
+    }
+    found.truncate(most);
+    Ok(found)
+}
+
+/// Sets components to zero, and with them every pixel from `floor` on that is reached from them without a rise.
+fn take_out(heatmap: &mut [f32], size: [usize; 2], components: Vec<Component>, floor: f32) {
+    let mut stack: Vec<(usize, f32)> = Vec::new();
+    for index in components.into_iter().flat_map(|component| component.pixels) {
+        stack.push((index, std::mem::take(&mut heatmap[index])));
+    }
+    while let Some((index, value)) = stack.pop() {
+        for neighbour in neighbours(index, size) {
+            if heatmap[neighbour] > 0.0 && heatmap[neighbour] >= floor && heatmap[neighbour] <= value {
+                stack.push((neighbour, std::mem::take(&mut heatmap[neighbour])));
+            }
+        }
+    }
 }
 
 /// Index and value of the largest value, the first in reading order; `None` for an empty heatmap.
@@ -169,9 +232,10 @@ fn refine(heatmap: &[f32], size: [usize; 2], index: usize, peak: f32) -> Detecti
     Detection { x: x as f32 + offset(x, size[0], 1), y: y as f32 + offset(y, size[1], size[0]), score: peak }
 }
 
-/// Sums over the pixels of a connected component.
+/// A connected component: its pixels, and sums over them.
 #[derive(Debug, Default)]
 struct Component {
+    pixels: Vec<usize>,
     sum: f64,
     sum_x: f64,
     sum_y: f64,
@@ -184,9 +248,16 @@ impl Component {
     }
 }
 
+/// The pixel and its up to eight neighbours, in reading order.
+fn neighbours(index: usize, [width, height]: [usize; 2]) -> impl Iterator<Item = usize> {
+    let (x, y) = (index % width, index / width);
+    let columns = x.saturating_sub(1)..=(x + 1).min(width - 1);
+    (y.saturating_sub(1)..=(y + 1).min(height - 1))
+        .flat_map(move |row| columns.clone().map(move |column| row * width + column))
+}
+
 /// Components of pixels ≥ `level` (> 0) that touch, diagonals included; in reading order of their first pixel.
 fn components(heatmap: &[f32], size: [usize; 2], level: f32) -> Vec<Component> {
-    let [width, height] = size;
     let mut open: Vec<bool> = heatmap.iter().map(|v| *v >= level && *v > 0.0).collect();
     let mut found = Vec::new();
     let mut stack = Vec::new();
@@ -197,18 +268,13 @@ fn components(heatmap: &[f32], size: [usize; 2], level: f32) -> Vec<Component> {
         let mut component = Component::default();
         stack.push(start);
         while let Some(index) = stack.pop() {
-            let (x, y, value) = (index % width, index / width, heatmap[index]);
+            let (x, y, value) = (index % size[0], index / size[0], heatmap[index]);
+            component.pixels.push(index);
             component.sum += f64::from(value);
             component.sum_x += f64::from(value) * x as f64;
             component.sum_y += f64::from(value) * y as f64;
             component.peak = component.peak.max(value);
-            for row in y.saturating_sub(1)..=(y + 1).min(height - 1) {
-                for column in x.saturating_sub(1)..=(x + 1).min(width - 1) {
-                    if std::mem::take(&mut open[row * width + column]) {
-                        stack.push(row * width + column);
-                    }
-                }
-            }
+            stack.extend(neighbours(index, size).filter(|neighbour| std::mem::take(&mut open[*neighbour])));
         }
         found.push(component);
     }
@@ -317,6 +383,8 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let error = decode(&[0.0, 0.0, 0.0, bad], [2, 2], &DecodeOptions::default()).unwrap_err();
             assert!(error.to_string().contains("at x = 1, y = 1 is not finite"), "{error}");
+            let error = decode_candidates(&[1.0, 0.0, 0.0, bad], [2, 2], &DecodeOptions::default(), 5).unwrap_err();
+            assert!(matches!(error, EvaluationError::NotFinite { .. }), "{error}");
         }
         let error = decode(&[0.0; 5], [2, 2], &DecodeOptions::default()).unwrap_err();
         assert_eq!(error.to_string(), "heatmap has 5 values, expected 2×2");
@@ -345,6 +413,53 @@ mod tests {
                 decode(&heatmap, [31, 17], &default).unwrap()
             );
         }
+    }
+
+    /// Bells of these centres and heights, σ = 2.
+    fn bells(size: [usize; 2], bells: &[([f32; 2], f32)]) -> Vec<f32> {
+        let mut heatmap = vec![0.0f32; size[0] * size[1]];
+        let mut bell = heatmap.clone();
+        for (center, height) in bells {
+            render_target(&mut bell, size, *center, 2.0);
+            heatmap.iter_mut().zip(&bell).for_each(|(sum, value)| *sum = sum.max(height * value));
+        }
+        heatmap
+    }
+
+    #[test]
+    fn candidates_are_the_ball_of_the_single_decoding_and_then_whatever_else_rises() {
+        let size = [64, 36];
+        let places = [([12.0, 8.0], 0.9), ([40.0, 20.0], 0.8), ([50.0, 9.0], 0.3), ([20.0, 30.0], 0.02)];
+        let heatmap = bells(size, &places);
+        for method in [DecodeMethod::Component, DecodeMethod::Argmax] {
+            for choice in [ComponentChoice::Sum, ComponentChoice::Peak] {
+                let options = DecodeOptions { choice, ..options(method) };
+                let found = decode_candidates(&heatmap, size, &options, 5).unwrap();
+                assert_eq!(found.len(), 4, "{method:?} {choice:?} {found:?}");
+                assert_eq!(decode(&heatmap, size, &options).unwrap(), Some(found[0].detection));
+                for (candidate, ([x, y], score)) in found.iter().zip(places) {
+                    let Detection { x: u, y: v, score: s } = candidate.detection;
+                    assert!((u - x).abs() < 0.1 && (v - y).abs() < 0.1 && (s - score).abs() < 1e-6, "{candidate:?}");
+                }
+                // Half of the height of a bell of σ = 2 lies within 2.35 pixels; what is left of the faintest is cut off.
+                assert_eq!(found[0].pixels, 21);
+                assert_eq!(decode_candidates(&heatmap, size, &options, 2).unwrap(), found[..2]);
+            }
+        }
+        assert!(decode_candidates(&heatmap, size, &DecodeOptions::default(), 0).unwrap().is_empty());
+        let higher = DecodeOptions { threshold: 0.25, ..DecodeOptions::default() };
+        assert_eq!(decode_candidates(&heatmap, size, &higher, 5).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn the_skirt_of_a_peak_is_no_candidate_and_a_second_peak_on_it_is() {
+        let size = [40, 20];
+        let alone = bells(size, &[([12.3, 9.6], 1.0)]);
+        assert_eq!(decode_candidates(&alone, size, &DecodeOptions::default(), 5).unwrap().len(), 1);
+        let touching = bells(size, &[([12.0, 10.0], 1.0), ([19.0, 10.0], 0.4)]);
+        let found = decode_candidates(&touching, size, &DecodeOptions::default(), 5).unwrap();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!((found[1].detection.x - 19.0).abs() < 0.5, "{found:?}");
     }
 
     #[test]

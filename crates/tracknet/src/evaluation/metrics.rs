@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-use super::{EvaluationError, FrameOutcome};
+use super::{EvaluationError, FrameOutcome, TrackOptions};
 use crate::datasets::Visibility;
 
 /// How far from the label a detection may be.
@@ -129,6 +129,16 @@ pub struct MetricOptions {
     pub visible: VisibleSet,
     /// Radii of PCK, in heatmap pixels.
     pub pck_radii: Vec<f32>,
+    /// How the detections were made a trajectory, if they were: then each one that there is exists, whatever its score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub track: Option<TrackOptions>,
+}
+
+impl MetricOptions {
+    /// The score from which a detection exists.
+    pub fn exists_from(&self) -> f32 {
+        if self.track.is_some() { 0.0 } else { self.threshold }
+    }
 }
 
 impl Default for MetricOptions {
@@ -140,6 +150,7 @@ impl Default for MetricOptions {
             also: vec![Tolerance::Native { px: 5.0 }, Tolerance::Native { px: 4.0 }],
             visible: VisibleSet::default(),
             pck_radii: vec![1.0, 2.0, 3.0, 5.0],
+            track: None,
         }
     }
 }
@@ -298,7 +309,7 @@ impl Metrics {
     pub fn of(outcomes: &[&FrameOutcome], options: &MetricOptions) -> Self {
         let usable: Vec<&FrameOutcome> = outcomes.iter().copied().filter(|o| o.label.is_usable()).collect();
         let main = judge(&usable, options.tolerance, options.visible);
-        let (points, detection) = (sweep(&main), detection_metrics(&main, options.tolerance, options.threshold));
+        let (points, detection) = (sweep(&main), detection_metrics(&main, options.tolerance, options.exists_from()));
         let best =
             points.iter().fold(
                 None,
@@ -307,7 +318,7 @@ impl Metrics {
                 },
             );
         let also = options.also.iter().map(|&tolerance| {
-            detection_metrics(&judge(&usable, tolerance, options.visible), tolerance, options.threshold)
+            detection_metrics(&judge(&usable, tolerance, options.visible), tolerance, options.exists_from())
         });
         Self {
             frames: usable.len(),
@@ -444,7 +455,7 @@ fn recall_by_class(outcomes: &[&FrameOutcome], options: &MetricOptions) -> Vec<C
         let mut counts = Counts::default();
         for mut verdict in judge(&frames, options.tolerance, options.visible) {
             verdict.visible = true;
-            verdict.count(options.threshold, &mut counts);
+            verdict.count(options.exists_from(), &mut counts);
         }
         let (recall, strict_recall) = (counts.recall(), counts.strict_recall());
         ClassRecall { class: class.name(), frames: frames.len(), recall, strict_recall }
@@ -481,7 +492,7 @@ pub fn worst_first<'a>(outcomes: &'a [FrameOutcome], options: &MetricOptions) ->
     let usable: Vec<&FrameOutcome> = outcomes.iter().filter(|o| o.label.is_usable()).collect();
     let verdicts = judge(&usable, options.tolerance, options.visible);
     let badness = |verdict: &Verdict| {
-        let score = verdict.score.filter(|score| *score >= options.threshold);
+        let score = verdict.score.filter(|score| *score >= options.exists_from());
         // Scores lie in 0..1; a thousandth is fine enough to sort by.
         let rank = score.map_or(0, |score| (score * 1000.0) as i32);
         match (verdict.visible, score.is_some(), verdict.close) {

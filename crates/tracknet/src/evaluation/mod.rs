@@ -2,11 +2,12 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`decode`] | a heatmap → [`Detection`] |
+//! | [`decode`] | a heatmap → [`Detection`], or several [`Candidate`]s |
 //! | [`diagnosis`] | why nothing is found |
 //! | [`metrics`] | detections and labels of many frames → [`Metrics`] |
 //! | [`overlay`] | pictures of detections and heatmaps |
 //! | [`report`] | metrics by game, as a table and as JSON |
+//! | [`track`] | the candidates of successive frames → the trajectory of one ball |
 
 use std::sync::Arc;
 
@@ -17,11 +18,13 @@ pub mod diagnosis;
 pub mod metrics;
 pub mod overlay;
 pub mod report;
+pub mod track;
 
-pub use decode::{Activation, ComponentChoice, DecodeMethod, DecodeOptions, Detection, HeatmapPoints};
+pub use decode::{Activation, Candidate, ComponentChoice, DecodeMethod, DecodeOptions, Detection, HeatmapPoints};
 pub use diagnosis::Diagnosis;
 pub use metrics::{MetricOptions, Metrics, Tolerance, VisibleSet};
 pub use report::EvaluationReport;
+pub use track::{TrackOptions, TrackSource, Tracked, Tracker};
 
 /// What one frame contributes to the metrics.
 #[derive(Debug, Clone, PartialEq)]

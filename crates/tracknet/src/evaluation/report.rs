@@ -81,7 +81,8 @@ impl fmt::Display for Ratio {
 impl fmt::Display for EvaluationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let MetricOptions { threshold, tolerance, visible, .. } = &self.options;
-        writeln!(f, "within {tolerance}, score ≥ {threshold}, visible = {{{visible}}}")?;
+        let tracked = if self.options.track.is_some() { "tracked from " } else { "" };
+        writeln!(f, "within {tolerance}, {tracked}score ≥ {threshold}, visible = {{{visible}}}")?;
         let width = self.games.iter().map(|g| g.game.chars().count()).max().unwrap_or(0).max("total".len());
         writeln!(
             f,
@@ -161,6 +162,7 @@ mod tests {
     use super::super::metrics::tests::outcome;
     use super::*;
     use crate::datasets::Visibility::{Absent, Visible};
+    use crate::evaluation::TrackOptions;
 
     fn report() -> EvaluationReport {
         let mut outcomes = vec![outcome(Visible, Some((0.0, 0.9))), outcome(Visible, None), outcome(Absent, None)];
@@ -181,6 +183,20 @@ mod tests {
         assert!(text.contains("found by visibility: visible 0.500 of 2, hard – of 0, occluded – of 0"), "{text}");
         assert!(text.contains("best F1 0.667 at score ≥ 0.900"), "{text}");
         assert!(!text.contains("NaN"), "{text}");
+    }
+
+    #[test]
+    fn every_position_of_a_trajectory_counts_whatever_its_score() {
+        let outcomes = [outcome(Visible, Some((0.0, 0.2))), outcome(Absent, Some((0.0, 0.1))), outcome(Visible, None)];
+        let options = MetricOptions { track: Some(TrackOptions::default()), ..MetricOptions::default() };
+        let report = EvaluationReport::from_outcomes(&outcomes, &options);
+        let counts = report.total.detection.counts;
+        assert_eq!((counts.tp, counts.fp2, counts.fn_), (1, 1, 1));
+        assert_eq!(report.total.by_visibility[0].strict_recall, Some(0.5));
+        let text = report.to_string();
+        assert!(text.starts_with("within 4 px at 512×288, tracked from score ≥ 0.5, visible = {1,2,3}\n"), "{text}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["options"]["track"]["max_gap"], 4);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | [`probe`] | what a video file says about itself, and whether it keeps it |
 //! | [`predictor`] | a trained model on images, folders and videos |
 //! | `ring` | the last frames of a stream, for windows |
+//! | [`tracked`] | the same frames with the ball tracked through them |
 //! | [`predictions`] | CSV and JSON lines |
 
 use std::path::PathBuf;
@@ -15,12 +16,14 @@ pub mod predictions;
 pub mod predictor;
 pub mod probe;
 mod ring;
+pub mod tracked;
 pub mod video;
 pub mod video_writer;
 
 pub use predictions::{Prediction, RowFormat, RowWriter};
 pub use predictor::{FrameResult, Predicted, Predictor, Source};
 pub use probe::VideoInfo;
+pub use tracked::TrackedFrames;
 pub use video::{VideoFrames, VideoTools};
 pub use video_writer::VideoWriter;
 

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::{IoContext, Result};
-use crate::evaluation::Detection;
+use crate::evaluation::{Detection, TrackSource, Tracked};
 use crate::files::{FileError, open_regular, write_atomic};
 
 /// First line of the CSV.
 const HEADER: &str = "Frame,Visibility,X,Y,Score";
+/// First line of the CSV of a tracked ball.
+const TRACKED_HEADER: &str = "Frame,Visibility,X,Y,Score,Source";
 
 /// What was found on one frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +22,10 @@ pub struct Prediction {
     pub frame: u64,
     /// Name of the image file, when the frame came from one.
     pub file: Option<String>,
-    /// The best candidate in native pixels, also when its score is low.
+    /// The best candidate in native pixels, also when its score is low; of a tracked ball the position that was decided.
     pub detection: Option<Detection>,
+    /// Where the position of a tracked ball comes from; `None` = not tracked, or no ball.
+    pub source: Option<TrackSource>,
     /// The heatmap's highest value, in 0..1: the score where nothing was high enough for a candidate.
     pub peak: f32,
     /// Why the frame could not be read; its row is that of an absent ball.
@@ -31,12 +35,23 @@ pub struct Prediction {
 impl Prediction {
     /// The row of a frame that could not be read.
     pub fn damaged(frame: u64, file: Option<String>, reason: String) -> Self {
-        Self { frame, file, detection: None, peak: 0.0, damage: Some(reason) }
+        Self { frame, file, detection: None, source: None, peak: 0.0, damage: Some(reason) }
     }
 
-    /// The detection if its score is at least `threshold`.
+    /// The same frame as the tracker decided on it. Its score stays what the model saw.
+    #[must_use]
+    pub fn tracked(self, tracked: Option<Tracked>) -> Self {
+        let score = self.score();
+        let detection = tracked.map(|tracked| match tracked.source {
+            TrackSource::Detected => tracked.detection,
+            TrackSource::Filled => Detection { score, ..tracked.detection },
+        });
+        Self { detection, source: tracked.map(|tracked| tracked.source), peak: score, ..self }
+    }
+
+    /// The detection if its score is at least `threshold`, or if the tracker decided for it.
     pub fn visible(&self, threshold: f32) -> Option<Detection> {
-        self.detection.filter(|found| found.score >= threshold)
+        self.detection.filter(|found| self.source.is_some() || found.score >= threshold)
     }
 
     /// The score of the best candidate, or the peak without one; written also for absent balls, so that a user can see
@@ -53,6 +68,11 @@ impl Prediction {
         }
     }
 
+    fn tracked_csv_row(&self, threshold: f32) -> String {
+        let source = self.source.map_or("", TrackSource::name);
+        format!("{},{source}\n", self.csv_row(threshold).trim_end())
+    }
+
     fn json_line(&self, threshold: f32) -> Result<String> {
         let found = self.visible(threshold);
         let line = Line {
@@ -62,6 +82,7 @@ impl Prediction {
             x: found.map(|d| d.x),
             y: found.map(|d| d.y),
             score: self.score(),
+            source: self.source,
             error: self.damage.as_deref(),
         };
         let json = serde_json::to_string(&line).map_err(std::io::Error::from).at("(JSON line)")?;
@@ -80,6 +101,8 @@ struct Line<'a> {
     y: Option<f32>,
     score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<TrackSource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
 }
 
@@ -88,13 +111,24 @@ struct Line<'a> {
 pub enum RowFormat {
     /// `Frame,Visibility,X,Y,Score`: native pixels; visibility, x and y are 0 below the threshold.
     Csv,
-    /// One JSON object a line: `frame`, `file` (if any), `visible`, `x`, `y` (`null` when absent), `score`, and `error` for
-    /// a frame that could not be read.
+    /// The same with a column `Source`: `detected`, `filled`, or empty without a ball.
+    TrackedCsv,
+    /// One JSON object a line: `frame`, `file` (if any), `visible`, `x`, `y` (`null` when absent), `score`, `source` of a tracked
+    /// ball, and `error` for a frame that could not be read.
     JsonLines,
 }
 
 impl RowFormat {
-    /// Whether a file was written in this format, or is empty.
+    /// The first line, where there is one that is no row.
+    fn header(self) -> Option<&'static str> {
+        match self {
+            Self::Csv => Some(HEADER),
+            Self::TrackedCsv => Some(TRACKED_HEADER),
+            Self::JsonLines => None,
+        }
+    }
+
+    /// Whether a file was written in this format, or is empty; a CSV may be of a tracked ball or not.
     pub fn recognizes(self, path: &Path) -> bool {
         let mut start = Vec::new();
         // No line of this program is longer.
@@ -106,7 +140,7 @@ impl RowFormat {
         matches!(read, Ok(Ok(_)))
             && match self {
                 _ if start.is_empty() => true,
-                Self::Csv => first == HEADER,
+                Self::Csv | Self::TrackedCsv => first == HEADER || first == TRACKED_HEADER,
                 Self::JsonLines => serde_json::from_str(first).is_ok_and(keys),
             }
     }
@@ -145,8 +179,8 @@ impl RowWriter {
         }
         file.set_len(0).at(path)?;
         let mut writer = Self { path: path.to_path_buf(), file, format, threshold, length: 0 };
-        if format == RowFormat::Csv {
-            writer.append(&format!("{HEADER}\n"))?;
+        if let Some(header) = format.header() {
+            writer.append(&format!("{header}\n"))?;
         }
         Ok(writer)
     }
@@ -163,6 +197,7 @@ impl RowWriter {
     pub fn push(&mut self, prediction: &Prediction) -> Result<()> {
         let row = match self.format {
             RowFormat::Csv => prediction.csv_row(self.threshold),
+            RowFormat::TrackedCsv => prediction.tracked_csv_row(self.threshold),
             RowFormat::JsonLines => prediction.json_line(self.threshold)?,
         };
         Ok(self.append(&row)?)
@@ -204,7 +239,8 @@ mod tests {
 
     fn predictions() -> Vec<Prediction> {
         let found = |x, y, score| Some(Detection { x, y, score });
-        let prediction = |frame, detection, peak| Prediction { frame, file: None, detection, peak, damage: None };
+        let prediction =
+            |frame, detection, peak| Prediction { frame, file: None, detection, source: None, peak, damage: None };
         vec![
             Prediction { file: Some("0000.jpg".into()), ..prediction(0, found(640.125, 12.0, 0.93456), 0.93456) },
             // The largest component is not always the highest.
@@ -245,6 +281,32 @@ mod tests {
         assert!(lines[2]["x"].is_null() && lines[2]["visible"] == false && lines[2].get("file").is_none());
         assert!(lines[..3].iter().all(|line| line.get("error").is_none()));
         assert_eq!((&lines[3]["error"], &lines[3]["visible"]), (&"cut off".into(), &false.into()));
+    }
+
+    #[test]
+    fn a_tracked_ball_has_its_source_in_every_format_and_the_score_that_the_model_gave() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |x, score, source| Some(Tracked { detection: Detection { x, y: 5.0, score }, source });
+        let decided = [at(640.0, 0.3, TrackSource::Detected), at(600.0, 0.0, TrackSource::Filled), None, None];
+        let [csv, json] =
+            [(RowFormat::TrackedCsv, "a.csv"), (RowFormat::JsonLines, "a.jsonl")].map(|(format, name)| {
+                let path = dir.path().join(name);
+                let mut writer = RowWriter::create(&path, format, 0.5).unwrap();
+                for (prediction, decided) in predictions().into_iter().zip(decided) {
+                    writer.push(&prediction.tracked(decided)).unwrap();
+                }
+                writer.finish().unwrap();
+                assert!(
+                    format.recognizes(&path) && RowFormat::Csv.recognizes(&path) == (format != RowFormat::JsonLines)
+                );
+                fs::read_to_string(path).unwrap()
+            });
+        let expected = "Frame,Visibility,X,Y,Score,Source\n0,1,640.00,5.00,0.3000,detected\n1,1,600.00,5.00,0.2500,filled\n\
+                        7,0,0,0,0.0071,\n8,0,0,0,0.0000,\n";
+        assert_eq!(csv, expected);
+        let lines: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&lines[1]["source"], &lines[1]["visible"]), (&"filled".into(), &true.into()));
+        assert!(lines[2].get("source").is_none() && lines[3]["error"] == "cut off");
     }
 
     #[test]

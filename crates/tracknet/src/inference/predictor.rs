@@ -23,8 +23,9 @@ use crate::console::excerpt;
 use crate::datasets::image::{Normalizer, decode as decode_image, is_picture, pictures_in, resize};
 use crate::datasets::{BatchSpec, Geometry};
 use crate::error::Result;
-use crate::evaluation::decode::{Activation, DecodeOptions, decode};
+use crate::evaluation::decode::{Activation, Candidate, DecodeOptions, decode_candidates};
 use crate::evaluation::overlay::{heatmap_picture, overlay};
+use crate::evaluation::track::{Change, SceneWatch};
 use crate::models::HeatmapModel;
 
 use super::ring::{Cut, Ring};
@@ -70,6 +71,7 @@ pub struct Predictor {
     normalizer: Normalizer,
     activation: Activation,
     decode: DecodeOptions,
+    candidates: usize,
     device: Device,
     stop: Arc<AtomicBool>,
 }
@@ -98,6 +100,7 @@ struct Stream {
     /// The number of the next frame.
     number: u64,
     ring: Ring,
+    scene: SceneWatch,
     /// The directory of the last file.
     dir: Option<PathBuf>,
     /// Frames that were not searched yet.
@@ -137,6 +140,7 @@ struct Read {
     number: u64,
     file: Option<String>,
     frame: RgbImage,
+    change: Change,
 }
 
 /// A frame of a source: the path of its file, if it has one, and its pixels, or why there are none.
@@ -147,6 +151,10 @@ type Incoming = (Option<PathBuf>, Result<RgbImage, String>);
 pub struct FrameResult {
     /// The detection in native pixels; also one with a low score.
     pub prediction: Prediction,
+    /// The likeliest places of the ball in native pixels, as many as were [asked for](Predictor::with_candidates).
+    pub candidates: Vec<Candidate>,
+    /// How the frame follows the one before it that could be read.
+    pub change: Change,
     /// The frame as it was read.
     pub frame: RgbImage,
     /// Activated heatmap `[Hh, Wh]`, values in 0..1.
@@ -183,6 +191,7 @@ impl Predictor {
             spec,
             activation: Activation::from(config.training.loss.name),
             decode: DecodeOptions::default(),
+            candidates: 1,
             device: device.clone(),
             stop: Arc::default(),
         }
@@ -204,6 +213,12 @@ impl Predictor {
         Self { decode, ..self }
     }
 
+    /// The same predictor, which gives up to `most` candidates of each frame, at least one; by default one.
+    #[must_use]
+    pub fn with_candidates(self, most: usize) -> Self {
+        Self { candidates: most.max(1), ..self }
+    }
+
     /// The same predictor, which stops after the frames at hand when `stop` is set.
     #[must_use]
     pub fn stopping_at(self, stop: Arc<AtomicBool>) -> Self {
@@ -216,9 +231,10 @@ impl Predictor {
     /// If the picture cannot be resized or the model gives values that are not finite.
     pub fn image(&self, frame: RgbImage) -> Result<FrameResult> {
         let mut ring = Ring::new(&self.spec);
-        let mut cuts = self.prepare(0, &frame, &mut ring).map_err(InferenceError::Picture)?;
+        let (change, mut cuts) =
+            self.prepare(0, &frame, &mut ring, &mut SceneWatch::default()).map_err(InferenceError::Picture)?;
         cuts.extend(ring.finish());
-        self.result(Read { number: 0, file: None, frame }, &self.heatmaps(&cuts)?)
+        self.result(Read { number: 0, file: None, frame, change }, &self.heatmaps(&cuts)?)
     }
 
     /// Finds the ball on every frame of an image file, of a folder of jpg and png frames (in natural order of their
@@ -264,6 +280,7 @@ impl Predictor {
         let mut stream = Stream {
             number: 0,
             ring: Ring::new(&self.spec),
+            scene: SceneWatch::default(),
             dir: None,
             frames: Vec::new(),
             settled: 0,
@@ -306,15 +323,18 @@ impl Predictor {
         let dir = path.as_deref().and_then(Path::parent).map(Path::to_path_buf);
         if dir != stream.dir {
             stream.end_clip();
+            stream.scene.clear();
             stream.dir = dir;
         }
         let file = path.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         let number = stream.number;
         stream.number += 1;
-        let prepared = frame.and_then(|frame| self.prepare(number, &frame, &mut stream.ring).map(|cuts| (frame, cuts)));
+        let Stream { ring, scene, .. } = stream;
+        let prepared = frame
+            .and_then(|frame| self.prepare(number, &frame, ring, scene).map(|(change, cuts)| (frame, change, cuts)));
         let cuts = match prepared {
-            Ok((frame, cuts)) => {
-                stream.frames.push(Ok(Read { number, file, frame }));
+            Ok((frame, change, cuts)) => {
+                stream.frames.push(Ok(Read { number, file, frame, change }));
                 cuts
             }
             Err(reason) => {
@@ -326,11 +346,18 @@ impl Predictor {
         stream.cut(cuts);
     }
 
-    /// Takes a frame into the ring; returns the windows that are whole with it.
-    fn prepare(&self, number: u64, frame: &RgbImage, ring: &mut Ring) -> Result<Vec<Cut>, String> {
+    /// Takes a frame into the ring; returns how it follows the one before it, and the windows that are whole with it.
+    fn prepare(
+        &self,
+        number: u64,
+        frame: &RgbImage,
+        ring: &mut Ring,
+        scene: &mut SceneWatch,
+    ) -> Result<(Change, Vec<Cut>), String> {
         let resized = resize(frame, None, self.spec.input_size)?;
         let planes = self.normalizer.apply(&resized);
-        Ok(ring.push(number, resized, planes))
+        let change = scene.next(&resized);
+        Ok((change, ring.push(number, resized, planes)))
     }
 
     /// The activated heatmaps `[Hh, Wh]` of windows, by the numbers of their frames.
@@ -356,16 +383,18 @@ impl Predictor {
         Ok(found)
     }
 
-    fn result(&self, Read { number, file, frame }: Read, heatmaps: &BTreeMap<u64, Vec<f32>>) -> Result<FrameResult> {
+    fn result(&self, read: Read, heatmaps: &BTreeMap<u64, Vec<f32>>) -> Result<FrameResult> {
+        let Read { number, file, frame, change } = read;
         let no_heatmap = || InferenceError::Picture("the model gave no heatmap".to_owned());
         let heatmap = heatmaps.get(&number).ok_or_else(no_heatmap)?;
         let size = self.spec.heatmap_size;
         let native = [frame.width() as usize, frame.height() as usize];
         let geometry = Geometry::whole(native, self.spec.input_size, size);
-        let detection = decode(heatmap, size, &self.decode)?;
-        let detection = detection.map(|found| found.to_native(&geometry));
+        let found = decode_candidates(heatmap, size, &self.decode, self.candidates)?;
+        let candidates: Vec<Candidate> = found.into_iter().map(|found| found.to_native(&geometry)).collect();
+        let detection = candidates.first().map(|found| found.detection);
         let peak = heatmap.iter().copied().fold(0.0, f32::max);
-        let prediction = Prediction { frame: number, file, detection, peak, damage: None };
-        Ok(FrameResult { prediction, frame, heatmap: heatmap.to_vec(), heatmap_size: size })
+        let prediction = Prediction { frame: number, file, detection, source: None, peak, damage: None };
+        Ok(FrameResult { prediction, candidates, change, frame, heatmap: heatmap.to_vec(), heatmap_size: size })
     }
 }

@@ -58,7 +58,7 @@ fn five_steps_equal_pytorch(file: &str, quantization: serde_json::Value, toleran
     let golden = read(&format!("train_step/{file}.safetensors"));
     let model: ModelConfig = serde_json::from_value(json!({
         "pretrained_model_name": fixture("dinov3_tiny"),
-        "decoder": { "channels": [64], "upsample": [] },
+        "decoder": { "channels": [64, 64], "upsample": [], "blocks_per_stage": 0 },
         "heatmap": { "size": [6, 4] },
         "lora": { "enabled": true, "r": 4, "lora_alpha": 8.0, "lora_dropout": 0.0 },
         "quantization": quantization

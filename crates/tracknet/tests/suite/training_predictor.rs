@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::tensor::Device;
 use serde_json::json;
 use tracknet::artifacts::load_model_for_inference;
-use tracknet::inference::{FrameResult, Predicted, Predictor};
+use tracknet::evaluation::track::CANDIDATES;
+use tracknet::evaluation::{MetricOptions, TrackOptions};
+use tracknet::inference::{FrameResult, Predicted, Predictor, TrackedFrames};
 use tracknet::training::{EvaluateOptions, evaluate};
 
 use crate::training_support::{config, lora, model, run, training};
@@ -59,8 +61,40 @@ fn a_run_directory_is_enough_to_predict_and_to_evaluate() {
     let single = predictor.image(results[2].frame.clone()).unwrap();
     assert_eq!(single.prediction.frame, 0);
 
+    let options = TrackOptions { threshold: 0.01, ..TrackOptions::default() };
+    let metrics = MetricOptions { track: Some(options.clone()), ..MetricOptions::default() };
+    let options_of_track = EvaluateOptions { metrics, ..EvaluateOptions::default() };
+    let found = evaluate(&loaded.model, &loaded.build, &loaded.config, games, &device, &options_of_track).unwrap();
+    let tracked = tracked_frames(Predictor::open(&report.paths.root, &device).unwrap(), &clip, options);
+    for (result, outcome) in tracked.iter().zip(&found.outcomes) {
+        let (prediction, expected) = (&result.prediction, outcome.detection);
+        assert_eq!(prediction.detection.is_some(), expected.is_some(), "{prediction:?} {expected:?}");
+        assert_eq!(prediction.visible(1.0), prediction.detection, "the tracker decides, not the score");
+        if let (Some(a), Some(b)) = (prediction.detection, expected) {
+            assert!((a.x - b.x).abs() < 1e-2 && (a.y - b.y).abs() < 1e-2, "{a:?} {b:?}");
+        }
+    }
+    assert!(tracked.iter().any(|result| result.prediction.source.is_some()), "nothing was tracked");
+
     damaged_frames_cost_a_row_each(&predictor, dir.path(), &results);
     a_stop_keeps_what_was_found(predictor, &clip);
+}
+
+/// The frames of a clip with the ball tracked through them, in order and with nothing but rows.
+fn tracked_frames(predictor: Predictor, clip: &Path, options: TrackOptions) -> Vec<FrameResult> {
+    let mut results = Vec::new();
+    let mut keep = |predicted| {
+        let Predicted::Frame(result) = predicted else { panic!("{predicted:?}") };
+        results.push(result);
+        Ok(())
+    };
+    let mut frames = TrackedFrames::new(options, false).unwrap();
+    let predictor = predictor.with_candidates(CANDIDATES);
+    predictor.path(clip, &mut |predicted| frames.push(predicted, &mut keep)).unwrap();
+    frames.finish(&mut keep).unwrap();
+    assert_eq!(results.iter().map(|result| result.prediction.frame).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+    assert!(results.iter().all(|result| result.heatmap.is_empty() && result.heatmap_picture().is_err()));
+    results
 }
 
 /// Copies of the frames, of which every second is cut.

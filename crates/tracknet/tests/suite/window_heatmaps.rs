@@ -366,7 +366,7 @@ fn a_run_keeps_its_windows(config: &Config, resumed: &Path) {
     let mut single = config.clone();
     single.data.sequence.enabled = false;
     let error = run(&single, Some(resumed), None).unwrap_err().to_string();
-    assert!(error.contains("model.heatmap.frames") && error.contains("data.sequence.enabled"), "{error}");
+    assert!(error.contains("model.temporal") && error.contains("data.sequence.enabled"), "{error}");
 }
 
 #[test]
