@@ -51,7 +51,8 @@ pub struct TrainingConfig {
     /// Frames per forward pass; 0 = the whole batch.
     #[config(default = 0, range = COUNT)]
     pub micro_batch_size: usize,
-    /// Keep only the input of each frozen transformer block for the backward pass, and compute the rest again.
+    /// Keep only the input of each frozen transformer block or ConvNeXt MLP for the backward pass, and compute the rest
+    /// again.
     pub gradient_checkpointing: bool,
     /// Decode workers and how far they run ahead.
     #[config(section)]

@@ -23,7 +23,7 @@ use tracknet_kernels::block::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, Fr
 use tracknet_kernels::dropout::KeepMask;
 use tracknet_kernels::{
     ComputeDtype, FusedActivation, Linear4bitWeight, NormSpec, PackedWeight, QuantizeOptions, conv3x3,
-    depthwise_conv3x3, gelu, group_norm, layer_norm, linear_4bit, resize_bilinear,
+    depthwise_conv_nhwc, depthwise_conv3x3, gelu, group_norm, layer_norm, linear_4bit, resize_bilinear,
 };
 
 use roofline::{Roofline, bytes, operations};
@@ -59,6 +59,7 @@ fn main() {
     normalization(&mut criterion.benchmark_group("norm"));
     activation(&mut criterion.benchmark_group("gelu"));
     convolution(&mut criterion.benchmark_group("depthwise"));
+    convolution_of_cells(&mut criterion.benchmark_group("depthwise_nhwc"));
     dense_convolution(&mut criterion.benchmark_group("conv3x3"));
     resize(&mut criterion.benchmark_group("resize"));
     codec(&mut criterion.benchmark_group("codec"));
@@ -273,6 +274,25 @@ fn convolution(group: &mut Group<'_>) {
         |device| [random([FRAMES, channels, height, width], device)],
         |[x]| depthwise_conv3x3(x.clone(), if x.is_require_grad() { trained.clone() } else { plain.clone() }),
     );
+}
+
+/// Of the first and of the third stage of a ConvNeXt-T; the weight is frozen.
+fn convolution_of_cells(group: &mut Group<'_>) {
+    for [rows, columns, channels] in [[72, 128, 96], [18, 32, 384]] {
+        let count = 2 * 49 * FRAMES * rows * columns * channels;
+        let parameters = |device: &Device| (random([channels, 1, 7, 7], device), random([channels], device));
+        let (plain, trained) = (parameters(&device()), parameters(&device().autodiff()));
+        both(
+            group,
+            &format!("7×7, {channels} channels"),
+            [operations(count, "f32"), operations(count, "f32")],
+            |device| [random([FRAMES, rows * columns, channels], device)],
+            |[x]| {
+                let (weight, bias) = if x.is_require_grad() { &trained } else { &plain };
+                depthwise_conv_nhwc(x.clone(), [rows, columns], weight.clone(), bias.clone())
+            },
+        );
+    }
 }
 
 fn dense_convolution(group: &mut Group<'_>) {

@@ -2,7 +2,8 @@
 //!
 //! * [`mod@conv3x3`]: dense 3×3 convolutions of large feature maps;
 //! * [`deformable`]: attention to a few places of every level of a feature pyramid;
-//! * [`depthwise`]: 3×3 convolutions with one filter for each channel.
+//! * [`depthwise`]: 3×3 convolutions with one filter for each channel, and [`depthwise_nhwc`] with kernels of any odd size on
+//!   maps whose channels lie last.
 //! * [`mod@gelu`]: the activation, with a vectorized error function.
 //! * [`norm`]: layer and group normalization, with the activation behind them.
 //! * [`resize`]: bilinear resize.
@@ -31,6 +32,7 @@ mod cube;
 pub mod cuda;
 pub mod deformable;
 pub mod depthwise;
+pub mod depthwise_nhwc;
 pub mod dropout;
 #[cfg(all(test, feature = "flex"))]
 mod entered;
@@ -52,6 +54,7 @@ mod simd;
 
 pub use conv3x3::conv3x3;
 pub use depthwise::depthwise_conv3x3;
+pub use depthwise_nhwc::depthwise_conv_nhwc;
 pub use fourbit::{
     Absmax, ComputeDtype, Linear4bitWeight, PackedWeight, QuantType, QuantizationError, QuantizeError, QuantizeOptions,
     linear_4bit,

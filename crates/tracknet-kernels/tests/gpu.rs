@@ -15,6 +15,8 @@ mod conv3x3;
 mod deformable;
 #[path = "suite/depthwise.rs"]
 mod depthwise;
+#[path = "suite/depthwise_nhwc.rs"]
+mod depthwise_nhwc;
 #[path = "suite/linear.rs"]
 mod linear;
 #[path = "suite/matmul.rs"]

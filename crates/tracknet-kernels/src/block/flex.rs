@@ -1,12 +1,14 @@
 //! The block on the CPU backend: tensors as slices for the [kernel](super::kernel).
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::DType;
 
+use super::gradients::OfAdapter;
 use super::kernel::{Adapter, Block, LAYERS, Linear, Norm, Saved, Shape};
+use super::mlp::{Mlp, SavedMlp};
 use super::ops::{BlockGradients, BlockOps, Tape};
 use crate::attention::kernel::RotaryTable;
 use crate::dropout::KeepMask;
@@ -27,6 +29,17 @@ pub struct HostBlock {
     /// `[2, tokens, head_dim / 2]`: cosines, then sines.
     pub(super) table: Option<FlexTensor>,
     /// Keep nothing but the input, and compute the rest again for backward.
+    pub(super) checkpoint: bool,
+}
+
+/// An MLP of frozen layers as tensors of the CPU backend.
+#[derive(Debug, Clone)]
+pub struct HostMlp {
+    pub(super) norm: HostNorm,
+    /// Up, down.
+    pub(super) linears: [HostLinear; 2],
+    pub(super) scale: Option<FlexTensor>,
+    /// As for a block.
     pub(super) checkpoint: bool,
 }
 
@@ -65,13 +78,32 @@ pub(super) struct HostAdapter {
 /// What the forward pass of a block saved: its input and, without checkpointing, the activations inside.
 pub struct SavedForward {
     x: FlexTensor,
-    saved: Option<Saved>,
+    saved: Option<Activations>,
+}
+
+/// The activations inside of what was computed.
+#[allow(clippy::large_enum_variant, reason = "one for each layer of a model")]
+enum Activations {
+    Block(Saved),
+    Mlp(SavedMlp),
 }
 
 impl std::fmt::Debug for SavedForward {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SavedForward").field("all", &self.saved.is_some()).finish_non_exhaustive()
     }
+}
+
+/// Leaves on the tape what backward needs; the activations only without checkpointing.
+fn record(tape: &Tape, x: FlexTensor, saved: Activations, checkpoint: bool) {
+    let saved = (!checkpoint).then_some(saved);
+    *tape.lock().unwrap_or_else(PoisonError::into_inner) = Some(SavedForward { x, saved });
+}
+
+/// Takes what is on the tape.
+fn replay(tape: &Tape) -> SavedForward {
+    let kept = tape.lock().unwrap_or_else(PoisonError::into_inner).take();
+    kept.unwrap_or_else(|| panic!("frozen layers: a second backward pass over one graph"))
 }
 
 /// A tensor as the kernel reads it.
@@ -112,23 +144,31 @@ impl HostLinear {
     }
 }
 
+impl HostNorm {
+    fn borrow(&self) -> Norm<'_> {
+        Norm { weight: slice(&self.weight), bias: slice(&self.bias), epsilon: self.epsilon }
+    }
+}
+
+impl HostMlp {
+    pub(super) fn borrow<'a>(&'a self, mut adapters: &'a [f32]) -> Mlp<'a> {
+        let [up, down] = self.linears.each_ref().map(|linear| linear.borrow(&mut adapters));
+        Mlp { norm: self.norm.borrow(), up, down, scale: self.scale.as_ref().map(slice) }
+    }
+}
+
 impl HostBlock {
     pub(super) fn borrow<'a>(&'a self, [batch, tokens, hidden]: [usize; 3], mut adapters: &'a [f32]) -> Block<'a> {
-        let [norm1, norm2] = self.norms.each_ref().map(|norm| Norm {
-            weight: slice(&norm.weight),
-            bias: slice(&norm.bias),
-            epsilon: norm.epsilon,
-        });
-        let mlp = self.linears[4].weight.shape()[0];
+        let [norm1, norm] = self.norms.each_ref().map(HostNorm::borrow);
         let [query, key, value, output, up, down] = self.linears.each_ref().map(|linear| linear.borrow(&mut adapters));
-        let [scale1, scale2] = self.scales.each_ref().map(|scale| scale.as_ref().map(slice));
+        let [scale1, scale] = self.scales.each_ref().map(|scale| scale.as_ref().map(slice));
         let rotary = self.table.as_ref().map(|table| {
             let table = slice(table);
             let (cos, sin) = table.split_at(table.len() / 2);
             RotaryTable { cos, sin }
         });
-        let shape = Shape { batch, tokens, hidden, mlp, heads: self.heads };
-        Block { shape, norm1, query, key, value, output, scale1, norm2, up, down, scale2, rotary }
+        let shape = Shape { batch, tokens, hidden, heads: self.heads };
+        Block { shape, norm1, query, key, value, output, scale1, mlp: Mlp { norm, up, down, scale }, rotary }
     }
 }
 
@@ -139,8 +179,24 @@ impl BlockOps for Flex {
         let shape = x.shape();
         let (y, saved) = block.borrow(shape.dims(), slice(&adapters)).forward(slice(&x), Level::best());
         if let Some(tape) = tape {
-            let saved = (!block.checkpoint).then_some(saved);
-            *tape.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(SavedForward { x, saved });
+            record(&tape, x, Activations::Block(saved), block.checkpoint);
+        }
+        cast(tensor(y, shape), dtype)
+    }
+
+    fn frozen_mlp(
+        residual: FlexTensor,
+        x: FlexTensor,
+        adapters: FlexTensor,
+        mlp: Arc<HostMlp>,
+        tape: Option<Tape>,
+    ) -> FlexTensor {
+        let dtype = residual.dtype();
+        let [residual, x, adapters] = [residual, x, adapters].map(on_host);
+        let shape = x.shape();
+        let (y, saved) = mlp.borrow(slice(&adapters)).forward(slice(&x), slice(&residual).to_vec(), Level::best());
+        if let Some(tape) = tape {
+            record(&tape, x, Activations::Mlp(saved), mlp.checkpoint);
         }
         cast(tensor(y, shape), dtype)
     }
@@ -153,19 +209,47 @@ impl BlockGradients for Flex {
         block: Arc<HostBlock>,
         tape: Tape,
     ) -> [FlexTensor; 2] {
-        let kept = tape.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        let SavedForward { x, saved } =
-            kept.unwrap_or_else(|| panic!("frozen_block: a second backward pass over one graph"));
+        let SavedForward { x, saved } = replay(&tape);
         let dtype = gradient.dtype();
         let (gradient, adapters) = (on_host(gradient), on_host(adapters));
         let level = Level::best();
         let host = block.borrow(x.shape().dims(), slice(&adapters));
-        let saved = saved.unwrap_or_else(|| host.forward(slice(&x), level).1);
+        let saved = match saved {
+            Some(Activations::Block(saved)) => saved,
+            _ => host.forward(slice(&x), level).1,
+        };
         let (of_x, of_adapters) = host.backward(slice(&x), saved, slice(&gradient), level);
-        let mut flat: Vec<f32> = of_adapters.into_iter().flatten().flatten().flatten().collect();
-        // Without adapters the operation still has a tensor in their place.
-        flat.resize(adapters.shape().num_elements(), 0.0);
-        let shape = adapters.shape();
-        [cast(tensor(of_x, x.shape()), dtype), tensor(flat, shape)]
+        [cast(tensor(of_x, x.shape()), dtype), behind_each_other(of_adapters, &adapters)]
     }
+
+    fn frozen_mlp_gradients(
+        gradient: FlexTensor,
+        adapters: FlexTensor,
+        mlp: Arc<HostMlp>,
+        tape: Tape,
+    ) -> [FlexTensor; 2] {
+        let SavedForward { x, saved } = replay(&tape);
+        let dtype = gradient.dtype();
+        let (gradient, adapters) = (on_host(gradient), on_host(adapters));
+        let level = Level::best();
+        let host = mlp.borrow(slice(&adapters));
+        let saved = match saved {
+            Some(Activations::Mlp(saved)) => saved,
+            // What is added to does not matter here.
+            _ => host.forward(slice(&x), vec![0.0; x.shape().num_elements()], level).1,
+        };
+        let (of_normal, of_adapters) = host.backward(saved, slice(&gradient), level);
+        let mut of_x = vec![0.0; of_normal.len()];
+        host.norm.backward(slice(&x), &of_normal, &mut of_x, level);
+        [cast(tensor(of_x, x.shape()), dtype), behind_each_other(of_adapters, &adapters)]
+    }
+}
+
+/// The gradients of all adapters as one tensor like that of their matrices.
+fn behind_each_other<const N: usize>(gradients: [OfAdapter; N], adapters: &FlexTensor) -> FlexTensor {
+    let shape = adapters.shape();
+    let mut flat: Vec<f32> = gradients.into_iter().flatten().flatten().flatten().collect();
+    // Without adapters the operation still has a tensor in their place.
+    flat.resize(shape.num_elements(), 0.0);
+    tensor(flat, shape)
 }

@@ -8,11 +8,11 @@ use std::marker::PhantomData;
 
 use half::bf16;
 
-use super::kernel::{Block, LAYERS, Linear, Norm, Saved, Thin, lanes, widen};
-use crate::gelu::kernel::{Activate, Gelu, Identity};
+use super::kernel::{Block, LAYERS, Linear, Norm, Saved, Thin, widen};
+use crate::gelu::kernel::Identity;
 use crate::norm::kernel::NormalizeRowsGradient;
 use crate::product::{self, AddScaled, Epilogue, LowRank, PackedLhs, Product, Shared, Side, StoreBf16, filled};
-use crate::simd::{Kernel, LANES, Level, Simd};
+use crate::simd::{Kernel, Level, Simd};
 
 /// Gradients of an adapter's matrices, `[rank, in]` and `[out, rank]`.
 pub(super) type OfAdapter = Option<[Vec<f32>; 2]>;
@@ -20,7 +20,7 @@ pub(super) type OfAdapter = Option<[Vec<f32>; 2]>;
 impl Linear<'_> {
     /// Hands the gradient of the input to `epilogue`, as a product does, from that of the output (`gradient`) and the input (`x`); returns those
     /// of the adapter.
-    fn backward<E: Epilogue>(
+    pub(super) fn backward<E: Epilogue>(
         &self,
         gradient: &PackedLhs,
         x: &PackedLhs,
@@ -46,7 +46,7 @@ impl Linear<'_> {
 
 impl Norm<'_> {
     /// Adds the gradient of the normalization's input `x` to `of_x`, from that of its output.
-    fn backward(&self, x: &[f32], gradient: &[f32], of_x: &mut [f32], level: Level) {
+    pub(super) fn backward(&self, x: &[f32], gradient: &[f32], of_x: &mut [f32], level: Level) {
         let Self { weight, bias, epsilon } = *self;
         let columns = weight.len();
         crate::chunks::for_each(of_x, ROWS_PER_TASK * columns, |number, of_x| {
@@ -87,11 +87,12 @@ impl Block<'_> {
         level: Level,
     ) -> (Vec<f32>, [OfAdapter; LAYERS]) {
         let mut of_x = gradient.to_vec();
-        let Saved { middle, normal1, normal2, query, key, value, attended, lse, inner, thin } = saved;
-        let [thin_query, thin_key, thin_value, thin_output, thin_up, thin_down] = thin;
+        let Saved { middle, normal1, query, key, value, attended, lse, thin, mlp } = saved;
+        let [thin_query, thin_key, thin_value, thin_output] = thin;
 
-        let [up, down] = self.mlp_backward(&middle, &normal2, inner, [thin_up, thin_down], &mut of_x, level);
-        drop((middle, normal2));
+        let (of_normal, [up, down]) = self.mlp.backward(mlp, gradient, level);
+        self.mlp.norm.backward(&middle, &of_normal, &mut of_x, level);
+        drop((middle, of_normal));
 
         let (rows, hidden) = (self.shape.rows(), self.shape.hidden);
         let of_branch = scaled_rows(&of_x, self.scale1, hidden, level);
@@ -120,44 +121,10 @@ impl Block<'_> {
         let [query, key, value] = of_layers;
         (of_x, [query, key, value, output, up, down])
     }
-
-    /// Adds to `of_x`, which is the gradient of the block's output, what the MLP leads back to its input.
-    fn mlp_backward(
-        &self,
-        middle: &[f32],
-        normal: &PackedLhs,
-        inner: Vec<bf16>,
-        [thin_up, thin_down]: [Option<Thin>; 2],
-        of_x: &mut [f32],
-        level: Level,
-    ) -> [OfAdapter; 2] {
-        let (rows, hidden, mlp) = (self.shape.rows(), self.shape.hidden, self.shape.mlp);
-        let of_branch = scaled_rows(of_x, self.scale2, hidden, level);
-        let active = self.activated(&inner, level);
-        // SAFETY: as for the attention.
-        let (of_active, down) = unsafe {
-            filled([rows, mlp], |out| {
-                let epilogue = StoreBf16 { out };
-                self.down.backward(&of_branch, &active, thin_down.as_ref(), level, epilogue)
-            })
-        };
-        drop((active, of_branch));
-        let of_inner = PackedLhs::new(level, [rows, mlp], |first, y| {
-            let [x, gradient] = [&inner, &of_active].map(|all| &all[first * mlp..][..y.len()]);
-            level.run(Slope { x, gradient, y });
-        });
-        drop((inner, of_active));
-        let mut of_normal = vec![0.0; rows * hidden];
-        let epilogue = AddScaled { out: Shared::new(&mut of_normal, hidden), scale: None };
-        let up = self.up.backward(&of_inner, normal, thin_up.as_ref(), level, epilogue);
-        drop(of_inner);
-        self.norm2.backward(middle, &of_normal, of_x, level);
-        [up, down]
-    }
 }
 
 /// A gradient as rows to multiply, behind the scale of its branch.
-fn scaled_rows(gradient: &[f32], scale: Option<&[f32]>, columns: usize, level: Level) -> PackedLhs {
+pub(super) fn scaled_rows(gradient: &[f32], scale: Option<&[f32]>, columns: usize, level: Level) -> PackedLhs {
     PackedLhs::new(level, [gradient.len() / columns, columns], |first, y| {
         let gradient = &gradient[first * columns..][..y.len()];
         match scale {
@@ -183,29 +150,6 @@ fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
         }
     }
     out
-}
-
-/// `y = gradient · gelu'(x)`; slices of one length.
-struct Slope<'a> {
-    x: &'a [bf16],
-    gradient: &'a [bf16],
-    y: &'a mut [f32],
-}
-
-impl Kernel for Slope<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let ((x, x_rest), (g, g_rest)) = (self.x.as_chunks::<LANES>(), self.gradient.as_chunks::<LANES>());
-        let (y, y_rest) = self.y.as_chunks_mut::<LANES>();
-        for ((x, g), y) in x.iter().zip(g).zip(y) {
-            *y = (Gelu::slope::<S>(lanes(x)) * lanes(g)).0;
-        }
-        for ((x, g), y) in x_rest.iter().zip(g_rest).zip(y_rest) {
-            *y = (Gelu::slope::<S>(lanes(&[*x; LANES])) * lanes(&[*g; LANES])).0[0];
-        }
-    }
 }
 
 /// Mean and reciprocal deviation of rows.

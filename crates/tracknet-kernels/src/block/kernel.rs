@@ -4,15 +4,16 @@ use std::marker::PhantomData;
 
 use half::bf16;
 
+use super::mlp::{Mlp, SavedMlp};
 use crate::attention::kernel::{AttentionShape, Inputs, RotaryTable};
 use crate::dropout::KeepMask;
 use crate::fourbit::ComputeDtype;
-use crate::gelu::kernel::{Activate, Gelu, Identity};
+use crate::gelu::kernel::Identity;
 use crate::norm::kernel::NormalizeRows;
 use crate::product::{
     self, AddScaled, Epilogue, LowRank, Mask, PackedLhs, Product, Shared, Side, StoreBf16, Weight, filled,
 };
-use crate::simd::{F32x16, Kernel, LANES, Level, Simd, widen_bf16};
+use crate::simd::{F32x16, LANES, Level, widen_bf16};
 
 /// Sizes of a block and of what goes through it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,8 +24,6 @@ pub(super) struct Shape {
     pub(super) tokens: usize,
     /// Values of a token.
     pub(super) hidden: usize,
-    /// Values between the layers of the MLP.
-    pub(super) mlp: usize,
     /// Heads of the attention.
     pub(super) heads: usize,
 }
@@ -49,10 +48,7 @@ pub(super) struct Block<'a> {
     pub(super) value: Linear<'a>,
     pub(super) output: Linear<'a>,
     pub(super) scale1: Option<&'a [f32]>,
-    pub(super) norm2: Norm<'a>,
-    pub(super) up: Linear<'a>,
-    pub(super) down: Linear<'a>,
-    pub(super) scale2: Option<&'a [f32]>,
+    pub(super) mlp: Mlp<'a>,
     /// The rotary embedding of queries and keys.
     pub(super) rotary: Option<RotaryTable<'a>>,
 }
@@ -88,9 +84,8 @@ pub(super) struct Adapter<'a> {
 pub(super) struct Saved {
     /// The residual stream between attention and MLP.
     pub(super) middle: Vec<f32>,
-    /// The normalized inputs of attention and MLP.
+    /// The normalized input of the attention.
     pub(super) normal1: PackedLhs,
-    pub(super) normal2: PackedLhs,
     pub(super) query: Vec<bf16>,
     pub(super) key: Vec<bf16>,
     pub(super) value: Vec<bf16>,
@@ -98,10 +93,9 @@ pub(super) struct Saved {
     pub(super) attended: Vec<bf16>,
     /// Its row statistics.
     pub(super) lse: Vec<f32>,
-    /// The MLP before its activation.
-    pub(super) inner: Vec<bf16>,
-    /// What each layer's adapter made of its input, in the order of query, key, value, output, up, down.
-    pub(super) thin: [Option<Thin>; LAYERS],
+    /// What each layer's adapter made of its input, in the order of query, key, value, output.
+    pub(super) thin: [Option<Thin>; 4],
+    pub(super) mlp: SavedMlp,
 }
 
 /// The linear layers of a block.
@@ -128,7 +122,7 @@ impl Adapter<'_> {
 
 impl Linear<'_> {
     /// Hands `x · Wᵀ + bias` with the adapter's part to `epilogue`, as a product does.
-    fn forward<E: Epilogue>(&self, x: &PackedLhs, level: Level, epilogue: E) -> Option<Thin> {
+    pub(super) fn forward<E: Epilogue>(&self, x: &PackedLhs, level: Level, epilogue: E) -> Option<Thin> {
         let thin = self.adapter.map(|adapter| adapter.thin(x, level));
         let low_rank = self.adapter.zip(thin.as_ref()).map(|(adapter, thin)| LowRank {
             lhs: &thin.rows,
@@ -142,7 +136,7 @@ impl Linear<'_> {
     }
 
     /// [`Self::forward`] into a matrix of bfloat16.
-    fn forward_bf16(&self, x: &PackedLhs, level: Level) -> (Vec<bf16>, Option<Thin>) {
+    pub(super) fn forward_bf16(&self, x: &PackedLhs, level: Level) -> (Vec<bf16>, Option<Thin>) {
         let shape = [x.rows(), self.weight.shape[0]];
         // SAFETY: the blocks of a product are the whole result, and `StoreBf16` writes all of each.
         unsafe { filled(shape, |out| self.forward(x, level, StoreBf16 { out })) }
@@ -177,15 +171,9 @@ impl Block<'_> {
         let thin_output = self.output.forward(&attended_rows, level, epilogue);
         drop(attended_rows);
 
-        let normal2 = self.norm2.rows(&middle, level);
-        let (inner, thin_up) = self.up.forward_bf16(&normal2, level);
-        let active = self.activated(&inner, level);
-        let mut y = middle.clone();
-        let epilogue = AddScaled { out: Shared::new(&mut y, hidden), scale: self.scale2 };
-        let thin_down = self.down.forward(&active, level, epilogue);
-
-        let thin = [thin_query, thin_key, thin_value, thin_output, thin_up, thin_down];
-        (y, Saved { middle, normal1, normal2, query, key, value, attended, lse, inner, thin })
+        let (y, mlp) = self.mlp.forward(&middle, middle.clone(), level);
+        let thin = [thin_query, thin_key, thin_value, thin_output];
+        (y, Saved { middle, normal1, query, key, value, attended, lse, thin, mlp })
     }
 
     pub(super) fn attention<'b>(&'b self, query: &'b [bf16], key: &'b [bf16], value: &'b [bf16]) -> Inputs<'b, bf16> {
@@ -193,41 +181,12 @@ impl Block<'_> {
         let scale = 1.0 / (shape.head_dim as f32).sqrt();
         Inputs { query, key, value, shape, scale, rotary: self.rotary, compute: ComputeDtype::Bf16 }
     }
-
-    /// The MLP behind its activation.
-    pub(super) fn activated(&self, inner: &[bf16], level: Level) -> PackedLhs {
-        let mlp = self.shape.mlp;
-        PackedLhs::new(level, [self.shape.rows(), mlp], |first, y| {
-            level.run(Activated { x: &inner[first * mlp..][..y.len()], y });
-        })
-    }
 }
 
 /// bfloat16 as f32, as many as `y` has places.
 pub(super) fn widen(x: &[bf16], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y = widen_bf16(x.to_bits());
-    }
-}
-
-/// `y = gelu(x)`; slices of one length.
-struct Activated<'a> {
-    x: &'a [bf16],
-    y: &'a mut [f32],
-}
-
-impl Kernel for Activated<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let ((x, x_rest), (y, y_rest)) = (self.x.as_chunks::<LANES>(), self.y.as_chunks_mut::<LANES>());
-        for (x, y) in x.iter().zip(y) {
-            *y = Gelu::value::<S>(lanes(x)).0;
-        }
-        for (x, y) in x_rest.iter().zip(y_rest) {
-            *y = Gelu::value::<S>(lanes(&[*x; LANES])).0[0];
-        }
     }
 }
 

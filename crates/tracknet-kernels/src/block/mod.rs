@@ -14,8 +14,11 @@
 //! y = x + scale2 ∘ down(gelu(up(norm2(x))))
 //! ```
 //!
-//! This exists on the CPU and for compute dtype bfloat16; whoever builds a model asks [`FrozenBlock::is_supported`] and
-//! composes the block of ordinary operations otherwise.
+//! The second line is an operation of its own, too ([`frozen_mlp`]), for layers that normalize something else than the residual
+//! stream.
+//!
+//! This exists on the CPU and for compute dtype bfloat16; whoever builds a model asks [`is_supported`] and composes the block
+//! of ordinary operations otherwise.
 
 use crate::simd::{InstructionSet, Level};
 
@@ -24,13 +27,16 @@ mod flex;
 mod gradients;
 mod kernel;
 mod layer;
+mod mlp;
 mod ops;
 
 #[cfg(test)]
 mod tests;
 
-pub use flex::{HostBlock, SavedForward};
-pub use layer::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
+pub use flex::{HostBlock, HostMlp, SavedForward};
+pub use layer::{
+    Adapter, FrozenBlock, FrozenLinear, FrozenMlp, FrozenNorm, FrozenWeight, frozen_block, frozen_mlp, is_supported,
+};
 pub use ops::{BlockGradients, BlockOps, Tape};
 
 /// Whether this processor multiplies bfloat16 faster than f32.

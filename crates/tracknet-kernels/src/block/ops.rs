@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, backend_extension};
 
-use super::flex::{HostBlock, SavedForward};
+use super::flex::{HostBlock, HostMlp, SavedForward};
 
-/// The place where a forward pass leaves what the backward pass of the same block reads.
+/// The place where a forward pass leaves what the backward pass of the same block or MLP reads.
 pub type Tape = Arc<Mutex<Option<SavedForward>>>;
 
 /// Frozen transformer blocks on a backend.
@@ -23,6 +23,15 @@ pub trait BlockOps: Backend {
         block: Arc<HostBlock>,
         tape: Option<Tape>,
     ) -> FloatTensor<Self>;
+
+    /// `residual + mlp(x)`, both `[batch, tokens, hidden]`; adapters and tape as for a block.
+    fn frozen_mlp(
+        residual: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        adapters: FloatTensor<Self>,
+        mlp: Arc<HostMlp>,
+        tape: Option<Tape>,
+    ) -> FloatTensor<Self>;
 }
 
 /// The backward pass. A trait of its own, because it is not differentiable itself.
@@ -32,6 +41,14 @@ pub trait BlockGradients: Backend {
         gradient: FloatTensor<Self>,
         adapters: FloatTensor<Self>,
         block: Arc<HostBlock>,
+        tape: Tape,
+    ) -> [FloatTensor<Self>; 2];
+
+    /// The same for an MLP; that of `residual` is the output's.
+    fn frozen_mlp_gradients(
+        gradient: FloatTensor<Self>,
+        adapters: FloatTensor<Self>,
+        mlp: Arc<HostMlp>,
         tape: Tape,
     ) -> [FloatTensor<Self>; 2];
 }

@@ -2,8 +2,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::layer::prepared;
-use super::{Adapter, FrozenBlock, FrozenLinear, FrozenNorm, FrozenWeight, frozen_block};
+use super::layer::{prepared, prepared_mlp};
+use super::{Adapter, FrozenBlock, FrozenLinear, FrozenMlp, FrozenNorm, FrozenWeight, frozen_block, frozen_mlp};
 use crate::attention::{Rotary, attention};
 use crate::dropout::KeepMask;
 use crate::product::levels;
@@ -125,6 +125,8 @@ struct Parts {
     scales: [Option<Tensor<1>>; 2],
     rotary: Option<Rotary>,
     x: Tensor<3>,
+    /// What the MLP alone is added to.
+    residual: Tensor<3>,
     /// Makes a number of the output, whose gradient is then this.
     weights: Tensor<3>,
 }
@@ -169,6 +171,7 @@ impl Parts {
             scales: [60, 61].map(|seed| case.scaled.then(|| tensor([hidden], seed, 1.0, device))),
             rotary,
             x: tensor([batch, tokens, hidden], 1, 1.0, device).require_grad(),
+            residual: tensor([batch, tokens, hidden], 4, 1.0, device).require_grad(),
             weights: tensor([batch, tokens, hidden], 2, 1.0, device),
         }
     }
@@ -204,6 +207,12 @@ impl Parts {
         }
     }
 
+    /// The second half of the block.
+    fn mlp(&self, checkpoint: bool) -> FrozenMlp<'_> {
+        let FrozenBlock { norms: [_, norm], up, down, scales: [_, scale], .. } = self.block(checkpoint);
+        FrozenMlp { norm, up, down, scale, checkpoint }
+    }
+
     fn linear(&self, i: usize, x: Tensor<3>) -> Tensor<3> {
         let layer = &self.layers[i];
         let y = x.clone().matmul(layer.dense.clone().transpose().unsqueeze());
@@ -226,36 +235,57 @@ impl Parts {
         y + thin.matmul(layer.b.clone().transpose().unsqueeze()).mul_scalar(SCALE)
     }
 
-    /// The block composed of ordinary operations.
-    fn composed(&self) -> Tensor<3> {
-        let norm = |i: usize, x: Tensor<3>| {
-            let (weight, bias) = self.norms[i].clone();
-            layer_norm(x, weight, bias, 1e-5)
-        };
-        let scaled = |i: usize, x: Tensor<3>| match &self.scales[i] {
+    fn norm(&self, i: usize, x: Tensor<3>) -> Tensor<3> {
+        let (weight, bias) = self.norms[i].clone();
+        layer_norm(x, weight, bias, 1e-5)
+    }
+
+    fn scaled(&self, i: usize, x: Tensor<3>) -> Tensor<3> {
+        match &self.scales[i] {
             Some(scale) => x * scale.clone().unsqueeze(),
             None => x,
-        };
+        }
+    }
+
+    /// The block composed of ordinary operations.
+    fn composed(&self) -> Tensor<3> {
         let x = self.x.clone();
-        let normal = norm(0, x.clone());
+        let normal = self.norm(0, x.clone());
         let [query, key, value] = [0, 1, 2].map(|i| self.linear(i, normal.clone()));
         let scale = 1.0 / ((self.case.hidden / self.case.heads) as f32).sqrt();
         let attended = attention(query, key, value, self.case.heads, scale, self.rotary.as_ref(), ComputeDtype::F32);
-        let x = x + scaled(0, self.linear(3, attended));
-        let inner = gelu(self.linear(4, norm(1, x.clone())));
-        x + scaled(1, self.linear(5, inner))
+        let x = x + self.scaled(0, self.linear(3, attended));
+        self.composed_mlp(x.clone(), x)
+    }
+
+    /// The MLP composed of ordinary operations.
+    fn composed_mlp(&self, residual: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
+        let inner = gelu(self.linear(4, self.norm(1, x)));
+        residual + self.scaled(1, self.linear(5, inner))
     }
 
     /// The output, and the gradients of the input and of the matrices of the adapters.
     fn run(&self, forward: impl Fn(&Self) -> Tensor<3>) -> Vec<Vec<f32>> {
+        self.run_layers(0, forward).0
+    }
+
+    /// The same of an MLP, and the gradient of what it is added to.
+    fn run_mlp(&self, forward: impl Fn(&Self) -> Tensor<3>) -> Vec<Vec<f32>> {
+        let (mut all, of_residual) = self.run_layers(4, forward);
+        all.push(of_residual.unwrap());
+        all
+    }
+
+    /// As [`Self::run`] for the layers from `first` on, and the gradient of the residual.
+    fn run_layers(&self, first: usize, forward: impl Fn(&Self) -> Tensor<3>) -> (Vec<Vec<f32>>, Option<Vec<f32>>) {
         let y = forward(self);
         let gradients = (y.clone() * self.weights.clone()).sum().backward();
         let mut all = vec![host(y), host(self.x.grad(&gradients).unwrap())];
-        for layer in self.layers.iter().filter(|layer| layer.adapted) {
+        for layer in self.layers[first..].iter().filter(|layer| layer.adapted) {
             all.push(host(layer.a.grad(&gradients).unwrap()));
             all.push(host(layer.b.grad(&gradients).unwrap()));
         }
-        all
+        (all, self.residual.grad(&gradients).map(host))
     }
 }
 
@@ -286,6 +316,68 @@ fn outputs_and_gradients_are_those_of_the_composed_block() {
             assert!(distance < tolerance, "{case:?}: result {i} is {distance} off");
         }
     }
+}
+
+#[test]
+fn outputs_and_gradients_of_an_mlp_are_those_of_the_composed_one() {
+    let device = Device::flex().autodiff();
+    for case in CASES {
+        let parts = Parts::new(case, &device);
+        let (residual, x) = (&parts.residual, &parts.x);
+        let expected = parts.run_mlp(|parts| parts.composed_mlp(residual.clone(), x.clone()));
+        let run = |keep| parts.run_mlp(|parts| frozen_mlp(residual.clone(), x.clone(), parts.mlp(keep)));
+        let found = run(false);
+        assert_eq!(found.len(), expected.len());
+        for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let distance = distance(found, expected);
+            // As for the block, without the attention.
+            let tolerance = if i == 0 { 1e-2 } else { 2e-2 };
+            assert!(distance < tolerance, "{case:?}: result {i} is {distance} off");
+        }
+        assert_eq!(run(true), found, "{case:?}: with checkpointing");
+    }
+}
+
+#[test]
+fn every_implementation_of_an_mlp_agrees_with_the_portable_one() {
+    let device = Device::flex().autodiff();
+    for case in CASES {
+        let parts = Parts::new(case, &device);
+        let (mlp, adapters) = prepared_mlp(&parts.residual, &parts.x, parts.mlp(false));
+        let [x, residual, gradient] = [&parts.x, &parts.residual, &parts.weights].map(|x| host(x.clone()));
+        let adapters = host(adapters);
+        let run = |level| {
+            let host = mlp.borrow(&adapters);
+            let (y, saved) = host.forward(&x, residual.clone(), level);
+            let (of_normal, of_adapters) = host.backward(saved, &gradient, level);
+            let mut all = vec![y, of_normal];
+            all.extend(of_adapters.into_iter().flatten().flatten());
+            all
+        };
+        let expected = run(Level::PORTABLE);
+        for level in levels() {
+            for (i, (found, expected)) in run(level).iter().zip(&expected).enumerate() {
+                let distance = distance(found, expected);
+                // As for the block.
+                assert!(distance < 3e-3, "{level:?} {case:?}: result {i} is {distance} off");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_mlp_does_not_depend_on_the_number_of_threads_and_leads_a_gradient_past_it() {
+    let device = Device::flex().autodiff();
+    let parts = Parts::new(Case { tokens: 301, hidden: 96, mlp: 200, ..CASES[0] }, &device);
+    let run = || parts.run_mlp(|parts| frozen_mlp(parts.residual.clone(), parts.x.clone(), parts.mlp(false)));
+    let with_threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap().install(run);
+    assert_eq!(with_threads(1), with_threads(3));
+    // A residual that alone is tracked.
+    let parts = Parts::new(CASES[4], &device);
+    let x = Tensor::from_inner(parts.x.clone().inner());
+    let y = frozen_mlp(parts.residual.clone(), x, parts.mlp(false));
+    let gradients = (y * parts.weights.clone()).sum().backward();
+    assert_eq!(host(parts.residual.grad(&gradients).unwrap()), host(parts.weights.clone()));
 }
 
 #[test]

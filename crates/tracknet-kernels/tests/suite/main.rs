@@ -7,6 +7,7 @@ mod common;
 mod conv3x3;
 mod deformable;
 mod depthwise;
+mod depthwise_nhwc;
 mod golden;
 mod linear;
 mod matmul;

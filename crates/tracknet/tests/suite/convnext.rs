@@ -327,7 +327,7 @@ fn a_model_from_an_inline_architecture_trains_every_weight_that_is_computed_and_
     let [frozen, trained] =
         [false, true].map(|trains| valid.backbone.activation_bytes([64, 48], trains, false, &device));
     // Stage 1 has 192 cells of 8 channels in one layer, stage 2 has 48 of 16 in two.
-    assert_eq!((frozen, trained), (4 * 192 * 8 * 16, 4 * (192 * 8 + 2 * 48 * 16) * 16));
+    assert_eq!((frozen, trained), (4 * 192 * 8 * 14, 4 * (192 * 8 + 2 * 48 * 16) * 14));
 
     let dir = tempfile::tempdir().unwrap();
     let (report, _) =

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use tracknet_kernels::matmul::matmul;
-use tracknet_kernels::{conv3x3, depthwise_conv3x3};
+use tracknet_kernels::{conv3x3, depthwise_conv_nhwc, depthwise_conv3x3};
 
 use super::cast_to_dtype_of;
 use super::init::{Builder, Fill};
@@ -101,6 +101,17 @@ impl Conv2d {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let bias = self.bias.as_ref().map(|bias| cast_to_dtype_of(bias.val(), &x));
         self.apply(x, self.weight.val(), bias)
+    }
+
+    /// A depthwise convolution that keeps the size, on cells as rows of channels, `[batch, rows · columns, channels]`; `grid` is
+    /// rows and columns.
+    pub(crate) fn forward_cells(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
+        let weight = cast_to_dtype_of(self.weight.val(), &x);
+        let bias = match &self.bias {
+            Some(bias) => cast_to_dtype_of(bias.val(), &x),
+            None => Tensor::zeros([weight.dims()[0]], (&x.device(), x.dtype())),
+        };
+        depthwise_conv_nhwc(x, grid, weight, bias)
     }
 
     /// The convolution of this layer's kind with other kernels and bias.

@@ -3,14 +3,21 @@
 //!
 //! Each stage halves the resolution of the one before (the first is at a quarter of the frame's) and gives one level of
 //! features. Between convolutions everything works on cells, so features are kept as rows of channels,
-//! `[batch, rows · columns, channels]`, and turned into maps for the depthwise convolutions and the decoder only.
+//! `[batch, rows · columns, channels]`, and turned into maps for the decoder only.
 
+#[cfg(feature = "flex")]
+mod frozen;
 mod spec;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use tracknet_kernels::residual::add_scaled;
+#[cfg(feature = "flex")]
+use tracknet_kernels::{ComputeDtype, block::frozen_mlp};
 
+use crate::compute::is_cpu;
 use crate::models::features::{Features, Level};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Activation, Builder, Conv2d, ConvSpec, Fill, LayerNorm, Linear};
@@ -29,6 +36,8 @@ pub struct ConvNext {
     layer_norm: LayerNorm,
     #[module(skip)]
     spec: ConvNextSpec,
+    #[module(skip)]
+    checkpointing: bool,
 }
 
 /// A feature map as rows of channels.
@@ -48,7 +57,19 @@ impl ConvNext {
             stages: (0..spec.channels.len()).map(stage).collect(),
             layer_norm: LayerNorm::new(spec.last_channels(), spec.epsilon, &builder.at("layer_norm")),
             spec: spec.clone(),
+            checkpointing: false,
         }
+    }
+
+    /// Whether what follows the depthwise convolutions runs as one operation of the CPU's kernels.
+    fn has_frozen_layers(&self) -> bool {
+        #[cfg(feature = "flex")]
+        {
+            let mut layers = self.stages.iter().flat_map(|stage| &stage.layers);
+            layers.any(|layer| layer.is_frozen(self.spec.activation))
+        }
+        #[cfg(not(feature = "flex"))]
+        false
     }
 
     /// The features after each of the first `stages` stages, finest first, are handed to `each` with their number from 0; those
@@ -65,7 +86,7 @@ impl ConvNext {
         let pixels = Cells { values: to_rows(images), grid: [height, width] };
         let mut added = added.map(to_rows);
         self.stages.iter().take(stages).enumerate().fold(pixels, |cells, (i, stage)| {
-            let cells = stage.forward(cells, added.take(), self.spec.activation);
+            let cells = stage.forward(cells, added.take(), self.spec.activation, self.checkpointing);
             each(i, &cells);
             cells
         })
@@ -133,9 +154,9 @@ impl Stage {
         }
     }
 
-    fn forward(&self, cells: Cells, added: Option<Tensor<3>>, activation: Activation) -> Cells {
+    fn forward(&self, cells: Cells, added: Option<Tensor<3>>, activation: Activation, checkpoint: bool) -> Cells {
         let Cells { values, grid } = self.downsample(cells, added);
-        let values = self.layers.iter().fold(values, |x, layer| layer.forward(x, grid, activation));
+        let values = self.layers.iter().fold(values, |x, layer| layer.forward(x, grid, activation, checkpoint));
         Cells { values, grid }
     }
 
@@ -192,9 +213,18 @@ impl Layer {
         }
     }
 
-    /// `[batch, rows · columns, channels]` → the same shape.
-    fn forward(&self, x: Tensor<3>, grid: [usize; 2], activation: Activation) -> Tensor<3> {
-        let y = to_rows(self.depthwise_conv.forward(to_map(x.clone(), grid)));
+    /// `[batch, rows · columns, channels]` → the same shape; with `checkpoint`, a frozen layer keeps less for the backward pass.
+    fn forward(&self, x: Tensor<3>, grid: [usize; 2], activation: Activation, checkpoint: bool) -> Tensor<3> {
+        let y = self.depthwise_conv.forward_cells(x.clone(), grid);
+        #[cfg(feature = "flex")]
+        if let Some(frozen) = self.frozen(&y, activation, checkpoint) {
+            return frozen_mlp(x, y, frozen);
+        }
+        self.pointwise(x, y, activation)
+    }
+
+    /// `x + gamma ∘ pointwise2(act(pointwise1(norm(y))))`.
+    fn pointwise(&self, x: Tensor<3>, y: Tensor<3>, activation: Activation) -> Tensor<3> {
         let y = self.pointwise_conv1.forward(self.layer_norm.forward(y));
         let y = self.pointwise_conv2.forward(activation.forward(y));
         add_scaled(x, y, self.gamma.val())
@@ -249,27 +279,50 @@ impl BackboneNetwork for ConvNext {
         self.stages.iter_mut().enumerate().for_each(|(i, stage)| visit(&format!("stages.{i}.conv"), &mut stage.conv));
     }
 
-    /// Nothing to gain: float weights are multiplied in float32.
     fn use_bfloat16(&mut self) -> bool {
+        #[cfg(feature = "flex")]
+        {
+            let fast = tracknet_kernels::block::has_bfloat16();
+            let dtype = if fast { ComputeDtype::Bf16 } else { ComputeDtype::F32 };
+            let layers = self.stages.iter_mut().flat_map(|stage| &mut stage.layers).flat_map(Layer::linears_mut);
+            layers.for_each(|(_, layer)| layer.base.set_dense_dtype(dtype));
+            fast && self.has_frozen_layers()
+        }
+        #[cfg(not(feature = "flex"))]
         false
     }
 
     fn use_gradient_checkpointing(&mut self) -> bool {
-        false
+        self.checkpointing = true;
+        self.has_frozen_layers()
     }
 
-    /// Counted per layer from the tensors that its forward makes: 8 of the channels (input, map, convolution, rows, norm,
-    /// output, residual, and the gradient on its way) and 2 of the inner features.
-    fn activation_bytes(&self, input: [usize; 2], trains: bool, _checkpointing: bool, _device: &Device) -> usize {
-        let layers = (0..self.spec.last_stage()).map(|i| {
+    /// Counted per layer from the tensors that its forward makes.
+    fn activation_bytes(&self, input: [usize; 2], trains: bool, checkpointing: bool, device: &Device) -> usize {
+        let inner = Layer::EXPANSION;
+        // Bytes per value of a map: while a layer is computed, and from then on until the backward pass.
+        let (working, kept) = match (is_cpu(device), self.has_frozen_layers()) {
+            // Residual stream, convolution and output in float32; in bfloat16 the normalized rows, and the inner features before
+            // and behind the activation. Kept are the convolution and, without checkpointing, rows and inner features once; as
+            // much as a map again for adapters, masks and what the allocator keeps.
+            (true, true) => (4 * 3 + 2 + 4 * inner, if checkpointing { 4 * 2 } else { 4 * 2 + 2 + 2 * inner }),
+            // Input, convolution, norm, output, residual, the gradient on its way, and the inner features twice.
+            (true, false) => (4 * (6 + 2 * inner), 4 * (6 + 2 * inner)),
+            // Besides, the map before and after the convolution.
+            (false, _) => (4 * (8 + 2 * inner), 4 * (8 + 2 * inner)),
+        };
+        let stages = (0..self.spec.last_stage()).map(|i| {
             let stride = self.spec.stride(i);
-            let cells = (input[0] / stride) * (input[1] / stride);
-            let layer = 4 * cells * self.spec.channels[i] * (8 + 2 * Layer::EXPANSION);
-            [layer, layer * self.spec.depths[i]]
+            let values = (input[0] / stride) * (input[1] / stride) * self.spec.channels[i];
+            [values * working, values * kept * self.spec.depths[i]]
         });
+        let largest = stages.clone().map(|[layer, _]| layer).max().unwrap_or_default();
+        let all = stages.map(|[_, stage]| stage).sum::<usize>();
         match trains {
-            true => layers.map(|[_, stage]| stage).sum(),
-            false => layers.map(|[layer, _]| layer).max().unwrap_or_default(),
+            // What is computed again is there once.
+            true if checkpointing => all + largest,
+            true => all,
+            false => largest,
         }
     }
 }

@@ -81,6 +81,12 @@ pub struct ConvNextSpec {
 /// # Errors
 /// A key of the wrong type, or sizes that cannot work together.
 pub(in crate::models) fn describe(config: &Map<String, Value>, key: &str) -> Result<Described, ModelError> {
+    let (spec, unknown) = read(config, key)?;
+    Ok((Arc::new(spec), unknown))
+}
+
+/// As [`describe`].
+pub(super) fn read(config: &Map<String, Value>, key: &str) -> Result<(ConvNextSpec, Vec<String>), ModelError> {
     let (c, unknown): (Config, _) = parse(config, key)?;
     let spec = ConvNextSpec {
         stages: (1..=c.hidden_sizes.len()).collect(),
@@ -93,7 +99,7 @@ pub(in crate::models) fn describe(config: &Map<String, Value>, key: &str) -> Res
         config: config.clone(),
     };
     spec.validate(key)?;
-    Ok((Arc::new(spec), unknown))
+    Ok((spec, unknown))
 }
 
 impl ConvNextSpec {

@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::Tensor;
-use tracknet_kernels::block::{FrozenBlock, FrozenNorm};
+use tracknet_kernels::block::{FrozenBlock, FrozenNorm, is_supported};
 
 use crate::models::nn::{Activation, LayerNorm};
 
@@ -22,7 +22,7 @@ impl Block {
 
     /// The block as the kernels take it, if they can compute it; draws the dropout masks of its adapters.
     pub(super) fn frozen(&self, x: &Tensor<3>, spec: &VitSpec, checkpoint: bool) -> Option<FrozenBlock<'_>> {
-        if !FrozenBlock::is_supported(&x.device().inner()) || !self.is_frozen(spec) {
+        if !is_supported(&x.device().inner()) || !self.is_frozen(spec) {
             return None;
         }
         Some(FrozenBlock {
