@@ -17,6 +17,9 @@ use burn::tensor::Tensor;
 
 pub use ops::Conv3x3Ops;
 
+#[cfg(feature = "cube")]
+impl Conv3x3Ops for burn_cubecl::CubeBackend {}
+
 /// Convolves with 3×3 filters over all channels; one pixel of zeros around the input, stride 1.
 ///
 /// * `x`: `[batch, in, height, width]`

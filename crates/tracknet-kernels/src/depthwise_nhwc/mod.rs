@@ -17,6 +17,9 @@ use burn::tensor::Tensor;
 
 pub use ops::DepthwiseNhwcOps;
 
+#[cfg(feature = "cube")]
+impl DepthwiseNhwcOps for burn_cubecl::CubeBackend {}
+
 /// Convolves each channel with its own filter and adds its bias; zeros around the input, stride 1.
 ///
 /// * `x`: `[batch, rows · columns, channels]`
