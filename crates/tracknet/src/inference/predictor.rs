@@ -71,7 +71,8 @@ pub struct Predictor {
     normalizer: Normalizer,
     activation: Activation,
     decode: DecodeOptions,
-    candidates: usize,
+    /// How many are asked for, if several are.
+    candidates: Option<usize>,
     device: Device,
     stop: Arc<AtomicBool>,
 }
@@ -100,7 +101,8 @@ struct Stream {
     /// The number of the next frame.
     number: u64,
     ring: Ring,
-    scene: SceneWatch,
+    /// Compares frames, if somebody asks for that.
+    scene: Option<SceneWatch>,
     /// The directory of the last file.
     dir: Option<PathBuf>,
     /// Frames that were not searched yet.
@@ -140,7 +142,7 @@ struct Read {
     number: u64,
     file: Option<String>,
     frame: RgbImage,
-    change: Change,
+    change: Option<Change>,
 }
 
 /// A frame of a source: the path of its file, if it has one, and its pixels, or why there are none.
@@ -153,8 +155,9 @@ pub struct FrameResult {
     pub prediction: Prediction,
     /// The likeliest places of the ball in native pixels, as many as were [asked for](Predictor::with_candidates).
     pub candidates: Vec<Candidate>,
-    /// How the frame follows the one before it that could be read.
-    pub change: Change,
+    /// How the frame follows the one before it that could be read, where candidates were
+    /// [asked for](Predictor::with_candidates).
+    pub change: Option<Change>,
     /// The frame as it was read.
     pub frame: RgbImage,
     /// Activated heatmap `[Hh, Wh]`, values in 0..1.
@@ -191,7 +194,7 @@ impl Predictor {
             spec,
             activation: Activation::from(config.training.loss.name),
             decode: DecodeOptions::default(),
-            candidates: 1,
+            candidates: None,
             device: device.clone(),
             stop: Arc::default(),
         }
@@ -213,10 +216,11 @@ impl Predictor {
         Self { decode, ..self }
     }
 
-    /// The same predictor, which gives up to `most` candidates of each frame, at least one; by default one.
+    /// The same predictor, which gives up to `most` candidates of each frame, at least one, and says how each frame follows the
+    /// one before; by default one candidate, and frames are not compared.
     #[must_use]
     pub fn with_candidates(self, most: usize) -> Self {
-        Self { candidates: most.max(1), ..self }
+        Self { candidates: Some(most.max(1)), ..self }
     }
 
     /// The same predictor, which stops after the frames at hand when `stop` is set.
@@ -232,7 +236,7 @@ impl Predictor {
     pub fn image(&self, frame: RgbImage) -> Result<FrameResult> {
         let mut ring = Ring::new(&self.spec);
         let (change, mut cuts) =
-            self.prepare(0, &frame, &mut ring, &mut SceneWatch::default()).map_err(InferenceError::Picture)?;
+            self.prepare(0, &frame, &mut ring, &mut self.scene_watch()).map_err(InferenceError::Picture)?;
         cuts.extend(ring.finish());
         self.result(Read { number: 0, file: None, frame, change }, &self.heatmaps(&cuts)?)
     }
@@ -280,7 +284,7 @@ impl Predictor {
         let mut stream = Stream {
             number: 0,
             ring: Ring::new(&self.spec),
-            scene: SceneWatch::default(),
+            scene: self.scene_watch(),
             dir: None,
             frames: Vec::new(),
             settled: 0,
@@ -323,7 +327,7 @@ impl Predictor {
         let dir = path.as_deref().and_then(Path::parent).map(Path::to_path_buf);
         if dir != stream.dir {
             stream.end_clip();
-            stream.scene.clear();
+            stream.scene.iter_mut().for_each(SceneWatch::clear);
             stream.dir = dir;
         }
         let file = path.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
@@ -346,17 +350,21 @@ impl Predictor {
         stream.cut(cuts);
     }
 
+    fn scene_watch(&self) -> Option<SceneWatch> {
+        self.candidates.map(|_| SceneWatch::default())
+    }
+
     /// Takes a frame into the ring; returns how it follows the one before it, and the windows that are whole with it.
     fn prepare(
         &self,
         number: u64,
         frame: &RgbImage,
         ring: &mut Ring,
-        scene: &mut SceneWatch,
-    ) -> Result<(Change, Vec<Cut>), String> {
+        scene: &mut Option<SceneWatch>,
+    ) -> Result<(Option<Change>, Vec<Cut>), String> {
         let resized = resize(frame, None, self.spec.input_size)?;
         let planes = self.normalizer.apply(&resized);
-        let change = scene.next(&resized);
+        let change = scene.as_mut().map(|scene| scene.next(&resized));
         Ok((change, ring.push(number, resized, planes)))
     }
 
@@ -390,7 +398,7 @@ impl Predictor {
         let size = self.spec.heatmap_size;
         let native = [frame.width() as usize, frame.height() as usize];
         let geometry = Geometry::whole(native, self.spec.input_size, size);
-        let found = decode_candidates(heatmap, size, &self.decode, self.candidates)?;
+        let found = decode_candidates(heatmap, size, &self.decode, self.candidates.unwrap_or(1))?;
         let candidates: Vec<Candidate> = found.into_iter().map(|found| found.to_native(&geometry)).collect();
         let detection = candidates.first().map(|found| found.detection);
         let peak = heatmap.iter().copied().fold(0.0, f32::max);

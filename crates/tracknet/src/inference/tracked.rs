@@ -37,7 +37,7 @@ impl TrackedFrames {
             Predicted::Frame(FrameResult { candidates, change, frame, .. }) => TrackFrame {
                 candidates: candidates.iter().map(|found| found.detection).collect::<Vec<Detection>>(),
                 size: [frame.width() as usize, frame.height() as usize],
-                change: *change,
+                change: change.unwrap_or(Change::Next),
                 skipped: 0,
             },
             Predicted::Damaged(_) => {

@@ -159,8 +159,8 @@ impl Window {
 pub(crate) fn of_more_frames(parameter: &ParameterInfo, found: Option<&TensorData>) -> Option<TensorData> {
     let ParameterInfo { name, shape, .. } = parameter;
     let of_patches = name == "window.patches.weight";
-    let of_stem = name.starts_with("decoder.stem.") && name.ends_with(".conv.weight");
-    let of_stem = of_stem || name == "decoder.down.0.0.conv.weight";
+    let of_stem =
+        name.starts_with("decoder.stem.") && name.ends_with(".conv.weight") || name == "decoder.down.0.0.conv.weight";
     let [output, channels, height, width] = shape[..] else { return None };
     let mut values = vec![0.0; parameter.count()];
     match found {

@@ -26,7 +26,7 @@ use tracknet::models::{Backbone, HeatmapModel, VisitLayers, apply_quantization};
 use tracknet_kernels::{ComputeDtype, QuantizeOptions};
 
 use crate::common::{assert_close, backbone, fixture, gradients_of, largest, largest_difference, pixels, tensors};
-use crate::training_support::{config, run, training};
+use crate::training_support::{config, resumes_to_the_bit, run, training};
 
 const NAME: &str = "dinov3_convnext_tiny";
 /// Of the largest value: f32 sums in another order through a few layers.
@@ -283,12 +283,7 @@ fn lora_on_four_bits_trains_resumes_to_the_bit_merges_and_exports() {
     let of = |name: &str| config(dir.path(), qlora(), training(&dir.path().join(name), json!({ "epochs": 2 })));
     let (whole, recorder) = run(&of("whole"), None, None).unwrap();
     assert!(recorder.losses.len() == 8 && recorder.losses.iter().all(|loss| loss.is_finite()), "{:?}", recorder.losses);
-    let (stopped, _) = run(&of("stopped"), None, Some(3)).unwrap();
-    let (resumed, _) = run(&of("stopped"), Some(&stopped.paths.root), None).unwrap();
-    let file = |run: &Path, name: &str| fs::read(run.join("checkpoints/last").join(name)).unwrap();
-    for name in ["adapter/adapter_model.safetensors", "tracknet_head.safetensors", "optimizer.safetensors"] {
-        assert!(file(&whole.paths.root, name) == file(&resumed.paths.root, name), "{name}");
-    }
+    resumes_to_the_bit(&of("stopped"), 3, &whole);
     let names = read_all(&whole.paths.root.join("checkpoints/last/adapter/adapter_model.safetensors")).unwrap();
     assert!(names.contains_key("base_model.model.model.stages.0.layers.0.pointwise_conv1.lora_A.weight"), "{names:?}");
     // PEFT finds adapters on every linear layer; those of the last stage, which is not computed, stay as they began.

@@ -18,9 +18,9 @@ use tracknet::datasets::image::decode;
 use tracknet::datasets::{Batch, BatchLoader, BatchSpec, Dataset, FrameWindow, LoaderOptions, SampleInfo};
 use tracknet::inference::Predictor;
 use tracknet::models::ModelInput;
-use tracknet::training::{EvaluateOptions, Outcome, Trainer, evaluate, shape_of, training_peak};
+use tracknet::training::{EvaluateOptions, Trainer, evaluate, shape_of, training_peak};
 
-use crate::training_support::{model, run};
+use crate::training_support::{model, resumes_to_the_bit, run};
 use crate::windows::{
     SIZE, batches, frames_of, loader, logits, name, predicted, seeing, spec, with_windows, write_clip,
 };
@@ -312,13 +312,7 @@ fn a_run_with_a_heatmap_for_each_frame_resumes_evaluates_and_predicts_to_the_bit
     assert!(recorder.losses.last() < recorder.losses.first(), "{:?}", recorder.losses);
 
     let stopped = with_windows(dir.path(), "stopped", section, json!({ "epochs": 4 }));
-    let (interrupted, _) = run(&stopped, None, Some(6)).unwrap();
-    assert_eq!(interrupted.outcome, Outcome::Interrupted);
-    let (resumed, _) = run(&stopped, Some(&interrupted.paths.root), None).unwrap();
-    for file in ["adapter/adapter_model.safetensors", "tracknet_head.safetensors", "optimizer.safetensors"] {
-        let bytes = |run: &Path| fs::read(run.join("checkpoints/last").join(file)).unwrap();
-        assert!(bytes(&resumed.paths.root) == bytes(&finished.paths.root), "{file}");
-    }
+    let resumed = resumes_to_the_bit(&stopped, 6, &finished);
 
     let device = Device::flex();
     let loaded = load_model_for_inference(&finished.paths.root, None, &device).unwrap();

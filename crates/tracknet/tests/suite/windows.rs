@@ -19,10 +19,10 @@ use tracknet::datasets::{Batch, BatchLoader, BatchSpec, Dataset, FrameWindow, Lo
 use tracknet::inference::{Prediction, Predictor};
 use tracknet::models::state::{named_parameters, state_dict};
 use tracknet::models::{HeatmapModel, ModelInput};
-use tracknet::training::{EvaluateOptions, Outcome, evaluate, training_peak};
+use tracknet::training::{EvaluateOptions, evaluate, training_peak};
 
 use crate::common::gradients_of;
-use crate::training_support::{config, convnext, model, run, training};
+use crate::training_support::{config, convnext, model, resumes_to_the_bit, run, training};
 
 /// Size of the pictures and of the input, `[W, H]`.
 pub(crate) const SIZE: [u32; 2] = [48, 32];
@@ -426,13 +426,7 @@ fn a_run_with_windows(section: Value, checked: &str) {
     assert!(last < 0.8 * first, "{first} → {last}");
 
     let stopped = with_windows(dir.path(), "stopped", section, json!({ "epochs": 6 }));
-    let (interrupted, _) = run(&stopped, None, Some(6)).unwrap();
-    assert_eq!(interrupted.outcome, Outcome::Interrupted);
-    let (resumed, _) = run(&stopped, Some(&interrupted.paths.root), None).unwrap();
-    for file in ["adapter/adapter_model.safetensors", "tracknet_head.safetensors", "optimizer.safetensors"] {
-        let bytes = |run: &Path| fs::read(run.join("checkpoints/last").join(file)).unwrap();
-        assert!(bytes(&resumed.paths.root) == bytes(&finished.paths.root), "{file}");
-    }
+    resumes_to_the_bit(&stopped, 6, &finished);
 
     let device = Device::flex();
     let loaded = load_model_for_inference(&finished.paths.root, None, &device).unwrap();

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use burn::tensor::Device;
 use image::{Rgb, RgbImage};
 use tracknet::config::{Config, DataConfig, ModelConfig, TrainingConfig};
-use tracknet::training::{FitOptions, FitReport, Reporter, StepProgress, fit};
+use tracknet::training::{FitOptions, FitReport, Outcome, Reporter, StepProgress, fit};
 
 /// Input size as `[W, H]`.
 pub(crate) const INPUT: [usize; 2] = [64, 48];
@@ -150,4 +150,17 @@ pub(crate) fn run(
     let mut recorder = Recorder { stop, ..Recorder::default() };
     let report = fit(config, options, &mut recorder)?;
     Ok((report, recorder))
+}
+
+/// Stops a run of `config` after so many steps, goes on with it, and fails unless adapter, decoder and optimizer are those of
+/// the run that was `finished` without a stop, byte for byte. Returns the run that went on.
+pub(crate) fn resumes_to_the_bit(config: &Config, stop_after: usize, finished: &FitReport) -> FitReport {
+    let (interrupted, _) = run(config, None, Some(stop_after)).unwrap();
+    assert_eq!(interrupted.outcome, Outcome::Interrupted);
+    let (resumed, _) = run(config, Some(&interrupted.paths.root), None).unwrap();
+    for file in ["adapter/adapter_model.safetensors", "tracknet_head.safetensors", "optimizer.safetensors"] {
+        let bytes = |run: &Path| fs::read(run.join("checkpoints/last").join(file)).unwrap();
+        assert!(bytes(&resumed.paths.root) == bytes(&finished.paths.root), "{file}");
+    }
+    resumed
 }
