@@ -252,8 +252,10 @@ pub(crate) fn draw_racket<T: Target>(target: &mut T, camera: &Camera, body: &Bod
         .collect();
     let Some(at) = camera.project(center) else { return };
     let scale = camera.focal / at.depth;
-    fill_convex(target, &ring, |_, _| ([0.75, 0.76, 0.7], 0.22));
-    for i in -2..=2 {
+    let (face, cover, cords) =
+        if outfit.paddle { (outfit.racket, 1.0, 0..0) } else { ([0.75, 0.76, 0.7], 0.22, -2..3) };
+    fill_convex(target, &ring, |_, _| (face, cover));
+    for i in cords {
         let t = i as f32 * 0.045;
         for (a, b) in [
             (along * 0.16 + across * t, along * -0.16 + across * t),

@@ -6,16 +6,16 @@ use crate::look::Look;
 use crate::math::*;
 use crate::raster::{Canvas, Disc, Rect3, fill_convex, stripe, stroke};
 
-/// Sky, then tree crowns as clouds of lit leaves.
-pub(crate) fn trees(canvas: &mut Canvas, camera: &Camera, look: &Look) {
-    let [depth, side, _] = look.surroundings.walls;
+/// Sky with clouds on a plane at y = `depth` that is 300 × 90 m, `grown` times.
+pub(crate) fn sky(canvas: &mut Canvas, camera: &Camera, look: &Look, depth: f32, grown: f32) {
     let rect = Rect3 {
-        origin: v3(-150.0, depth + 14.0, 0.0),
+        origin: v3(-150.0 * grown, depth, 0.0),
         u: v3(1.0, 0.0, 0.0),
         v: v3(0.0, 0.0, 1.0),
-        size: (300.0, 90.0),
+        size: (300.0 * grown, 90.0 * grown),
     };
     rect.paint(canvas, camera, |(u, v), _| {
+        let (u, v) = (u / grown, v / grown);
         let cloud = smoothstep(-0.1, 0.6, fbm(u * 0.03, v * 0.08, 4, look.seed));
         (
             mix_rgb(
@@ -26,6 +26,12 @@ pub(crate) fn trees(canvas: &mut Canvas, camera: &Camera, look: &Look) {
             1.0,
         )
     });
+}
+
+/// Sky, then tree crowns as clouds of lit leaves.
+pub(crate) fn trees(canvas: &mut Canvas, camera: &Camera, look: &Look) {
+    let [depth, side, _] = look.surroundings.walls;
+    sky(canvas, camera, look, depth + 14.0, 1.0);
     let mut rng = stream(u64::from(look.seed), &[0x73ee]);
     let mut places: Vec<V3> = (0..26).map(|_| v3(rng.range(-55.0, 55.0), depth + rng.range(2.5, 12.0), 0.0)).collect();
     for i in 0..16 {

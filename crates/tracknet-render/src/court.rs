@@ -2,7 +2,7 @@
 
 use crate::camera::Camera;
 use crate::draw::{Draw, stream};
-use crate::look::{Look, Surface};
+use crate::look::{Lines, Look, Surface};
 use crate::math::*;
 use crate::raster::{Canvas, Disc, Layer, Rect3, area_around, clip, stripe, stroke};
 use crate::text::Text;
@@ -18,28 +18,48 @@ pub(crate) const SERVICE: f32 = 6.40;
 /// Centre line to net post.
 pub(crate) const NET_HALF: f32 = DOUBLES + 0.914;
 
-/// The cord's height: 1.07 m at the posts, 0.914 m at the strap, straight between.
-pub(crate) fn net_height(x: f32) -> f32 {
-    0.914 + (1.07 - 0.914) * (x.abs() / NET_HALF).min(1.0)
+/// Heights of the net's cord, metres; straight from the middle to the posts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cord {
+    pub(crate) middle: f32,
+    pub(crate) posts: f32,
+}
+
+impl Cord {
+    /// Held down by the strap.
+    pub(crate) const TENNIS: Self = Self { middle: 0.914, posts: 1.07 };
+    /// ITF rules of beach tennis.
+    pub(crate) const BEACH: Self = Self { middle: 1.7, posts: 1.7 };
+
+    /// At a distance from the middle.
+    pub(crate) fn height(&self, x: f32) -> f32 {
+        self.middle + (self.posts - self.middle) * (x.abs() / NET_HALF).min(1.0)
+    }
 }
 
 /// Painted lines as (x from, x to, y from, y to), by the outer edges of the rules; the centre line is 5 cm wide.
-fn lines(look: &Look) -> [[f32; 4]; 11] {
+fn lines(look: &Look) -> Vec<[f32; 4]> {
     let w = look.court.line_width;
     let base = look.court.line_width * 1.5;
-    [
+    let mut lines = vec![
         [-DOUBLES, -DOUBLES + w, -BASELINE, BASELINE],
         [DOUBLES - w, DOUBLES, -BASELINE, BASELINE],
-        [-SINGLES, -SINGLES + w, -BASELINE, BASELINE],
-        [SINGLES - w, SINGLES, -BASELINE, BASELINE],
         [-DOUBLES, DOUBLES, -BASELINE, -BASELINE + base],
         [-DOUBLES, DOUBLES, BASELINE - base, BASELINE],
+    ];
+    let inner = [
+        [-SINGLES, -SINGLES + w, -BASELINE, BASELINE],
+        [SINGLES - w, SINGLES, -BASELINE, BASELINE],
         [-SINGLES, SINGLES, -SERVICE - w * 0.5, -SERVICE + w * 0.5],
         [-SINGLES, SINGLES, SERVICE - w * 0.5, SERVICE + w * 0.5],
         [-w * 0.5, w * 0.5, -SERVICE, SERVICE],
         [-w * 0.5, w * 0.5, -BASELINE, -BASELINE + base + 0.1],
         [-w * 0.5, w * 0.5, BASELINE - base - 0.1, BASELINE],
-    ]
+    ];
+    if look.court.lines == Lines::Tennis {
+        lines.extend(inner);
+    }
+    lines
 }
 
 /// Paints the ground of the whole plate: two tones, noise, wear, lines, the stadium's and the net's shadow.
@@ -72,7 +92,7 @@ fn ground_point(camera: &Camera, x: f32, y: f32) -> Option<(f32, f32)> {
 
 struct GroundPainter<'a> {
     look: &'a Look,
-    lines: [[f32; 4]; 11],
+    lines: Vec<[f32; 4]>,
 }
 
 impl GroundPainter<'_> {
@@ -102,11 +122,22 @@ impl GroundPainter<'_> {
                 let bare = (worn * (0.75 + 1.1 * blotch)).clamp(0.0, 1.0);
                 color = mix_rgb(color, look.court.worn, bare * 0.85);
             }
+            Surface::Sand => {
+                let damp = smoothstep(-0.05, 0.45, broad + 0.35 * blotch);
+                color = mix_rgb(color, look.court.worn, 0.75 * damp);
+                tone += self.sand_relief((x, y), (fx, fy), 0.6 + 0.4 * worn);
+            }
         }
         color = scale_rgb(color, tone.max(0.2));
+        let (along, across) = if look.court.surface == Surface::Sand {
+            // Tape that nothing but its corners holds.
+            (x + 0.04 * noise(y * 0.4, 1.0, seed ^ 0x7a), y + 0.04 * noise(x * 0.4, 2.0, seed ^ 0x7a))
+        } else {
+            (x, y)
+        };
         let mut paint: f32 = 0.0;
-        for [x0, x1, y0, y1] in self.lines {
-            paint = paint.max(stripe(x, fx, x0, x1) * stripe(y, fy, y0, y1));
+        for [x0, x1, y0, y1] in &self.lines {
+            paint = paint.max(stripe(along, fx, *x0, *x1) * stripe(across, fy, *y0, *y1));
         }
         if paint > 0.0 {
             let dust = fbm(x * 3.0, y * 3.0, 2, seed ^ 0xee);
@@ -115,6 +146,27 @@ impl GroundPainter<'_> {
         }
         let light = 1.0 - look.light.shadow_depth * self.shade(x, y, fy);
         [color[0] * light, color[1] * mix(1.0, light, 0.98), color[2] * mix(1.0, light, 0.93)]
+    }
+
+    /// What footprints and a rake add to the brightness: slopes towards the sun are brighter. `trodden` is the share of
+    /// the footprints.
+    fn sand_relief(&self, (x, y): (f32, f32), (fx, fy): (f32, f32), trodden: f32) -> f32 {
+        let Look { seed, court, light, .. } = self.look;
+        let sharp = 1.0 - smoothstep(0.4, 2.0, fx + fy);
+        if sharp <= 0.0 {
+            return 0.0;
+        }
+        let sun = v3(light.sun.x, light.sun.y, 0.0).unit() * 0.07;
+        // Dents of feet, a third of a metre apart, with rims between them.
+        let height = |x: f32, y: f32| smoothstep(-0.75, 0.1, fbm(x * 4.3, y * 3.4, 2, seed ^ 0xf007));
+        let here = height(x, y);
+        let slope = here - height(x + sun.x, y + sun.y);
+        let prints = 1.1 * slope - 0.25 * (1.0 - here);
+        // The rake went across in strips that feet have broken up.
+        let raked = smoothstep(-0.2, 0.3, noise(x * 0.3, y * 0.5, seed ^ 0x4a6e)) * here;
+        let tines = sin(2.0 * PI / 0.16 * (y + 0.1 * noise(x * 0.5, y * 0.5, seed ^ 0x4a)));
+        1.5 * court.texture * trodden * prints * sharp / (1.0 + fx + fy)
+            + court.mowing * raked * tines * sharp / (1.0 + 30.0 * fy * fy + 400.0 * fy * fy * fy)
     }
 
     /// How much feet have worn the place, 0..1: behind the baselines, less at the service lines' middle.
@@ -143,10 +195,10 @@ impl GroundPainter<'_> {
         if sun.y.abs() > 0.05 && -y / sun.y > 0.0 {
             let t = -y / sun.y;
             let (at, height) = (x + sun.x * t, sun.z * t);
-            let top = net_height(at);
+            let top = self.look.ball.bounce.net.height(at);
             if at.abs() < NET_HALF {
                 let reach = footprint.max(0.02) * sun.z / sun.y.abs();
-                let mesh = 0.4 * stripe(height, reach, 0.0, top - 0.06);
+                let mesh = 0.4 * stripe(height, reach, self.look.net.lifted, top - 0.06);
                 let band = 0.85 * stripe(height, reach, top - 0.06, top);
                 shade = shade.max((mesh + band) * self.look.net.shadow);
             }
@@ -204,27 +256,33 @@ fn lettering(canvas: &mut Canvas, camera: &Camera, look: &Look) {
 
 /// The net as a layer on the plate: it covers the far side, the near side covers it.
 pub(crate) fn paint_net(camera: &Camera, look: &Look, plate: [i32; 4]) -> Layer {
-    let corners = [(-NET_HALF - 0.5, 0.0), (NET_HALF + 0.5, 0.0), (-NET_HALF - 0.5, 1.3), (NET_HALF + 0.5, 1.3)];
+    let cord = look.ball.bounce.net;
+    let above = (cord.posts + 0.1).max(1.3);
+    let corners = [(-NET_HALF - 0.5, 0.0), (NET_HALF + 0.5, 0.0), (-NET_HALF - 0.5, above), (NET_HALF + 0.5, above)];
     let around = corners.into_iter().filter_map(|(x, z)| camera.project(v3(x, 0.0, z)).map(|p| (p.x, p.y)));
     let mut layer = Layer::new(clip(area_around(around, 4.0), plate));
     let rect = Rect3 {
         origin: v3(-NET_HALF, 0.0, 0.0),
         u: v3(1.0, 0.0, 0.0),
         v: v3(0.0, 0.0, 1.0),
-        size: (2.0 * NET_HALF, 1.12),
+        size: (2.0 * NET_HALF, cord.posts + 0.05),
     };
     let mesh = look.net.color;
     rect.paint(&mut layer, camera, |(u, z), (fu, fz)| {
         let x = u - NET_HALF;
-        let top = net_height(x);
-        let body = stripe(z, fz, 0.03, top);
+        let (top, low) = (cord.height(x), 0.03 + look.net.lifted);
+        let body = stripe(z, fz, low, top);
         // Cord squares of 45 mm; the threads look thicker than their 3 mm through a lens.
         let thread = |t: f32, f: f32| stripe(t - (t / 0.045).floor() * 0.045 - 0.0225, f.max(0.012), -0.006, 0.006);
         let threads = thread(u, fu).max(thread(z + 0.01, fz));
-        let alpha = body * (look.net.density + 0.55 * threads).min(0.95);
+        let alpha = body * (look.net.density + look.net.threads * threads).min(0.95);
         let band = stripe(z, fz, top - look.net.band_height, top);
-        let strap = stripe(x, fu, -0.03, 0.03) * body;
-        let white = band.max(strap);
+        let second = if look.net.lifted > 0.0 {
+            stripe(z, fz, low, low + look.net.band_height)
+        } else {
+            stripe(x, fu, -0.03, 0.03) * body
+        };
+        let white = band.max(second);
         let fold = 0.92 + 0.08 * noise(u * 3.0, z * 8.0, 9);
         let white_color = scale_rgb(look.net.band_color, fold);
         let total = white + alpha * (1.0 - white);
@@ -236,7 +294,7 @@ pub(crate) fn paint_net(camera: &Camera, look: &Look, plate: [i32; 4]) -> Layer 
     net_signs(&mut layer, camera, look);
     for side in [-1.0, 1.0] {
         let at = |z: f32| camera.project(v3(side * NET_HALF, 0.0, z));
-        if let (Some(low), Some(high)) = (at(0.0), at(1.09)) {
+        if let (Some(low), Some(high)) = (at(0.0), at(cord.posts + 0.02)) {
             let r = camera.focal * look.net.post_radius / low.depth;
             stroke(
                 &mut layer,
@@ -308,8 +366,23 @@ mod tests {
     }
 
     #[test]
+    fn a_beach_has_the_outer_lines_only() {
+        let paint = |set: LookSet, x: f32, y: f32| {
+            let look = Look::sample(set, 1, 1);
+            lines(&look).iter().any(|[x0, x1, y0, y1]| (*x0..=*x1).contains(&x) && (*y0..=*y1).contains(&y))
+        };
+        for (x, y) in [(DOUBLES - 0.01, 3.0), (0.5, 0.01 - BASELINE)] {
+            assert!(paint(LookSet::Club, x, y) && paint(LookSet::Beach, x, y), "{x} {y}");
+        }
+        for (x, y) in [(SINGLES - 0.01, 3.0), (0.0, 2.0), (1.0, SERVICE)] {
+            assert!(paint(LookSet::Club, x, y) && !paint(LookSet::Beach, x, y), "{x} {y}");
+        }
+    }
+
+    #[test]
     fn the_net_is_lowest_in_the_middle() {
-        assert_eq!(net_height(0.0), 0.914);
-        assert!((net_height(NET_HALF) - 1.07).abs() < 1e-6 && (net_height(-NET_HALF) - 1.07).abs() < 1e-6);
+        let height = |x| Cord::TENNIS.height(x);
+        assert_eq!(height(0.0), 0.914);
+        assert!((height(NET_HALF) - 1.07).abs() < 1e-6 && (height(-NET_HALF) - 1.07).abs() < 1e-6);
     }
 }

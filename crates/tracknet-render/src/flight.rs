@@ -1,6 +1,6 @@
 //! The flight of a tennis ball: gravity, drag, lift from spin, bounces, the net.
 
-use crate::court::{NET_HALF, net_height};
+use crate::court::{Cord, NET_HALF};
 use crate::math::*;
 
 const GRAVITY: f32 = 9.81;
@@ -18,7 +18,7 @@ const INERTIA: f32 = 0.55;
 /// Seconds between stored positions.
 pub(crate) const STEP: f32 = 1.0 / 480.0;
 
-/// How the ground returns the ball.
+/// How the ground returns the ball, and what stands on it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ground {
     /// Vertical speed after over before; about 0.75.
@@ -27,6 +27,7 @@ pub(crate) struct Ground {
     pub(crate) friction: f32,
     /// Depth (|y|) and width (|x|) of the enclosing walls, metres.
     pub(crate) walls: [f32; 2],
+    pub(crate) net: Cord,
 }
 
 /// Place, velocity and spin (rad/s, axis by the right-hand rule).
@@ -66,7 +67,7 @@ impl Ball {
         let half = Ball { velocity: self.velocity + self.acceleration() * (STEP * 0.5), ..*self };
         self.position = self.position + half.velocity * STEP;
         self.velocity = self.velocity + half.acceleration() * STEP;
-        self.net(before).or(self.walls(ground)).or(self.bounce(ground))
+        self.net(before, &ground.net).or(self.walls(ground)).or(self.bounce(ground))
     }
 
     /// Restitution upwards; along the ground, friction until the ball would roll: an impulse of at most μ(1+e)|v_z|,
@@ -97,9 +98,9 @@ impl Ball {
     }
 
     /// The cord takes nearly all the speed.
-    fn net(&mut self, before: V3) -> Contact {
+    fn net(&mut self, before: V3, cord: &Cord) -> Contact {
         let crosses = (before.y > 0.0) != (self.position.y > 0.0);
-        if !crosses || self.position.x.abs() > NET_HALF || self.position.z > net_height(self.position.x) + RADIUS {
+        if !crosses || self.position.x.abs() > NET_HALF || self.position.z > cord.height(self.position.x) + RADIUS {
             return Contact::None;
         }
         self.position.y = before.y.signum() * RADIUS;
@@ -196,7 +197,7 @@ fn land(mut ball: Ball, ground: &Ground) -> (V3, f32) {
         ball.position = ball.position + half.velocity * STEP;
         ball.velocity = ball.velocity + half.acceleration() * STEP;
         if (before.y > 0.0) != (ball.position.y > 0.0) {
-            over_net = ball.position.z - net_height(ball.position.x);
+            over_net = ball.position.z - ground.net.height(ball.position.x);
         }
         if ball.position.z <= RADIUS && ball.velocity.z < 0.0 || ball.position.y.abs() > ground.walls[0] * 2.0 {
             break;
@@ -209,7 +210,7 @@ fn land(mut ball: Ball, ground: &Ground) -> (V3, f32) {
 mod tests {
     use super::*;
 
-    const HARD: Ground = Ground { restitution: 0.75, friction: 0.65, walls: [18.0, 9.0] };
+    const HARD: Ground = Ground { restitution: 0.75, friction: 0.65, walls: [18.0, 9.0], net: Cord::TENNIS };
 
     #[test]
     fn a_dropped_ball_rises_to_the_square_of_the_restitution() {
@@ -251,9 +252,11 @@ mod tests {
     fn a_solved_shot_clears_the_net_and_lands_on_target() {
         for (speed, topspin, y) in [(35.0, 200.0, 10.0), (25.0, 250.0, 7.0), (12.0, 50.0, 11.0), (20.0, -120.0, 8.0)] {
             let shot = Shot { from: v3(2.0, -12.5, 0.9), to: v3(-3.0, y, 0.0), speed, topspin, clearance: 0.15 };
-            let (landing, over_net) = land(solve(&shot, &HARD), &HARD);
-            assert!(over_net > 0.15, "{over_net}");
-            assert!((landing - shot.to).length() < 0.4, "{landing:?} {shot:?}");
+            for ground in [HARD, Ground { net: Cord::BEACH, ..HARD }] {
+                let (landing, over_net) = land(solve(&shot, &ground), &ground);
+                assert!(over_net > 0.15, "{over_net}");
+                assert!((landing - shot.to).length() < 0.4, "{landing:?} {shot:?}");
+            }
         }
     }
 

@@ -14,11 +14,12 @@
 //! | [`camera`] | projection, and where cameras stand |
 //! | [`develop`], [`codec`] | blur, grain, gain and the transfer curve; fields; what a video codec leaves |
 //! | [`rally`], [`flight`], [`motion`] | points as they are played: ball, bounces, runs and swings |
-//! | [`court`], [`scenery`], [`stands`], [`club`], [`hall`], [`officials`], [`crowd`] | what is drawn around the play |
+//! | [`court`], [`scenery`], [`stands`], [`club`], [`hall`], [`beach`], [`officials`], [`crowd`] | what is drawn around the play |
 //! | [`body`], [`ball`], [`overlay`], [`text`] | players, ball, graphics, lettering |
 //! | [`raster`], [`math`], [`draw`] | drawing in linear light; vectors, colours and noise; random streams |
 
 mod ball;
+mod beach;
 mod body;
 mod camera;
 mod clip;

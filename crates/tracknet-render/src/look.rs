@@ -4,6 +4,7 @@
 //! Colours are linear RGB, lengths metres, positions in the axes of [`V3`]. Rendered files are pinned to the order in which
 //! values are drawn: it is the order of the fields.
 
+mod beach;
 mod broadcast;
 mod club;
 mod footage;
@@ -33,9 +34,12 @@ pub enum LookSet {
     Side,
     /// Halls with hard floors and lamps under the roof, seen from behind, high or at body height.
     Indoor,
-    /// Each game draws one of the others, `Broadcast` every second time, with wider ranges of balls and light, and goes
+    /// Each game draws one of those above, `Broadcast` every second time, with wider ranges of balls and light, and goes
     /// through a recording chain as footage from the net has: codecs, repeated frames, fields, cuts.
     Mixed,
+    /// Beach tennis: sand within a tape, a high net, sea or dunes, orange balls. No part of `Mixed`: what is trained on that
+    /// has never seen it.
+    Beach,
 }
 
 /// Everything about a game's appearance.
@@ -65,6 +69,7 @@ pub(crate) enum Venue {
     Stadium,
     Club,
     Hall,
+    Beach,
 }
 
 /// What the court is made of.
@@ -73,6 +78,15 @@ pub(crate) enum Surface {
     Hard,
     Clay,
     Grass,
+    Sand,
+}
+
+/// Which lines a court has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lines {
+    Tennis,
+    /// The outer ones only.
+    Boundary,
 }
 
 /// The ground, its lines and marks.
@@ -82,14 +96,15 @@ pub(crate) struct Court {
     pub(crate) color: Rgb,
     /// Beyond [`Court::inner`].
     pub(crate) surround: Rgb,
-    /// Where feet have worn it.
+    /// Where feet have worn it; of sand, where it is damp.
     pub(crate) worn: Rgb,
     /// Half extents of the inner tone.
     pub(crate) inner: [f32; 2],
     /// Contrast of the surface's texture.
     pub(crate) texture: f32,
-    /// Contrast of the stripes that a mower leaves.
+    /// Contrast of the stripes that a mower or a rake leaves.
     pub(crate) mowing: f32,
+    pub(crate) lines: Lines,
     pub(crate) line: Rgb,
     pub(crate) line_width: f32,
     /// How much of the lines is rubbed off, 0..1.
@@ -124,6 +139,10 @@ pub(crate) struct Net {
     pub(crate) color: Rgb,
     /// Coverage of the mesh where its threads are too fine to be seen.
     pub(crate) density: f32,
+    /// Opacity of a thread.
+    pub(crate) threads: f32,
+    /// How far it hangs above the ground, metres; one that does has a hem below in place of the strap.
+    pub(crate) lifted: f32,
     pub(crate) band_height: f32,
     pub(crate) band_color: Rgb,
     pub(crate) post_radius: f32,
@@ -200,6 +219,8 @@ pub(crate) struct Outfit {
     pub(crate) socks: Rgb,
     pub(crate) shoes: Rgb,
     pub(crate) racket: Rgb,
+    /// Whether the racket is a board without strings.
+    pub(crate) paddle: bool,
     /// Height over the average.
     pub(crate) scale: f32,
 }
@@ -316,11 +337,12 @@ impl Look {
             LookSet::Side => footage::of(side::sample(&mut rng), &mut rng),
             LookSet::Indoor => footage::of(indoor::sample(&mut rng), &mut rng),
             LookSet::Mixed => footage::of(mixed(&mut rng), &mut rng),
+            LookSet::Beach => beach::sample(&mut rng),
         }
     }
 }
 
-/// One of all looks.
+/// One of the looks of tennis.
 fn mixed(rng: &mut Stream) -> Look {
     match rng.uniform() {
         u if u < 0.5 => broadcast::sample(rng),
@@ -356,7 +378,24 @@ fn outfit(rng: &mut Stream) -> Outfit {
         socks: hex(rng.pick(&[0xf4f4f4, 0xf0f0f0, 0x16181c, 0xe8e8ea])),
         shoes: hex(rng.pick(&[0xf6f6f6, 0xf2f2ee, 0xe94f37, 0x202226, 0xd8f04a, 0x3f8fd8])),
         racket: hex(rng.pick(&[0x16181c, 0xc8242e, 0x2a5fc0, 0xe0c020, 0xe8e8e8])),
+        paddle: false,
         scale: rng.range(0.95, 1.06),
+    }
+}
+
+/// The same person in swimwear: bare legs and feet, a bare torso or a shirt.
+pub(crate) fn in_swimwear(person: Outfit, rng: &mut Stream) -> Outfit {
+    let cloth = [0xf0f0ee, 0xf26a3a, 0x20a8b8, 0xe8d040, 0xd8304a, 0x2a4a9a, 0x18191c, 0x7ac060, 0xe878a8];
+    let [shirt, shorts] = [(); 2].map(|()| vary(hex(rng.pick(&cloth)), 0.15, rng));
+    let is_bare = rng.chance(0.4);
+    Outfit {
+        shirt: if is_bare { person.skin } else { shirt },
+        shorts,
+        long_legs: false,
+        long_sleeves: false,
+        socks: person.skin,
+        shoes: person.skin,
+        ..person
     }
 }
 

@@ -4,7 +4,7 @@ use crate::body::{body_shadow, draw_body};
 use crate::camera::Camera;
 use crate::court::{BASELINE, NET_HALF};
 use crate::draw::{Draw, Stream, stream};
-use crate::look::{Look, Outfit, Venue};
+use crate::look::{Look, Outfit, Venue, in_swimwear};
 use crate::math::*;
 use crate::motion::{Rest, resting};
 use crate::raster::{Canvas, Disc, Target, limb};
@@ -40,7 +40,7 @@ pub(crate) fn official(look: &Look, which: usize) -> Outfit {
     let mut rng = stream(u64::from(look.seed), &[0x0ff1, which as u64 % 7]);
     let [color, dark] = look.surroundings.uniform;
     let umpire = which == 1;
-    Outfit {
+    let person = Outfit {
         skin: hex(rng.pick(&SKINS)),
         hair: hex(rng.pick(&HAIRS)),
         cap: rng.chance(0.5).then_some(if rng.chance(0.5) { color } else { [0.8; 3] }),
@@ -51,8 +51,10 @@ pub(crate) fn official(look: &Look, which: usize) -> Outfit {
         socks: [0.8; 3],
         shoes: if rng.chance(0.6) { [0.85; 3] } else { [0.05; 3] },
         racket: [0.0; 3],
+        paddle: false,
         scale: rng.range(0.88, 1.02),
-    }
+    };
+    if look.venue == Venue::Beach { in_swimwear(person, &mut rng) } else { person }
 }
 
 /// Someone beside the court: where, which way they look, how they wait.
@@ -65,7 +67,7 @@ pub(crate) fn officials(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: 
             let lowest = canvas.height as f32 * 0.87;
             stadium_officials(look, |at| camera.project(at).is_some_and(|p| p.y > lowest), rng)
         }
-        Venue::Club | Venue::Hall => onlookers(look, rng),
+        Venue::Club | Venue::Hall | Venue::Beach => onlookers(look, rng),
     };
     if camera.looks_across() {
         people.sort_by(|a, b| (camera.depth(b.0)).total_cmp(&camera.depth(a.0)));
@@ -81,7 +83,7 @@ pub(crate) fn officials(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: 
         if rest == Rest::Sitting {
             cuboid(canvas, camera, at - forward * 0.1, v3(0.42, 0.42, 0.4), look.surroundings.wall, look);
         }
-        let outfit = if look.venue != Venue::Stadium {
+        let outfit = if matches!(look.venue, Venue::Club | Venue::Hall) {
             Outfit { shirt: hex(rng.pick(&CLOTHES)), shorts: hex(rng.pick(&CLOTHES)), long_legs: true, ..outfit }
         } else {
             outfit

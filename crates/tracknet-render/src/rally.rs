@@ -304,9 +304,10 @@ impl Track {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::court::Cord;
     use crate::draw::stream;
 
-    const CLAY: Ground = Ground { restitution: 0.78, friction: 0.8, walls: [18.5, 9.5] };
+    const CLAY: Ground = Ground { restitution: 0.78, friction: 0.8, walls: [18.5, 9.5], net: Cord::TENNIS };
 
     #[test]
     fn rallies_stay_finite_and_inside_the_walls() {

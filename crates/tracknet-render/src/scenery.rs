@@ -1,6 +1,7 @@
 //! Everything around the court that stands still, from the farthest to the nearest: stands and crowd, or trees; walls and
 //! banners, furniture, people.
 
+use crate::beach::beach;
 use crate::camera::Camera;
 use crate::club::{fence, trees};
 use crate::court::{BASELINE, NET_HALF};
@@ -37,6 +38,7 @@ pub(crate) fn paint(canvas: &mut Canvas, camera: &Camera, look: &Look, rng: &mut
             fence(canvas, camera, look);
         }
         Venue::Hall => hall(canvas, camera, look),
+        Venue::Beach => beach(canvas, camera, look),
     }
     furniture(canvas, camera, look);
     officials(canvas, camera, look, rng);
@@ -73,7 +75,8 @@ fn walls(canvas: &mut Canvas, camera: &Camera, look: &Look) {
     clock(canvas, camera, look);
 }
 
-fn board(canvas: &mut Canvas, camera: &Camera, look: &Look, wall: &Rect3, spacing: f32, free: f32) {
+/// A wall with sponsors, one every `spacing` metres and none within `free` of its ends.
+pub(crate) fn board(canvas: &mut Canvas, camera: &Camera, look: &Look, wall: &Rect3, spacing: f32, free: f32) {
     let height = wall.size.1;
     wall.paint(canvas, camera, |(u, v), (_, fv)| {
         let fold = 1.0 + 0.05 * noise(u * 0.8, v * 1.5, look.seed);
@@ -207,7 +210,9 @@ fn furniture(canvas: &mut Canvas, camera: &Camera, look: &Look) {
             }
         }
     }
-    chair(canvas, camera, look, v3(x, 0.0, 0.0));
+    if look.venue != Venue::Beach {
+        chair(canvas, camera, look, v3(x, 0.0, 0.0));
+    }
 }
 
 fn vary_box(rng: &mut Stream, look: &Look) -> Rgb {

@@ -48,7 +48,7 @@ fn every_visibility_class_occurs() {
 
 #[test]
 fn the_ball_is_where_the_label_says() {
-    for set in [LookSet::Broadcast, LookSet::Club, LookSet::Side, LookSet::Indoor, LookSet::Mixed] {
+    for set in [LookSet::Broadcast, LookSet::Club, LookSet::Side, LookSet::Indoor, LookSet::Mixed, LookSet::Beach] {
         let mut checked = 0;
         for game in 1..=15 {
             checked += balls_that_lie_on_their_labels(set, game);
@@ -231,6 +231,7 @@ fn mixed_games_cover_what_footage_shows() {
         ("lamps", 0.3, &|l| !l.light.lamps.is_empty()),
         ("orange balls", 0.01, &|l| l.ball.color[0] > 2.0 * l.ball.color[1]),
     ];
+    assert_eq!(share(&|l| l.venue == Venue::Beach || l.court.surface == Surface::Sand), 0.0);
     for (what, least, of) in at_least {
         assert!(share(of) >= least, "{what}: {} of the games", share(of));
     }
@@ -243,6 +244,17 @@ fn phones_stand_at_body_height() {
         let camera = sample_camera(&look.camera, [1280, 720], &mut stream(4, &[game]));
         let (z, behind) = (camera.position.z, -camera.position.y - BASELINE);
         assert!((0.9..3.7).contains(&z) && (4.4..8.6).contains(&behind), "game {game}: {z} m high, {behind} m behind");
+    }
+}
+
+#[test]
+fn beaches_are_seen_from_a_pole_and_have_orange_balls() {
+    for game in 0..40 {
+        let look = Look::sample(LookSet::Beach, 4, game);
+        let z = sample_camera(&look.camera, [1280, 720], &mut stream(4, &[game])).position.z;
+        assert!((1.9..4.5).contains(&z), "game {game}: {z} m high");
+        let [red, green, blue] = look.ball.color;
+        assert!(red > 1.1 * green && green > 2.0 * blue, "game {game}: {:?}", look.ball.color);
     }
 }
 

@@ -62,6 +62,7 @@ fn the_files_of_this_renderer_version_are_pinned() {
         (LookSet::Side, "b804835227f2056f"),
         (LookSet::Indoor, "1f3d17b6525e5b80"),
         (LookSet::Mixed, "e28bcc10aaa1fdd9"),
+        (LookSet::Beach, "3c8565de74ae29aa"),
     ];
     assert_eq!(RENDERER_VERSION, 4);
     let found = looks.map(|(look, _)| (look, of_look(look)));

@@ -2,11 +2,11 @@
 
 use super::words::{CHANNELS, CITIES, NAMES, SPONSORS};
 use super::{
-    BallLook, Court, Graphics, Lettering, Lighting, Look, Net, Recording, Scan, Surface, Surroundings, Venue,
+    BallLook, Court, Graphics, Lettering, Lighting, Lines, Look, Net, Recording, Scan, Surface, Surroundings, Venue,
     direction, outfit, vary,
 };
 use crate::camera::{Framing, Pose};
-use crate::court::{BASELINE, DOUBLES};
+use crate::court::{BASELINE, Cord, DOUBLES};
 use crate::draw::{Draw, Stream};
 use crate::flight::Ground;
 use crate::math::*;
@@ -139,6 +139,7 @@ fn court(base: &Base, rng: &mut Stream) -> Court {
         texture: if clay { rng.range(0.25, 0.5) } else { rng.range(0.06, 0.22) },
         mowing: 0.0,
         line: if clay { hex(0xe6d3c2) } else { hex(0xf0f2f2) },
+        lines: Lines::Tennis,
         line_width: rng.range(0.05, 0.075),
         line_wear: if clay { rng.range(0.3, 0.6) } else { rng.range(0.0, 0.18) },
         scuffs: if clay { 500 } else { 60 + rng.index(180) },
@@ -159,6 +160,8 @@ fn net(night: bool, rng: &mut Stream) -> Net {
     Net {
         color: scale_rgb(hex(0x10151a), rng.range(0.5, 1.5)),
         density: rng.range(0.14, 0.36),
+        threads: 0.55,
+        lifted: 0.0,
         band_height: 0.06,
         band_color: hex(0xdfe3e6),
         post_radius: rng.range(0.05, 0.09),
@@ -202,7 +205,7 @@ fn ball(clay: bool, rng: &mut Stream) -> BallLook {
         color: vary(hex(rng.pick(&[0xd8f050, 0xe2f46a, 0xc8e840, 0xe6f090])), 0.08, rng),
         bloom: rng.range(1.0, 1.7),
         smallest: rng.range(1.2, 1.8),
-        bounce: Ground { restitution, friction, walls: [17.2, 9.0] },
+        bounce: Ground { restitution, friction, walls: [17.2, 9.0], net: Cord::TENNIS },
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{BallLook, Court, Lighting, Look, Net, Outfit, Recording, Surface, Surroundings, Venue};
 use super::{broadcast, direction, outfit, vary};
 use crate::camera::{Framing, Pose};
-use crate::court::{BASELINE, DOUBLES};
+use crate::court::{BASELINE, Cord, DOUBLES};
 use crate::draw::{Draw, Stream};
 use crate::flight::Ground;
 use crate::math::*;
@@ -43,7 +43,7 @@ pub(super) fn sample(rng: &mut Stream) -> Look {
             color: vary(hex(rng.pick(&[0xf2f25a, 0xe6f060, 0xf6ee7a, 0xeef29a])), 0.05, rng),
             bloom: rng.range(1.25, 1.6),
             smallest: rng.range(2.8, 3.5),
-            bounce: Ground { restitution: 0.7, friction: 0.5, walls: [17.5, 10.5] },
+            bounce: Ground { restitution: 0.7, friction: 0.5, walls: [17.5, 10.5], net: Cord::TENNIS },
         },
         camera: Pose::Behind(Framing {
             behind: [6.5, 11.0],
