@@ -89,8 +89,10 @@ enum Look {
     Side,
     /// Halls, seen from behind, high or at body height.
     Indoor,
-    /// All of them, half stadium broadcasts, through the codecs, converters and cuts of real footage.
+    /// All of these, half stadium broadcasts, through the codecs, converters and cuts of real footage.
     Mixed,
+    /// Beach tennis, which `mixed` leaves out: sand, a high net, a small camera on a pole, orange balls.
+    Beach,
 }
 
 impl From<Look> for LookSet {
@@ -102,6 +104,7 @@ impl From<Look> for LookSet {
             Look::Side => Self::Side,
             Look::Indoor => Self::Indoor,
             Look::Mixed => Self::Mixed,
+            Look::Beach => Self::Beach,
         }
     }
 }
