@@ -60,5 +60,14 @@ pub use fourbit::{
     linear_4bit,
 };
 pub use gelu::gelu;
-pub use norm::{FusedActivation, NormSpec, group_norm, layer_norm};
+pub use norm::{FusedActivation, NormSpec, batch_norm, group_norm, layer_norm};
 pub use resize::resize_bilinear;
+
+/// The device for values that come from files and go into files: the CPU where it is compiled in. Burn's default is whatever a build
+/// prefers, and one of its GPUs would round.
+pub fn host_device() -> burn::tensor::Device {
+    #[cfg(feature = "flex")]
+    return burn::tensor::Device::flex();
+    #[cfg(not(feature = "flex"))]
+    burn::tensor::Device::default()
+}

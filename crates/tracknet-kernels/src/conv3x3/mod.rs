@@ -5,6 +5,8 @@
 //! read where they are, and sums stay in registers from the first tap of the first channel to the last.
 
 mod backward;
+#[cfg(feature = "cube")]
+mod cube;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
@@ -16,9 +18,6 @@ use burn::backend::Dispatch;
 use burn::tensor::Tensor;
 
 pub use ops::Conv3x3Ops;
-
-#[cfg(feature = "cube")]
-impl Conv3x3Ops for burn_cubecl::CubeBackend {}
 
 /// Convolves with 3×3 filters over all channels; one pixel of zeros around the input, stride 1.
 ///

@@ -54,12 +54,49 @@ pub fn group_norm(x: Tensor<4>, weight: Tensor<1>, bias: Tensor<1>, spec: NormSp
         .reshape([batch, channels, height, width])
 }
 
+/// Normalization of each channel over the batch and the whole frame (Ioffe and Szegedy 2015,
+/// <https://arxiv.org/abs/1502.03167>), and an activation, as training does it.
+///
+/// * `x`: `[batch, channels, height, width]`
+/// * `weight`, `bias`: `[channels]`
+/// * returns the shape of `x`, and each channel's mean and (biased) variance, `[channels]`, through which nothing is trained.
+///
+/// # Panics
+/// If `weight` or `bias` is not `[channels]`, like every Burn operation.
+pub fn batch_norm(
+    x: Tensor<4>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f64,
+    activation: FusedActivation,
+) -> (Tensor<4>, [Tensor<1>; 2]) {
+    let [batch, channels, height, width] = x.dims();
+    // The maps of a channel in all frames, one behind the other, are a group of their own.
+    let maps = x.swap_dims(0, 1).reshape([1, channels, batch * height * width]);
+    let spec = NormSpec { groups: channels, epsilon: epsilon as f32, activation };
+    let (y, statistics) = normalize_with_statistics(maps, weight, bias, spec);
+    let statistic = |at: usize| statistics.clone().slice([0..channels, at..at + 1]).reshape([channels]);
+    let (mean, inverse) = (statistic(0), statistic(1));
+    let variance = inverse.square().recip().sub_scalar(epsilon);
+    (y.reshape([channels, batch, height, width]).swap_dims(0, 1), [mean, variance])
+}
+
 fn normalize(x: Tensor<3>, weight: Tensor<1>, bias: Tensor<1>, spec: NormSpec) -> Tensor<3> {
+    normalize_with_statistics(x, weight, bias, spec).0
+}
+
+/// The normalized values, and mean and reciprocal deviation of each group, `[batch · groups, 2]`.
+fn normalize_with_statistics(
+    x: Tensor<3>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    spec: NormSpec,
+) -> (Tensor<3>, Tensor<2>) {
     let channels = x.dims()[1];
     let found = [weight.dims(), bias.dims()];
     assert!(found == [[channels]; 2], "normalization of {channels} channels: weight and bias are {found:?}");
     let groups = spec.groups;
     assert!(groups > 0 && channels.is_multiple_of(groups), "{channels} channels cannot be cut in {groups} groups");
-    let (y, _) = Dispatch::normalize(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), spec);
-    Tensor::from_dispatch(y)
+    let (y, statistics) = Dispatch::normalize(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), spec);
+    (Tensor::from_dispatch(y), Tensor::from_dispatch(statistics))
 }

@@ -7,7 +7,7 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 use tracknet_kernels::conv3x3;
-use tracknet_testing::assert_close;
+use tracknet_testing::{assert_close, assert_close_above};
 
 use crate::common::{device, host, random};
 
@@ -41,6 +41,24 @@ fn outputs_and_gradients_equal_those_of_the_general_convolution() {
             // Two orders of at most 1179 additions in f32.
             assert_close(found, expected, 1e-5, &format!("{shape:?} {what}"));
         }
+    }
+}
+
+/// Frames whose columns a GPU copies one frame after the other, each cut in parts for the sums of the gradient.
+#[test]
+fn frames_that_are_large_together_are_as_exact_as_small_ones() {
+    let [batch, inputs, outputs, height, width] = [2, 40, 2, 288, 480];
+    let run = |device: Device| {
+        let device = device.autodiff();
+        let x = random([batch, inputs, height, width], 1, &device).require_grad();
+        let weight = random([outputs, inputs, 3, 3], 2, &device).require_grad();
+        let y = conv3x3(x.clone(), weight.clone());
+        let gradients = (y.clone() * random([batch, outputs, height, width], 3, &device)).sum().backward();
+        [host(y), host(x.grad(&gradients).unwrap()), host(weight.grad(&gradients).unwrap())]
+    };
+    for (found, expected) in run(device()).iter().zip(&run(Device::flex())) {
+        // Two orders of 276480 additions in f32 of values around zero.
+        assert_close_above(found, expected, 1e-4, 1.0, "large frames");
     }
 }
 

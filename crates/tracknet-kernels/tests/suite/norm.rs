@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Tensor, activation};
-use tracknet_kernels::{FusedActivation, NormSpec, gelu, group_norm, layer_norm};
+use tracknet_kernels::{FusedActivation, NormSpec, batch_norm, gelu, group_norm, layer_norm};
 use tracknet_testing::assert_close_above;
 
 use crate::common::{device, host, random};
@@ -52,6 +52,42 @@ fn group_norm_with_an_activation_equals_plain_operations_in_value_and_gradients(
                 // Two orders of at most 660 additions in f32; Φ within 3e-7 on either side.
                 assert_close_above(found, expected, 1e-5, 1.0, &format!("{shape:?} {spec:?}"));
             }
+        }
+    }
+}
+
+#[test]
+fn batch_norm_with_an_activation_equals_burns_in_value_gradients_and_statistics() {
+    for shape in [[1, 2, 1, 2], [2, 6, 3, 5], [5, 4, 17, 1], [3, 8, 5, 33]] {
+        let channels = shape[1];
+        for activation in [FusedActivation::None, FusedActivation::Gelu, FusedActivation::Relu] {
+            let found =
+                run(device(), shape, channels, |x, weight, bias| batch_norm(x, weight, bias, 1e-5, activation).0);
+            let expected = run(Device::flex(), shape, channels, |x, weight, bias| {
+                let z = burn::tensor::module::batch_norm_train(x, weight, bias, 1e-5).output;
+                match activation {
+                    FusedActivation::None => z,
+                    FusedActivation::Gelu => activation::gelu(z),
+                    FusedActivation::Relu => activation::relu(z),
+                }
+            });
+            for (found, expected) in found.iter().zip(&expected) {
+                // Two orders of at most 495 additions in f32; Φ within 3e-7 on either side.
+                assert_close_above(found, expected, 1e-5, 1.0, &format!("{shape:?} {activation:?}"));
+            }
+        }
+        let statistics = |device: Device, own: bool| {
+            let x = random(shape, 1, &device);
+            let [weight, bias] = [2, 3].map(|seed| random([channels], seed, &device));
+            if own {
+                batch_norm(x, weight, bias, 1e-5, FusedActivation::None).1.map(host)
+            } else {
+                let result = burn::tensor::module::batch_norm_train(x, weight, bias, 1e-5);
+                [result.mean, result.variance].map(host)
+            }
+        };
+        for (found, expected) in statistics(device(), true).iter().zip(&statistics(Device::flex(), false)) {
+            assert_close_above(found, expected, 1e-5, 1.0, &format!("{shape:?} statistics"));
         }
     }
 }

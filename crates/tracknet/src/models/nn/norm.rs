@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{DType, Tensor};
-use tracknet_kernels::{FusedActivation, NormSpec, group_norm, layer_norm};
+use tracknet_kernels::{FusedActivation, NormSpec, batch_norm, group_norm, layer_norm};
 
 use crate::config::Norm;
 
@@ -77,8 +77,10 @@ impl ConvNorm {
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         match self {
             Self::Group(norm) => norm.forward(x, activation),
+            Self::Batch(norm) if norm.training.is_enabled() && x.device().is_autodiff() => {
+                train_batch_norm(norm, x, activation)
+            }
             Self::Batch(norm) => {
-                // Its statistics are sums over the batch: in full precision, whatever the features are in.
                 let dtype = x.dtype();
                 let y =
                     if dtype == DType::F32 { norm.forward(x) } else { norm.forward(x.cast(DType::F32)).cast(dtype) };
@@ -86,6 +88,18 @@ impl ConvNorm {
             }
         }
     }
+}
+
+/// Batch normalization with the statistics of this batch, which move the running ones, and the activation.
+fn train_batch_norm(norm: &BatchNorm, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+    let fused = activation.fused();
+    let (weight, bias) = (norm.gamma.val(), norm.beta.val());
+    let (y, [mean, variance]) = batch_norm(x, weight, bias, norm.epsilon, fused.unwrap_or(FusedActivation::None));
+    for (running, of_batch) in [(&norm.running_mean, mean), (&norm.running_var, variance)] {
+        let before = running.value_sync().to_device(&of_batch.device());
+        running.update((before.mul_scalar(1.0 - norm.momentum) + of_batch.mul_scalar(norm.momentum)).detach());
+    }
+    if fused.is_some() { y } else { activation.forward(y) }
 }
 
 /// Group normalization (Wu and He, 2018).
