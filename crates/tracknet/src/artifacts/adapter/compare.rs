@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
+use tracknet_kernels::host_device;
+use tracknet_kernels::matmul::matmul;
 
 use crate::config::{Bias, InitMethod, LoraConfig, Pattern, TargetModules};
 use crate::error::Result;
@@ -297,9 +299,9 @@ impl Parts {
         let matrix = |data: &TensorData| <[usize; 2]>::try_from(data.shape().to_vec()).ok();
         match (matrix(&a), matrix(&b)) {
             (Some([rank, _]), Some([_, columns])) if rank == columns => {
-                let device = Device::default();
+                let device = host_device();
                 let tensor = |data: TensorData| Tensor::<2>::from_data(data, &device);
-                Ok(tensor(b).matmul(tensor(a)).mul_scalar(scale).into_data())
+                Ok(matmul(tensor(b), tensor(a)).mul_scalar(scale).into_data())
             }
             _ => {
                 let (a, b) = (a.shape().to_vec(), b.shape().to_vec());
@@ -315,7 +317,7 @@ impl Parts {
 
     /// `B·A − B₀·A₀` as one pair of matrices: `[B, −B₀] · [A; A₀]`.
     fn subtract(&mut self, [a0, b0]: [TensorData; 2]) {
-        let device = Device::default();
+        let device = host_device();
         let tensor = |data: TensorData| Tensor::<2>::from_data(data, &device);
         let (Some(a), Some(b)) = (self.a.take(), self.b.take()) else { return };
         self.a = Some(Tensor::cat(vec![tensor(a), tensor(a0)], 0).into_data());
