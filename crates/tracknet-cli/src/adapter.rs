@@ -288,7 +288,7 @@ fn merge(args: &MergeArgs) -> Result<ExitCode> {
             false => write_backbone(dir, &merged, args.dtype.into())?,
         }
         match &adapted {
-            Adapted::Run(model) => write_head(dir, model),
+            Adapted::Run(model) => write_head(dir, model, args.dtype.into()),
             Adapted::Backbone(_) => Ok(()),
         }
     })?;

@@ -25,7 +25,7 @@ pub(crate) struct ExportArgs {
     run: PathBuf,
     /// The directory to write; only what tracknet wrote is replaced.
     destination: PathBuf,
-    /// How the backbone's values are stored.
+    /// How the values are stored.
     #[arg(long, value_parser = one_of(FLOAT_DTYPES), default_value_t = DtypeName::Float32)]
     dtype: DtypeName,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &ExportArgs) -> Result<ExitCode> {
     }
     destination.write(|dir| {
         write_backbone(dir, &loaded.model.backbone, args.dtype.into())?;
-        write_head(dir, &loaded.model)
+        write_head(dir, &loaded.model, args.dtype.into())
     })?;
     outln!("wrote {}", args.destination.display())?;
     Ok(ExitCode::SUCCESS)

@@ -504,7 +504,7 @@ fn pieces_of_a_batch_have_dropout_of_their_own_in_backbone_and_decoder() {
     draw(&piece);
     assert!(draw(&model) == first, "a piece took draws from the model it was forked from");
     let dir = tempfile::tempdir().unwrap();
-    write_head(dir.path(), &model).unwrap();
+    write_head(dir.path(), &model, StoredAs::F32).unwrap();
     let names = read_all(&dir.path().join("tracknet_head.safetensors")).unwrap();
     assert!(names.contains_key("decoder.stages.0.blocks.0.dw.lora_A.weight"));
 }

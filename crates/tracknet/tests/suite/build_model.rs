@@ -152,7 +152,7 @@ fn a_written_backbone_and_head_load_to_the_same_model() {
     let (model, report) = build_model(&tiny(), SIZE, 5, &device).unwrap();
     let dir = tempfile::tempdir().unwrap();
     write_backbone(dir.path(), &model.backbone, StoredAs::F32).unwrap();
-    write_head(dir.path(), &model).unwrap();
+    write_head(dir.path(), &model, StoredAs::F32).unwrap();
     let mut config = pretrained(dir.path());
     config.decoder.pretrained = Some(dir.path().to_path_buf());
     let (loaded, loaded_report) = build_model(&config, SIZE, 6, &device).unwrap();
@@ -225,7 +225,7 @@ fn one_error_lists_every_tensor_that_does_not_fit() {
 fn a_head_file_that_does_not_fit_is_refused_by_tensor() {
     let dir = tempfile::tempdir().unwrap();
     let (model, _) = build_model(&tiny(), SIZE, 5, &Device::flex()).unwrap();
-    write_head(dir.path(), &model).unwrap();
+    write_head(dir.path(), &model, StoredAs::F32).unwrap();
     let path = dir.path().join(HEAD_FILE);
     let whole = fs::read(&path).unwrap();
     let mut tensors = read_all(&path).unwrap();

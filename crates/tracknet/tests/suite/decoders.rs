@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tracknet::artifacts::build_model;
-use tracknet::artifacts::pretrained::write_head;
+use tracknet::artifacts::pretrained::{StoredAs, write_head};
 use tracknet::config::{HeatmapFrames, ModelConfig, Temporal, TemporalInput};
 use tracknet::models::decoders::{Decoder, DecoderNetwork};
 use tracknet::models::features::{Layout, Level, LevelLayout};
@@ -181,7 +181,7 @@ fn every_decoder_trains_on_a_vision_transformer_and_comes_back_from_its_files() 
 
         let device = Device::flex();
         let (built, _) = build_model(&section, INPUT, 1, &device).unwrap();
-        write_head(dir.path(), &built).unwrap();
+        write_head(dir.path(), &built, StoredAs::F32).unwrap();
         let mut again = section.clone();
         again.decoder.pretrained = Some(dir.path().to_path_buf());
         let (loaded, _) = build_model(&again, INPUT, 2, &device).unwrap();

@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use serde_json::{Value, json};
-use tracknet::artifacts::pretrained::write_head;
+use tracknet::artifacts::pretrained::{StoredAs, write_head};
 use tracknet::artifacts::{build_model, load_model_for_inference};
 use tracknet::compute::Compute;
 use tracknet::config::{AbsentBall, AugmentConfig, Config, HeatmapFrames, OnBadFrame};
@@ -372,7 +372,7 @@ fn a_head_of_one_heatmap_begins_a_model_of_several_and_no_other_head_does() {
         build_model(&model(section.clone()), ModelInput { size, frames }, seed, &device).map(|(model, _)| model)
     };
     let one = build(&seeing("stack", "stem"), 3, 7).unwrap();
-    write_head(dir.path(), &one).unwrap();
+    write_head(dir.path(), &one, StoredAs::F32).unwrap();
     let mut section = finding_all("stack", "stem");
     section["decoder"]["pretrained"] = json!(dir.path());
     let mut several = build(&section, 3, 1).unwrap();
@@ -385,7 +385,7 @@ fn a_head_of_one_heatmap_begins_a_model_of_several_and_no_other_head_does() {
         assert!(apart < 1e-5, "{apart}");
     }
 
-    write_head(dir.path(), &several).unwrap();
+    write_head(dir.path(), &several, StoredAs::F32).unwrap();
     let mut section = seeing("stack", "stem");
     section["decoder"]["pretrained"] = json!(dir.path());
     let error = build(&section, 3, 1).unwrap_err().to_string();

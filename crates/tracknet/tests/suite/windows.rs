@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Distribution, Tensor};
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
-use tracknet::artifacts::pretrained::write_head;
+use tracknet::artifacts::pretrained::{StoredAs, write_head};
 use tracknet::artifacts::{build_model, load_model_for_inference};
 use tracknet::compute::Compute;
 use tracknet::config::{AugmentConfig, Config, DataFormat, OnBadFrame};
@@ -388,7 +388,7 @@ fn a_head_of_single_frames_begins_a_model_of_windows_that_finds_the_same() {
         let single = model(json!({ "lora": section["lora"], "decoder": section["decoder"] }));
         // Another seed for the head than that of the model of windows.
         let (single, _) = build_model(&single, ModelInput { size, frames: 1 }, 7, &device).unwrap();
-        write_head(dir.path(), &single).unwrap();
+        write_head(dir.path(), &single, StoredAs::F32).unwrap();
         section["decoder"]["pretrained"] = json!(dir.path());
         let (mut of_windows, _) = build_model(&model(section), ModelInput { size, frames: 3 }, 1, &device).unwrap();
         of_windows.backbone = single.backbone.clone();

@@ -189,13 +189,13 @@ fn config_of(backbone: &Backbone, stored: StoredAs) -> Map<String, Value> {
     config
 }
 
-/// Writes decoder and head to [`HEAD_FILE`] in `dir`.
+/// Writes decoder and head to [`HEAD_FILE`] in `dir`, its values as `stored` says.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_head(dir: &Path, model: &HeatmapModel) -> Result<()> {
+pub fn write_head(dir: &Path, model: &HeatmapModel, stored: StoredAs) -> Result<()> {
     let state = state_dict(model, |p| is_head(p.group));
-    write_tensors(&dir.join(HEAD_FILE), state, StoredAs::F32)
+    write_tensors(&dir.join(HEAD_FILE), state, stored)
 }
 
 /// Loads decoder and head from a file, or from [`HEAD_FILE`] in a directory.

@@ -24,7 +24,7 @@ pub(crate) fn write_weights(
     adapter: Option<&PeftConfig>,
     dir: &Path,
 ) -> Result<()> {
-    write_head(dir, model)?;
+    write_head(dir, model, StoredAs::F32)?;
     if let Some(config) = adapter {
         // Adapters of the decoder alone are part of its file.
         return if config.has_targets() { write_adapter(&dir.join(ADAPTER_DIR), model, config) } else { Ok(()) };
