@@ -94,7 +94,7 @@ pub enum LabelPoint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Section)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitConfig {
-    /// Games to train on, as directory names; one that is missing is an error.
+    /// Games to train on, as directory names, or as a range of names: `game1..game9`; one that is missing is an error.
     #[config(default = (1..=9).map(|i| format!("game{i}")).collect())]
     pub train_games: Vec<String>,
     /// Games to validate on.

@@ -12,6 +12,7 @@ mod data;
 mod decoders;
 mod emit;
 mod error;
+mod games;
 mod interpolate;
 mod key;
 mod kind;

@@ -191,7 +191,8 @@ fn finish(
 /// Structs from checked values. An error here would be a disagreement of the keys with the structs.
 fn build(values: Value, world: &World<'_>) -> Result<Config, ConfigError> {
     let sections = Sections::deserialize(values).map_err(|e| ConfigError::new("configuration", "", e.to_string()))?;
-    let Sections { data, model, training, runtime: GivenRuntime { seed, run_id } } = sections;
+    let Sections { mut data, model, training, runtime: GivenRuntime { seed, run_id } } = sections;
+    data.split.name_ranges();
     let derived = Runtime::starting_at(&training, &world.now);
     // A run keeps its id when its configuration is read back; seed and directories follow the training section.
     let kept = run_id.filter(|_| seed.is_none_or(|seed| seed == derived.seed));

@@ -21,7 +21,8 @@ const MOST_GAMES: usize = 8;
 struct Conflict(&'static [&'static str], String);
 
 /// Every combination that cannot work.
-const RULES: [fn(&Config, &Checked) -> Option<Conflict>; 12] = [
+const RULES: [fn(&Config, &Checked) -> Option<Conflict>; 13] = [
+    ranges_of_games,
     resize_fits_patches,
     patch_sizes_agree,
     decoder_stages,
@@ -67,6 +68,11 @@ fn report(checked: &Checked, layers: &mut Layers, keys: &[&str], message: String
         None => Problem::new("defaults", keys.first().copied().unwrap_or_default(), message),
     };
     layers.problems.push(problem);
+}
+
+fn ranges_of_games(config: &Config, _: &Checked) -> Option<Conflict> {
+    let (key, why) = config.data.split.bad_range()?;
+    Some(Conflict(key, why))
 }
 
 fn resize_fits_patches(config: &Config, _: &Checked) -> Option<Conflict> {
