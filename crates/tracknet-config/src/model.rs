@@ -185,6 +185,9 @@ pub enum Norm {
     Gn,
     /// Batch normalization.
     Bn,
+    /// Batch normalization with the statistics of `decoder.pretrained`, which stay what they are: for fine-tuning, where batches
+    /// are small.
+    FrozenBn,
 }
 
 /// Activations of the decoder.

@@ -7,7 +7,7 @@ use super::error::Problem;
 use super::key::{Status, known_keys};
 use super::layers::Layers;
 use super::yaml::Value;
-use super::{Config, InitMethod, ModelConfig, QuantMode};
+use super::{Config, InitMethod, ModelConfig, Norm, QuantMode};
 use tracknet_io::console::listing;
 
 /// The most weights of a decoder.
@@ -21,7 +21,7 @@ const MOST_GAMES: usize = 8;
 struct Conflict(&'static [&'static str], String);
 
 /// Every combination that cannot work.
-const RULES: [fn(&Config, &Checked) -> Option<Conflict>; 13] = [
+const RULES: [fn(&Config, &Checked) -> Option<Conflict>; 14] = [
     ranges_of_games,
     resize_fits_patches,
     patch_sizes_agree,
@@ -30,6 +30,7 @@ const RULES: [fn(&Config, &Checked) -> Option<Conflict>; 13] = [
     windows,
     quantized_backbone_is_frozen,
     batch_norm_sees_the_batch,
+    frozen_norm_has_statistics,
     decoder_size,
     stages_ascend,
     run_id,
@@ -180,6 +181,21 @@ fn batch_norm_sees_the_batch(config: &Config, _: &Checked) -> Option<Conflict> {
     );
     let keys = &["training.micro_batch_size", "model.decoder.norm", "model.model_name"];
     (1..batch).contains(&micro_batch).then_some(Conflict(keys, message))
+}
+
+fn frozen_norm_has_statistics(config: &Config, _: &Checked) -> Option<Conflict> {
+    let model = &config.model;
+    let (setting, norm) = match model.model_name.decoder_section() {
+        "decoder" => ("model.decoder.norm", model.decoder.norm),
+        "unet" => ("model.unet.norm", model.unet.norm),
+        _ => return None,
+    };
+    let message = format!(
+        "{setting}: frozen_bn keeps the statistics of model.decoder.pretrained, which is not set; name a trained decoder, or set \
+         {setting} to bn"
+    );
+    let keys = &["model.unet.norm", "model.decoder.norm", "model.decoder.pretrained"];
+    (norm == Norm::FrozenBn && model.decoder.pretrained.is_none()).then_some(Conflict(keys, message))
 }
 
 /// The way to begin of adapters that are not read from a directory.

@@ -33,6 +33,9 @@ impl ConvLayer {
 
     /// `[batch, in, height, width]` → `[batch, out, height / stride, width / stride]`.
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.norm.forward(self.conv.forward(x), self.activation)
+        match (self.norm.still(&x), &self.conv.adapter) {
+            (Some(norm), None) => self.activation.forward(self.conv.base.forward_scaled(x, norm.scale, norm.shift)),
+            _ => self.norm.forward(self.conv.forward(x), self.activation),
+        }
     }
 }

@@ -103,6 +103,19 @@ impl Conv2d {
         self.apply(x, self.weight.val(), bias)
     }
 
+    /// `scale · (W ∗ x + b) + shift` for each output channel, `scale` and `shift` being `[out]` in the weight's dtype: a normalization
+    /// behind the convolution that is a scale and a shift costs one addition.
+    pub(crate) fn forward_scaled(&self, x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>) -> Tensor<4> {
+        let shift = match &self.bias {
+            Some(bias) => bias.val() * scale.clone() + shift,
+            None => shift,
+        };
+        let [output] = scale.dims();
+        let weight = self.weight.val() * scale.reshape([output, 1, 1, 1]);
+        let shift = cast_to_dtype_of(shift, &x);
+        self.apply(x, weight, Some(shift))
+    }
+
     /// A depthwise convolution that keeps the size, on cells as rows of channels, `[batch, rows · columns, channels]`; `grid` is
     /// rows and columns.
     pub(crate) fn forward_cells(&self, x: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {

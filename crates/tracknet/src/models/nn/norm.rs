@@ -64,10 +64,11 @@ impl ConvNorm {
     pub fn new(kind: Norm, channels: usize, builder: &Builder<'_>) -> Self {
         match kind {
             Norm::Gn => Self::Group(GroupNorm::new(channels, builder)),
-            Norm::Bn => {
+            Norm::Bn | Norm::FrozenBn => {
                 let mut norm = BatchNormConfig::new(channels).with_epsilon(EPSILON).init(builder.device());
                 norm.gamma = builder.param("weight", [channels], Fill::ONE);
                 norm.beta = builder.param("bias", [channels], Fill::ZERO);
+                norm.training = Param::from_bool(kind == Norm::Bn);
                 Self::Batch(norm)
             }
         }
@@ -77,16 +78,46 @@ impl ConvNorm {
     pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
         match self {
             Self::Group(norm) => norm.forward(x, activation),
-            Self::Batch(norm) if norm.training.is_enabled() && x.device().is_autodiff() => {
-                train_batch_norm(norm, x, activation)
-            }
-            Self::Batch(norm) => {
-                let dtype = x.dtype();
-                let y =
-                    if dtype == DType::F32 { norm.forward(x) } else { norm.forward(x.cast(DType::F32)).cast(dtype) };
-                activation.forward(y)
-            }
+            Self::Batch(norm) => match StillNorm::of(norm, &x) {
+                Some(still) => activation.forward(still.forward(x)),
+                None => train_batch_norm(norm, x, activation),
+            },
         }
+    }
+
+    /// This normalization as a scale and a shift of each channel, where it is one for `x`.
+    pub(crate) fn still(&self, x: &Tensor<4>) -> Option<StillNorm> {
+        match self {
+            Self::Group(_) => None,
+            Self::Batch(norm) => StillNorm::of(norm, x),
+        }
+    }
+}
+
+/// Batch normalization whose statistics do not depend on the batch: `scale · x + shift` for each channel.
+pub(crate) struct StillNorm {
+    /// `[channels]`, f32.
+    pub(crate) scale: Tensor<1>,
+    /// `[channels]`, f32.
+    pub(crate) shift: Tensor<1>,
+}
+
+impl StillNorm {
+    /// `None` where `x` is trained on and moves the statistics.
+    fn of(norm: &BatchNorm, x: &Tensor<4>) -> Option<Self> {
+        let device = x.device();
+        if norm.training.is_enabled() && device.is_autodiff() {
+            return None;
+        }
+        let [mean, variance] = [&norm.running_mean, &norm.running_var].map(|state| state.value().to_device(&device));
+        let scale = norm.gamma.val() / variance.add_scalar(norm.epsilon).sqrt();
+        Some(Self { shift: norm.beta.val() - mean * scale.clone(), scale })
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let dtype = x.dtype();
+        let [scale, shift] = [&self.scale, &self.shift].map(|of| of.clone().reshape([1, of.dims()[0], 1, 1]));
+        (x.cast(DType::F32) * scale + shift).cast(dtype)
     }
 }
 
