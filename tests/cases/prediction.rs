@@ -78,7 +78,8 @@ fn damage_costs_one_row_and_is_said() {
     let found = rows(&place, "predictions/folder/folder.csv");
     assert_eq!(found.len(), 5);
     assert_eq!(found[3][..4], [3.0, 0.0, 0.0, 0.0]);
-    assert_eq!(found[1][1..4], found[4][1..4]);
+    // The same picture among other neighbours.
+    assert!(is_near(&found[4], [found[1][2], found[1][3]]), "{found:?}");
 
     // Videos: whole, cut at the end, without its index, and under the name of the result.
     let frames = place.path("frames/%04d.jpg").display().to_string();

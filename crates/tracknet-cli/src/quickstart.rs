@@ -45,9 +45,9 @@ const THRESHOLD: f32 = 0.5;
 
 /// See the whole thing work, in minutes and without any download.
 ///
-/// Renders tennis rallies of a look that the shipped detector has never seen (grass, another camera, another ball),
-/// measures the detector there, fine-tunes LoRA adapters and the decoder on its 4-bit backbone, and measures again on
-/// games that were never seen. Everything is written to one directory.
+/// Renders rallies of a look that the shipped detector has never seen (beach tennis: sand, tape for lines, an orange ball),
+/// measures the detector there, fine-tunes LoRA adapters on its 4-bit backbone together with its convolutions, and measures
+/// again on games that were never seen. Everything is written to one directory.
 #[derive(Args)]
 #[command(after_help = "Examples:
   tracknet quickstart
@@ -86,7 +86,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
     shipped::unpack(&places.backbone)?;
     let config = configure(args, &places)?;
 
-    step(1, "render rallies on grass, a look the shipped detector has never seen")?;
+    step(1, "render beach tennis, a look the shipped detector has never seen")?;
     if !render(&config, &places, &interrupt)? {
         return Ok(interrupt.exit_code());
     }
@@ -98,7 +98,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<ExitCode> {
     let before = measure(&model, &build, &config, &device)?;
     outln!("{}", summary(&before))?;
 
-    step(3, "fine-tune LoRA adapters and the decoder")?;
+    step(3, "fine-tune LoRA adapters and the convolutions")?;
     interrupt.end_at_once(false);
     let options = FitOptions { stop: interrupt.stop.clone(), ..FitOptions::new(device.clone()) };
     let report = TrainingRun::new(&config, model, &build, options, &mut Console::new())?.fit()?;
@@ -187,7 +187,7 @@ fn render(config: &Config, places: &Places, interrupt: &Interrupt) -> Result<boo
         games,
         clips_per_game: CLIPS,
         frames_per_clip: FRAMES,
-        look: LookSet::Grass,
+        look: LookSet::Beach,
         ..GenerateOptions::default()
     };
     let clock = Instant::now();
@@ -238,11 +238,14 @@ fn draw(model: &HeatmapModel, build: &BuildReport, config: &Config, places: &Pla
     let data = Dataset::open(&config.data.root, &config.data, &config.data.split.test_games, false)?;
     let frames = data.frames();
     let every = (frames.len() / PICTURES).max(1);
-    let shown: Vec<_> = frames.iter().skip(every / 2).step_by(every).collect();
-    let files: Vec<PathBuf> = shown.iter().map(|f| f.frame.path.clone()).collect();
-    let mut names = shown.iter();
+    // The model sees a frame among its neighbours: all of them are searched, and some are drawn.
+    let files: Vec<PathBuf> = frames.iter().map(|frame| frame.frame.path.clone()).collect();
+    let mut numbered = frames.iter().enumerate();
     predictor.files(&files, &mut |predicted| {
-        let (Some(frame), Predicted::Frame(result)) = (names.next(), predicted) else { return Ok(()) };
+        let (Some((number, frame)), Predicted::Frame(result)) = (numbered.next(), predicted) else { return Ok(()) };
+        if number % every != every / 2 {
+            return Ok(());
+        }
         let name = frame.to_string().replace(['/', '.'], "_");
         let marked = overlay::overlay(&result.frame, result.prediction.visible(THRESHOLD), frame.frame.label.xy)?;
         overlay::write_png(&places.pictures.join(format!("{name}.png")), &marked)?;

@@ -43,6 +43,7 @@ pub const EMBEDDED: &[Embedded] = embedded![
     "data" / "tracknet_windows",
     "data" / "quickstart",
     "data" / "pretrain",
+    "data" / "detector",
     "model" / "vit_heatmap",
     "model" / "vit_lora_heatmap",
     "model" / "vit_qlora_heatmap",
@@ -52,9 +53,11 @@ pub const EMBEDDED: &[Embedded] = embedded![
     "model" / "vit_unet_heatmap",
     "model" / "quickstart",
     "model" / "pretrain",
+    "model" / "detector",
     "training" / "default",
     "training" / "quickstart",
     "training" / "pretrain",
+    "training" / "detector",
 ];
 
 /// The name that stands in for a group that is not given.
@@ -215,7 +218,7 @@ mod tests {
         let problem = find("training", "defualt", &[PathBuf::from("configs")]).unwrap_err();
         assert_eq!(
             problem.to_string(),
-            "--training: no training config is named defualt; did you mean default? Known: default, pretrain, quickstart. \
+            "--training: no training config is named defualt; did you mean default? Known: default, detector, pretrain, quickstart. \
              Looked in configs/training, and in the binary. A path to a file works, too"
         );
         let problem = find("training", "zzzzzzzzzzz", &[PathBuf::from("configs")]).unwrap_err();
@@ -265,7 +268,10 @@ mod tests {
         let problem = find("data", &format!("{}/", dir.path().display()), &dirs).unwrap_err();
         assert!(problem.message.ends_with("the directory of a data set is given as data.root=DIR"), "{problem}");
         let problem = find("data", "nothing-of-these", &dirs).unwrap_err().to_string();
-        assert!(problem.contains("Known: large, pretrain, quickstart, tracknet, tracknet_windows."), "{problem}");
+        assert!(
+            problem.contains("Known: detector, large, pretrain, quickstart, tracknet, tracknet_windows."),
+            "{problem}"
+        );
     }
 
     #[cfg(unix)]
@@ -321,8 +327,8 @@ mod tests {
             std::fs::write(dir.path().join(format!("data/a{i:02}.yaml")), "").unwrap();
         }
         let problem = find("data", "nothing", &[dir.path().to_path_buf()]).unwrap_err().to_string();
-        assert!(problem.contains("a19, … and 24 more."), "{problem}");
-        assert!(not_found("data", &"k".repeat(1 << 20), &[]).contains("kk. Known: pretrain"));
+        assert!(problem.contains("a19, … and 25 more."), "{problem}");
+        assert!(not_found("data", &"k".repeat(1 << 20), &[]).contains("kk. Known: detector"));
     }
 
     #[test]
