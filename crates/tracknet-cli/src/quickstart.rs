@@ -288,7 +288,7 @@ fn print_places(places: &Places, run: &Path, best: &Path) -> Result<()> {
   look at the frames           tracknet data preview {data}
   find the ball in your video  tracknet predict {run} YOUR_VIDEO.mp4 --video
   train on your own labels     tracknet data check YOUR_DATA
-                               tracknet train --model quickstart --training quickstart data.root=YOUR_DATA \\
+                               tracknet train --data tracknet_windows --model quickstart --training quickstart data.root=YOUR_DATA \\
                                  data.split.train_games=[game1,game2] data.split.val_games=[game3] \\
                                  model.pretrained_model_name={backbone} model.decoder.pretrained={backbone}\n",
         backbone = places.backbone.display()

@@ -414,6 +414,14 @@ fn a_batch_that_is_normalized_as_a_whole_cannot_be_split() {
         .with("training.batch_size=8")
         .with("model.decoder.norm=bn")
         .config();
+    // Statistics that stand still are nobody's.
+    split().with("model.decoder.norm=frozen_bn").with("model.decoder.pretrained=head").config();
+}
+
+#[test]
+fn frozen_statistics_are_those_of_a_trained_decoder() {
+    let errors = Bench::new().with("model.decoder.norm=frozen_bn").errors();
+    assert!(errors.len() == 1 && errors[0].contains("model.decoder.pretrained, which is not set"), "{errors:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
 use tracknet::artifacts::build_model;
@@ -191,6 +192,41 @@ fn every_decoder_trains_on_a_vision_transformer_and_comes_back_from_its_files() 
         );
         let logits = loaded.forward(Tensor::ones([2, 3, INPUT[1], INPUT[0]], &device));
         assert_eq!(logits.dims(), [2, 1, 24, 32], "{name}");
+    }
+}
+
+/// Fine-tuning as it is begun from a trained decoder: what it says at first is what that says, whoever looks, and only weights move.
+#[test]
+fn a_frozen_batch_norm_trains_its_weights_on_the_statistics_that_it_came_with() {
+    let device = Device::flex().autodiff();
+    let unet = |norm: &str| {
+        model(
+            json!({ "model_name": "vit_unet_heatmap", "unet": { "channels": [8, 12], "convolutions": 2, "norm": norm } }),
+        )
+    };
+    let x = Tensor::random([2, 3, INPUT[1], INPUT[0]], burn::tensor::Distribution::Normal(0.5, 2.0), &device);
+    let (pretrained, _) = build_model(&unet("bn"), INPUT, 1, &device).unwrap();
+    for _ in 0..3 {
+        let _ = pretrained.forward(x.clone());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    write_head(dir.path(), &pretrained, StoredAs::F32).unwrap();
+
+    let mut section = unet("frozen_bn");
+    section.decoder.pretrained = Some(dir.path().to_path_buf());
+    let (tuned, _) = build_model(&section, INPUT, 1, &device).unwrap();
+    let statistics = || state_dict(&tuned, |p| p.name.ends_with("running_mean") || p.name.ends_with("running_var"));
+    let before = statistics();
+    assert_eq!(before.len(), 2 * 8, "two for each of eight convolutions");
+    let logits = tuned.forward(x.clone());
+    assert_eq!(statistics(), before);
+    let expected = pretrained.valid().forward(x.inner()).into_data();
+    assert_data_close("frozen", &logits.clone().into_data(), &expected, 1e-5 * largest(&expected));
+
+    let gradients = gradients_of(&tuned, &logits.square().mean().backward());
+    for name in ["decoder.down.0.0.norm.weight", "decoder.up.0.1.norm.bias", "decoder.bottom.0.conv.weight"] {
+        let (_, gradient) = gradients.iter().find(|(p, _)| p.name == name).unwrap();
+        assert!(gradient.as_ref().is_some_and(|gradient| largest(gradient) > 0.0), "{name}");
     }
 }
 
