@@ -164,6 +164,8 @@ fn configure(args: &QuickstartArgs, places: &Places) -> Result<Config> {
         path("model.pretrained_model_name", &std::path::absolute(&places.backbone)?),
         path("model.decoder.pretrained", &std::path::absolute(&places.backbone)?),
         format!("model.quantization.enabled={}", args.backbone == Backbone::Nf4),
+        // The same gradient in half the memory.
+        "training.micro_batch_size=1".to_owned(),
     ];
     overrides.extend(args.overrides.iter().cloned());
     let sources = ConfigSources {
