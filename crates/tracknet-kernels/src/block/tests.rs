@@ -338,6 +338,18 @@ fn outputs_and_gradients_of_an_mlp_are_those_of_the_composed_one() {
     }
 }
 
+/// Runs what gives several results with every instruction set and compares them with those of the portable one.
+fn agree_at_every_level(case: Case, run: impl Fn(Level) -> Vec<Vec<f32>>) {
+    let expected = run(Level::PORTABLE);
+    for level in levels() {
+        for (i, (found, expected)) in run(level).iter().zip(&expected).enumerate() {
+            let distance = distance(found, expected);
+            // Sums in another order now and then fall on the other side of a rounding to bfloat16.
+            assert!(distance < 3e-3, "{level:?} {case:?}: result {i} is {distance} off");
+        }
+    }
+}
+
 #[test]
 fn every_implementation_of_an_mlp_agrees_with_the_portable_one() {
     let device = Device::flex().autodiff();
@@ -354,14 +366,7 @@ fn every_implementation_of_an_mlp_agrees_with_the_portable_one() {
             all.extend(of_adapters.into_iter().flatten().flatten());
             all
         };
-        let expected = run(Level::PORTABLE);
-        for level in levels() {
-            for (i, (found, expected)) in run(level).iter().zip(&expected).enumerate() {
-                let distance = distance(found, expected);
-                // As for the block.
-                assert!(distance < 3e-3, "{level:?} {case:?}: result {i} is {distance} off");
-            }
-        }
+        agree_at_every_level(case, run);
     }
 }
 
@@ -407,14 +412,7 @@ fn every_implementation_agrees_with_the_portable_one() {
             all.extend(of_adapters.into_iter().flatten().flatten());
             all
         };
-        let expected = run(Level::PORTABLE);
-        for level in levels() {
-            for (i, (found, expected)) in run(level).iter().zip(&expected).enumerate() {
-                let distance = distance(found, expected);
-                // Sums in another order now and then fall on the other side of a rounding to bfloat16.
-                assert!(distance < 3e-3, "{level:?} {case:?}: result {i} is {distance} off");
-            }
-        }
+        agree_at_every_level(case, run);
     }
 }
 

@@ -33,9 +33,11 @@ impl ConvLayer {
 
     /// `[batch, in, height, width]` → `[batch, out, height / stride, width / stride]`.
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        match (self.norm.still(&x), &self.conv.adapter) {
-            (Some(norm), None) => self.activation.forward(self.conv.base.forward_scaled(x, norm.scale, norm.shift)),
-            _ => self.norm.forward(self.conv.forward(x), self.activation),
+        if self.conv.adapter.is_none()
+            && let Some(norm) = self.norm.still(&x)
+        {
+            return self.activation.forward(self.conv.base.forward_scaled(x, norm.scale, norm.shift));
         }
+        self.norm.forward(self.conv.forward(x), self.activation)
     }
 }
