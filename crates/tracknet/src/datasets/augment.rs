@@ -122,51 +122,86 @@ impl PixelPlan {
     }
 }
 
+/// Adds noise that is normal but for its tails: the sum of the eight bytes of a random number, which ends at ±4.9 deviations.
 fn add_noise(frame: &mut RgbImage, deviation: f32, stream: &mut Stream) {
+    let step = deviation / BYTES_DEVIATION;
     for value in frame.iter_mut() {
-        *value = (f32::from(*value) + deviation * stream.normal() as f32).round() as u8;
+        *value = to_grey(f32::from(*value) + step * (sum_of_bytes(stream.next_u64()) - BYTES_MEAN));
     }
 }
 
-/// Brightness, contrast and saturation by factors in `1 ± strength`, hue by an angle up to `18° · strength / 0.3`.
+/// Mean of the sum of eight bytes, each uniform in `0..=255`.
+const BYTES_MEAN: f32 = 8.0 * 127.5;
+/// Its deviation, `√(8 · (256² − 1) / 12)`.
+const BYTES_DEVIATION: f32 = 209.020_73;
+
+fn sum_of_bytes(number: u64) -> f32 {
+    const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
+    let pairs = (number & EVEN) + ((number >> 8) & EVEN);
+    // The product adds the four sums of 16 bits up in the highest place.
+    (pairs.wrapping_mul(0x0001_0001_0001_0001) >> 48) as f32
+}
+
+/// The nearest grey level: a cast from float to integer cuts off and saturates.
+fn to_grey(value: f32) -> u8 {
+    (value + 0.5) as u8
+}
+
+/// Brightness, contrast and saturation by factors in `1 ± strength`, hue by an angle up to `18° · strength / 0.3`: one affine
+/// map of colours.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Jitter {
-    brightness: f32,
-    contrast: f32,
-    saturation: f32,
-    angle: f32,
-    /// Mean luma of the frame that it was drawn for, in its new brightness: what contrast leaves as it is.
-    mean: f32,
+    /// Rows of the new red, green and blue.
+    matrix: [[f32; 3]; 3],
+    offset: [f32; 3],
 }
+
+/// The YIQ axes (NTSC primaries), and the way back.
+const TO_YIQ: [[f32; 3]; 3] = [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]];
+const FROM_YIQ: [[f32; 3]; 3] = [[1.0, 0.956, 0.619], [1.0, -0.272, -0.647], [1.0, -1.106, 1.703]];
 
 impl Jitter {
     fn draw(stream: &mut Stream, strength: f32, frame: &RgbImage) -> Self {
         let mut factor = || 1.0 + strength * stream.range(-1.0, 1.0);
         let (brightness, contrast, saturation) = (factor(), factor(), factor());
         let angle = strength * stream.range(-1.0, 1.0) * std::f32::consts::PI / 3.0;
-        let pixels = frame.pixels().len().max(1) as f64;
-        let mean = frame.pixels().map(|p| f64::from(luma(p.0.map(f32::from)))).sum::<f64>() / pixels;
-        Self { brightness, contrast, saturation, angle, mean: brightness * mean as f32 }
+        // Saturation scales and hue turns the two chroma axes.
+        let (sin, cos) = angle.sin_cos();
+        let chroma =
+            [[1.0, 0.0, 0.0], [0.0, saturation * cos, -saturation * sin], [0.0, saturation * sin, saturation * cos]];
+        let turned = product(&FROM_YIQ, &product(&chroma, &TO_YIQ));
+        // Contrast leaves the mean luma of the frame in its new brightness as it is.
+        let pivot = (1.0 - contrast) * brightness * mean_luma(frame);
+        let matrix = turned.map(|row| row.map(|v| v * brightness * contrast));
+        Self { matrix, offset: turned.map(|row| row.iter().sum::<f32>() * pivot) }
     }
 
     fn apply(&self, frame: &mut RgbImage) {
-        let Self { brightness, contrast, saturation, angle, mean } = *self;
-        let (sin, cos) = angle.sin_cos();
+        let Self { matrix: [r, g, b], offset } = *self;
         for Rgb(pixel) in frame.pixels_mut() {
-            let rgb = pixel.map(|v| (f32::from(v) * brightness - mean) * contrast + mean);
-            let y = luma(rgb);
-            // In the YIQ plane (NTSC primaries), saturation scales and hue turns the two chroma axes.
-            let i = 0.5959 * rgb[0] - 0.2746 * rgb[1] - 0.3213 * rgb[2];
-            let q = 0.2115 * rgb[0] - 0.5227 * rgb[1] + 0.3112 * rgb[2];
-            let (i, q) = (saturation * (cos * i - sin * q), saturation * (sin * i + cos * q));
-            let turned = [y + 0.956 * i + 0.619 * q, y - 0.272 * i - 0.647 * q, y - 1.106 * i + 1.703 * q];
-            *pixel = turned.map(|v| v.round() as u8);
+            let [x, y, z] = pixel.map(f32::from);
+            *pixel = [
+                to_grey(r[0] * x + r[1] * y + r[2] * z + offset[0]),
+                to_grey(g[0] * x + g[1] * y + g[2] * z + offset[1]),
+                to_grey(b[0] * x + b[1] * y + b[2] * z + offset[2]),
+            ];
         }
     }
 }
 
-fn luma(rgb: [f32; 3]) -> f32 {
-    0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
+fn product(a: &[[f32; 3]; 3], b: &[[f32; 3]; 3]) -> [[f32; 3]; 3] {
+    a.map(|row| std::array::from_fn(|j| (0..3).map(|k| row[k] * b[k][j]).sum()))
+}
+
+fn mean_luma(frame: &RgbImage) -> f32 {
+    let mut sums = [0u64; 3];
+    for Rgb(pixel) in frame.pixels() {
+        for (sum, value) in sums.iter_mut().zip(pixel) {
+            *sum += u64::from(*value);
+        }
+    }
+    let pixels = frame.pixels().len().max(1) as f64;
+    TO_YIQ[0].iter().zip(sums).map(|(weight, sum)| f64::from(*weight) * sum as f64 / pixels).sum::<f64>() as f32
 }
 
 fn reencode(frame: &RgbImage, quality: u8) -> Result<RgbImage, String> {
@@ -215,6 +250,37 @@ mod tests {
             // The YIQ matrices are rounded to four digits: at most 0.5 grey levels, then rounding.
             assert!(a.abs_diff(*b) <= 1, "{a} {b}");
         }
+    }
+
+    #[test]
+    fn a_jitter_keeps_grey_grey_and_its_contrast_keeps_the_mean() {
+        let grey = RgbImage::from_fn(32, 8, |x, _| Rgb([60 + 2 * x as u8; 3]));
+        let config = AugmentConfig { color_jitter_prob: 1.0, color_jitter: 0.3, ..Default::default() };
+        for key in 0..50 {
+            let mut stream = Stream::keyed(&[key]);
+            let brightness = 1.0
+                + 0.3 * {
+                    let mut same = stream.clone();
+                    same.chance(1.0);
+                    same.range(-1.0, 1.0)
+                };
+            let (changed, _) = change_pixels(grey.clone(), &mut stream, &config).unwrap();
+            assert!(changed.pixels().all(|p| p.0.iter().all(|v| v.abs_diff(p.0[0]) <= 1)), "{key}");
+            assert!((mean_luma(&changed) - brightness * mean_luma(&grey)).abs() < 1.0, "{key}");
+        }
+    }
+
+    #[test]
+    fn noise_has_the_deviation_that_is_asked_for_and_no_bias() {
+        assert_eq!(sum_of_bytes(u64::MAX), 8.0 * 255.0);
+        assert_eq!(sum_of_bytes(0x0102_0304_0506_0708), 36.0);
+        let mut frame = RgbImage::from_pixel(256, 128, Rgb([128; 3]));
+        add_noise(&mut frame, 6.0, &mut Stream::keyed(&[5]));
+        let values: Vec<f64> = frame.iter().map(|v| f64::from(*v) - 128.0).collect();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64;
+        // Rounding to grey levels adds a variance of 1/12.
+        assert!(mean.abs() < 0.1 && (variance - 36.0 - 1.0 / 12.0).abs() < 0.6, "{mean} {variance}");
     }
 
     #[test]
