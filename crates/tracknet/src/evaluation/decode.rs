@@ -80,7 +80,7 @@ pub struct DecodeOptions {
 
 impl Default for DecodeOptions {
     fn default() -> Self {
-        Self { method: DecodeMethod::Component, threshold: 0.01, relative_support: 0.5, choice: ComponentChoice::Sum }
+        Self { method: DecodeMethod::Component, threshold: 0.01, relative_support: 0.5, choice: ComponentChoice::Peak }
     }
 }
 
