@@ -61,11 +61,11 @@ impl Source {
             let own_size = if is_own { None } else { self.read(*frame, *place, &mut unread) };
             let geometry = self.whole(own_size.map_or(*native_size, |(_, size)| size));
             let info = self.info(number, *heatmap, geometry);
-            match is_own {
-                true => self.teach(&mut sample, info, true),
-                // Its heatmap counts for the frame that it was made of.
-                false => sample.infos.push(info),
+            // Otherwise the heatmap counts for the frame that it was made of.
+            if is_own {
+                self.teach(&mut sample, &info, true);
             }
+            sample.infos.push(info);
         }
         let planes = pictures.into_iter().map(|picture| picture.map(|(planes, _)| planes)).collect();
         let sample = with_stand_ins(planes).filter(|_| !sample.infos.is_empty()).map(|planes| {

@@ -4,11 +4,9 @@
 //! A sample is a pure function of `(seed, epoch, index)`: every random draw comes from the stream of that key. It is drawn for
 //! the last frame of the window and done to all of them; only the noise of a frame is its own.
 //!
-//! With a heatmap for each frame, each has the target of its own label. A heatmap does not count where the window's frame has no
-//! label, or shows the picture of the frame after it because it is before the clip or cannot be read: every picture of a window
-//! counts once. Nor does it count if the ball is outside of the part that is cut out.
-
-use std::path::Path;
+//! With a heatmap for each frame, each has the target of the picture in its place, which is that of the frame after it where the
+//! window begins before the clip, stands still, or has a frame that cannot be read. A heatmap does not count where the frame has
+//! no label, nor if the ball is outside of the part that is cut out.
 
 use super::augment::{PixelPlan, Plan, change_pixels};
 use super::heatmap::{Geometry, render_target};
@@ -62,11 +60,14 @@ struct Same {
     pixels: PixelPlan,
 }
 
-/// An earlier frame of a window.
-struct Earlier {
+/// A frame of a window.
+#[derive(Clone)]
+struct Shown {
     planes: Vec<f32>,
-    /// How the picture lies on the heatmap; `None` if it is that of the frame after it.
-    geometry: Option<Geometry>,
+    /// The place of the picture in its clip.
+    place: usize,
+    /// How the picture lies on the heatmap.
+    geometry: Geometry,
 }
 
 /// One sample, ready to be copied into a batch.
@@ -124,26 +125,24 @@ impl Source {
             }
             (picture, pixels) = change_pixels(picture, &mut stream, &spec.augment).map_err(failure)?;
         }
-        let current = self.normalizer.apply(&picture);
+        let current = Shown { planes: self.normalizer.apply(&picture), place: frame.place, geometry };
         let same = Same { crop: crop.map(|crop| (crop, native_size)), flip: geometry.flipped, pixels };
-        let (earlier, unread) = self.earlier_frames(index, &places, &current, &same, key);
+        let (window, unread) = self.window(index, &places, current, &same, key);
         let mut sample = self.blank();
-        for (heatmap, place) in (0..spec.heatmaps() - 1).zip(&places) {
-            if let (Some(number), Some(geometry)) = (self.labelled_at(index, *place), earlier[heatmap].geometry) {
-                let sees = |xy| geometry.sees(xy);
-                let info = self.info(number, heatmap, geometry);
-                let counts = info.label.xy.is_none_or(sees);
-                self.teach(&mut sample, info, counts);
+        for (heatmap, pair) in (0..spec.heatmaps() - 1).zip(window.windows(2)) {
+            let [Shown { place, geometry, .. }, later] = pair else { continue };
+            if let Some(number) = self.labelled_at(index, *place) {
+                let info = self.info(number, heatmap, *geometry);
+                self.teach(&mut sample, &info, info.label.xy.is_none_or(|xy| geometry.sees(xy)));
+                if *place < later.place {
+                    sample.infos.push(info);
+                }
             }
         }
-        self.teach(&mut sample, self.info(index, spec.heatmaps() - 1, geometry), true);
-        let frames = earlier.into_iter().map(|frame| frame.planes).chain([current]);
-        sample.image = frames
-            .reduce(|mut window, planes| {
-                window.extend(planes);
-                window
-            })
-            .unwrap_or_default();
+        let info = self.info(index, spec.heatmaps() - 1, geometry);
+        self.teach(&mut sample, &info, true);
+        sample.infos.push(info);
+        sample.image = window.into_iter().flat_map(|frame| frame.planes).collect();
         Ok(Made { sample: Some(sample), unread })
     }
 
@@ -185,8 +184,8 @@ impl Source {
         Sample { image: Vec::new(), targets, masks, infos: Vec::new() }
     }
 
-    /// Adds a frame to a sample, with its target; whether its heatmap may count.
-    pub(super) fn teach(&self, sample: &mut Sample, info: SampleInfo, counts: bool) {
+    /// Gives a heatmap of a sample the target of a frame, if it may count.
+    pub(super) fn teach(&self, sample: &mut Sample, info: &SampleInfo, counts: bool) {
         let size = self.spec.heatmap_size;
         let pixels = size[0] * size[1];
         if let (Some(center), true) = (info.heatmap_xy(), counts) {
@@ -198,43 +197,41 @@ impl Source {
             _ => info.label.xy.is_some(),
         };
         sample.masks[info.heatmap] = if teaches && counts { 1.0 } else { 0.0 };
-        sample.infos.push(info);
     }
 
-    /// The earlier frames of the window at `places` that ends with `current`, the planes of its last frame, and the files of it
-    /// that cannot be read: for each of those the frame after it stands in.
-    fn earlier_frames(
+    /// The frames of the window at `places` that ends with `current`, and the files of it that cannot be read: for each of those
+    /// the frame after it stands in.
+    fn window(
         &self,
         index: usize,
         places: &[usize],
-        current: &[f32],
+        current: Shown,
         same: &Same,
         key: [u64; 4],
-    ) -> (Vec<Earlier>, Vec<Unread>) {
-        let (mut unread, mut frames): (_, Vec<Earlier>) = (Vec::new(), Vec::with_capacity(places.len() - 1));
+    ) -> (Vec<Shown>, Vec<Unread>) {
+        let (mut unread, mut frames) = (Vec::new(), Vec::with_capacity(places.len()));
+        let mut later = current;
         for (back, pair) in places.windows(2).rev().enumerate() {
-            let [place, later] = [pair[0], pair[1]];
+            let place = pair[0];
             let mut noise = Stream::keyed(&[NOISE_STREAM, key[1], key[2], key[3], back as u64]);
-            let repeated = || {
-                let planes = frames.last().map_or_else(|| current.to_vec(), |frame| frame.planes.clone());
-                Earlier { planes, geometry: None }
-            };
-            let (file, path) = (self.file(index, place), &self.frames[index].files[place]);
-            let frame = match place == later {
-                true => repeated(),
-                false => self.earlier(path, file, same, &mut noise).unwrap_or_else(|error| {
+            let file = self.file(index, place);
+            let frame = match place == pair[1] {
+                true => later.clone(),
+                false => self.earlier(index, place, same, &mut noise).unwrap_or_else(|error| {
                     unread.push((file, error));
-                    repeated()
+                    later.clone()
                 }),
             };
-            frames.push(frame);
+            frames.push(std::mem::replace(&mut later, frame));
         }
+        frames.push(later);
         frames.reverse();
         (frames, unread)
     }
 
     /// An earlier frame of a window, changed as its last frame was.
-    fn earlier(&self, path: &Path, file: usize, same: &Same, noise: &mut Stream) -> Result<Earlier, DatasetError> {
+    fn earlier(&self, index: usize, place: usize, same: &Same, noise: &mut Stream) -> Result<Shown, DatasetError> {
+        let (file, path) = (self.file(index, place), &self.frames[index].files[place]);
         let zoom = |size: [usize; 2]| {
             same.crop.map(|(crop, of)| {
                 // The same part of the picture, should its size be another one.
@@ -247,9 +244,9 @@ impl Source {
             image::imageops::flip_horizontal_in_place(&mut picture);
         }
         let changed = same.pixels.apply(picture, noise);
-        let picture = changed.map_err(|reason| DatasetError::Image { path: path.to_path_buf(), reason })?;
+        let picture = changed.map_err(|reason| DatasetError::Image { path: path.clone(), reason })?;
         let whole = self.whole(native_size);
         let geometry = Geometry { crop: crop.unwrap_or(whole.crop), flipped: same.flip, ..whole };
-        Ok(Earlier { planes: self.normalizer.apply(&picture), geometry: Some(geometry) })
+        Ok(Shown { planes: self.normalizer.apply(&picture), place, geometry })
     }
 }
