@@ -12,7 +12,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::ops::Conv3x3Ops;
 use super::reference;
-use crate::cube::{cast, contiguous, elem, grid, launch, unwritten, vector_size};
+use crate::cube::{cast, contiguous, elem, grid, launch, product, unwritten, vector_size};
 use crate::matmul::MatmulOps;
 
 /// Values of the columns that are in memory at once, at most, unless a single frame has more.
@@ -62,7 +62,7 @@ impl Conv3x3Ops for CubeBackend {
             let cut = Shape::from([frames.len(), outputs, height / rows, rows * width]);
             let gradient = contiguous(Self::float_swap_dims(Self::float_reshape(gradient, cut), 1, 2));
             let gradient = Self::float_reshape(gradient, Shape::from([parts, outputs, rows * width]));
-            cast(Self::summed_matrix_products(gradient, columns), DType::F32)
+            Self::float_sum_dim(product(gradient, columns, DType::F32), 0)
         });
         let sum = sums.reduce(Self::float_add).unwrap_or_else(|| unreachable!("a batch without frames was left above"));
         let of_inputs = [0..1, 0..outputs, 0..9 * inputs].map(Slice::from);
