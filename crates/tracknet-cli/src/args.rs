@@ -7,10 +7,15 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use tracknet::artifacts::AdapterChoice;
 use tracknet::artifacts::run::find_adapter;
-use tracknet::config::{ConfigSources, DtypeName, UnknownWord, Words};
+use tracknet::config::{ConfigSources, DtypeName, UnknownWord, Words, games_of};
 use tracknet::evaluation::TrackOptions;
 use tracknet::files::destination::check_file;
 use tracknet::files::{self, Destination, Existing, read_text};
+
+/// The games of `--games`, each range by its names.
+pub(crate) fn asked_games(games: &[String]) -> anyhow::Result<Vec<String>> {
+    games_of(games).map_err(|why| anyhow::anyhow!("--games {why}"))
+}
 
 /// Where the configuration comes from: three groups, then overrides.
 #[derive(Debug, Clone, Args)]

@@ -17,7 +17,7 @@ use tracknet::files::{Destination, Existing};
 use tracknet::inference::{InferenceError, VideoTools};
 use tracknet_render::{GenerateOptions, GenerateReport, LookSet, generate};
 
-use crate::args::{OverwriteFlag, parse_count, parse_score};
+use crate::args::{OverwriteFlag, asked_games, parse_count, parse_score};
 use crate::interrupt::Interrupt;
 use crate::out::{out, outln};
 
@@ -144,7 +144,7 @@ struct ImportArgs {
 struct CheckArgs {
     /// The dataset root: <root>/<game>/<clip>/Label.csv, or another layout (--format).
     root: PathBuf,
-    /// Only these games (comma-separated); all of the root by default.
+    /// Only these games (comma-separated names and ranges); all of the root by default.
     #[arg(long, value_delimiter = ',')]
     games: Vec<String>,
     /// Read labels only.
@@ -214,7 +214,7 @@ impl From<Turned> for ExifOrientation {
 struct PreviewArgs {
     /// The dataset root.
     root: PathBuf,
-    /// Only these games (comma-separated); all of the root by default.
+    /// Only these games (comma-separated names and ranges); all of the root by default.
     #[arg(long, value_delimiter = ',')]
     games: Vec<String>,
     /// The PNG to write.
@@ -384,7 +384,7 @@ fn run_preview(args: &PreviewArgs) -> Result<ExitCode> {
 }
 
 fn open(root: &Path, games: &[String], reading: &ReadingFlags) -> Result<Dataset> {
-    Ok(match games {
+    Ok(match asked_games(games)?.as_slice() {
         [] => Dataset::open_all(root, reading)?,
         games => Dataset::open_split("--games", root, reading, games, false)?,
     })

@@ -13,7 +13,8 @@ use tracknet::evaluation::{Diagnosis, MetricOptions, Tolerance, VisibleSet};
 use tracknet::training::{EvaluateOptions, evaluate};
 
 use crate::args::{
-    AdapterFlags, BaseArgs, ConfigArgs, DeviceArgs, OverwriteFlag, TrackArgs, files_of_run, parse_distance, parse_score,
+    AdapterFlags, BaseArgs, ConfigArgs, DeviceArgs, OverwriteFlag, TrackArgs, asked_games, files_of_run,
+    parse_distance, parse_score,
 };
 use crate::device;
 use crate::out::outln;
@@ -30,7 +31,7 @@ use crate::out::outln;
 pub(crate) struct EvalArgs {
     /// A run directory, or one of its checkpoints.
     run: PathBuf,
-    /// Games to measure on (comma-separated).
+    /// Games to measure on (comma-separated names and ranges, such as game1..game9).
     #[arg(long, value_delimiter = ',')]
     games: Vec<String>,
     /// Score from which a frame counts as having a ball.
@@ -72,8 +73,9 @@ pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
     sources.run = Some(loaded.checkpoint.dir.clone());
     let config = Config::load(&sources).map_err(tracknet::Error::from)?.config;
     let split = split_of(&config.data)?;
-    let games = match (args.games.is_empty(), split.test_games.is_empty()) {
-        (false, _) => &args.games,
+    let asked = asked_games(&args.games)?;
+    let games = match (asked.is_empty(), split.test_games.is_empty()) {
+        (false, _) => &asked,
         (true, false) => &split.test_games,
         (true, true) => &split.val_games,
     };

@@ -24,6 +24,15 @@ impl SplitConfig {
     }
 }
 
+/// A list of games with the names in the place of each range.
+///
+/// # Errors
+/// A range that names no games, and why.
+pub fn games_of(list: &[String]) -> Result<Vec<String>, String> {
+    let names: Vec<Vec<String>> = list.iter().map(|game| names(game)).collect::<Result<_, _>>()?;
+    Ok(names.concat())
+}
+
 /// The names of a range, or the name alone where it is none.
 fn names(text: &str) -> Result<Vec<String>, String> {
     let Some(((stem, first), (other, last))) = text.split_once("..").and_then(|(a, b)| Some((number(a)?, number(b)?)))
@@ -63,6 +72,8 @@ mod tests {
         for name in ["game1", "a..b", "..", "game1..", "us open..final", "../game1"] {
             assert_eq!(names(name), Ok(vec![name.to_owned()]), "{name}");
         }
+        let list = ["final", "game9..10"].map(String::from);
+        assert_eq!(games_of(&list), Ok(["final", "game9", "game10"].map(String::from).to_vec()));
     }
 
     #[test]
@@ -75,6 +86,7 @@ mod tests {
         ] {
             let error = names(range).unwrap_err();
             assert!(error.starts_with(range) && error.contains(why), "{error}");
+            assert_eq!(games_of(&["game1".to_owned(), range.to_owned()]), Err(error));
         }
     }
 }

@@ -42,6 +42,7 @@ use serde::{Deserialize, Serialize};
 pub use data::*;
 pub use decoders::*;
 pub use error::{ConfigError, Problem};
+pub use games::games_of;
 pub use key::{Key, Section, Status, known_keys};
 pub use kind::{Kind, RealRange, Setting, WholeRange};
 pub use load::{ConfigSources, Loaded};
