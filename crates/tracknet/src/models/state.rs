@@ -233,6 +233,46 @@ pub fn state_dict<M: NamedModule>(model: &M, filter: impl Fn(&ParameterInfo) -> 
     collect.1
 }
 
+/// Vectors of a model at a moment, by name, where they are: nothing is read from the device, which would wait for all that it
+/// has to do.
+pub type Held = BTreeMap<String, Tensor<1>>;
+
+/// Holds the vectors among the parameters that `filter` keeps.
+pub fn hold_vectors<M: NamedModule>(model: &M, filter: impl Fn(&ParameterInfo) -> bool) -> Held {
+    struct Hold<F>(F, Held);
+    impl<F: Fn(&ParameterInfo) -> bool> ParameterVisitor for Hold<F> {
+        fn visit<const D: usize>(&mut self, info: &ParameterInfo, parameter: &Param<Tensor<D>>) {
+            if D == 1 && (self.0)(info) {
+                self.1.insert(info.name.clone(), parameter.val().detach().reshape([info.count()]));
+            }
+        }
+    }
+    // As in [`state_dict`].
+    let _ = model.valid();
+    let mut hold = Hold(filter, Held::new());
+    visit_parameters(model, &mut hold);
+    hold.1
+}
+
+/// Gives vectors the values that were held of them.
+pub fn put_back<M: NamedModule>(model: M, held: Held) -> M {
+    struct Put(Held);
+    impl ParameterMapper for Put {
+        fn map<const D: usize>(&mut self, info: &ParameterInfo, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            match self.0.remove(&info.name) {
+                Some(value) => {
+                    let shape = parameter.lazy_shape();
+                    with_value(parameter, value.reshape(shape))
+                }
+                None => parameter,
+            }
+        }
+    }
+    // An update that is held back would come after this one.
+    let _ = model.valid();
+    map_parameters(model, &mut Put(held))
+}
+
 /// Which parameters [`load_state`] must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Require {

@@ -2,17 +2,15 @@
 //!
 //! Frames are given to the model in the dtype of the precision; logits are brought to float32 before the loss.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
-use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 
 use crate::compute::Compute;
 use crate::config::TrainingConfig;
 use crate::error::Result;
 use crate::models::HeatmapModel;
-use crate::models::state::{Require, load_state, named_parameters, state_dict};
+use crate::models::state::{Held, hold_vectors, named_parameters, put_back};
 
 use super::gradients::clip_limit;
 use super::loss::{HeatmapLoss, LossSum};
@@ -69,21 +67,16 @@ impl TrainStep for HeatmapStep {
     }
 
     /// Those of batch normalization.
-    fn running_statistics(&self, model: &HeatmapModel) -> BTreeMap<String, TensorData> {
+    fn running_statistics(&self, model: &HeatmapModel) -> Held {
         let is_statistic = |name: &str| name.ends_with(".running_mean") || name.ends_with(".running_var");
-        if !named_parameters(model).iter().any(|p| is_statistic(&p.name)) {
-            return BTreeMap::new();
+        match named_parameters(model).iter().any(|p| is_statistic(&p.name)) {
+            true => hold_vectors(model, |p| is_statistic(&p.name)),
+            false => Held::new(),
         }
-        state_dict(model, |p| is_statistic(&p.name))
     }
 
-    fn restore_statistics(&self, model: &mut HeatmapModel, statistics: BTreeMap<String, TensorData>) -> Result<()> {
-        if !statistics.is_empty() {
-            // Burn holds back the last update, which would come after this one; `valid` asks for it.
-            let _ = model.valid();
-            *model = load_state(model.clone(), statistics, Require::Nothing)?;
-        }
-        Ok(())
+    fn restore_statistics(&self, model: HeatmapModel, statistics: Held) -> HeatmapModel {
+        if statistics.is_empty() { model } else { put_back(model, statistics) }
     }
 }
 

@@ -1,12 +1,12 @@
 //! What a [`Trainer`](super::Trainer) needs of a kind of training.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::module::Module;
-use burn::tensor::{Device, TensorData};
+use burn::tensor::Device;
 
 use crate::error::Result;
+use crate::models::state::Held;
 
 use super::loss::LossSum;
 use super::parameters::ParameterTable;
@@ -40,15 +40,12 @@ pub trait TrainStep: Sync {
     fn seed_dropout(&self, model: &Self::Model, seed: u64);
 
     /// What a forward pass itself changes of the model, by name; empty if it changes nothing.
-    fn running_statistics(&self, _model: &Self::Model) -> BTreeMap<String, TensorData> {
-        BTreeMap::new()
+    fn running_statistics(&self, _model: &Self::Model) -> Held {
+        Held::new()
     }
 
-    /// Undoes what forward passes did to the running statistics.
-    ///
-    /// # Errors
-    /// If they are of another model.
-    fn restore_statistics(&self, _model: &mut Self::Model, _statistics: BTreeMap<String, TensorData>) -> Result<()> {
-        Ok(())
+    /// The model with the running statistics that were held of it: undoes what forward passes did to them.
+    fn restore_statistics(&self, model: Self::Model, _statistics: Held) -> Self::Model {
+        model
     }
 }

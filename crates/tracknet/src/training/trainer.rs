@@ -112,7 +112,7 @@ impl<S: TrainStep> Trainer<S> {
         let statistics = self.objective.running_statistics(&self.model);
         let result = self.gradients(batch, step).and_then(|found| self.update(found, step, factor));
         if !matches!(&result, Ok(report) if report.skipped.is_none()) {
-            self.objective.restore_statistics(&mut self.model, statistics)?;
+            self.model = self.objective.restore_statistics(self.model.clone(), statistics);
         }
         result
     }
