@@ -2,12 +2,13 @@
 """What matters for a small detector over windows of frames: PyTorch trainings side by side on one GPU (docs/accuracy.md).
 
   unet_search.py prepare ROOT OUT.pt [W H]
-  unet_search.py train DIR OUT.jsonl SECONDS [VARIANT=JSON ...]
+  unet_search.py train DIR OUT.jsonl SECONDS [views | recipes | VARIANT=JSON ...]
 
 `prepare` decodes a folder in the tennis layout to frames of W x H (512 x 288) and labels. `train` takes DIR/train.pt,
-DIR/val.pt and DIR/real.pt and trains every variant (default: those of VARIANTS), each in a process of its own, for so many
-seconds; learning rates follow the time, so that each ends its schedule. Seed 0. A line of JSON for each says what it found on
-real.pt and val.pt, frame by frame and with the frame repeated in place of its window. Needs torch with CUDA and torchvision.
+DIR/val.pt and DIR/real.pt and trains every variant (default: those of VARIANTS; `views`: those of VIEWS, `recipes`: those of RECIPES), each
+in a process of its own, for so many seconds; learning rates follow the time, so that each ends its schedule. Seed 0. A line of JSON for each
+says what it found on real.pt and val.pt, frame by frame and with the frame repeated in place of its window. Needs torch with
+CUDA and torchvision.
 """
 import csv
 import glob
@@ -27,14 +28,25 @@ import torch.nn.functional as F
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BASE = dict(
     channels=[32, 64, 96, 128], stride=2, heatmap_stride=2, convolutions=2, norm="bn", pool="average", window=3, all_frames=True,
-    vit=None, prior=0.02, loss="wbce", target="disk", radius=2.5, sigma=3.0, still=0.1, zoom=0.5, zoom_max=1.5, size=[512, 288],
-    steps=4000, batch=16, lr=1e-3, weight_decay=0.01, data="train", seed=0,
+    vit=None, prior=0.02, loss="wbce", target="disk", radius=2.5, sigma=3.0, still=0.1, still_teaches_all=True, zoom=0.5, zoom_max=1.5, zoom_keeps_ball=False, jitter=1.0, noise=1.0, size=[512, 288],
+    steps=4000, batch=16, lr=1e-3, weight_decay=0.01, clip=1.0, data="train", seed=0,
 )
 VARIANTS = dict(
     base={}, last=dict(all_frames=False), vit=dict(vit="assets/vit-tiny-tennis"), gauss_focal=dict(target="gauss", loss="focal"),
     gauss_wbce=dict(target="gauss", sigma=2.0), max=dict(pool="max"), gn=dict(norm="gn"), wide=dict(channels=[48, 96, 128, 192]),
     s4=dict(channels=[64, 96, 128], stride=4), slim=dict(channels=[16, 32, 64, 96]), w5=dict(window=5),
     s1=dict(channels=[16, 32, 64, 96, 128], stride=1),
+)
+# How the detector that ships is shown its frames, at the size that it has.
+SHIPPED = dict(channels=[16, 32, 56, 80, 80], stride=1, target="gauss", loss="focal", steps=10**6)
+VIEWS = dict(
+    base={}, weak=dict(jitter=0.6, noise=0.3), keep=dict(zoom_keeps_ball=True), last=dict(still=0.3, still_teaches_all=False),
+    still=dict(still=0.3), strong=dict(jitter=1.6, still=0.3),
+)
+# Losses and context, from the best of those.
+RECIPES = dict(
+    keep={}, soft=dict(loss="soft_focal"), soft_free=dict(loss="soft_focal", clip=1e9), free=dict(clip=1e9),
+    decay=dict(weight_decay=0.05), vit=dict(vit="assets/vit-tiny-tennis"),
 )
 
 
@@ -120,7 +132,7 @@ MEAN_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def windows(c, x, labels, first, random):
-    """A batch of augmented windows [batch, 3 * window, H, W] and their labels [batch, frames, (visible, x, y)]."""
+    """A batch of augmented windows [batch, 3 * window, H, W] and their labels [batch, frames, (visible, x, y, counts)]."""
     batch, n, (width, height) = c["batch"], c["window"], c["size"]
     uniform = lambda *shape: torch.rand(*shape, generator=random)
     signed = lambda *shape: (uniform(*shape) * 2 - 1).to(DEVICE)
@@ -129,25 +141,34 @@ def windows(c, x, labels, first, random):
     still = uniform(batch) < c["still"]
     index[still] = last[still][:, None]
     images = x[index.to(DEVICE).flatten()].view(batch, n * 3, height, width).float() / 255
-    images = (images - 0.5) * (1 + 0.4 * signed(batch, 1, 1, 1)) + 0.5 + 0.2 * signed(batch, 1, 1, 1)
-    images = images * (1 + 0.3 * signed(batch, 3, 1, 1)).repeat(1, n, 1, 1)
+    j = c["jitter"]
+    images = (images - 0.5) * (1 + 0.4 * j * signed(batch, 1, 1, 1)) + 0.5 + 0.2 * j * signed(batch, 1, 1, 1)
+    images = images * (1 + 0.3 * j * signed(batch, 3, 1, 1)).repeat(1, n, 1, 1)
     mirrored = uniform(batch) < 0.5
     zoom = torch.where(uniform(batch) < c["zoom"], 1 + (c["zoom_max"] - 1) * uniform(batch), torch.ones(batch))
     w, h = width / zoom, height / zoom
     left, top = uniform(batch) * (width - w), uniform(batch) * (height - h)
+    if c["zoom_keeps_ball"]:
+        ball, has = labels[last][:, 1:], labels[last][:, 0] > 0
+        place = lambda ball, cut, side: (ball - cut).clamp(min=0) + uniform(batch) * (torch.minimum(ball, side - cut) - (ball - cut).clamp(min=0))
+        left, top = torch.where(has, place(ball[:, 0], w, width), left), torch.where(has, place(ball[:, 1], h, height), top)
     theta = torch.zeros(batch, 2, 3)
     theta[:, 0, 0] = torch.where(mirrored, -1.0, 1.0) * w / width
     theta[:, 0, 2] = 2 * (left + w / 2) / width - 1
     theta[:, 1, 1], theta[:, 1, 2] = h / height, 2 * (top + h / 2) / height - 1
     grid = F.affine_grid(theta.to(DEVICE), images.shape, align_corners=False)
     images = F.grid_sample(images, grid, align_corners=False)
-    images = images + 0.02 * torch.randn(images.shape, device=DEVICE) * uniform(batch, 1, 1, 1).to(DEVICE)
+    noise = uniform(batch, 1, 1, 1) * (uniform(batch, 1, 1, 1) < c["noise"])
+    images = images + 0.02 * torch.randn(images.shape, device=DEVICE) * noise.to(DEVICE)
     of = labels[index]
     lx = (of[..., 1] - left[:, None]) * (width / w)[:, None]
     lx = torch.where(mirrored[:, None], width - lx, lx)
     ly = (of[..., 2] - top[:, None]) * (height / h)[:, None]
     visible = (of[..., 0] > 0) & (lx >= 0) & (lx < width) & (ly >= 0) & (ly < height)
-    balls = torch.stack([visible.float(), lx, ly], -1).to(DEVICE)
+    counts = torch.ones(batch, n)
+    if not c["still_teaches_all"]:
+        counts[still, :-1] = 0
+    balls = torch.stack([visible.float(), lx, ly, counts], -1).to(DEVICE)
     return images.clamp(0, 1), balls if c["all_frames"] else balls[:, -1:]
 
 
@@ -160,14 +181,16 @@ def targets(c, balls):
     return found * balls[..., 0, None, None]
 
 
-def loss_of(c, logits, target):
+def loss_of(c, logits, target, counts):
     p, yes, no = torch.sigmoid(logits), F.logsigmoid(logits), F.logsigmoid(-logits)
     if c["loss"] == "wbce":
         loss = (1 - p) ** 2 * target * yes + p**2 * (1 - target) * no
+    elif c["loss"] == "soft_focal":  # every cell is a positive and a negative, by its target
+        loss = (1 - p) ** 2 * target * yes + p**2 * (1 - target) ** 5 * no
     else:  # the focal loss of CornerNet, whose positives are the cells at the ball
         positive = (target > 0.9).float()
         loss = positive * (1 - p) ** 2 * yes + (1 - positive) * (1 - target) ** 4 * p**2 * no
-    return -loss.sum() / len(target) / 20
+    return -(loss * counts[..., None, None]).sum() / len(target) / 20
 
 
 @torch.no_grad()
@@ -239,10 +262,10 @@ def train(name, c, folder, out, deadline):
         images, balls = windows(c, x, labels, first, random)
         with torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda"):
             logits = net(images)
-        loss = loss_of(c, logits.float(), targets(c, balls))
+        loss = loss_of(c, logits.float(), targets(c, balls), balls[..., 3])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
+        nn.utils.clip_grad_norm_(parameters, c["clip"])
         optimizer.step()
         step += 1
     found = {}
@@ -262,7 +285,12 @@ if __name__ == "__main__":
         train(args[0], json.loads(args[1]), args[2], args[3], float(args[4]))
     elif verb == "train":
         folder, out, deadline = args[0], args[1], time.time() + float(args[2])
-        chosen = dict((name, json.loads(value)) for name, _, value in (a.partition("=") for a in args[3:])) or VARIANTS
+        if args[3:] == ["views"]:
+            chosen = {name: {**SHIPPED, **view} for name, view in VIEWS.items()}
+        elif args[3:] == ["recipes"]:
+            chosen = {name: {**SHIPPED, **VIEWS["keep"], **recipe} for name, recipe in RECIPES.items()}
+        else:
+            chosen = dict((name, json.loads(value)) for name, _, value in (a.partition("=") for a in args[3:])) or VARIANTS
         unknown = [key for variant in chosen.values() for key in variant if key not in BASE]
         sys.exit(f"unknown settings: {unknown}") if unknown else None
         command = [sys.executable, __file__, "one"]

@@ -17,7 +17,7 @@ fn run_of_the_shipped_detector(place: &Place) -> String {
         "--data",
         "quickstart",
         "--model",
-        "quickstart",
+        "finetune",
         "--training",
         "quickstart",
         "--output-dir",

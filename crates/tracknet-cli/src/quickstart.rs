@@ -157,7 +157,7 @@ fn step(number: usize, text: &str) -> Result<()> {
 
 /// The shipped quick-start configuration, in the chosen directory.
 fn configure(args: &QuickstartArgs, places: &Places) -> Result<Config> {
-    let group = || Some("quickstart".to_owned());
+    let named = |name: &str| Some(name.to_owned());
     let path = |key: &str, path: &Path| format!("{key}={}", serde_json::Value::from(path.display().to_string()));
     let mut overrides = vec![
         path("data.root", &places.data),
@@ -169,9 +169,9 @@ fn configure(args: &QuickstartArgs, places: &Places) -> Result<Config> {
     ];
     overrides.extend(args.overrides.iter().cloned());
     let sources = ConfigSources {
-        data: group(),
-        model: group(),
-        training: group(),
+        data: named("quickstart"),
+        model: named("finetune"),
+        training: named("quickstart"),
         overrides,
         seed: Some(args.seed),
         output_dir: Some(args.output_dir.clone()),
@@ -290,8 +290,8 @@ fn print_places(places: &Places, run: &Path, best: &Path) -> Result<()> {
   look at the frames           tracknet data preview {data}
   find the ball in your video  tracknet predict {run} YOUR_VIDEO.mp4 --video
   train on your own labels     tracknet data check YOUR_DATA
-                               tracknet train --data tracknet_windows --model quickstart --training quickstart data.root=YOUR_DATA \\
-                                 data.split.train_games=[game1,game2] data.split.val_games=[game3] \\
+                               tracknet train --data finetune --model finetune --training finetune data.root=YOUR_DATA \\
+                                 data.split.train_games=[game1,game2] \\
                                  model.pretrained_model_name={backbone} model.decoder.pretrained={backbone}\n",
         backbone = places.backbone.display()
     )

@@ -91,7 +91,7 @@ pub enum LabelPoint {
 }
 
 /// Directory names of the games in each split.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Section)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Section)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitConfig {
     /// Games to train on, as directory names, or as a range of names: `game1..game9`; one that is missing is an error.
@@ -100,6 +100,10 @@ pub struct SplitConfig {
     /// Games to validate on.
     #[config(default = vec!["game10".to_owned()], null_is_default)]
     pub val_games: Vec<String>,
+    /// Without validation games: the share of the labelled frames of the training games that is kept for validation instead,
+    /// whole clips of them; of a single clip its end.
+    #[config(default = 0.0, range = PROBABILITY)]
+    pub val_share: f32,
     /// Games held out for the test.
     #[config(null_is_default)]
     pub test_games: Vec<String>,

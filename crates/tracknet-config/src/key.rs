@@ -161,7 +161,7 @@ mod tests {
     fn a_key_that_is_near_to_nothing_is_answered_with_what_is_known() {
         let text = suggestion("data.split", "fold");
         assert!(text.starts_with("the nearest known key is "), "{text}");
-        assert!(text.ends_with("known here: train_games, val_games, test_games"), "{text}");
+        assert!(text.ends_with("known here: train_games, val_games, val_share, test_games"), "{text}");
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub struct Embedded {
 pub const EMBEDDED: &[Embedded] = embedded![
     "data" / "tracknet",
     "data" / "tracknet_windows",
+    "data" / "finetune",
     "data" / "quickstart",
     "data" / "pretrain",
     "data" / "detector",
@@ -51,10 +52,11 @@ pub const EMBEDDED: &[Embedded] = embedded![
     "model" / "convnext_hrnet_heatmap",
     "model" / "convnext_deformable_fpn_heatmap",
     "model" / "vit_unet_heatmap",
-    "model" / "quickstart",
+    "model" / "finetune",
     "model" / "pretrain",
     "model" / "detector",
     "training" / "default",
+    "training" / "finetune",
     "training" / "quickstart",
     "training" / "pretrain",
     "training" / "detector",
@@ -218,8 +220,8 @@ mod tests {
         let problem = find("training", "defualt", &[PathBuf::from("configs")]).unwrap_err();
         assert_eq!(
             problem.to_string(),
-            "--training: no training config is named defualt; did you mean default? Known: default, detector, pretrain, quickstart. \
-             Looked in configs/training, and in the binary. A path to a file works, too"
+            "--training: no training config is named defualt; did you mean default? Known: default, detector, finetune, pretrain, \
+             quickstart. Looked in configs/training, and in the binary. A path to a file works, too"
         );
         let problem = find("training", "zzzzzzzzzzz", &[PathBuf::from("configs")]).unwrap_err();
         assert!(problem.message.starts_with("no training config is named zzzzzzzzzzz. Known: default"), "{problem}");
@@ -269,7 +271,7 @@ mod tests {
         assert!(problem.message.ends_with("the directory of a data set is given as data.root=DIR"), "{problem}");
         let problem = find("data", "nothing-of-these", &dirs).unwrap_err().to_string();
         assert!(
-            problem.contains("Known: detector, large, pretrain, quickstart, tracknet, tracknet_windows."),
+            problem.contains("Known: detector, finetune, large, pretrain, quickstart, tracknet, tracknet_windows."),
             "{problem}"
         );
     }
@@ -327,7 +329,7 @@ mod tests {
             std::fs::write(dir.path().join(format!("data/a{i:02}.yaml")), "").unwrap();
         }
         let problem = find("data", "nothing", &[dir.path().to_path_buf()]).unwrap_err().to_string();
-        assert!(problem.contains("a19, … and 25 more."), "{problem}");
+        assert!(problem.contains("a19, … and 26 more."), "{problem}");
         assert!(not_found("data", &"k".repeat(1 << 20), &[]).contains("kk. Known: detector"));
     }
 

@@ -709,8 +709,8 @@ fn every_shipped_combination_loads_without_notes() {
         bench.sources.model = Some(model.name.into());
         bench.sources.training = Some(training.name.into());
         // Windows of frames are for the models that see them.
-        let windows = ["tracknet_windows", "quickstart", "detector"].contains(&data.name);
-        if windows != ["vit_unet_heatmap", "quickstart", "detector"].contains(&model.name) {
+        let windows = ["tracknet_windows", "finetune", "quickstart", "detector"].contains(&data.name);
+        if windows != ["vit_unet_heatmap", "finetune", "detector"].contains(&model.name) {
             let errors = bench.errors();
             assert!(errors.len() == 1 && errors[0].contains("data.sequence"), "{errors:?}");
             continue;
@@ -804,6 +804,21 @@ fn a_configuration_that_was_built_in_code_is_checked_by_the_same_rules() {
     let error = config.validate().unwrap_err();
     assert_eq!(error.problems.len(), 2, "{error}");
     assert_eq!(error.problems[1].key, "model.lora.r");
+}
+
+#[test]
+fn scores_are_calibrated_where_there_are_logits_and_validation_frames() {
+    refuses(&[
+        "training | calibrate: true | training.yaml:1: training.calibrate is true, but training.loss.name is mse…",
+    ]);
+    let notes = |split: &str| {
+        let bench = Bench::new().file("data", split).file("training", "calibrate: true\nloss:\n  name: wbce\n");
+        bench.load().unwrap().notes
+    };
+    assert_eq!(notes("split:\n  val_games: [game10]\n"), Vec::<String>::new());
+    assert_eq!(notes("split:\n  val_games: []\n  val_share: 0.2\n"), Vec::<String>::new());
+    let expected = "training.calibrate does nothing without validation games: data.split.val_games is empty";
+    assert_eq!(notes("split:\n  val_games: []\n"), [expected]);
 }
 
 #[test]

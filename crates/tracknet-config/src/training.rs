@@ -66,6 +66,9 @@ pub struct TrainingConfig {
     /// The loss.
     #[config(section)]
     pub loss: LossConfig,
+    /// Move the scores of the best checkpoint so that 0.5 is the threshold with the best F1 on the validation games; for the
+    /// losses focal and wbce.
+    pub calibrate: bool,
     /// When to stop early.
     #[config(section)]
     pub early_stopping: EarlyStoppingConfig,
@@ -215,6 +218,10 @@ pub struct LossConfig {
     /// Exponent of `focal` that spares pixels near the peak.
     #[config(default = 4.0, range = 0.0..)]
     pub beta: f32,
+    /// For `focal`: pixels whose target is at least this are positives and all others negatives, as in CornerNet; null = every
+    /// pixel is both, by its target.
+    #[config(range = ABOVE_ZERO)]
+    pub positive_from: Option<f32>,
 }
 
 /// Known losses.

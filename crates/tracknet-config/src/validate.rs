@@ -7,7 +7,7 @@ use super::error::Problem;
 use super::key::{Status, known_keys};
 use super::layers::Layers;
 use super::yaml::Value;
-use super::{Config, InitMethod, ModelConfig, Norm, QuantMode};
+use super::{Config, InitMethod, LossName, ModelConfig, Norm, QuantMode};
 use tracknet_io::console::listing;
 
 /// The most weights of a decoder.
@@ -21,7 +21,7 @@ const MOST_GAMES: usize = 8;
 struct Conflict(&'static [&'static str], String);
 
 /// Every combination that cannot work.
-const RULES: [fn(&Config, &Checked) -> Option<Conflict>; 14] = [
+const RULES: [fn(&Config, &Checked) -> Option<Conflict>; 15] = [
     ranges_of_games,
     resize_fits_patches,
     patch_sizes_agree,
@@ -36,6 +36,7 @@ const RULES: [fn(&Config, &Checked) -> Option<Conflict>; 14] = [
     run_id,
     init_has_float_weights,
     loftq_has_a_loss,
+    calibrated_scores_are_logistic,
 ];
 
 /// Reports combinations that cannot work as problems, and ones that are probably not meant as notes.
@@ -223,6 +224,13 @@ fn loftq_has_a_loss(config: &Config, _: &Checked) -> Option<Conflict> {
         .then(|| Conflict(keys, message.to_owned()))
 }
 
+fn calibrated_scores_are_logistic(config: &Config, _: &Checked) -> Option<Conflict> {
+    let message = "training.calibrate is true, but training.loss.name is mse: its outputs are the scores themselves, which have no \
+                   logits to move; use focal or wbce, or set calibrate to false";
+    (config.training.calibrate && config.training.loss.name == LossName::Mse)
+        .then(|| Conflict(&["training.calibrate", "training.loss.name"], message.to_owned()))
+}
+
 /// Keys of `model.lora` that an adapter directory does not decide.
 const BESIDE_ADAPTER: [&str; 5] = [
     "model.lora.enabled",
@@ -284,6 +292,11 @@ fn training_notes(config: &Config, given: &[&str], checked: &Checked) -> Vec<Str
             "training.scheduler.warmup_epochs {warmup} reaches past training.epochs {epochs}: the full learning rate is \
              never reached"
         ));
+    }
+    let validates = !config.data.split.val_games.is_empty() || config.data.split.val_share > 0.0;
+    if config.training.calibrate && !validates && given.contains(&"training.calibrate") {
+        notes
+            .push("training.calibrate does nothing without validation games: data.split.val_games is empty".to_owned());
     }
     let monitor = &config.training.early_stopping.monitor;
     let mode_given = checked.origins.contains_key("training.early_stopping.mode");

@@ -11,7 +11,7 @@ use crate::models::HeatmapModel;
 
 use super::pretrained::{HEAD_FILE, load_head};
 use super::run::checkpoint::is_file;
-use super::run::weights::{load_weights, section_of};
+use super::run::weights::{load_calibrated, section_of};
 use super::run::{CONFIG_FILE, Checkpoint, RunError, UNKNOWN_COMPUTATION, find_checkpoint, identity};
 use super::{BuildReport, build_model};
 
@@ -78,7 +78,7 @@ pub fn load_model_with_adapter(
     if !checkpoint.check_computation(&identity::computation_of(&model, &report))? {
         report.notes.push(UNKNOWN_COMPUTATION.to_owned());
     }
-    let mut model = load_weights(model, report.lora.as_ref().map(|lora| &lora.peft), &checkpoint)?;
+    let mut model = load_calibrated(model, report.lora.as_ref().map(|lora| &lora.peft), &checkpoint)?;
     // Another backbone below the run's decoder: adapters of the decoder belong to the run.
     let other = match adapter {
         AdapterChoice::Own => None,

@@ -128,7 +128,8 @@ struct Written {
 
 impl Writer<'_> {
     fn write(&mut self, root: &Path, games: Vec<RawGame>) -> Result<()> {
-        let mut split = SplitConfig { train_games: Vec::new(), val_games: Vec::new(), test_games: Vec::new() };
+        let mut split =
+            SplitConfig { train_games: Vec::new(), val_games: Vec::new(), val_share: 0.0, test_games: Vec::new() };
         let mut names = HashSet::new();
         for game in games {
             let name = free_name(&game.name, &mut names);

@@ -333,6 +333,12 @@ impl Metrics {
     }
 }
 
+/// The operating points of frames at every score that occurs, from the highest down, at the main tolerance.
+pub(super) fn operating_points(outcomes: &[FrameOutcome], options: &MetricOptions) -> Vec<OperatingPoint> {
+    let usable: Vec<&FrameOutcome> = outcomes.iter().filter(|o| o.label.is_usable()).collect();
+    sweep(&judge(&usable, options.tolerance, options.visible))
+}
+
 /// One frame, seen at one tolerance.
 struct Verdict {
     /// Whether the ball should be found.

@@ -2,6 +2,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`calibration`] | the threshold that frames ask for |
 //! | [`decode`] | a heatmap → [`Detection`], or several [`Candidate`]s |
 //! | [`diagnosis`] | why nothing is found |
 //! | [`metrics`] | detections and labels of many frames → [`Metrics`] |
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use crate::datasets::{Label, SampleInfo};
 
+pub mod calibration;
 pub mod decode;
 pub mod diagnosis;
 pub mod metrics;
@@ -20,6 +22,7 @@ pub mod overlay;
 pub mod report;
 pub mod track;
 
+pub use calibration::Calibration;
 pub use decode::{Activation, Candidate, ComponentChoice, DecodeMethod, DecodeOptions, Detection, HeatmapPoints};
 pub use diagnosis::Diagnosis;
 pub use metrics::{MetricOptions, Metrics, Tolerance, VisibleSet};

@@ -27,6 +27,13 @@ impl HeatmapHead {
         Self { conv: conv.build(&builder.at("conv")) }
     }
 
+    /// A head whose logits are higher by `shift`.
+    #[must_use]
+    pub fn shifted(mut self, shift: f32) -> Self {
+        self.conv.bias = self.conv.bias.map(|bias| bias.map(|bias| bias.add_scalar(shift)));
+        self
+    }
+
     /// `[batch, channels, height, width]` → `[batch, heatmaps, height, width]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.conv.forward(x)

@@ -5,23 +5,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::module::Module;
 use burn::tensor::Device;
-use image::RgbImage;
 
 use crate::artifacts::BuildReport;
 use crate::compute::{Compute, DeviceError, MicroBatches};
 use crate::config::Config;
 use crate::console;
-use crate::datasets::{Batch, BatchLoader, BatchSpec, FrameRef, LoaderOptions, SampleInfo};
+use crate::datasets::{Batch, BatchLoader, BatchSpec, LoaderOptions};
 use crate::error::Result;
-use crate::evaluation::decode::decode_candidates;
-use crate::evaluation::track::{CANDIDATES, SceneWatch, TrackFrame, TrackOptions, Tracked, Tracker};
-use crate::evaluation::{Activation, DecodeOptions, Detection, EvaluationReport, FrameOutcome, MetricOptions};
+use crate::evaluation::{Activation, DecodeOptions, EvaluationReport, FrameOutcome, MetricOptions};
 use crate::models::HeatmapModel;
 
 use super::TrainingError;
 use super::loaders::{loader_options, open_checked, shape_of};
 use super::loss::{HeatmapLoss, MIN_MASK_WEIGHT};
 use super::staging::mask_weight;
+use super::tracks::Tracks;
 
 /// How detections are found and counted.
 #[derive(Debug, Clone, Default)]
@@ -166,79 +164,6 @@ impl Evaluator<'_> {
         }
         Activation::from(self.config.training.loss.name).apply(&mut heatmaps);
         Ok((heatmaps, sum))
-    }
-}
-
-/// The ball tracked through the clips of an evaluation.
-struct Tracks<'a> {
-    tracker: Tracker,
-    scene: SceneWatch,
-    decode: &'a DecodeOptions,
-    /// Frames that others may come before, by their numbers.
-    waiting: BTreeMap<usize, Waiting>,
-    /// The frame before.
-    last: Option<FrameRef>,
-    /// What is decided, in the order of the frames.
-    decided: Vec<Option<Tracked>>,
-}
-
-/// A frame that the tracker has not seen yet.
-struct Waiting {
-    frame: FrameRef,
-    picture: RgbImage,
-    candidates: Vec<Detection>,
-    size: [usize; 2],
-}
-
-impl<'a> Tracks<'a> {
-    fn new(options: TrackOptions, decode: &'a DecodeOptions) -> Result<Self> {
-        let tracker = Tracker::new(options)?;
-        let (scene, waiting) = (SceneWatch::default(), BTreeMap::new());
-        Ok(Self { tracker, scene, decode, waiting, last: None, decided: Vec::new() })
-    }
-
-    /// Takes a frame of a batch, with its activated heatmap. Frames come in the order of their clips, but for those of a block
-    /// of windows.
-    fn push(&mut self, batch: &Batch, info: &SampleInfo, heatmap: &[f32], spec: &BatchSpec) -> Result<()> {
-        let [width, height] = spec.input_size;
-        let (window, place) = (info.heatmap / spec.heatmaps(), info.heatmap % spec.heatmaps());
-        // With one heatmap the frame is the last of its window.
-        let frame = window * spec.window.length + spec.window.length - spec.heatmaps() + place;
-        let planes = &batch.images[frame * 3 * width * height..][..3 * width * height];
-        let found = decode_candidates(heatmap, info.geometry.heatmap_size, self.decode, CANDIDATES)?;
-        let waiting = Waiting {
-            frame: info.frame.clone(),
-            picture: spec.normalizer().undo(planes, spec.input_size),
-            candidates: found.into_iter().map(|found| found.detection.to_native(&info.geometry)).collect(),
-            size: info.native_size,
-        };
-        self.waiting.insert(info.number, waiting);
-        while let Some(first) =
-            self.waiting.first_entry().filter(|first| first.key() + spec.window.block() <= info.number)
-        {
-            let waiting = first.remove();
-            self.track(waiting);
-        }
-        Ok(())
-    }
-
-    fn track(&mut self, Waiting { frame, picture, candidates, size }: Waiting) {
-        let place = frame.place;
-        let last = self.last.replace(frame.clone());
-        let last = last.filter(|last| last.label_file == frame.label_file && last.place < place);
-        if last.is_none() {
-            self.scene.clear();
-        }
-        let (change, skipped) = (self.scene.next(&picture), last.map_or(0, |last| place - last.place - 1));
-        self.decided.extend(self.tracker.push(TrackFrame { candidates, size, change, skipped }));
-    }
-
-    fn finish(mut self) -> Vec<Option<Tracked>> {
-        for (_, waiting) in std::mem::take(&mut self.waiting) {
-            self.track(waiting);
-        }
-        self.decided.extend(self.tracker.finish());
-        self.decided
     }
 }
 

@@ -12,6 +12,7 @@ use crate::datasets::{BatchLoader, BatchSpec, Dataset, DatasetError, FrameRef, L
 use crate::error::Result;
 use crate::files::hex;
 
+use super::held_out::held_out;
 use super::staging::BatchShape;
 
 /// Training batches, and validation batches when there are validation games.
@@ -33,14 +34,20 @@ impl Loaders {
     pub fn open(config: &Config, build: &BuildReport, compute: &Compute) -> Result<Self> {
         let split = split_of(&config.data)?;
         let train = open_checked(config, "data.split.train_games", &split.train_games)?;
-        let validation = match split.val_games.as_slice() {
-            [] => None,
-            games => Some(open_checked(config, "data.split.val_games", games)?),
-        };
         let mut report = format!("training: {}", train.report);
-        if let Some(validation) = &validation {
-            report.push_str(&format!("\nvalidation: {}", validation.report));
-        }
+        let (frames, validation) = match split.val_games.as_slice() {
+            [] if split.val_share > 0.0 => {
+                let (frames, validation) = held_out(train.frames(), split.val_share, config.training.seed);
+                report.push_str(&format!("\nvalidation: {} of these frames, which do not train", validation.len()));
+                (frames, Some(validation).filter(|frames| !frames.is_empty()))
+            }
+            [] => (train.frames(), None),
+            games => {
+                let validation = open_checked(config, "data.split.val_games", games)?;
+                report.push_str(&format!("\nvalidation: {}", validation.report));
+                (train.frames(), Some(validation.frames()))
+            }
+        };
         let spec = BatchSpec::new(config, build.normalization());
         let loader = &config.training.data_loader;
         let cache_bytes = cache_bytes(compute);
@@ -54,8 +61,8 @@ impl Loaders {
         };
         let batch_size = config.training.batch_size;
         Ok(Self {
-            train: BatchLoader::new(train.frames(), spec.clone(), batch_size, options)?,
-            validation: validation.map(|d| validation_loader(config, d.frames(), spec, cache_bytes)).transpose()?,
+            train: BatchLoader::new(frames, spec.clone(), batch_size, options)?,
+            validation: validation.map(|frames| validation_loader(config, frames, spec, cache_bytes)).transpose()?,
             report,
         })
     }
@@ -108,9 +115,9 @@ fn validation_loader(
     BatchLoader::new(frames, spec, config.training.batch_size, options)
 }
 
-/// Decoded frames may take a sixteenth of the memory that the run may use, up to 1 GiB a split.
+/// Decoded frames may take a sixteenth of the memory that the run may use, up to 16 GiB a split.
 fn cache_bytes(compute: &Compute) -> usize {
-    compute.host_memory_bound().map_or(256 << 20, |bound| (bound.bytes / 16).min(1 << 30) as usize)
+    compute.host_memory_bound().map_or(256 << 20, |bound| (bound.bytes / 16).min(16 << 30) as usize)
 }
 
 /// Workers and prefetch of the configuration; the rest as for evaluation.

@@ -24,6 +24,7 @@ pub struct HeatmapLoss {
     name: LossName,
     alpha: f32,
     beta: f32,
+    positive_from: Option<f32>,
 }
 
 /// The sum of a loss over a (micro-)batch.
@@ -37,7 +38,7 @@ pub struct LossSum {
 
 impl From<&LossConfig> for HeatmapLoss {
     fn from(config: &LossConfig) -> Self {
-        Self { name: config.name, alpha: config.alpha, beta: config.beta }
+        Self { name: config.name, alpha: config.alpha, beta: config.beta, positive_from: config.positive_from }
     }
 }
 
@@ -48,7 +49,9 @@ impl HeatmapLoss {
     ///
     /// * `mse`: `(z − t)²`;
     /// * `focal` ([CenterNet, eq. 1](https://arxiv.org/abs/1904.07850), with a soft positive):
-    ///   `−(1−p)^α·log p·t + (1−t)·[−p^α·(1−t)^β·log(1−p)]`, `p = σ(z)` clamped to `[1e−6, 1−1e−6]`;
+    ///   `−(1−p)^α·log p·t + (1−t)·[−p^α·(1−t)^β·log(1−p)]`, `p = σ(z)` clamped to `[1e−6, 1−1e−6]`; with `positive_from`
+    ///   ([CornerNet, eq. 1](https://arxiv.org/abs/1808.01244)) `−(1−p)^α·log p` where `t` is at least that and
+    ///   `−p^α·(1−t)^β·log(1−p)` elsewhere;
     /// * `wbce` (Sun et al., TrackNetV2, 2020):
     ///   `−[(1−p)²·t·log p + p²·(1−t)·log(1−p)]`.
     ///
@@ -60,8 +63,14 @@ impl HeatmapLoss {
             LossName::Focal => {
                 let z = logits.clamp(-PROBABILITY_CLAMP_LOGIT, PROBABILITY_CLAMP_LOGIT);
                 let far = one_minus(targets.clone());
-                let spared = far.clone() * far.powf_scalar(self.beta);
-                weighted_cross_entropy(z, targets, spared, self.alpha)
+                let (positive, negative) = match self.positive_from {
+                    None => (targets, far.clone()),
+                    Some(from) => {
+                        let positive = targets.greater_equal_elem(from).float();
+                        (positive.clone(), one_minus(positive))
+                    }
+                };
+                weighted_cross_entropy(z, positive, negative * far.powf_scalar(self.beta), self.alpha)
             }
             LossName::Wbce => weighted_cross_entropy(logits, targets.clone(), one_minus(targets), 2.0),
         }
@@ -118,23 +127,27 @@ mod tests {
     const SHAPE: [usize; 4] = [2, 1, 3, 5];
 
     /// The formulas of the specification, in float64, one pixel.
-    fn reference(name: LossName, alpha: f64, beta: f64, z: f64, t: f64) -> f64 {
+    fn reference(loss: &HeatmapLoss, z: f64, t: f64) -> f64 {
+        let (alpha, beta) = (f64::from(loss.alpha), f64::from(loss.beta));
         let p = 1.0 / (1.0 + (-z).exp());
-        match name {
+        match loss.name {
             LossName::Mse => (z - t).powi(2),
             LossName::Focal => {
                 let p = p.clamp(1e-6, 1.0 - 1e-6);
-                -(1.0 - p).powf(alpha) * p.ln() * t
-                    + (1.0 - t) * -(p.powf(alpha) * (1.0 - t).powf(beta) * (1.0 - p).ln())
+                let positive = -(1.0 - p).powf(alpha) * p.ln();
+                let negative = -(p.powf(alpha) * (1.0 - t).powf(beta) * (1.0 - p).ln());
+                match loss.positive_from {
+                    None => t * positive + (1.0 - t) * negative,
+                    Some(from) if t >= f64::from(from) => positive,
+                    Some(_) => negative,
+                }
             }
             LossName::Wbce => -((1.0 - p).powi(2) * t * p.ln() + p * p * (1.0 - t) * (1.0 - p).ln()),
         }
     }
 
     fn reference_mean(loss: &HeatmapLoss, z: &[f64], t: &[f64], m: &[f64]) -> f64 {
-        let sum: f64 = (0..z.len())
-            .map(|i| m[i] * reference(loss.name, f64::from(loss.alpha), f64::from(loss.beta), z[i], t[i]))
-            .sum();
+        let sum: f64 = (0..z.len()).map(|i| m[i] * reference(loss, z[i], t[i])).sum();
         sum / m.iter().sum::<f64>().max(MIN_MASK_WEIGHT)
     }
 
@@ -153,11 +166,14 @@ mod tests {
     }
 
     fn losses() -> Vec<HeatmapLoss> {
+        let loss = |name| HeatmapLoss { name, alpha: 2.0, beta: 4.0, positive_from: None };
         vec![
-            HeatmapLoss { name: LossName::Mse, alpha: 2.0, beta: 4.0 },
-            HeatmapLoss { name: LossName::Focal, alpha: 2.0, beta: 4.0 },
-            HeatmapLoss { name: LossName::Focal, alpha: 1.5, beta: 3.0 },
-            HeatmapLoss { name: LossName::Wbce, alpha: 2.0, beta: 4.0 },
+            loss(LossName::Mse),
+            loss(LossName::Focal),
+            HeatmapLoss { alpha: 1.5, beta: 3.0, ..loss(LossName::Focal) },
+            HeatmapLoss { positive_from: Some(0.625), ..loss(LossName::Focal) },
+            HeatmapLoss { positive_from: Some(0.9), ..loss(LossName::Focal) },
+            loss(LossName::Wbce),
         ]
     }
 
@@ -221,9 +237,9 @@ mod tests {
         let device = Device::flex();
         let n = SHAPE.iter().product::<usize>();
         let (z, t) = (vec![30.0; n], vec![0.0; n]);
-        let loss = HeatmapLoss { name: LossName::Focal, alpha: 2.0, beta: 4.0 };
+        let loss = HeatmapLoss { name: LossName::Focal, alpha: 2.0, beta: 4.0, positive_from: None };
         let found = loss.per_pixel(tensor(&z, &device), tensor(&t, &device)).try_into_vec_as::<f32>().unwrap();
-        let expected = reference(LossName::Focal, 2.0, 4.0, 30.0, 0.0);
+        let expected = reference(&loss, 30.0, 0.0);
         // One float32 log-sigmoid of size 14.
         assert!((f64::from(found[0]) - expected).abs() < 1e-5, "{} against {expected}", found[0]);
     }

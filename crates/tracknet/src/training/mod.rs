@@ -16,6 +16,7 @@ mod fit;
 mod freeze;
 mod gradients;
 mod heatmap_step;
+mod held_out;
 mod loaders;
 mod logging;
 mod loss;
@@ -29,6 +30,7 @@ mod reporter;
 mod resume;
 mod schedule;
 mod staging;
+mod tracks;
 mod train_step;
 mod trainer;
 

@@ -6,6 +6,7 @@ mod bnb_checkpoints;
 mod bnb_hostile;
 mod bnb_support;
 mod build_model;
+mod calibrated;
 mod checkpoints;
 mod common;
 mod convnext;

@@ -38,6 +38,10 @@ pub struct RunState {
     /// The loss scale of a run in float16.
     #[serde(default)]
     pub loss_scale: Option<LossScale>,
+    /// What predictions add to the logits of the weights here, so that 0.5 is the threshold that the validation games ask for
+    /// (`training.calibrate`).
+    #[serde(default)]
+    pub score_shift: Option<f32>,
     /// The frozen base that the weights here belong to; `null` when the whole model is in the checkpoint.
     pub base: Option<BaseIdentity>,
     /// What besides its tensors decides the outputs of the backbone; `null` in version 1.
@@ -86,6 +90,7 @@ impl RunState {
             monitor: Monitor::new(),
             metrics: BTreeMap::new(),
             loss_scale: None,
+            score_shift: None,
             base,
             computation: None,
             frames: None,

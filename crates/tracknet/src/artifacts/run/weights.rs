@@ -75,6 +75,22 @@ pub(crate) fn load_weights(
     load_head(&checkpoint.head_path(), model)
 }
 
+/// [`load_weights`] of a model that predicts, with the scores that the run gave it at its end.
+///
+/// # Errors
+/// As there.
+pub(crate) fn load_calibrated(
+    model: HeatmapModel,
+    adapter: Option<&PeftConfig>,
+    checkpoint: &Checkpoint,
+) -> Result<HeatmapModel> {
+    let mut model = load_weights(model, adapter, checkpoint)?;
+    if let Some(shift) = checkpoint.state.score_shift {
+        model.head = model.head.shifted(shift);
+    }
+    Ok(model)
+}
+
 /// Refuses a file without some of the tensors that are expected in it.
 fn require(path: &Path, expected: &BTreeMap<String, TensorData>, found: &BTreeMap<String, TensorData>) -> Result<()> {
     let missing = expected.iter().filter(|(name, _)| !found.contains_key(*name));

@@ -238,7 +238,7 @@ impl Layout {
             entries.map(|entry| entry.name.clone()).collect()
         };
         let [train_games, val_games, test_games] = Split::ALL.map(of);
-        (!train_games.is_empty()).then_some(SplitConfig { train_games, val_games, test_games })
+        (!train_games.is_empty()).then_some(SplitConfig { train_games, val_games, val_share: 0.0, test_games })
     }
 
     /// The data set of these games, or of all.

@@ -130,5 +130,7 @@ fn continued(config: &Config, checkpoint: &Checkpoint, new: RunState, batches: u
         state.batch = batches;
     }
     let RunState { seed, base, computation, frames, .. } = new;
-    (RunState { format_version: FORMAT_VERSION, seed, base, computation, frames, ..state }, left_out)
+    // The weights are those without the shift.
+    let score_shift = None;
+    (RunState { format_version: FORMAT_VERSION, score_shift, seed, base, computation, frames, ..state }, left_out)
 }

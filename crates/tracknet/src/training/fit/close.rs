@@ -1,13 +1,13 @@
 //! The end of an epoch: validation, what is best so far, checkpoints.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::module::Module;
 
 use crate::artifacts::run::weights::write_weights;
-use crate::artifacts::run::{RunState, write_checkpoint};
+use crate::artifacts::run::{HostTensors, RunState, write_checkpoint};
 use crate::datasets::{Batch, BatchLoader};
 use crate::error::Result;
 use crate::evaluation::Diagnosis;
@@ -89,14 +89,31 @@ impl TrainingRun<'_> {
     }
 
     pub(super) fn save(&mut self, dir: &Path) -> Result<()> {
+        let optimizer = self.trainer.optimizer.to_tensors()?;
         let with_backbone = self.trainer.table.trains(Part::Backbone);
-        let kept = write_checkpoint(
-            dir,
-            &self.config_yaml,
-            &self.state,
-            &self.trainer.optimizer.to_tensors()?,
-            |temporary| write_weights(&self.trainer.model, with_backbone, self.adapter.as_ref(), temporary),
-        )?;
+        let kept = self.write(dir, with_backbone, &self.config_yaml, &self.state, &optimizer)?;
+        self.note_kept(dir, kept);
+        if dir == self.paths.last() {
+            self.saved = Some(position(&self.state));
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint with the weights of the model. Returns where files went that the run did not write.
+    pub(super) fn write(
+        &self,
+        dir: &Path,
+        with_backbone: bool,
+        config_yaml: &str,
+        state: &RunState,
+        optimizer: &HostTensors,
+    ) -> Result<Option<PathBuf>> {
+        write_checkpoint(dir, config_yaml, state, optimizer, |temporary| {
+            write_weights(&self.trainer.model, with_backbone, self.adapter.as_ref(), temporary)
+        })
+    }
+
+    pub(super) fn note_kept(&mut self, dir: &Path, kept: Option<PathBuf>) {
         if let Some(kept) = kept {
             self.reporter.note(&format!(
                 "files in {} that the run did not write are now in {}",
@@ -104,10 +121,6 @@ impl TrainingRun<'_> {
                 kept.display()
             ));
         }
-        if dir == self.paths.last() {
-            self.saved = Some(position(&self.state));
-        }
-        Ok(())
     }
 
     /// The line of an epoch; a metric that is not defined, such as the recall without any ball, is a dash.
