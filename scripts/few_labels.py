@@ -57,7 +57,7 @@ def write_game(folder, game, header, rows_of_clips):
 
 
 def sample(clips, names, count, rng):
-    """So many rows of some clips, none of them from a clip without one."""
+    """So many rows of some clips, by clip; clips of which none is drawn are left out."""
     rows = [(name, row) for name in names for row in clips[name]]
     chosen = rng.sample(rows, min(count, len(rows)))
     return {name: [row for other, row in sorted(chosen) if other == name] for name in sorted({name for name, _ in chosen})}

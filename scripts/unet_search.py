@@ -5,10 +5,10 @@
   unet_search.py train DIR OUT.jsonl SECONDS [views | recipes | VARIANT=JSON ...]
 
 `prepare` decodes a folder in the tennis layout to frames of W x H (512 x 288) and labels. `train` takes DIR/train.pt,
-DIR/val.pt and DIR/real.pt and trains every variant (default: those of VARIANTS; `views`: those of VIEWS, `recipes`: those of RECIPES), each
-in a process of its own, for so many seconds; learning rates follow the time, so that each ends its schedule. Seed 0. A line of JSON for each
-says what it found on real.pt and val.pt, frame by frame and with the frame repeated in place of its window. Needs torch with
-CUDA and torchvision.
+DIR/val.pt and DIR/real.pt and trains every variant (default: those of VARIANTS; `views`: those of VIEWS, `recipes`: those of
+RECIPES), each in a process of its own, for so many seconds; learning rates follow the time, so that each ends its schedule.
+Seed 0. A line of JSON for each says what it found on real.pt and val.pt, frame by frame and with the frame repeated in place
+of its window. Needs torch with CUDA and torchvision.
 """
 import csv
 import glob
@@ -28,7 +28,8 @@ import torch.nn.functional as F
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BASE = dict(
     channels=[32, 64, 96, 128], stride=2, heatmap_stride=2, convolutions=2, norm="bn", pool="average", window=3, all_frames=True,
-    vit=None, prior=0.02, loss="wbce", target="disk", radius=2.5, sigma=3.0, still=0.1, still_teaches_all=True, zoom=0.5, zoom_max=1.5, zoom_keeps_ball=False, jitter=1.0, noise=1.0, size=[512, 288],
+    vit=None, prior=0.02, loss="wbce", target="disk", radius=2.5, sigma=3.0, still=0.1, still_teaches_all=True,
+    zoom=0.5, zoom_max=1.5, zoom_keeps_ball=False, jitter=1.0, noise=1.0, size=[512, 288],
     steps=4000, batch=16, lr=1e-3, weight_decay=0.01, clip=1.0, data="train", seed=0,
 )
 VARIANTS = dict(
@@ -45,8 +46,7 @@ VIEWS = dict(
 )
 # Losses and context, from the best of those.
 RECIPES = dict(
-    keep={}, soft=dict(loss="soft_focal"), soft_free=dict(loss="soft_focal", clip=1e9), free=dict(clip=1e9),
-    decay=dict(weight_decay=0.05), vit=dict(vit="assets/vit-tiny-tennis"),
+    keep={}, soft=dict(loss="soft_focal"), soft_free=dict(loss="soft_focal", clip=1e9), vit=dict(vit="assets/vit-tiny-tennis"),
 )
 
 
@@ -150,7 +150,11 @@ def windows(c, x, labels, first, random):
     left, top = uniform(batch) * (width - w), uniform(batch) * (height - h)
     if c["zoom_keeps_ball"]:
         ball, has = labels[last][:, 1:], labels[last][:, 0] > 0
-        place = lambda ball, cut, side: (ball - cut).clamp(min=0) + uniform(batch) * (torch.minimum(ball, side - cut) - (ball - cut).clamp(min=0))
+
+        def place(ball, cut, side):
+            low, high = (ball - cut).clamp(min=0), torch.minimum(ball, side - cut)
+            return low + uniform(batch) * (high - low)
+
         left, top = torch.where(has, place(ball[:, 0], w, width), left), torch.where(has, place(ball[:, 1], h, height), top)
     theta = torch.zeros(batch, 2, 3)
     theta[:, 0, 0] = torch.where(mirrored, -1.0, 1.0) * w / width

@@ -87,14 +87,15 @@ impl TrainingRun<'_> {
             let moved = self.run_over(loader, |_, _| Ok(()));
             self.trainer.model.head = trained.clone();
             let Some(moved) = moved? else { return Ok(None) };
-            let verdict = if f1(&moved) >= f1(&evaluation) { "moved" } else { "not moved" };
+            let helps = f1(&moved) >= f1(&evaluation);
+            let verdict = if helps { "moved" } else { "not moved" };
             self.reporter.report(&format!(
                 "scores: on the validation games 0.5 gives an F1 of {:.3}, and {:.3} after moving logits by {:+.2}: {verdict}",
                 f1(&evaluation),
                 f1(&moved),
                 found.shift
             ));
-            if f1(&moved) >= f1(&evaluation) {
+            if helps {
                 (kept, evaluation) = (Some(found.shift), moved);
             }
         }
