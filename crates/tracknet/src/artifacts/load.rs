@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::Device;
 
-use crate::config::{Config, LoraConfig, ModelConfig};
+use crate::config::{Bias, Config, LoraConfig, ModelConfig};
 use crate::error::Result;
-use crate::models::HeatmapModel;
+use crate::models::{Backbone, HeatmapModel, VisitLayers};
 
+use super::adapter::AdapterFile;
 use super::pretrained::{HEAD_FILE, load_head};
 use super::run::checkpoint::is_file;
 use super::run::weights::{load_calibrated, section_of};
@@ -92,10 +93,45 @@ pub fn load_model_with_adapter(
         let (other, other_report) = build(&section)?;
         (model.backbone, report) = (other.backbone, other_report);
     }
-    if let AdapterChoice::Directory(dir) = adapter
-        && is_file(&dir.join(HEAD_FILE))?
-    {
-        model = load_head(dir, model)?;
+    if let AdapterChoice::Directory(dir) = adapter {
+        model = with_head_of(dir, model)?;
     }
     Ok(LoadedModel { model: model.valid(), config, build: report, checkpoint })
+}
+
+/// The model with the decoder and head that come with an adapter, or its own.
+fn with_head_of(dir: &Path, model: HeatmapModel) -> Result<HeatmapModel> {
+    if is_file(&dir.join(HEAD_FILE))? { load_head(dir, model) } else { Ok(model) }
+}
+
+impl LoadedModel {
+    /// The backbone as it was before the run's adapters, if they can be taken off it: it shares its weights with this model.
+    /// Adapters that began by changing the base, and biases or modules that trained beside them, cannot.
+    pub(crate) fn bare_backbone(&self) -> Option<Backbone> {
+        let mut backbone = self.model.backbone.clone();
+        if let Some(report) = &self.build.lora {
+            let lora = &report.peft.lora;
+            let only_adapters = lora.bias == Bias::None && lora.modules_to_save.as_ref().is_none_or(Vec::is_empty);
+            if lora.init_lora_weights.reads_weights() || !only_adapters {
+                return None;
+            }
+            backbone.visit_layers_mut(&mut |_, layer| *layer.adapter_mut() = None);
+        }
+        Some(backbone)
+    }
+
+    /// This model with the adapter of a directory on `bare`, the backbone of its run without adapters, whose weights are shared;
+    /// `None` for an adapter that changed the base when it began, and needs one of its own.
+    ///
+    /// # Errors
+    /// An adapter that cannot be read or does not fit.
+    pub(crate) fn with_adapter(&self, bare: &Backbone, dir: &Path) -> Result<Option<HeatmapModel>> {
+        let file = AdapterFile::read(dir, bare.module_paths())?;
+        if file.config.lora.init_lora_weights.reads_weights() {
+            return Ok(None);
+        }
+        let (backbone, _) = file.attach(bare.clone())?;
+        let model = HeatmapModel { backbone, ..self.model.clone() };
+        Ok(Some(with_head_of(dir, model)?.valid()))
+    }
 }

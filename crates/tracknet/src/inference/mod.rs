@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`video`], [`video_writer`] | frames out of and into video files, through the `ffmpeg` program |
 //! | [`probe`] | what a video file says about itself, and whether it keeps it |
+//! | [`session`] | a trained run that stays loaded, with adapters by name on its base |
 //! | [`predictor`] | a trained model on images, folders and videos |
 //! | `ring` | the last frames of a stream, for windows |
 //! | [`tracked`] | the same frames with the ball tracked through them |
@@ -16,6 +17,7 @@ pub mod predictions;
 pub mod predictor;
 pub mod probe;
 mod ring;
+pub mod session;
 pub mod tracked;
 pub mod video;
 pub mod video_writer;
@@ -23,6 +25,7 @@ pub mod video_writer;
 pub use predictions::{Prediction, RowFormat, RowWriter};
 pub use predictor::{FrameResult, Predicted, Predictor, Source};
 pub use probe::VideoInfo;
+pub use session::Session;
 pub use tracked::TrackedFrames;
 pub use video::{VideoFrames, VideoTools};
 pub use video_writer::VideoWriter;
@@ -81,6 +84,22 @@ pub enum InferenceError {
         missing: u64,
         /// Where it ends, and what `ffmpeg` said.
         reason: String,
+    },
+    /// A name for an adapter that cannot be had.
+    #[error("adapter `{name}`: the name {problem}")]
+    AdapterName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A name that no adapter of a session has.
+    #[error("no adapter is called `{name}`; there are: {}", if known.is_empty() { "none" } else { known })]
+    UnknownAdapter {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: String,
     },
     /// A picture cannot be prepared for the model, or the model gave nothing for it.
     #[error("{0}")]

@@ -21,6 +21,7 @@ mod parity_decoder;
 mod pictures;
 mod resume;
 mod run_faults;
+mod session;
 mod training;
 mod training_golden;
 mod training_predictor;
