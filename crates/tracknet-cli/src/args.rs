@@ -1,5 +1,6 @@
 //! Flags that several verbs share, and how they become configuration sources.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -129,6 +130,11 @@ pub(crate) struct AdapterFlags {
 }
 
 impl AdapterFlags {
+    /// The adapter that is asked for by name.
+    pub(crate) fn name(&self) -> Option<&str> {
+        if self.no_adapter { Some("none") } else { self.adapter.as_deref() }
+    }
+
     /// What the flags mean for a run.
     pub(crate) fn choice(&self, run: &Path) -> tracknet::Result<AdapterChoice> {
         Ok(match &self.adapter {
@@ -160,13 +166,27 @@ pub(crate) struct TrackArgs {
 
 impl TrackArgs {
     /// What the flags mean for a source of `fps` frames a second, if it says so; `None` without `--track`.
-    pub(crate) fn options(&self, threshold: f32, fps: impl FnOnce() -> Option<f64>) -> Option<TrackOptions> {
+    /// The options count the frames that are looked at, every `stride`-th one.
+    pub(crate) fn options(
+        &self,
+        threshold: f32,
+        stride: NonZeroU64,
+        fps: impl FnOnce() -> Option<f64>,
+    ) -> Option<TrackOptions> {
+        let fps = || self.track_fps.or_else(fps).unwrap_or(TrackOptions::default().fps);
         self.track.then(|| TrackOptions {
             threshold,
-            fps: self.track_fps.or_else(fps).unwrap_or(TrackOptions::default().fps),
+            fps: fps() / stride.get() as f64,
             max_speed: self.track_max_speed,
             max_gap: self.track_max_gap,
         })
+    }
+
+    /// The flags in words, as far as they decide on rows.
+    pub(crate) fn words(&self) -> Option<String> {
+        let Self { track, track_max_gap, track_max_speed, track_fps } = self;
+        let fps = track_fps.map_or_else(|| "that of the source".to_owned(), |fps| fps.to_string());
+        track.then(|| format!("max gap {track_max_gap}, max speed {track_max_speed}, fps {fps}"))
     }
 }
 

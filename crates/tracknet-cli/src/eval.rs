@@ -1,5 +1,6 @@
 //! `tracknet eval`: the field's metrics of a run on games.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<ExitCode> {
         threshold: args.threshold,
         tolerance: Tolerance::Scaled { px: args.tolerance, width: 512 },
         visible: args.visible,
-        track: args.track.options(args.threshold, || None),
+        track: args.track.options(args.threshold, NonZeroU64::MIN, || None),
         ..MetricOptions::default()
     };
     let options = EvaluateOptions { metrics, ..EvaluateOptions::default() };

@@ -76,8 +76,8 @@ fn a_damaged_frame_costs_its_row_and_is_named() {
     assert!(out.join("overlays/0003.png").is_file() && !out.join("overlays/0002.png").exists());
 
     let [_, error] = ends(1, dir.path(), ["predict", run, "frames", "--strict"]);
-    contains_all(&error, &["error: 1 of 4 frames could not be read"]);
-    assert_eq!(rows(&out.join("frames.csv")), csv);
+    contains_all(&error, &["error: frame 2 cannot be read: ", "frames/0002.jpg"]);
+    assert_eq!(rows(&out.join("frames.csv")), csv[..4], "it ends there");
     let [_, error] = ends(1, dir.path(), ["predict", run, "frames/0002.jpg"]);
     contains_all(&error, &["error: 1 of 1 frames could not be read"]);
 }
@@ -263,4 +263,193 @@ fn a_run_that_is_stopped_or_killed_leaves_every_row_until_then() {
             contains_all(&stderr, &[&format!("interrupted after {} frames", written.len() - 1)]);
         }
     }
+}
+
+/// The rows of the whole video, by frame.
+fn all_rows(dir: &Path, run: &str, more: &[&str]) -> Vec<String> {
+    ends(0, dir, [&["predict", run, "rally.mp4", "--output", "all"], more].concat());
+    rows(&dir.join("all/rally.csv"))[1..].to_vec()
+}
+
+#[test]
+fn a_part_of_a_video_has_the_rows_of_the_whole_and_its_numbers() {
+    if skipped() {
+        return;
+    }
+    let (dir, run) = with_frames();
+    encode(dir.path(), "rally.mp4");
+    let all = all_rows(dir.path(), run, &[]);
+    assert_eq!(all.len(), 40);
+    // 25 frames a second: 0.5 s is frame 13, and 1.2 s is frame 30.
+    for (flags, frames) in [
+        (&["--start", "17", "--end", "23"][..], (17..23).collect::<Vec<usize>>()),
+        (&["--start", "0.5s", "--end", "0:01.2"], (13..30).collect()),
+        (&["--start", "5", "--stride", "7"], vec![5, 12, 19, 26, 33]),
+        (&["--end", "3", "--batch", "1"], vec![0, 1, 2]),
+    ] {
+        ends(0, dir.path(), [&["predict", run, "rally.mp4", "--output", "part"], flags].concat());
+        let part = rows(&dir.path().join("part/rally.csv"));
+        let expected: Vec<&String> = frames.iter().map(|frame| &all[*frame]).collect();
+        assert_eq!(part[1..].iter().collect::<Vec<_>>(), expected, "{flags:?}");
+    }
+    for (flags, message) in [
+        (&["--start", "40"][..], "no frame is selected"),
+        (&["--start", "20", "--end", "20"], "no frame is selected: the first is 20, the end 20"),
+    ] {
+        let [_, error] = ends(1, dir.path(), [&["predict", run, "rally.mp4", "--output", "part"], flags].concat());
+        contains_all(&error, &["rally.mp4", message]);
+    }
+    let [_, error] = ends(1, dir.path(), ["predict", run, "frames", "--start", "1s"]);
+    contains_all(&error, &["expected the number of a frame"]);
+    let [_, error] = ends(2, dir.path(), ["predict", run, "frames", "--start", "soon"]);
+    contains_all(&error, &["expected a frame such as 1500, or a time"]);
+}
+
+#[test]
+fn a_killed_prediction_goes_on_to_the_rows_of_an_unbroken_one() {
+    if skipped() {
+        return;
+    }
+    let (dir, run) = with_frames();
+    encode(dir.path(), "rally.mp4");
+    for more in [&["--jsonl"][..], &["--jsonl", "--track", "--threshold", "0.01"]] {
+        let all = all_rows(dir.path(), run, more);
+        let lines = rows(&dir.path().join("all/rally.jsonl"));
+        let resume = [&["predict", run, "rally.mp4", "--output", "all", "--resume"], more].concat();
+        let [told, _] = ends(0, dir.path(), resume.clone());
+        contains_all(&told, &["complete already: all/rally.csv"]);
+        // As a kill leaves it: one file a row ahead, half a row at the end.
+        let recipe = dir.path().join("all/rally.prediction.json");
+        let text = fs::read_to_string(&recipe).unwrap();
+        fs::write(&recipe, text.replace("\"complete\": true", "\"complete\": false")).unwrap();
+        let header = fs::read_to_string(dir.path().join("all/rally.csv")).unwrap().lines().next().unwrap().to_owned();
+        fs::write(dir.path().join("all/rally.csv"), format!("{header}\n{}\n17,1,1", all[..17].join("\n"))).unwrap();
+        fs::write(dir.path().join("all/rally.jsonl"), lines[..18].join("\n") + "\n").unwrap();
+        let [told, _] = ends(0, dir.path(), resume.clone());
+        contains_all(&told, &["of 23 frames"]);
+        assert_eq!(rows(&dir.path().join("all/rally.csv"))[1..], all);
+        assert_eq!(rows(&dir.path().join("all/rally.jsonl")), lines);
+
+        let other = [&resume[..], &["--stride", "2"]].concat();
+        let [_, error] = ends(1, dir.path(), other);
+        contains_all(
+            &error,
+            &["all/rally.csv: the rows there were made with stride = 1, and now it is 2", "leave out --resume"],
+        );
+    }
+}
+
+#[test]
+fn several_sources_get_a_folder_each_and_one_that_fails_does_not_end_the_others() {
+    if skipped() {
+        return;
+    }
+    let (dir, run) = with_frames();
+    encode(dir.path(), "rally.mp4");
+    fs::create_dir(dir.path().join("games")).unwrap();
+    fs::copy(dir.path().join("rally.mp4"), dir.path().join("games/rally.mp4")).unwrap();
+    fs::write(dir.path().join("games/broken.mp4"), b"no video").unwrap();
+    let args = ["predict", run, "rally.mp4", "games/*.mp4", "frames", "--end", "4", "--output", "found"];
+    let [told, error] = ends(1, dir.path(), args);
+    contains_all(&error, &["games/broken.mp4: not a video", "error: 1 of 4 sources failed"]);
+    contains_all(&told, &["found/rally/rally.csv", "found/rally-2/rally-2.csv", "found/frames/frames.csv"]);
+    let of = |name: &str| rows(&dir.path().join(format!("found/{name}/{name}.csv")));
+    assert_eq!((of("rally").len(), of("rally"), of("frames").len()), (5, of("rally-2"), 5));
+    let [_, error] = ends(1, dir.path(), ["predict", run, "games/*.mkv"]);
+    contains_all(&error, &["games/*.mkv`: no picture, video or folder has a name of this pattern"]);
+}
+
+#[test]
+fn standard_input_and_a_stream_have_the_rows_of_the_file() {
+    if skipped() {
+        return;
+    }
+    let (dir, run) = with_frames();
+    encode(dir.path(), "rally.mp4");
+    let all = all_rows(dir.path(), run, &[]);
+    let status = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-i", "rally.mp4", "-c", "copy", "rally.ts"])
+        .current_dir(dir.path())
+        .status();
+    assert!(status.unwrap().success());
+    let stream = fs::read(dir.path().join("rally.ts")).unwrap();
+    let output = program(dir.path())
+        .args(["predict", run, "-", "--output", "piped"])
+        .stdin(fs::File::open(dir.path().join("rally.ts")).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(rows(&dir.path().join("piped/stdin.csv"))[1..], all);
+
+    // A server of one connection, which says nothing of itself.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://user:secret@{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut connection, &stream).unwrap();
+    });
+    let plain = address.replace("user:secret@", "");
+    let [told, _] = ends(0, dir.path(), ["predict", run, &plain, "--no-live", "--output", "streamed"]);
+    server.join().unwrap();
+    contains_all(&told, &["of 40 frames"]);
+    let csv = fs::read_dir(dir.path().join("streamed")).unwrap().map(|e| e.unwrap().path());
+    let csv = csv.into_iter().find(|path| path.extension().is_some_and(|e| e == "csv")).unwrap();
+    assert_eq!(rows(&csv)[1..], all);
+
+    let [_, error] = ends(1, dir.path(), ["predict", run, "tcp://127.0.0.1:1", "--output", "none"]);
+    contains_all(&error, &["tcp://127.0.0.1:1", "not a video that ffmpeg can read"]);
+    assert!(!dir.path().join("none").exists());
+    for trick in ["concat:rally.mp4|rally.mp4", "file:rally.mp4", "subfile,,start,0,end,99,,:rally.mp4"] {
+        let [_, error] = ends(1, dir.path(), ["predict", run, trick]);
+        contains_all(&error, &["no such file or directory"]);
+    }
+    let [_, error] = ends(1, dir.path(), ["predict", run, "gopher://host/a"]);
+    contains_all(&error, &["expected the path of a file, or an address with one of rtsp://"]);
+}
+
+#[test]
+fn a_live_stream_leaves_out_what_comes_too_fast_and_says_so() {
+    if skipped() {
+        return;
+    }
+    let (dir, run) = with_frames();
+    encode(dir.path(), "rally.mp4");
+    let [told, _] = ends(0, dir.path(), ["predict", run, "rally.mp4", "--live", "--output", "live"]);
+    let written = rows(&dir.path().join("live/rally.csv"));
+    let numbers: Vec<usize> = written[1..].iter().map(|row| row.split(',').next().unwrap().parse().unwrap()).collect();
+    assert!(numbers.is_sorted() && numbers.first() < Some(&40) && *numbers.last().unwrap() == 39, "{numbers:?}");
+    let between = 40 - numbers[0] - numbers.len();
+    match between {
+        0 => {}
+        1 => contains_all(&told, &["1 frame came too fast"]),
+        n => contains_all(&told, &[&format!("{n} frames came too fast and were not looked at")]),
+    }
+}
+
+#[test]
+fn the_video_is_as_long_as_its_source_and_sounds_like_it() {
+    if skipped() {
+        return;
+    }
+    let (dir, run) = with_frames();
+    encode(dir.path(), "silent.mp4");
+    // The second half plays at half the rate, with a tone below it.
+    let status = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-i", "silent.mp4", "-f", "lavfi", "-i", "sine=frequency=440:duration=2.4"])
+        .args(["-vf", "setpts='if(lt(N,20),N,20+2*(N-20))/25/TB'", "-fps_mode", "vfr", "-c:a", "aac", "rally.mp4"])
+        .current_dir(dir.path())
+        .status();
+    assert!(status.unwrap().success());
+    ends(0, dir.path(), ["predict", run, "rally.mp4", "--video", "--zoom", "--output", "found"]);
+    let probe = |path: &str, entries: &str| {
+        let args = ["-v", "error", "-show_entries", entries, "-of", "csv=p=0", path];
+        let output = Command::new("ffprobe").args(args).current_dir(dir.path()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let streams = probe("found/rally.mp4", "stream=codec_type");
+    assert!(streams.contains("video") && streams.contains("audio"), "{streams}");
+    let seconds = |path: &str| probe(path, "format=duration").trim().parse::<f64>().unwrap();
+    assert!((seconds("found/rally.mp4") - seconds("rally.mp4")).abs() < 0.15);
+    let [_, error] = ends(2, dir.path(), ["predict", run, "rally.mp4", "--zoom"]);
+    contains_all(&error, &["--video"]);
 }

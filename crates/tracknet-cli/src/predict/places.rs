@@ -1,7 +1,6 @@
 //! Where the results of a prediction go, and whether they may: checked before any work is done.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use tracknet::evaluation::overlay;
@@ -10,10 +9,13 @@ use tracknet::files::destination::{check_file, refuse_inputs};
 use tracknet::inference::{RowFormat, Source, VideoTools};
 
 use super::PredictArgs;
+use super::recipe::Recipe;
 
-/// The files and folders that a prediction writes.
+/// The files and folders that the prediction of a source writes.
 pub(super) struct Places {
     pub(super) csv: PathBuf,
+    /// What the rows were made with.
+    pub(super) recipe: PathBuf,
     pub(super) jsonl: Option<PathBuf>,
     pub(super) video: Option<PathBuf>,
     pub(super) overlays: Option<PathBuf>,
@@ -22,27 +24,47 @@ pub(super) struct Places {
     names: Option<Vec<String>>,
 }
 
+/// A name for each source that no other one has: that of its file, and a number where several have the same.
+pub(super) fn names_of(sources: &[Source]) -> Vec<String> {
+    let mut taken = HashSet::new();
+    let mut unique = |source: &Source| {
+        let name = source.name();
+        let numbered = (2..).map(|number| format!("{name}-{number}"));
+        // Some file systems take upper and lower case for the same.
+        let free = std::iter::once(name.clone()).chain(numbered).find(|name| taken.insert(name.to_lowercase()));
+        free.unwrap_or(name)
+    };
+    sources.iter().map(&mut unique).collect()
+}
+
 impl Places {
-    pub(super) fn new(args: &PredictArgs, source: &Source) -> Self {
-        let name = args.source.file_stem().map_or_else(|| "frames".into(), OsString::from);
-        let output = args.output.clone().unwrap_or_else(|| Path::new("predictions").join(&name));
-        let file = |extension: &str| {
-            let mut name = name.clone();
-            name.push(extension);
-            output.join(name)
+    /// The places of a source called `name`, in a folder of its own where it is one of `several`.
+    pub(super) fn new(args: &PredictArgs, source: &Source, name: &str, several: bool) -> Self {
+        let output = match &args.output {
+            Some(output) if several => output.join(name),
+            Some(output) => output.clone(),
+            None => Path::new("predictions").join(name),
         };
+        let file = |extension: &str| output.join(format!("{name}{extension}"));
         let names = match source {
             Source::Pictures(files) => Some(picture_names(files)),
-            Source::Video(_) => None,
+            _ => None,
         };
         Self {
             csv: file(".csv"),
+            recipe: file(".prediction.json"),
             jsonl: args.jsonl.then(|| file(".jsonl")),
             video: args.video.then(|| file(".mp4")),
             overlays: args.overlays.then(|| output.join("overlays")),
             heatmaps: args.heatmaps.then(|| output.join("heatmaps")),
             names,
         }
+    }
+
+    /// The files of rows.
+    pub(super) fn rows(&self, csv: RowFormat) -> impl Iterator<Item = (&Path, RowFormat)> {
+        let jsonl = self.jsonl.as_deref().map(|path| (path, RowFormat::JsonLines));
+        std::iter::once((self.csv.as_path(), csv)).chain(jsonl)
     }
 
     /// The name of a frame's picture.
@@ -58,6 +80,7 @@ impl Places {
     pub(super) fn check(&self, overwrite: bool, inputs: &[PathBuf]) -> tracknet::Result<()> {
         let paths: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
         check_file(&self.csv, overwrite, |path| RowFormat::Csv.recognizes(path), &paths)?;
+        check_file(&self.recipe, overwrite, Recipe::recognizes, &paths)?;
         if let Some(jsonl) = &self.jsonl {
             check_file(jsonl, overwrite, |path| RowFormat::JsonLines.recognizes(path), &paths)?;
         }
@@ -134,6 +157,13 @@ mod tests {
         assert_eq!(names(&["f/a.jpg", "f/a.png", "f/a.jpg.png"]), ["a.jpg.png", "a.png.png", "a.jpg.png.png"]);
         assert_eq!(names(&["f/A.jpg", "f/a.png"]), ["A.jpg.png", "a.png.png"]);
         assert_eq!(names(&["f/A.jpg", "f/a.jpg"]), ["000000.png", "000001.png"]);
+    }
+
+    #[test]
+    fn no_two_sources_share_a_name() {
+        let video = |path: &str| Source::Video(path.into());
+        let sources = [video("a/rally.mp4"), video("b/Rally.mov"), Source::StandardInput, video("rally-2.mp4")];
+        assert_eq!(names_of(&sources), ["rally", "Rally-2", "stdin", "rally-2-2"]);
     }
 
     #[test]

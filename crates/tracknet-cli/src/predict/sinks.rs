@@ -1,17 +1,19 @@
 //! What is written of each frame: rows, pictures, a video; each is given every frame in order.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tracknet::console;
 use tracknet::evaluation::overlay::write_png;
-use tracknet::inference::{Predicted, RowFormat, RowWriter, VideoTools, VideoWriter};
+use tracknet::inference::{Predicted, RowFormat, RowWriter, Source};
 
 use super::PredictArgs;
+use super::moving::Moving;
 use super::places::Places;
+use super::recipe::Recipe;
 
 /// Something that is written beside the rows. When it fails, the rows go on.
-trait Sink {
+pub(super) trait Sink: Send {
     /// Takes a frame.
     fn push(&mut self, predicted: &Predicted) -> tracknet::Result<()>;
 
@@ -22,8 +24,11 @@ trait Sink {
 /// Everything that was asked for.
 pub(super) struct Sinks {
     places: Arc<Places>,
+    recipe: Recipe,
     threshold: f32,
     csv: RowFormat,
+    /// The last frame that an earlier prediction wrote.
+    after: Option<u64>,
     /// Opened with the first frame: a prediction that never gets so far leaves old files as they are.
     rows: Option<Vec<RowWriter>>,
     others: Vec<Box<dyn Sink>>,
@@ -31,8 +36,14 @@ pub(super) struct Sinks {
 }
 
 impl Sinks {
-    pub(super) fn new(args: &PredictArgs, places: Places) -> Self {
-        let places = Arc::new(places);
+    /// `after` is the last frame whose rows are written already.
+    pub(super) fn new(
+        args: &PredictArgs,
+        places: Arc<Places>,
+        recipe: Recipe,
+        source: &Source,
+        after: Option<u64>,
+    ) -> Self {
         let threshold = args.threshold;
         let mut others: Vec<Box<dyn Sink>> = Vec::new();
         let pictures = [(&places.overlays, Picture::Overlay(threshold)), (&places.heatmaps, Picture::Heatmap)];
@@ -42,11 +53,9 @@ impl Sinks {
             }
         }
         if let Some(path) = places.video.clone() {
-            let source = args.source.is_file().then(|| args.source.clone());
-            others.push(Box::new(Video { path, source, threshold, writer: None, waiting: 0 }));
+            others.push(Box::new(Moving::new(args, path, source)));
         }
-        let csv = if args.track.track { RowFormat::TrackedCsv } else { RowFormat::Csv };
-        Self { places, threshold, csv, rows: None, others, failed: false }
+        Self { places, recipe, threshold, csv: row_format(args), after, rows: None, others, failed: false }
     }
 
     /// Writes what was found on a frame.
@@ -56,7 +65,10 @@ impl Sinks {
     pub(super) fn push(&mut self, predicted: &Predicted) -> tracknet::Result<()> {
         let rows = match &mut self.rows {
             Some(rows) => rows,
-            none => none.insert(open_rows(&self.places, self.csv, self.threshold)?),
+            none => {
+                self.recipe.write(&self.places.recipe, false)?;
+                none.insert(open_rows(&self.places, self.csv, self.threshold, self.after)?)
+            }
         };
         rows.iter_mut().try_for_each(|rows| rows.push(predicted.prediction()))?;
         for mut sink in std::mem::take(&mut self.others) {
@@ -68,17 +80,21 @@ impl Sinks {
         Ok(())
     }
 
-    /// Ends every file; returns whether all that was asked for is whole.
+    /// Ends every file; returns whether all that was asked for is whole. `complete` = the source has no more frames.
     ///
     /// # Errors
     /// Rows that cannot be written.
-    pub(super) fn finish(mut self) -> tracknet::Result<bool> {
+    pub(super) fn finish(mut self, complete: bool) -> tracknet::Result<bool> {
         for sink in std::mem::take(&mut self.others) {
             if let Err(error) = sink.finish() {
                 self.say(&error);
             }
         }
+        let is_begun = self.rows.is_some() || self.after.is_some();
         self.rows.into_iter().flatten().try_for_each(RowWriter::finish)?;
+        if complete && is_begun {
+            self.recipe.write(&self.places.recipe, true)?;
+        }
         Ok(!self.failed)
     }
 
@@ -88,13 +104,17 @@ impl Sinks {
     }
 }
 
-fn open_rows(places: &Places, csv: RowFormat, threshold: f32) -> tracknet::Result<Vec<RowWriter>> {
-    let jsonl = places.jsonl.as_ref().map(|path| (path, RowFormat::JsonLines));
-    [(&places.csv, csv)]
-        .into_iter()
-        .chain(jsonl)
-        .map(|(path, format)| RowWriter::create(path, format, threshold))
-        .collect()
+/// The CSV that is written.
+pub(super) fn row_format(args: &PredictArgs) -> RowFormat {
+    if args.track.track { RowFormat::TrackedCsv } else { RowFormat::Csv }
+}
+
+fn open_rows(places: &Places, csv: RowFormat, threshold: f32, after: Option<u64>) -> tracknet::Result<Vec<RowWriter>> {
+    let open = |(path, format)| match after {
+        None => RowWriter::create(path, format, threshold),
+        Some(after) => RowWriter::resume(path, format, threshold, after),
+    };
+    places.rows(csv).map(open).collect()
 }
 
 /// What is drawn of a frame.
@@ -124,51 +144,5 @@ impl Sink for Pictures {
 
     fn finish(self: Box<Self>) -> tracknet::Result<()> {
         Ok(())
-    }
-}
-
-/// The frames with the ball ringed, as a video; black where a frame could not be read.
-struct Video {
-    path: PathBuf,
-    /// What has a rate to keep, if not a folder.
-    source: Option<PathBuf>,
-    threshold: f32,
-    writer: Option<VideoWriter>,
-    /// Damaged frames before the first whole one, which tells the size.
-    waiting: u64,
-}
-
-impl Video {
-    fn open(&self, size: [u32; 2]) -> tracknet::Result<VideoWriter> {
-        let tools = VideoTools::default();
-        let rate = |path: &Path| tools.probe(path).ok().and_then(|info| info.fps);
-        // Frames in a folder have no rate of their own; broadcast footage has 25 to 30.
-        let fps = self.source.as_deref().and_then(rate).unwrap_or(25.0);
-        let mut writer = VideoWriter::create(&tools, &self.path, size, fps)?;
-        (0..self.waiting).try_for_each(|_| writer.write_black())?;
-        Ok(writer)
-    }
-}
-
-impl Sink for Video {
-    fn push(&mut self, predicted: &Predicted) -> tracknet::Result<()> {
-        match (predicted, &mut self.writer) {
-            (Predicted::Frame(result), writer) => {
-                let picture = result.overlay(self.threshold)?;
-                if writer.is_none() {
-                    self.writer = Some(self.open(picture.dimensions().into())?);
-                }
-                self.writer.as_mut().map_or(Ok(()), |writer| writer.write(&picture))
-            }
-            (Predicted::Damaged(_), Some(writer)) => writer.write_black(),
-            (Predicted::Damaged(_), None) => {
-                self.waiting += 1;
-                Ok(())
-            }
-        }
-    }
-
-    fn finish(self: Box<Self>) -> tracknet::Result<()> {
-        self.writer.map_or(Ok(()), VideoWriter::finish)
     }
 }

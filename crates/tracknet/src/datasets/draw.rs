@@ -38,7 +38,8 @@ pub fn blend(image: &mut RgbImage, x: i64, y: i64, color: Color, alpha: f32) {
 }
 
 /// Draws everything nearer than `reach` to the shape whose distance function is given; one pixel of soft edge.
-fn stroke(image: &mut RgbImage, bounds: [f32; 4], reach: f32, color: Color, distance: impl Fn(f32, f32) -> f32) {
+fn stroke(image: &mut RgbImage, bounds: [f32; 4], reach: f32, ink: (Color, f32), distance: impl Fn(f32, f32) -> f32) {
+    let (color, alpha) = ink;
     let margin = reach + 1.0;
     let clip = |low: f32, high: f32, length: u32| {
         let low = (low - margin).floor().max(0.0) as i64;
@@ -48,7 +49,7 @@ fn stroke(image: &mut RgbImage, bounds: [f32; 4], reach: f32, color: Color, dist
         for x in clip(bounds[0], bounds[2], image.width()) {
             let coverage = reach + 0.5 - distance(x as f32, y as f32);
             if coverage > 0.0 {
-                blend(image, x, y, color, coverage);
+                blend(image, x, y, color, coverage.min(1.0) * alpha);
             }
         }
     }
@@ -57,15 +58,20 @@ fn stroke(image: &mut RgbImage, bounds: [f32; 4], reach: f32, color: Color, dist
 /// A circle line.
 pub fn ring(image: &mut RgbImage, [cx, cy]: [f32; 2], radius: f32, thickness: f32, color: Color) {
     let bounds = [cx - radius, cy - radius, cx + radius, cy + radius];
-    stroke(image, bounds, thickness / 2.0, color, |x, y| ((x - cx).hypot(y - cy) - radius).abs());
+    stroke(image, bounds, thickness / 2.0, (color, 1.0), |x, y| ((x - cx).hypot(y - cy) - radius).abs());
 }
 
 /// A straight line with round ends.
-pub fn line(image: &mut RgbImage, [ax, ay]: [f32; 2], [bx, by]: [f32; 2], thickness: f32, color: Color) {
+pub fn line(image: &mut RgbImage, a: [f32; 2], b: [f32; 2], thickness: f32, color: Color) {
+    faint_line(image, [a, b], thickness, color, 1.0);
+}
+
+/// A straight line with round ends, through which the picture shows unless `alpha` is 1.
+pub fn faint_line(image: &mut RgbImage, [[ax, ay], [bx, by]]: [[f32; 2]; 2], thickness: f32, color: Color, alpha: f32) {
     let (dx, dy) = (bx - ax, by - ay);
     let length2 = (dx * dx + dy * dy).max(f32::MIN_POSITIVE);
     let bounds = [ax.min(bx), ay.min(by), ax.max(bx), ay.max(by)];
-    stroke(image, bounds, thickness / 2.0, color, |x, y| {
+    stroke(image, bounds, thickness / 2.0, (color, alpha), |x, y| {
         let along = (((x - ax) * dx + (y - ay) * dy) / length2).clamp(0.0, 1.0);
         (x - ax - along * dx).hypot(y - ay - along * dy)
     });

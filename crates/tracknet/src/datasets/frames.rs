@@ -34,6 +34,19 @@ pub fn is_picture(path: &Path) -> bool {
     is_frame_name(&name_of(path))
 }
 
+/// Extensions of videos, in lower case.
+pub(crate) const VIDEO_EXTENSIONS: [&str; 18] = [
+    "mp4", "mov", "mkv", "avi", "webm", "m4v", "mpg", "ts", "mts", "m2ts", "mpeg", "flv", "wmv", "asf", "ogv", "mxf",
+    "3gp", "gif",
+];
+
+/// Whether a file is a video by its name, and not hidden.
+pub(crate) fn is_video(path: &Path) -> bool {
+    let name = name_of(path).to_lowercase();
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    !name.starts_with('.') && VIDEO_EXTENSIONS.contains(&extension)
+}
+
 /// The frames of a folder in natural order of their names; there is at least one.
 ///
 /// # Errors
@@ -68,7 +81,7 @@ pub fn directories_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The entries of a directory that are wanted, in natural order of their names.
-pub(super) fn entries(dir: &Path, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn entries(dir: &Path, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();

@@ -9,6 +9,7 @@
 //! | [`overlay`] | pictures of detections and heatmaps |
 //! | [`report`] | metrics by game, as a table and as JSON |
 //! | [`track`] | the candidates of successive frames → the trajectory of one ball |
+//! | [`trail`] | the way of the ball and the ball near by, in moving pictures |
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub mod metrics;
 pub mod overlay;
 pub mod report;
 pub mod track;
+pub mod trail;
 
 pub use calibration::Calibration;
 pub use decode::{Activation, Candidate, ComponentChoice, DecodeMethod, DecodeOptions, Detection, HeatmapPoints};
@@ -28,6 +30,7 @@ pub use diagnosis::Diagnosis;
 pub use metrics::{MetricOptions, Metrics, Tolerance, VisibleSet};
 pub use report::EvaluationReport;
 pub use track::{TrackOptions, TrackSource, Tracked, Tracker};
+pub use trail::Trail;
 
 /// What one frame contributes to the metrics.
 #[derive(Debug, Clone, PartialEq)]

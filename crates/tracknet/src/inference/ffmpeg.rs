@@ -1,11 +1,13 @@
 //! The `ffmpeg` and `ffprobe` programs: how they are started, what they may open, and what they complain about.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::InferenceError;
+use super::source::{Address, AddressKind};
 use crate::console::{excerpt, printable};
 use crate::error::Error;
 
@@ -26,9 +28,59 @@ pub(super) fn command(program: &Path) -> Command {
     command
 }
 
-/// Opens `path` as a file that holds a video itself, and nothing that it may name.
-pub(super) fn input(command: &mut Command, path: &Path) {
-    command.args(["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-i"]).arg(file_argument(path));
+/// What `ffmpeg` opens: exactly what was named, and nothing that it may name in turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Input<'a> {
+    /// A file that holds a video itself.
+    File(&'a Path),
+    /// A video on this process' standard input.
+    Stdin,
+    /// A stream or a camera; of what came while it was opened a `live` one gives nothing.
+    Stream { address: &'a Address, live: bool },
+}
+
+/// What streams are besides: descriptions of a session, and playlists of pieces at the same kind of address.
+const STREAMS: &str = "rtsp,sdp,rtp,hls,live_flv,mpjpeg";
+
+/// Adds an input to a command.
+pub(super) fn input(command: &mut Command, input: Input<'_>) {
+    match input {
+        Input::File(path) => {
+            command
+                .args(["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-i"])
+                .arg(file_argument(path));
+        }
+        Input::Stdin => {
+            command.stdin(Stdio::inherit());
+            command.args(["-protocol_whitelist", "pipe", "-format_whitelist", CONTAINERS, "-i", "pipe:0"]);
+        }
+        Input::Stream { address, live } => {
+            if live {
+                command.args(["-fflags", "nobuffer", "-flags", "low_delay"]);
+            }
+            match address.kind() {
+                AddressKind::Network(scheme) => {
+                    let formats = format!("{CONTAINERS},{STREAMS}");
+                    command.args(["-protocol_whitelist", scheme.protocols, "-format_whitelist", &formats]);
+                }
+                AddressKind::Camera => {
+                    command.args(["-protocol_whitelist", "file", "-f", "v4l2"]);
+                }
+            }
+            command.args(["-i", address.text()]);
+        }
+    }
+}
+
+/// How an input is named in messages.
+impl fmt::Display for Input<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Stdin => f.write_str("standard input"),
+            Self::Stream { address, .. } => address.fmt(f),
+        }
+    }
 }
 
 /// `file:` keeps names like `http:…` or `-x.mp4` what they are: names of files.

@@ -2,33 +2,45 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`video`], [`video_writer`] | frames out of and into video files, through the `ffmpeg` program |
+//! | [`video`], [`video_writer`], `ppm` | frames out of and into video files, through the `ffmpeg` program |
 //! | [`probe`] | what a video file says about itself, and whether it keeps it |
 //! | [`session`] | a trained run that stays loaded, with adapters by name on its base |
+//! | [`source`], [`selection`], `frames` | what is read, which frames of it, and how they come one after the other |
 //! | [`predictor`] | a trained model on images, folders and videos |
+//! | [`pipeline`] | its stages, side by side |
 //! | `ring` | the last frames of a stream, for windows |
 //! | [`tracked`] | the same frames with the ball tracked through them |
-//! | [`predictions`] | CSV and JSON lines |
+//! | [`predictions`], [`rows`] | what was found on a frame; CSV and JSON lines of it |
 
 use std::path::PathBuf;
 
 mod ffmpeg;
+mod frames;
+pub mod pipeline;
+mod ppm;
 pub mod predictions;
 pub mod predictor;
 pub mod probe;
 mod ring;
+pub mod rows;
+pub mod selection;
 pub mod session;
+pub mod source;
 pub mod tracked;
 pub mod video;
 pub mod video_writer;
 
-pub use predictions::{Prediction, RowFormat, RowWriter};
-pub use predictor::{FrameResult, Predicted, Predictor, Source};
-pub use probe::VideoInfo;
+pub use pipeline::StageTimes;
+pub use predictions::Prediction;
+pub use predictor::{FrameResult, Predicted, Predictor, StreamOptions};
+pub use probe::{FrameTimes, VideoInfo};
+pub use rows::{RowFormat, RowWriter};
+pub use selection::{Position, Resume, Selection};
 pub use session::Session;
+pub use source::{Address, Source};
 pub use tracked::TrackedFrames;
 pub use video::{VideoFrames, VideoTools};
-pub use video_writer::VideoWriter;
+pub use video_writer::{Sound, VideoWriter};
 
 /// Why a prediction, a video or an external program failed.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +112,22 @@ pub enum InferenceError {
         name: String,
         /// Those that there are.
         known: String,
+    },
+    /// What is named is no source, or not one of which this can be asked.
+    #[error("`{name}`: {reason}")]
+    Source {
+        /// What was named.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A frame that cannot be read, where all were to be.
+    #[error("frame {frame} cannot be read: {reason}")]
+    Strict {
+        /// Its number, from 0.
+        frame: u64,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A picture cannot be prepared for the model, or the model gave nothing for it.
     #[error("{0}")]

@@ -1,16 +1,16 @@
 //! A trained model at work: image, folder or video → the ball of each frame, in its own pixels.
 //!
-//! Frames go through the model in small batches, so that a folder or video of any length needs the memory of one batch. A model
-//! that sees windows gets those of the stream, which are cut from frames that were decoded once; in the files of several
-//! directories each directory is a clip of its own. With a heatmap for each frame of a window, frames wait until their window is
-//! whole or their clip ends.
+//! Frames go through the model in small batches, so that a source of any length needs the memory of a few batches
+//! ([`pipeline`](super::pipeline)). A model that sees windows gets those of the stream, which are cut from frames that were decoded
+//! once; in the files of several directories each directory is a clip of its own. With a heatmap for each frame of a window, frames
+//! wait until their window is whole or their clip ends.
 //! What becomes of a frame (a row, an overlay, a heatmap, a frame of a video) is the caller's business: it sees what was
 //! found on each frame, or that the frame is damaged, in order.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -19,8 +19,7 @@ use image::RgbImage;
 use crate::artifacts::{BuildReport, load_model_for_inference};
 use crate::compute::DeviceError;
 use crate::config::Config;
-use crate::console::excerpt;
-use crate::datasets::image::{Normalizer, decode as decode_image, is_picture, pictures_in, resize};
+use crate::datasets::image::{Normalizer, resize};
 use crate::datasets::{BatchSpec, Geometry};
 use crate::error::Result;
 use crate::evaluation::decode::{Activation, Candidate, DecodeOptions, decode_candidates};
@@ -28,60 +27,33 @@ use crate::evaluation::overlay::{heatmap_picture, overlay};
 use crate::evaluation::track::{Change, SceneWatch};
 use crate::models::HeatmapModel;
 
+use super::frames::{Frames, WindowShape};
+use super::pipeline::StageTimes;
 use super::ring::{Cut, Ring};
-use super::video::VideoTools;
-use super::{InferenceError, Prediction};
-
-/// Windows in one forward pass of a folder or video.
-const WINDOWS_AT_ONCE: usize = 4;
-
-/// The longest reason that is kept of a damaged frame, in bytes.
-const REASON_BYTES: usize = 500;
-
-/// What a prediction reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// Image files, in the order of their numbers.
-    Pictures(Vec<PathBuf>),
-    /// A video.
-    Video(PathBuf),
-}
-
-impl Source {
-    /// The image files of a folder (in natural order of their names), an image file, or else a video; no file is opened.
-    ///
-    /// # Errors
-    /// A folder that cannot be read, or without pictures.
-    pub fn find(path: &Path) -> Result<Self> {
-        Ok(if path.is_dir() {
-            Self::Pictures(pictures_in(path)?)
-        } else if is_picture(path) {
-            Self::Pictures(vec![path.to_path_buf()])
-        } else {
-            Self::Video(path.to_path_buf())
-        })
-    }
-}
+use super::selection::Selection;
+use super::{InferenceError, Prediction, Source, VideoTools};
 
 /// A model with everything around it that turns pictures into positions.
 #[derive(Debug)]
 pub struct Predictor {
     model: HeatmapModel,
-    spec: BatchSpec,
+    pub(super) spec: BatchSpec,
     normalizer: Normalizer,
     activation: Activation,
     decode: DecodeOptions,
     /// How many are asked for, if several are.
     candidates: Option<usize>,
     device: Device,
-    stop: Arc<AtomicBool>,
+    pub(super) options: StreamOptions,
+    pub(super) times: Arc<StageTimes>,
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 /// What became of a frame.
 #[derive(Debug, Clone)]
 pub enum Predicted {
     /// It was read and searched.
-    Frame(FrameResult),
+    Frame(Box<FrameResult>),
     /// It cannot be read: an absent ball, and why.
     Damaged(Prediction),
 }
@@ -94,59 +66,55 @@ impl Predicted {
             Self::Damaged(prediction) => prediction,
         }
     }
-}
 
-/// Where a source is.
-struct Stream {
-    /// The number of the next frame.
-    number: u64,
-    ring: Ring,
-    /// Compares frames, if somebody asks for that.
-    scene: Option<SceneWatch>,
-    /// The directory of the last file.
-    dir: Option<PathBuf>,
-    /// Frames that were not searched yet.
-    frames: Vec<Result<Read, Prediction>>,
-    /// How many of them, from the first, are in windows.
-    settled: usize,
-    /// These windows.
-    cuts: Vec<Cut>,
-}
-
-impl Stream {
-    /// Takes windows that are whole.
-    fn cut(&mut self, cuts: Vec<Cut>) {
-        self.cuts.extend(cuts);
-        if self.ring.is_settled() {
-            self.settled = self.frames.len();
+    pub(super) fn prediction_mut(&mut self) -> &mut Prediction {
+        match self {
+            Self::Frame(result) => &mut result.prediction,
+            Self::Damaged(prediction) => prediction,
         }
-    }
-
-    /// Ends a clip.
-    fn end_clip(&mut self) {
-        let cuts = self.ring.finish();
-        self.cut(cuts);
-    }
-
-    /// The frames that can be searched, and their windows.
-    fn take(&mut self) -> (Vec<Result<Read, Prediction>>, Vec<Cut>) {
-        (self.frames.drain(..std::mem::take(&mut self.settled)).collect(), std::mem::take(&mut self.cuts))
     }
 }
 
 /// Takes each frame in order.
-type Each<'a> = dyn FnMut(Predicted) -> Result<()> + 'a;
+pub(super) type Each<'a> = dyn FnMut(Predicted) -> Result<()> + Send + 'a;
 
-/// A frame whose heatmap is looked for: its number, the name of its file, its pixels.
-struct Read {
+/// Activated heatmaps `[Hh, Wh]` by the numbers of their frames.
+pub(super) type Heatmaps = BTreeMap<u64, Vec<f32>>;
+
+/// A frame whose heatmap is looked for: its number, the name of its file, its size, its pixels if they are wanted.
+pub(super) struct Read {
     number: u64,
     file: Option<String>,
+    size: [usize; 2],
     frame: RgbImage,
     change: Option<Change>,
 }
 
-/// A frame of a source: the path of its file, if it has one, and its pixels, or why there are none.
-type Incoming = (Option<PathBuf>, Result<RgbImage, String>);
+impl Read {
+    /// How much of memory its pixels take.
+    pub(super) fn bytes(&self) -> usize {
+        self.frame.as_raw().len()
+    }
+}
+
+/// How a source is gone through.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    /// Which of its frames are looked at.
+    pub selection: Selection,
+    /// Windows in one forward pass, at least one. Live sources take one at a time.
+    pub batch: usize,
+    /// Whether frames that come while others are searched are left out; `None` = those of a source that is live.
+    pub live: Option<bool>,
+    /// Whether results hold the frame and its heatmap; without, both are empty, and a prediction takes less memory.
+    pub pictures: bool,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self { selection: Selection::default(), batch: 4, live: None, pictures: true }
+    }
+}
 
 /// What was found on one frame, and from what.
 #[derive(Debug, Clone)]
@@ -158,9 +126,11 @@ pub struct FrameResult {
     /// How the frame follows the one before it that could be read, where candidates were
     /// [asked for](Predictor::with_candidates).
     pub change: Option<Change>,
-    /// The frame as it was read.
+    /// Size of the frame as `[W, H]`.
+    pub size: [usize; 2],
+    /// The frame as it was read; empty without [`StreamOptions::pictures`].
     pub frame: RgbImage,
-    /// Activated heatmap `[Hh, Wh]`, values in 0..1.
+    /// Activated heatmap `[Hh, Wh]`, values in 0..1; empty without [`StreamOptions::pictures`].
     pub heatmap: Vec<f32>,
     heatmap_size: [usize; 2],
 }
@@ -196,6 +166,8 @@ impl Predictor {
             decode: DecodeOptions::default(),
             candidates: None,
             device: device.clone(),
+            options: StreamOptions::default(),
+            times: Arc::default(),
             stop: Arc::default(),
         }
     }
@@ -223,10 +195,27 @@ impl Predictor {
         Self { candidates: Some(most.max(1)), ..self }
     }
 
+    /// The same predictor, which goes through sources in another way.
+    #[must_use]
+    pub fn with_options(self, options: StreamOptions) -> Self {
+        Self { options: StreamOptions { batch: options.batch.max(1), ..options }, ..self }
+    }
+
+    /// The same predictor, which adds the time that it takes to `times`.
+    #[must_use]
+    pub fn timed_by(self, times: Arc<StageTimes>) -> Self {
+        Self { times, ..self }
+    }
+
     /// The same predictor, which stops after the frames at hand when `stop` is set.
     #[must_use]
     pub fn stopping_at(self, stop: Arc<AtomicBool>) -> Self {
         Self { stop, ..self }
+    }
+
+    /// What makes it stop.
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
     }
 
     /// Finds the ball on one picture. In the window of a model that sees windows it stands still.
@@ -238,124 +227,64 @@ impl Predictor {
         let (change, mut cuts) =
             self.prepare(0, &frame, &mut ring, &mut self.scene_watch()).map_err(InferenceError::Picture)?;
         cuts.extend(ring.finish());
-        self.result(Read { number: 0, file: None, frame, change }, &self.heatmaps(&cuts)?)
+        self.result(self.keep(0, None, frame, change), &self.heatmaps(&cuts)?)
     }
 
     /// Finds the ball on every frame of an image file, of a folder of jpg and png frames (in natural order of their
     /// names), or of a video. Returns the number of frames.
     ///
     /// # Errors
-    /// As [`Predictor::files`] and [`Predictor::video`].
+    /// As [`Predictor::source`].
     pub fn path(&self, path: &Path, each: &mut Each<'_>) -> Result<u64> {
         self.source(&Source::find(path)?, each)
     }
 
-    /// [`Predictor::path`] of a source that is known already.
+    /// Finds the ball on the selected frames of a source; an image file that cannot be read is a damaged frame. `each` takes the
+    /// frames in order, on a thread of its own. Returns how many frames were looked at.
+    ///
+    /// # Errors
+    /// A selection that the source cannot have, a missing `ffmpeg`, a video that is cut off or damaged, after every frame of it that
+    /// can be read; a model that gives values that are not finite; whatever `each` returns.
+    pub fn source(&self, source: &Source, each: &mut Each<'_>) -> Result<u64> {
+        let tools = VideoTools::default();
+        self.stream(Frames::open(source, &tools, &self.options.selection, self.windows(), self.options.live)?, each)
+    }
+
+    /// [`Predictor::source`] of image files, in the given order.
     ///
     /// # Errors
     /// As there.
-    pub fn source(&self, source: &Source, each: &mut Each<'_>) -> Result<u64> {
-        match source {
-            Source::Pictures(files) => self.files(files, each),
-            Source::Video(path) => self.video(path, &VideoTools::default(), each),
-        }
-    }
-
-    /// Finds the ball on image files, in the given order; a file that cannot be read is a damaged frame.
-    ///
-    /// # Errors
-    /// A model that gives values that are not finite; whatever `each` returns.
     pub fn files(&self, files: &[PathBuf], each: &mut Each<'_>) -> Result<u64> {
-        let read = |path: &PathBuf| Ok((Some(path.clone()), decode_image(path).map_err(|e| e.to_string())));
-        self.stream(&mut files.iter().map(read), each)
+        self.stream(Frames::of_files(files, &self.options.selection, self.windows())?, each)
     }
 
-    /// Finds the ball on every frame of a video.
+    /// [`Predictor::source`] of a video, read by these programs.
     ///
     /// # Errors
-    /// As [`Predictor::files`], a missing `ffmpeg`, and a video that is cut off or damaged, after every frame of it that
-    /// can be read.
+    /// As there.
     pub fn video(&self, path: &Path, tools: &VideoTools, each: &mut Each<'_>) -> Result<u64> {
-        self.stream(&mut tools.open(path)?.map(|frame| Ok((None, Ok(frame?.1)))), each)
+        let source = Source::Video(path.to_path_buf());
+        self.stream(Frames::open(&source, tools, &self.options.selection, self.windows(), self.options.live)?, each)
     }
 
-    /// Frames that cannot be read have a reason in place of a picture; an error ends the source.
-    fn stream(&self, frames: &mut impl Iterator<Item = Result<Incoming>>, each: &mut Each<'_>) -> Result<u64> {
-        let mut stream = Stream {
-            number: 0,
-            ring: Ring::new(&self.spec),
-            scene: self.scene_watch(),
-            dir: None,
-            frames: Vec::new(),
-            settled: 0,
-            cuts: Vec::new(),
-        };
-        let at_once = WINDOWS_AT_ONCE * self.spec.heatmaps();
-        let mut end = Ok(());
-        while !self.stop.load(Ordering::Relaxed)
-            && let Some(frame) = frames.next()
-        {
-            match frame {
-                Ok(frame) => self.next(frame, &mut stream),
-                // What was read before it counts.
-                Err(error) => {
-                    end = Err(error);
-                    break;
-                }
-            }
-            if stream.settled >= at_once {
-                self.search(stream.take())?.into_iter().try_for_each(&mut *each)?;
-            }
-        }
-        stream.end_clip();
-        self.search(stream.take())?.into_iter().try_for_each(&mut *each)?;
-        end.map(|()| stream.number)
+    /// How windows are cut from frames.
+    fn windows(&self) -> WindowShape {
+        Ring::new(&self.spec).shape()
     }
 
-    /// Searches the frames that could be read.
-    fn search(&self, (frames, cuts): (Vec<Result<Read, Prediction>>, Vec<Cut>)) -> Result<Vec<Predicted>> {
-        let heatmaps = self.heatmaps(&cuts)?;
-        let predicted = |frame| match frame {
-            Ok(read) => self.result(read, &heatmaps).map(Predicted::Frame),
-            Err(prediction) => Ok(Predicted::Damaged(prediction)),
-        };
-        frames.into_iter().map(predicted).collect()
-    }
-
-    /// Takes the next frame of a stream.
-    fn next(&self, (path, frame): Incoming, stream: &mut Stream) {
-        let dir = path.as_deref().and_then(Path::parent).map(Path::to_path_buf);
-        if dir != stream.dir {
-            stream.end_clip();
-            stream.scene.iter_mut().for_each(SceneWatch::clear);
-            stream.dir = dir;
-        }
-        let file = path.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        let number = stream.number;
-        stream.number += 1;
-        let Stream { ring, scene, .. } = stream;
-        let prepared = frame
-            .and_then(|frame| self.prepare(number, &frame, ring, scene).map(|(change, cuts)| (frame, change, cuts)));
-        let cuts = match prepared {
-            Ok((frame, change, cuts)) => {
-                stream.frames.push(Ok(Read { number, file, frame, change }));
-                cuts
-            }
-            Err(reason) => {
-                let reason = excerpt(&reason, REASON_BYTES).into_owned();
-                stream.frames.push(Err(Prediction::damaged(number, file, reason)));
-                stream.ring.push_damaged(number)
-            }
-        };
-        stream.cut(cuts);
-    }
-
-    fn scene_watch(&self) -> Option<SceneWatch> {
+    pub(super) fn scene_watch(&self) -> Option<SceneWatch> {
         self.candidates.map(|_| SceneWatch::default())
     }
 
+    /// What is kept of a frame that was prepared.
+    pub(super) fn keep(&self, number: u64, file: Option<String>, frame: RgbImage, change: Option<Change>) -> Read {
+        let size = [frame.width() as usize, frame.height() as usize];
+        let frame = if self.options.pictures { frame } else { RgbImage::default() };
+        Read { number, file, size, frame, change }
+    }
+
     /// Takes a frame into the ring; returns how it follows the one before it, and the windows that are whole with it.
-    fn prepare(
+    pub(super) fn prepare(
         &self,
         number: u64,
         frame: &RgbImage,
@@ -369,12 +298,12 @@ impl Predictor {
     }
 
     /// The activated heatmaps `[Hh, Wh]` of windows, by the numbers of their frames.
-    fn heatmaps(&self, cuts: &[Cut]) -> Result<BTreeMap<u64, Vec<f32>>> {
+    pub(super) fn heatmaps(&self, cuts: &[Cut]) -> Result<Heatmaps> {
         let [width, height] = self.spec.input_size;
         let channels = 3 * self.spec.window.length;
         let pixels = self.spec.heatmap_size.iter().product::<usize>().max(1);
         let mut found = BTreeMap::new();
-        for cuts in cuts.chunks(WINDOWS_AT_ONCE) {
+        for cuts in cuts.chunks(self.options.batch) {
             let mut values = Vec::with_capacity(cuts.len() * channels * width * height);
             for planes in cuts.iter().flat_map(|cut| &cut.planes) {
                 values.extend_from_slice(planes);
@@ -391,18 +320,18 @@ impl Predictor {
         Ok(found)
     }
 
-    fn result(&self, read: Read, heatmaps: &BTreeMap<u64, Vec<f32>>) -> Result<FrameResult> {
-        let Read { number, file, frame, change } = read;
+    pub(super) fn result(&self, read: Read, heatmaps: &Heatmaps) -> Result<FrameResult> {
+        let Read { number, file, size, frame, change } = read;
         let no_heatmap = || InferenceError::Picture("the model gave no heatmap".to_owned());
         let heatmap = heatmaps.get(&number).ok_or_else(no_heatmap)?;
-        let size = self.spec.heatmap_size;
-        let native = [frame.width() as usize, frame.height() as usize];
-        let geometry = Geometry::whole(native, self.spec.input_size, size);
-        let found = decode_candidates(heatmap, size, &self.decode, self.candidates.unwrap_or(1))?;
+        let heatmap_size = self.spec.heatmap_size;
+        let geometry = Geometry::whole(size, self.spec.input_size, heatmap_size);
+        let found = decode_candidates(heatmap, heatmap_size, &self.decode, self.candidates.unwrap_or(1))?;
         let candidates: Vec<Candidate> = found.into_iter().map(|found| found.to_native(&geometry)).collect();
         let detection = candidates.first().map(|found| found.detection);
         let peak = heatmap.iter().copied().fold(0.0, f32::max);
         let prediction = Prediction { frame: number, file, detection, source: None, peak, damage: None };
-        Ok(FrameResult { prediction, candidates, change, frame, heatmap: heatmap.to_vec(), heatmap_size: size })
+        let heatmap = if self.options.pictures { heatmap.clone() } else { Vec::new() };
+        Ok(FrameResult { prediction, candidates, change, size, frame, heatmap, heatmap_size })
     }
 }

@@ -5,10 +5,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ChildStdout, Stdio};
 
 use super::InferenceError;
-use super::ffmpeg::{self, Complaints, start_failure};
+use super::ffmpeg::{self, Complaints, Input, start_failure};
 use super::video::VideoTools;
 use crate::error::{Error, Result};
 
@@ -34,6 +34,34 @@ pub(super) struct Extent {
     pub(super) pictures: u64,
     /// The end of the last packet of any stream, in seconds.
     pub(super) seconds: f64,
+}
+
+/// When the pictures of a file are shown.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FrameTimes {
+    /// Seconds from the beginning of the file to each of its pictures, in the order in which they are shown.
+    pub(super) seconds: Vec<f64>,
+    /// Whether the container finds a time exactly.
+    pub(super) can_seek: bool,
+}
+
+impl FrameTimes {
+    /// Seconds from the beginning of the file to a frame.
+    pub fn at(&self, frame: u64) -> Option<f64> {
+        self.seconds.get(usize::try_from(frame).ok()?).copied()
+    }
+
+    /// The number of the first picture that is shown at a time or later.
+    pub(super) fn frame_at(&self, seconds: f64) -> u64 {
+        // Times in files are rounded to their clock, a thousandth of a second at the coarsest.
+        self.seconds.partition_point(|time| *time < seconds - 1e-3) as u64
+    }
+
+    /// A time at which decoding gives a picture as its first one: between it and the one before.
+    pub(super) fn seek_to(&self, frame: u64) -> Option<f64> {
+        let (before, this) = (self.at(frame.checked_sub(1)?)?, self.at(frame)?);
+        (self.can_seek && this > before).then_some((before + this) / 2.0)
+    }
 }
 
 /// What a file holds less than it says.
@@ -90,7 +118,7 @@ impl VideoTools {
         super::video::check_file(path)?;
         let mut command = ffmpeg::command(&self.ffprobe);
         command.args(["-v", ffmpeg::LEVEL, "-select_streams", "v:0", "-show_entries", entries, "-of", "json"]);
-        ffmpeg::input(&mut command, path);
+        ffmpeg::input(&mut command, Input::File(path));
         let output = command.output().map_err(|source| start_failure(&self.ffprobe, source))?;
         if !output.status.success() {
             return Err(not_a_video(path, &Complaints::read(output.stderr.as_slice())));
@@ -101,16 +129,31 @@ impl VideoTools {
 
     /// Reads through a file without decoding it; `None` when that fails.
     pub(super) fn extent(&self, path: &Path) -> Option<Extent> {
+        let entries = "packet=codec_type,stream_index,pts_time,duration_time,flags";
+        self.packets(path, &["-show_entries", entries], parse_extent)
+    }
+
+    /// When the pictures of a video are shown; `None` where the file does not say so of each, or cannot be read.
+    pub fn times(&self, path: &Path) -> Option<FrameTimes> {
+        let about = self.ask(path, "format=start_time,format_name").ok()?;
+        let start = about["format"]["start_time"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        let name = about["format"]["format_name"].as_str().unwrap_or_default();
+        let can_seek = name.split(',').any(|name| ["mov", "mp4", "matroska", "webm"].contains(&name));
+        let options = ["-select_streams", "v:0", "-show_entries", "packet=pts_time,flags"];
+        let seconds = self.packets(path, &options, |lines| parse_times(lines, start))??;
+        Some(FrameTimes { seconds, can_seek })
+    }
+
+    /// What is read of the lines that `ffprobe` writes for the packets of a file.
+    fn packets<T>(&self, path: &Path, options: &[&str], parse: impl FnOnce(BufReader<ChildStdout>) -> T) -> Option<T> {
         let mut command = ffmpeg::command(&self.ffprobe);
-        command.args(["-v", "quiet", "-show_entries", "packet=codec_type,stream_index,pts_time,duration_time,flags"]);
-        command.args(["-of", "compact=p=0"]);
-        ffmpeg::input(&mut command, path);
+        command.args(["-v", "quiet"]).args(options).args(["-of", "compact=p=0"]);
+        ffmpeg::input(&mut command, Input::File(path));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
-        let stdout = child.stdout.take();
-        let extent = stdout.map(|stdout| parse_extent(BufReader::new(stdout)));
+        let parsed = child.stdout.take().map(|stdout| parse(BufReader::new(stdout)));
         // A damaged file may make it fail; what it said until then counts.
         let _ = child.wait();
-        extent
+        parsed
     }
 }
 
@@ -148,7 +191,7 @@ fn parse_extent(lines: impl BufRead) -> Extent {
     let mut extent = Extent::default();
     let (mut stream, mut key_seen) = (None, false);
     for line in lines.lines().map_while(std::io::Result::ok) {
-        let value = |key: &str| line.split('|').find_map(|field| field.strip_prefix(key)?.strip_prefix('='));
+        let value = |key: &str| value_of(&line, key);
         let seconds = |key: &str| value(key).and_then(|text| text.parse::<f64>().ok());
         if let Some(start) = seconds("pts_time") {
             extent.seconds = extent.seconds.max(start + seconds("duration_time").unwrap_or(0.0));
@@ -162,6 +205,26 @@ fn parse_extent(lines: impl BufRead) -> Extent {
         extent.pictures += u64::from(key_seen && !flags.contains('D'));
     }
     extent
+}
+
+/// Reads lines `pts_time=0.080000|flags=K__` of one stream, whose file begins at `start`; `None` where a picture has no time.
+fn parse_times(lines: impl BufRead, start: f64) -> Option<Vec<f64>> {
+    let (mut times, mut key_seen) = (Vec::new(), false);
+    for line in lines.lines().map_while(std::io::Result::ok) {
+        let flags = value_of(&line, "flags").unwrap_or_default();
+        key_seen |= flags.contains('K');
+        if key_seen && !flags.contains('D') {
+            let time: f64 = value_of(&line, "pts_time")?.parse().ok()?;
+            times.push(time - start);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Some(times)
+}
+
+/// The value of a key in a line `key=value|key=value`.
+fn value_of<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    line.split('|').find_map(|field| field.strip_prefix(key)?.strip_prefix('='))
 }
 
 #[cfg(test)]
@@ -187,6 +250,19 @@ mod tests {
                      codec_type=audio|stream_index=1|pts_time=0.070000|duration_time=0.023000|flags=K_\n\
                      codec_type=video|stream_index=2|pts_time=0.000000|duration_time=0.040000|flags=K_\n";
         assert_eq!(parse_extent(lines.as_bytes()), Extent { pictures: 1, seconds: 0.093 });
+    }
+
+    #[test]
+    fn pictures_have_times_in_the_order_in_which_they_are_shown() {
+        let lines = "pts_time=1.400000|flags=K__\npts_time=1.520000|flags=___\npts_time=1.440000|flags=___\n\
+                     pts_time=1.000000|flags=_D_\n";
+        let seconds = parse_times(lines.as_bytes(), 1.4).unwrap();
+        let times = FrameTimes { seconds, can_seek: true };
+        assert_eq!([0.0, 0.04, 0.041, 0.1, 9.0].map(|time| times.frame_at(time)), [0, 1, 1, 2, 3]);
+        assert!((times.seek_to(2).unwrap() - 0.08).abs() < 1e-9);
+        assert_eq!([times.seek_to(0), times.seek_to(3)], [None, None]);
+        assert_eq!(FrameTimes { can_seek: false, ..times }.seek_to(2), None);
+        assert_eq!(parse_times("pts_time=N/A|flags=K__\n".as_bytes(), 0.0), None);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use crate::config::HeatmapFrames;
 use crate::datasets::window::{BlockWindow, is_repeated, with_stand_ins};
 use crate::datasets::{BatchSpec, FrameWindow};
 
+use super::frames::WindowShape;
+
 /// Normalized planes `[3, H, W]`.
 pub(super) type Planes = Arc<Vec<f32>>;
 
@@ -49,6 +51,14 @@ impl Ring {
         Self { window: spec.window, heatmaps, frames: VecDeque::new(), last: None, pending: 0 }
     }
 
+    /// The frames of a block, and how many frames before the first of them its windows may reach.
+    pub(super) fn shape(&self) -> WindowShape {
+        match self.heatmaps {
+            HeatmapFrames::Last => [1, self.window.reach()],
+            HeatmapFrames::All => [self.window.block(), self.window.block_reach()],
+        }
+    }
+
     /// Takes a frame that cannot be read; returns windows as [`Ring::push`].
     pub(super) fn push_damaged(&mut self, number: u64) -> Vec<Cut> {
         self.last = None;
@@ -84,10 +94,7 @@ impl Ring {
     }
 
     fn keep(&mut self, frame: Kept) {
-        let reach = match self.heatmaps {
-            HeatmapFrames::Last => self.window.reach(),
-            HeatmapFrames::All => self.window.block_reach(),
-        };
+        let [_, reach] = self.shape();
         if self.frames.len() > reach {
             self.frames.pop_front();
         }

@@ -2,9 +2,7 @@
 
 use std::collections::VecDeque;
 
-use image::RgbImage;
-
-use super::{FrameResult, Predicted};
+use super::Predicted;
 use crate::error::Result;
 use crate::evaluation::Detection;
 use crate::evaluation::track::{Change, TrackFrame, TrackOptions, Tracked, Tracker};
@@ -15,17 +13,20 @@ use crate::evaluation::track::{Change, TrackFrame, TrackOptions, Tracked, Tracke
 pub struct TrackedFrames {
     tracker: Tracker,
     waiting: VecDeque<Predicted>,
-    keeps_pictures: bool,
+    /// Of frames that follow one another the numbers differ by this.
+    stride: u64,
+    last: Option<u64>,
 }
 
 impl TrackedFrames {
-    /// Frames that wait keep their pixels and heatmaps only with `keeps_pictures`: about a second of the source. Without, those
-    /// that are passed on have empty ones.
+    /// Frames that wait keep what they hold, about a second of the source: give a predictor whose results hold
+    /// [no pictures](super::StreamOptions::pictures) where nobody looks at them. The predictor looks at every `stride`-th frame, and
+    /// `options` are those of the frames that it looks at; others that are missing are known by their numbers.
     ///
     /// # Errors
     /// An option that makes no sense.
-    pub fn new(options: TrackOptions, keeps_pictures: bool) -> Result<Self> {
-        Ok(Self { tracker: Tracker::new(options)?, waiting: VecDeque::new(), keeps_pictures })
+    pub fn new(options: TrackOptions, stride: u64) -> Result<Self> {
+        Ok(Self { tracker: Tracker::new(options)?, waiting: VecDeque::new(), stride: stride.max(1), last: None })
     }
 
     /// Takes the next frame, and passes on those that are decided by it.
@@ -33,21 +34,19 @@ impl TrackedFrames {
     /// # Errors
     /// Whatever `each` returns.
     pub fn push(&mut self, predicted: Predicted, each: &mut dyn FnMut(Predicted) -> Result<()>) -> Result<()> {
+        let number = predicted.prediction().frame;
+        let steps = self.last.map_or(1, |last| number.saturating_sub(last) / self.stride);
+        let skipped = usize::try_from(steps.saturating_sub(1)).unwrap_or(usize::MAX);
+        self.last = Some(number);
         let frame = match &predicted {
-            Predicted::Frame(FrameResult { candidates, change, frame, .. }) => TrackFrame {
-                candidates: candidates.iter().map(|found| found.detection).collect::<Vec<Detection>>(),
-                size: [frame.width() as usize, frame.height() as usize],
-                change: change.unwrap_or(Change::Next),
-                skipped: 0,
+            Predicted::Frame(result) => TrackFrame {
+                candidates: result.candidates.iter().map(|found| found.detection).collect::<Vec<Detection>>(),
+                size: result.size,
+                change: result.change.unwrap_or(Change::Next),
+                skipped,
             },
-            Predicted::Damaged(_) => {
-                TrackFrame { candidates: Vec::new(), size: [0, 0], change: Change::Next, skipped: 0 }
-            }
+            Predicted::Damaged(_) => TrackFrame { candidates: Vec::new(), size: [0, 0], change: Change::Next, skipped },
         };
-        let mut predicted = predicted;
-        if let (Predicted::Frame(result), false) = (&mut predicted, self.keeps_pictures) {
-            (result.frame, result.heatmap) = (RgbImage::default(), Vec::new());
-        }
         self.waiting.push_back(predicted);
         let decided = self.tracker.push(frame);
         self.pass_on(decided, each)
@@ -65,7 +64,7 @@ impl TrackedFrames {
     fn pass_on(&mut self, decided: Vec<Option<Tracked>>, each: &mut dyn FnMut(Predicted) -> Result<()>) -> Result<()> {
         let frames = self.waiting.drain(..decided.len().min(self.waiting.len()));
         frames.zip(decided).try_for_each(|(mut predicted, tracked)| {
-            let (Predicted::Frame(FrameResult { prediction, .. }) | Predicted::Damaged(prediction)) = &mut predicted;
+            let prediction = predicted.prediction_mut();
             *prediction = prediction.clone().tracked(tracked);
             each(predicted)
         })

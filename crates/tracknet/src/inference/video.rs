@@ -3,21 +3,22 @@
 //! Frames come as PPM pictures on a pipe, each with its own size: a rotated phone video or one that changes its size
 //! needs no guess from a probe. The pipe holds back `ffmpeg` when nobody reads, so memory is bounded by one frame.
 
-use std::io::{BufReader, ErrorKind, Read};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use image::RgbImage;
 
 use super::InferenceError;
-use super::ffmpeg::{self, Complaints, start_failure};
-use super::probe::{VideoInfo, failure, not_a_video};
+use super::ffmpeg::{self, Complaints, Input, start_failure};
+use super::ppm::read_ppm;
+use super::probe::{FrameTimes, VideoInfo, failure, not_a_video};
+use super::selection::Wanted;
 use crate::error::{Error, Result};
 use crate::files::open_regular;
-
-/// The most pixels of a frame: 16384×8192.
-const MOST_PIXELS: u64 = 1 << 27;
 
 /// The programs to run; by default `ffmpeg` and `ffprobe` from the search path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,14 +42,34 @@ impl VideoTools {
     /// # Errors
     /// A missing program or file, or a file from which no frame can be decoded, with what `ffmpeg` said.
     pub fn open(&self, path: &Path) -> Result<VideoFrames> {
+        self.open_wanted(path, Wanted::ALL, None)
+    }
+
+    /// [`VideoTools::open`] for some of its frames: decoding begins at the first of them where `times` can find it.
+    pub(super) fn open_wanted(&self, path: &Path, wanted: Wanted, times: Option<&FrameTimes>) -> Result<VideoFrames> {
         let info = self.probe(path)?;
+        let seek = times.and_then(|times| Some((times.seek_to(wanted.range.start)?, wanted.range.start)));
+        let start = |option| VideoFrames::start(self, Input::File(path), Some(info), wanted.clone(), seek, option);
         // Every decoded frame once, none repeated or dropped to fit a rate. The option had another name before 5.1.
-        match VideoFrames::start(self, path, info, "-fps_mode") {
+        let frames = match start("-fps_mode").and_then(VideoFrames::with_first) {
             Err(Error::Inference(InferenceError::Video { reason, .. })) if reason.contains("fps_mode") => {
-                VideoFrames::start(self, path, info, "-vsync")
+                start("-vsync").and_then(VideoFrames::with_first)
             }
             result => result,
+        }?;
+        if seek.is_some() && frames.first.is_none() {
+            // A file whose times are not what they seem is read from its beginning.
+            return self.open_wanted(path, wanted, None);
         }
+        Ok(frames)
+    }
+
+    /// Opens what is no file. Returns before the first frame is there.
+    ///
+    /// # Errors
+    /// A missing program. What cannot be read is said in place of the first frame.
+    pub(super) fn open_stream(&self, input: Input<'_>, wanted: Wanted) -> Result<VideoFrames> {
+        VideoFrames::start(self, input, None, wanted, None, "-fps_mode")
     }
 }
 
@@ -65,16 +86,43 @@ pub(super) fn check_file(path: &Path) -> Result<()> {
 /// A video that is cut off or damaged gives every frame that can be read, and then an error that says what is missing.
 #[derive(Debug)]
 pub struct VideoFrames {
+    /// The path of the file, or what a stream is called.
     path: PathBuf,
-    tools: VideoTools,
-    info: VideoInfo,
-    child: Child,
+    /// What reads a file and what the file says of itself; a stream says nothing.
+    file: Option<(VideoTools, VideoInfo)>,
+    program: Arc<Program>,
     stdout: BufReader<ChildStdout>,
     stderr: Option<JoinHandle<Complaints>>,
-    /// The frame that was decoded to see whether the file is a video.
-    first: Option<RgbImage>,
+    wanted: Wanted,
+    /// The first wanted frame, where it was decoded to see whether the file is a video.
+    first: Option<(u64, RgbImage)>,
+    /// The number of the frame that the program gives next.
     next: u64,
     ended: bool,
+}
+
+/// The running program, which another thread may stop.
+#[derive(Debug)]
+pub(super) struct Program {
+    child: Mutex<Child>,
+    stopped: AtomicBool,
+}
+
+impl Program {
+    /// Ends the frames where they are; what is missing of them is nobody's fault.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        // It fails only when the program has ended already.
+        let _ = self.child().kill();
+    }
+
+    fn wait(&self) -> bool {
+        self.child().wait().is_ok_and(|status| status.success())
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl VideoFrames {
@@ -88,13 +136,35 @@ impl VideoFrames {
 
     /// Size of the first frame as `[W, H]`, before it is taken.
     pub fn first_size(&self) -> Option<[usize; 2]> {
-        self.first.as_ref().map(|image| [image.width() as usize, image.height() as usize])
+        self.first.as_ref().map(|(_, image)| [image.width() as usize, image.height() as usize])
     }
 
-    fn start(tools: &VideoTools, path: &Path, info: VideoInfo, rate_option: &str) -> Result<Self> {
+    /// How many wanted frames there are, as far as the file says so.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.file.as_ref().and_then(|(_, info)| Some(self.wanted.count(info.frames?)))
+    }
+
+    /// What stops the program from another thread.
+    pub(super) fn program(&self) -> Arc<Program> {
+        Arc::clone(&self.program)
+    }
+
+    /// `seek` is a time in seconds and the number of the frame that decoding gives first from there.
+    fn start(
+        tools: &VideoTools,
+        input: Input<'_>,
+        info: Option<VideoInfo>,
+        wanted: Wanted,
+        seek: Option<(f64, u64)>,
+        rate_option: &str,
+    ) -> Result<Self> {
+        let path = PathBuf::from(input.to_string());
         let mut command = ffmpeg::command(&tools.ffmpeg);
         command.args(["-nostdin", "-v", ffmpeg::LEVEL]);
-        ffmpeg::input(&mut command, path);
+        if let Some((seconds, _)) = seek {
+            command.args(["-ss", &format!("{seconds:.6}")]);
+        }
+        ffmpeg::input(&mut command, input);
         let mut child = command
             .args(["-map", "0:v:0", rate_option, "passthrough"])
             .args(["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"])
@@ -103,24 +173,48 @@ impl VideoFrames {
             .spawn()
             .map_err(|source| start_failure(&tools.ffmpeg, source))?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(failure(path, "ffmpeg has no output".to_owned()));
+            return Err(failure(&path, "ffmpeg has no output".to_owned()));
         };
         let stderr = Some(std::thread::spawn(move || Complaints::read(stderr)));
         let stdout = BufReader::with_capacity(1 << 16, stdout);
-        let (path, tools) = (path.to_path_buf(), tools.clone());
-        let mut frames = Self { path, tools, info, child, stdout, stderr, first: None, next: 0, ended: false };
-        frames.first = read_ppm(&mut frames.stdout).map_err(|e| failure(&frames.path, e.to_string()))?;
-        if frames.first.is_none() {
-            let said = frames.finish().1;
-            return Err(not_a_video(&frames.path, &said));
+        let program = Arc::new(Program { child: Mutex::new(child), stopped: AtomicBool::new(false) });
+        let (file, next) = (info.map(|info| (tools.clone(), info)), seek.map_or(0, |(_, frame)| frame));
+        Ok(Self { path, file, program, stdout, stderr, wanted, first: None, next, ended: false })
+    }
+
+    /// Decodes the first wanted frame; there is none in a video that ends before it.
+    ///
+    /// # Errors
+    /// What is no video.
+    fn with_first(mut self) -> Result<Self> {
+        self.first = self.read().map_err(|e| failure(&self.path, e.to_string()))?;
+        if self.first.is_none() && self.next == 0 {
+            let said = self.finish().1;
+            return Err(not_a_video(&self.path, &said));
         }
-        Ok(frames)
+        Ok(self)
+    }
+
+    /// Reads up to the next wanted frame; `None` at the end.
+    fn read(&mut self) -> std::io::Result<Option<(u64, RgbImage)>> {
+        while self.next < self.wanted.range.end {
+            let number = self.next;
+            let keep = self.wanted.contains(number);
+            let Some(frame) = read_ppm(&mut self.stdout, keep)? else { return Ok(None) };
+            self.next += 1;
+            if let Some(frame) = frame {
+                return Ok(Some((number, frame)));
+            }
+        }
+        // Nobody wants the rest.
+        self.program.stop();
+        Ok(None)
     }
 
     /// Waits for the program; whether it was content, and what it said.
     fn finish(&mut self) -> (bool, Complaints) {
         self.ended = true;
-        let success = self.child.wait().is_ok_and(|status| status.success());
+        let success = self.program.wait();
         let said = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         (success, said)
     }
@@ -128,26 +222,39 @@ impl VideoFrames {
     /// What is wrong with a video whose frames have ended.
     fn damage(&mut self) -> Option<Error> {
         let (success, said) = self.finish();
+        if self.program.stopped.load(Ordering::Relaxed) {
+            return None;
+        }
         let read = self.next;
-        let as_declared = self.info.counted && self.info.frames == Some(read);
+        let Some((tools, info)) = self.file.take() else {
+            return match (read, success) {
+                (0, _) => Some(not_a_video(&self.path, &said)),
+                (_, true) if !said.serious => None,
+                _ => {
+                    let reason = said.reason("ffmpeg failed");
+                    Some(InferenceError::VideoDamaged { path: self.path.clone(), read, missing: 0, reason }.into())
+                }
+            };
+        };
+        let as_declared = info.counted && info.frames == Some(read);
         if success && as_declared && !said.errors && !said.serious {
             return None;
         }
-        let extent = self.tools.extent(&self.path);
-        let short = extent.and_then(|extent| self.info.shortfall(&extent, read, !success || said.serious));
+        let extent = tools.extent(&self.path);
+        let short = extent.and_then(|extent| info.shortfall(&extent, read, !success || said.serious));
         let undecoded = extent.map_or(0, |extent| extent.pictures.saturating_sub(read));
         if success && short.is_none() && !said.serious && !(said.errors && undecoded > 0) {
             return None;
         }
         let why = said.reason(if success { "the file ends early" } else { "ffmpeg failed" });
         // What is known to be damaged is measured closely.
-        let short = short.or_else(|| self.info.shortfall(&extent?, read, true));
+        let short = short.or_else(|| info.shortfall(&extent?, read, true));
         let (missing, reason) = match short {
             Some(short) => {
                 let [end, declared] = short.seconds;
                 (short.frames, format!("it ends after {end:.2} s of {declared:.2} s ({why})"))
             }
-            None => (self.info.uncounted(read).unwrap_or(0).max(undecoded), why),
+            None => (info.uncounted(read).unwrap_or(0).max(undecoded), why),
         };
         Some(InferenceError::VideoDamaged { path: self.path.clone(), read, missing, reason }.into())
     }
@@ -163,14 +270,12 @@ impl Iterator for VideoFrames {
         }
         let frame = match self.first.take() {
             Some(frame) => Ok(Some(frame)),
-            None => read_ppm(&mut self.stdout),
+            None => self.read(),
         };
         match frame {
-            Ok(Some(frame)) => {
-                self.next += 1;
-                Some(Ok((self.next - 1, frame)))
-            }
+            Ok(Some(frame)) => Some(Ok(frame)),
             Ok(None) => self.damage().map(Err),
+            Err(_) if self.program.stopped.load(Ordering::Relaxed) => None,
             Err(error) => {
                 self.ended = true;
                 let (path, frame, reason) = (self.path.clone(), self.next, error.to_string());
@@ -182,49 +287,12 @@ impl Iterator for VideoFrames {
 
 impl Drop for VideoFrames {
     fn drop(&mut self) {
-        // Both fail only when the program has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.program.stop();
+        self.program.wait();
         if let Some(thread) = self.stderr.take() {
             let _ = thread.join();
         }
     }
-}
-
-/// Reads a binary PPM (`P6`, netpbm.sourceforge.net/doc/ppm.html); `None` at the end of the stream.
-fn read_ppm(stream: &mut impl Read) -> std::io::Result<Option<RgbImage>> {
-    let bad = |what: &str| std::io::Error::new(ErrorKind::InvalidData, what.to_owned());
-    let mut tokens: Vec<String> = Vec::with_capacity(4);
-    let mut token = String::new();
-    while tokens.len() < 4 {
-        let mut byte = [0];
-        if stream.read(&mut byte)? == 0 {
-            let at_start = tokens.is_empty() && token.is_empty();
-            return if at_start { Ok(None) } else { Err(bad("the frame header is cut off")) };
-        }
-        if byte[0].is_ascii_whitespace() {
-            tokens.push(std::mem::take(&mut token));
-        } else if token.len() < 8 {
-            token.push(char::from(byte[0]));
-        } else {
-            return Err(bad("the frame header is damaged"));
-        }
-    }
-    let size = |token: &str| token.parse::<u32>().ok().filter(|n| (1..=1 << 15).contains(n));
-    let (Some(width), Some(height), true) =
-        (size(&tokens[1]), size(&tokens[2]), tokens[0] == "P6" && tokens[3] == "255")
-    else {
-        return Err(bad(&format!("unexpected frame header `{}`", tokens.join(" "))));
-    };
-    if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        return Err(bad(&format!("a frame of {width}×{height} pixels is too large")));
-    }
-    let mut pixels = vec![0; 3 * width as usize * height as usize];
-    stream.read_exact(&mut pixels).map_err(|e| match e.kind() {
-        ErrorKind::UnexpectedEof => bad("the frame is cut off"),
-        _ => e,
-    })?;
-    Ok(RgbImage::from_raw(width, height, pixels))
 }
 
 #[cfg(test)]
@@ -496,18 +564,33 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_read_from_a_stream_one_after_the_other() {
-        let mut stream: &[u8] = b"P6\n2 1\n255\nabcdefP6\n1 1\n255\nxyz";
-        assert_eq!(read_ppm(&mut stream).unwrap().unwrap().as_raw(), b"abcdef");
-        assert_eq!(read_ppm(&mut stream).unwrap().unwrap().as_raw(), b"xyz");
-        assert!(read_ppm(&mut stream).unwrap().is_none());
-        let message = |mut bytes: &[u8]| read_ppm(&mut bytes).unwrap_err().to_string();
-        assert_eq!(message(b"P6\n2 1\n255\nabc"), "the frame is cut off");
-        assert_eq!(message(b"P6\n2"), "the frame header is cut off");
-        assert_eq!(message(b"P5\n2 1\n255\nabc"), "unexpected frame header `P5 2 1 255`");
-        assert_eq!(message(b"P6\n32768 32768\n255\n"), "a frame of 32768×32768 pixels is too large");
-        assert_eq!(message(b"P6\n99999 1\n255\nabc"), "unexpected frame header `P6 99999 1 255`");
-        assert_eq!(message(b"not a picture at all"), "unexpected frame header `not a picture at`");
-        assert_eq!(message(b"0123456789"), "the frame header is damaged");
+    fn any_part_of_a_video_begins_with_its_frame_whatever_the_container() {
+        if skipped() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let tools = VideoTools::default();
+        for (name, options) in [
+            ("a.mp4", &["-g", "12", "-bf", "2"][..]),
+            ("b.mkv", &["-g", "12", "-bf", "2"]),
+            ("c.ts", &["-g", "12", "-bf", "2"]),
+            ("d.avi", &["-c:v", "mpeg4", "-q:v", "3"]),
+            ("e.mp4", &["-vf", "setpts='(N+mod(N,3)*0.4)/25/TB'", "-fps_mode", "vfr", "-g", "9"]),
+        ] {
+            let path = clip(dir.path(), name, options);
+            let whole: Vec<RgbImage> = tools.open(&path).unwrap().map(|frame| frame.unwrap().1).collect();
+            let times = tools.times(&path);
+            for (range, stride) in [(0..5, 1), (13..u64::MAX, 1), (25..40, 4), (59..60, 1)] {
+                let wanted = Wanted { range: range.clone(), stride };
+                let expected: Vec<usize> = (0..60).filter(|number| wanted.contains(*number as u64)).collect();
+                let frames = tools.open_wanted(&path, wanted, times.as_ref()).unwrap();
+                let found: Vec<(u64, RgbImage)> = frames.collect::<Result<_>>().unwrap();
+                let numbers: Vec<usize> = found.iter().map(|(number, _)| *number as usize).collect();
+                assert_eq!(numbers, expected, "{name} {range:?}");
+                assert!(found.iter().all(|(number, frame)| whole[*number as usize] == *frame), "{name} {range:?}");
+            }
+            let beyond = Wanted { range: 60..70, stride: 1 };
+            assert_eq!(tools.open_wanted(&path, beyond, times.as_ref()).unwrap().count(), 0);
+        }
     }
 }

@@ -9,7 +9,7 @@ use image::RgbImage;
 use tempfile::NamedTempFile;
 
 use super::InferenceError;
-use super::ffmpeg::{self, Complaints, file_argument, start_failure};
+use super::ffmpeg::{self, Complaints, Input, file_argument, start_failure};
 use super::video::VideoTools;
 use crate::error::{Error, IoContext, Result};
 use crate::files::atomic::replace_with;
@@ -30,17 +30,52 @@ pub struct VideoWriter {
     frames: u64,
 }
 
+/// The sound that goes with a video.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sound {
+    /// The file that it is in; one without sound gives none.
+    pub source: PathBuf,
+    /// Where it begins, in seconds.
+    pub from: f64,
+    /// Where it ends, if before the end of the file.
+    pub to: Option<f64>,
+}
+
 impl VideoWriter {
     /// Starts a video of `size` = `[W, H]` at `fps` frames a second; the container follows the extension of `path`.
     ///
     /// # Errors
     /// A missing program, or a directory that cannot be written.
     pub fn create(tools: &VideoTools, path: &Path, size: [u32; 2], fps: f64) -> Result<Self> {
+        Self::with_sound(tools, path, size, fps, None)
+    }
+
+    /// [`VideoWriter::create`] with the sound of a file.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_sound(
+        tools: &VideoTools,
+        path: &Path,
+        size: [u32; 2],
+        fps: f64,
+        sound: Option<&Sound>,
+    ) -> Result<Self> {
         let extension = path.extension().map_or("mp4".into(), |e| e.to_string_lossy());
         let temporary = file_beside(path, &format!(".{extension}"))?;
-        let mut child = ffmpeg::command(&tools.ffmpeg)
-            .args(["-v", ffmpeg::LEVEL, "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"])
-            .args(["-video_size", &format!("{}x{}", size[0], size[1]), "-framerate", &fps.to_string(), "-i", "-"])
+        let mut command = ffmpeg::command(&tools.ffmpeg);
+        command.args(["-v", ffmpeg::LEVEL, "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]);
+        command.args(["-video_size", &format!("{}x{}", size[0], size[1]), "-framerate", &fps.to_string(), "-i", "-"]);
+        if let Some(Sound { source, from, to }) = sound {
+            command.args(["-ss", &format!("{from:.6}")]);
+            if let Some(to) = to {
+                command.args(["-to", &format!("{to:.6}")]);
+            }
+            ffmpeg::input(&mut command, Input::File(source));
+            // Of a file without sound nothing is taken. What is longer than the pictures ends with them.
+            command.args(["-map", "0:v:0", "-map", "1:a:0?", "-c:a", "aac", "-shortest"]);
+        }
+        let mut child = command
             // Players want 4:2:0, which wants even sizes.
             .args(["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"])
             .args(["-metadata", &format!("comment={MARK}")])

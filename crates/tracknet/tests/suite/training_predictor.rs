@@ -13,7 +13,7 @@ use serde_json::json;
 use tracknet::artifacts::load_model_for_inference;
 use tracknet::evaluation::track::CANDIDATES;
 use tracknet::evaluation::{MetricOptions, TrackOptions};
-use tracknet::inference::{FrameResult, Predicted, Predictor, TrackedFrames};
+use tracknet::inference::{FrameResult, Predicted, Predictor, StreamOptions, TrackedFrames};
 use tracknet::training::{EvaluateOptions, evaluate};
 
 use crate::training_support::{config, lora, model, run, training};
@@ -39,7 +39,7 @@ fn a_run_directory_is_enough_to_predict_and_to_evaluate() {
     let count = predictor
         .path(&clip, &mut |predicted| {
             let Predicted::Frame(result) = predicted else { panic!("{predicted:?}") };
-            results.push(result);
+            results.push(*result);
             Ok(())
         })
         .unwrap();
@@ -85,11 +85,12 @@ fn tracked_frames(predictor: Predictor, clip: &Path, options: TrackOptions) -> V
     let mut results = Vec::new();
     let mut keep = |predicted| {
         let Predicted::Frame(result) = predicted else { panic!("{predicted:?}") };
-        results.push(result);
+        results.push(*result);
         Ok(())
     };
-    let mut frames = TrackedFrames::new(options, false).unwrap();
-    let predictor = predictor.with_candidates(CANDIDATES);
+    let mut frames = TrackedFrames::new(options, 1).unwrap();
+    let options = StreamOptions { pictures: false, ..StreamOptions::default() };
+    let predictor = predictor.with_candidates(CANDIDATES).with_options(options);
     predictor.path(clip, &mut |predicted| frames.push(predicted, &mut keep)).unwrap();
     frames.finish(&mut keep).unwrap();
     assert_eq!(results.iter().map(|result| result.prediction.frame).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
@@ -139,8 +140,8 @@ fn a_stop_keeps_what_was_found(predictor: Predictor, clip: &Path) {
             Ok(())
         })
         .unwrap();
-    // The frames that were computed together.
-    assert_eq!((count, rows), (4, 4));
+    // What was read by then is found, and no more is read.
+    assert!(count == rows && (4..=6).contains(&rows), "{count} {rows}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::super::frames::{frames_in, name_of};
+use super::super::frames::{VIDEO_EXTENSIONS, frames_in, name_of};
 use super::super::image::dimensions;
 use super::super::report::{ProblemKind, Problems};
 use super::super::tracknet::labels::{Row, stem};
@@ -24,9 +24,6 @@ use super::{Entry, Frames, PlacedLabel, RawClip, child, child_directory, files_w
 use crate::config::DataFormat;
 use crate::console::excerpt;
 use crate::error::{IoContext, Result};
-
-/// Extensions of videos.
-const VIDEOS: [&str; 8] = ["mp4", "mov", "mkv", "avi", "webm", "m4v", "mpg", "ts"];
 
 /// Which of these layouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,5 +270,5 @@ fn rally_of(table: &Path) -> String {
 
 fn video_of(dir: &Path, name: &str) -> Option<PathBuf> {
     let is_it = |path: &PathBuf| path.file_stem().is_some_and(|stem| stem.to_string_lossy() == name);
-    files_with(dir, &VIDEOS).into_iter().find(is_it)
+    files_with(dir, &VIDEO_EXTENSIONS).into_iter().find(is_it)
 }
