@@ -15,6 +15,7 @@ mod eval;
 mod export;
 mod inspect;
 mod interrupt;
+mod label;
 mod out;
 mod predict;
 mod quantize;
@@ -42,6 +43,7 @@ enum Verb {
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Predict(predict::PredictArgs),
+    Label(label::LabelArgs),
     Data(data::DataArgs),
     Config(config::ConfigVerbArgs),
     Export(export::ExportArgs),
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Train(args) => train::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Predict(args) => predict::run(&args),
+        Verb::Label(args) => label::run(&args),
         Verb::Data(args) => data::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Export(args) => export::run(&args),

@@ -15,7 +15,7 @@ use image::codecs::jpeg::JpegEncoder;
 use super::label_point::{Converted, to_center};
 use super::layouts::{Frames, Layout, PlacedLabel, RawClip, RawDataset, RawGame, Split, expected};
 use super::report::{DataReport, GameSummary, ProblemKind};
-use super::tracknet::LABEL_FILE;
+use super::tracknet::{LABEL_FILE, labels};
 use super::{Dataset, DatasetError, Reading, count};
 use crate::config::{DataFormat, SplitConfig};
 use crate::error::{IoContext, Result};
@@ -218,11 +218,7 @@ impl Writer<'_> {
             };
             let name = format!("{:04}.jpg", written.len());
             let place = dir.join(&name);
-            let mut jpeg = Vec::new();
-            picture.write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, QUALITY)).map_err(|error| {
-                DatasetError::Image { path: place.clone(), reason: format!("cannot encode: {error}") }
-            })?;
-            fs::write(&place, jpeg).at(&place)?;
+            write_jpeg(&place, &picture)?;
             self.imported.extracted += 1;
             written.push(Some(Written { name, size: Some([picture.width() as usize, picture.height() as usize]) }));
         }
@@ -268,6 +264,18 @@ impl Writer<'_> {
     }
 }
 
+/// Writes a frame of a video, in a quality that training bears.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_jpeg(path: &Path, picture: &RgbImage) -> Result<()> {
+    let mut jpeg = Vec::new();
+    picture
+        .write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, QUALITY))
+        .map_err(|error| DatasetError::Image { path: path.to_path_buf(), reason: format!("cannot encode: {error}") })?;
+    Ok(fs::write(path, jpeg).at(path)?)
+}
+
 /// A name that is one directory and not taken yet.
 fn free_name(name: &str, taken: &mut HashSet<String>) -> String {
     let plain = name.replace(['/', '\\'], "-");
@@ -288,15 +296,11 @@ fn link_or_copy(source: &Path, place: &Path) -> Result<bool> {
     Ok(false)
 }
 
-fn write_labels(path: &Path, labels: &[PlacedLabel], frames: &[Option<Written>]) -> Result<()> {
-    let mut text = String::from("file name,visibility,x-coordinate,y-coordinate,status\n");
-    for PlacedLabel { place, label, .. } in labels {
+fn write_labels(path: &Path, placed: &[PlacedLabel], frames: &[Option<Written>]) -> Result<()> {
+    let mut text = format!("{}\n", labels::HEADER);
+    for PlacedLabel { place, label, .. } in placed {
         let Some(Some(frame)) = frames.get(*place) else { continue };
-        // Hundredths of a pixel, without zeros at the end.
-        let [x, y] = label.xy.map_or([String::new(), String::new()], |xy| {
-            xy.map(|v| ((f64::from(v) * 100.0).round() / 100.0).to_string())
-        });
-        text.push_str(&format!("{},{},{x},{y},\n", frame.name, label.visibility as u8));
+        text.push_str(&format!("{}\n", labels::line_of(&frame.name, label, "")));
     }
     let mut file = File::create(path).at(path)?;
     Ok(file.write_all(text.as_bytes()).at(path)?)

@@ -7,6 +7,7 @@
 //! | [`tracknet`] | the tennis label reader: `<root>/<game>/<clip>/Label.csv` |
 //! | [`layouts`] | the layouts of other programs: YOLO, COCO, TrackNetV2/V3, GridTrackNet, fractions, predictions |
 //! | [`import`] | a data set in any layout → the tennis layout |
+//! | [`labelling`] | labels that a person gives one by one |
 //! | [`label_point`] | labels of the leading end of a streak → labels of its centre |
 //! | [`streak`] | which of the two labels are, measured on the pictures |
 //! | [`report`] | what is wrong with a dataset, by file and line, and the checks that decode images |
@@ -43,6 +44,7 @@ pub mod heatmap;
 pub mod image;
 pub mod import;
 pub mod label_point;
+pub mod labelling;
 pub mod layouts;
 pub mod plausibility;
 pub mod preview;

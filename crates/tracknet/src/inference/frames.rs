@@ -1,6 +1,6 @@
 //! The frames of a source, one after the other, whatever it is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -13,7 +13,7 @@ use super::ffmpeg::Input;
 use super::selection::{Position, Selection, Wanted};
 use super::source::pictures_of;
 use super::video::Program;
-use super::{InferenceError, Source, VideoTools};
+use super::{InferenceError, Source, VideoFrames, VideoTools};
 
 /// A frame of a source: its number, the path of its file if it has one, and its pixels, or why there are none.
 pub(super) struct Incoming {
@@ -67,7 +67,7 @@ impl<'a> Frames<'a> {
             Source::Stream(address) => tools
                 .open_stream(Input::Stream { address, live }, resolve(&name, selection, &[0], windows, |_| None)?)?,
         };
-        let total = video.total();
+        let total = video.expected();
         let program = Some(video.program());
         let frames: Box<dyn Iterator<Item = _> + Send> =
             if live { Box::new(Newest::of(video)) } else { Box::new(video) };
@@ -86,6 +86,19 @@ impl<'a> Frames<'a> {
         let total = Some(wanted.count(files.len() as u64));
         let selected = (0..).zip(files).filter(move |(number, _)| wanted.contains(*number));
         Ok(Self { frames: Box::new(selected.map(read)), program: None, live: false, total })
+    }
+}
+
+impl VideoTools {
+    /// The selected frames of a video, with their numbers.
+    ///
+    /// # Errors
+    /// What is no video, or a selection that it cannot have.
+    pub fn open_selected(&self, path: &Path, selection: &Selection) -> Result<VideoFrames> {
+        let times = if selection.is_everything() { None } else { self.times(path) };
+        let frame_at = |seconds: f64| times.as_ref().map(|times| times.frame_at(seconds));
+        let wanted = resolve(&path.display().to_string(), selection, &[0], [1, 0], frame_at)?;
+        self.open_wanted(path, wanted, times.as_ref())
     }
 }
 

@@ -139,8 +139,8 @@ impl VideoFrames {
         self.first.as_ref().map(|(_, image)| [image.width() as usize, image.height() as usize])
     }
 
-    /// How many wanted frames there are, as far as the file says so.
-    pub(super) fn total(&self) -> Option<u64> {
+    /// How many frames it is to give, as far as the file says so.
+    pub fn expected(&self) -> Option<u64> {
         self.file.as_ref().and_then(|(_, info)| Some(self.wanted.count(info.frames?)))
     }
 

@@ -38,6 +38,16 @@ pub struct Table {
     pub absent_with_position: usize,
 }
 
+/// The first line of the label files that this program writes.
+pub const HEADER: &str = "file name,visibility,x-coordinate,y-coordinate,status";
+
+/// A line of a label file, without its end; positions in hundredths of a pixel, without zeros at the end.
+pub fn line_of(file_name: &str, label: &Label, status: &str) -> String {
+    let hundredths = |v: f32| ((f64::from(v) * 100.0).round() / 100.0).to_string();
+    let [x, y] = label.xy.map_or([String::new(), String::new()], |xy| xy.map(hundredths));
+    format!("{file_name},{},{x},{y},{status}", label.visibility as u8)
+}
+
 /// Receives the problems of a label file: what kind, the line from 1, and what was found and expected.
 pub type Problems<'a> = &'a mut dyn FnMut(ProblemKind, usize, String);
 

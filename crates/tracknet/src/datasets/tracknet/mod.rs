@@ -155,7 +155,7 @@ pub(super) fn read_table(label_file: &Path, problems: &mut Problems) -> Option<T
 }
 
 /// Label files of a directory: the one spelled as usual first.
-fn label_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn label_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
