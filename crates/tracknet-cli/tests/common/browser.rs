@@ -27,11 +27,8 @@ pub(crate) struct Page(String);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Browser {
-    /// Starts it; `None` where the environment says `TRACKNET_SKIP_BROWSER=1`.
+    /// Starts it; `None` on a machine without Chromium, unless the environment says `CI=true`: there it has to be.
     pub(crate) fn start() -> Option<Self> {
-        if std::env::var_os("TRACKNET_SKIP_BROWSER").is_some_and(|value| value == "1") {
-            return None;
-        }
         let profile = tempfile::tempdir().unwrap();
         let names = ["chromium", "chromium-browser", "google-chrome"];
         let started = names.iter().find_map(|name| {
@@ -48,7 +45,11 @@ impl Browser {
             command.arg(format!("--user-data-dir={}", profile.path().display())).arg("about:blank");
             command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().ok()
         });
-        let mut child = started.expect("chromium is not installed; TRACKNET_SKIP_BROWSER=1 leaves these tests out");
+        let Some(mut child) = started else {
+            assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "chromium is not installed");
+            println!("chromium is not installed: what needs a browser is not tested");
+            return None;
+        };
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let address = said.find_map(|line| Some(line.strip_prefix("DevTools listening on ")?.to_owned())).unwrap();
         // Whoever does not read its complaints blocks it.
