@@ -15,6 +15,7 @@ trials of full disks mount a small tmpfs, which needs root, and say so when they
 
 import argparse
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -23,7 +24,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -295,12 +298,63 @@ def trial_predict(place, draw, expected):
         raise Failure("an interrupted prediction left no row")
     if code == 0 and len(rows) != MANY:
         raise Failure(f"{len(rows)} rows of {MANY} and exit code 0")
+    # It goes on to the rows of a prediction that nobody breaks, however often it is broken.
+    break_after(place, draw.uniform(0.2, 2), signal.SIGKILL, [*command, "--resume"])
+    place.run([*command, "--resume"])
+    files = ["found/frames.csv", "found/frames.jsonl"]
+    found = [(place.path / name).read_text() for name in files]
+    if "rows" not in expected:
+        place.run([word if word != "found" else "whole" for word in command])
+        expected["rows"] = [(place.path / name.replace("found", "whole")).read_text() for name in files]
+    if found != expected["rows"]:
+        raise Failure("a prediction that went on has other rows than one that nobody broke")
     subprocess.run(["ffmpeg", "-v", "error", "-i", frames / "%04d.jpg", "-frames:v", "3", place.path / "rally.mp4"], check=True)
     before = (place.path / "rally.mp4").read_bytes()
     refused, _ = place.run(place.command("predict", run, "rally.mp4", "--video", "--output", "."), code=None)
     if refused == 0 or (place.path / "rally.mp4").read_bytes() != before:
         raise Failure("predict --video --output . wrote over its source")
     return f"broken by {signal.Signals(number).name}" if len(rows) < MANY else "done before the signal"
+
+
+def trial_label(place, draw, expected):
+    """kill -9 while labels come in: every label that was answered is in its file."""
+    labels = [place.path / f"rallies/game{game}/Clip1/Label.csv" for game in (1, 2)]
+    for path in labels:
+        path.unlink()
+    place.strangers("rallies/game1")
+    process = place.start(place.command("label", "rallies", "--port", 0))
+    address = next(line for line in process.stdout if b"http://" in line).decode().split()[1]
+    end, answered = time.monotonic() + draw.uniform(0.01, 0.4), {}
+    killer = threading.Timer(end - time.monotonic(), process.kill)
+    killer.start()
+    for count in range(10_000):
+        frame = draw.randrange(2 * FRAMES)
+        label = {"visibility": 1, "x": count % 96, "y": frame}
+        body = json.dumps({"frame": frame, "was": answered.get(frame), "label": label}).encode()
+        request = urllib.request.Request(f"{address}api/label", body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=10):
+                answered[frame] = label
+        except (OSError, http.client.HTTPException):
+            break
+    killer.join()
+    process.communicate()
+    written = {}
+    for game, path in enumerate(labels):
+        for row in path.read_text().splitlines()[1:] if path.exists() else []:
+            name, _, x, y, _ = row.split(",")
+            written[game * FRAMES + int(name[:4])] = (int(x), int(y))
+    # The label that was on its way when the server was killed may be there or not.
+    lost = [frame for frame, label in answered.items() if written.get(frame) != (label["x"], label["y"])]
+    if [other for other in lost if other != frame] or len(written) > len(answered) + 1:
+        raise Failure(f"labels that were answered are not in their files: {lost}")
+    process = place.start(place.command("label", "rallies", "--port", 0))
+    next(line for line in process.stdout if b"http://" in line)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    if process.returncode != 143:
+        raise Failure(f"exit code {process.returncode} after SIGTERM: {said[-500:]}")
+    return "killed" if answered else "killed before the first label"
 
 
 def trial_strangers(place, draw, expected):
@@ -326,6 +380,7 @@ KINDS = {
     "two": (trial_two, 8, 2),
     "full": (trial_full, 24, 3),
     "predict": (trial_predict, 20, 3),
+    "label": (trial_label, 20, 3),
     "strangers": (trial_strangers, 1, 1),
 }
 
