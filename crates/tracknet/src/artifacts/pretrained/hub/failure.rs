@@ -143,3 +143,40 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, at_hub: bool, has_token: bool) -> String {
+        let answer = Response::builder().status(status).header("x-error-message", "why").body(()).unwrap();
+        let url = "https://storage.example/a?signature=secret".parse().unwrap();
+        Failure::Refused(Refusal::of(&answer, &url, at_hub)).explain("org/tiny", "https://hub.example", has_token)
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_about_it_and_no_signature_of_a_storage() {
+        for (status, at_hub, has_token, expected) in [
+            (401, true, true, "whether the token is valid (`hf auth whoami`)"),
+            (403, true, false, "it needs a token in HF_TOKEN, or `hf auth login`"),
+            (429, true, false, "wait a few minutes, or give a token"),
+            (429, true, true, "wait a few minutes"),
+            (403, false, true, "https://storage.example/a answered with status 403"),
+            (404, false, true, "https://storage.example/a answered with status 404"),
+        ] {
+            let message = refused(status, at_hub, has_token);
+            assert!(message.contains(expected) && message.contains("why"), "{message}");
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_a_proxy_is_told_from_a_missing_network() {
+        let of = |cause: &str| {
+            let (host, cause) = ("hub.example".to_owned(), cause.to_owned());
+            Failure::Network { host, cause, reached: false }.explain("org/tiny", "https://hub.example", false)
+        };
+        assert!(of("invalid peer certificate: UnknownIssuer").contains("SSL_CERT_FILE"));
+        assert!(of("Connection refused").contains("there is no connection to hub.example (Connection refused)"));
+    }
+}

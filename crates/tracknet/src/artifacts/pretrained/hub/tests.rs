@@ -337,6 +337,9 @@ mod downloads {
         world.environment.offline = Some("HF_HUB_OFFLINE");
         let error = world.fails(NAME);
         assert!(error.contains("HF_HUB_OFFLINE") && error.contains("`hf download org/tiny`"), "{error}");
+        let begun = world.folder().join("snapshots").join(COMMIT);
+        fs::create_dir_all(&begun).unwrap();
+        assert_eq!(world.get().unwrap(), begun, "whoever opens it says what it lacks");
         assert_eq!(world.hub.asked(), []);
         world.environment.offline = None;
         // Nobody listens at a port that was just given back.
