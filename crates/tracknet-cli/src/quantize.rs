@@ -104,7 +104,7 @@ pub(crate) fn dequantize(args: &DequantizeArgs) -> Result<ExitCode> {
 
 /// A directory, or what the local hub cache has under the name. Nothing is downloaded.
 pub(crate) fn resolve(name: &str) -> Result<PathBuf> {
-    match hub::resolve(name, true) {
+    match hub::find(name) {
         Ok(path) => Ok(path),
         // The key of a configuration, where there is none.
         Err(tracknet::Error::Model(ModelError::Key { message, .. })) => bail!("{message}"),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use tracknet::artifacts::{BuildReport, build_model};
+use tracknet::artifacts::{BuildReport, build_model, find_backbone};
 use tracknet::compute::Compute;
 use tracknet::config::{Config, Loaded};
 use tracknet::console;
@@ -54,6 +54,10 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
     let device = device::resolve(&args.device.device)?;
     if args.dry_run {
         return dry_run(&config, &device, args.resume.is_some());
+    }
+    if !config.model.backbone.local_files_only {
+        // A download may end at once and goes on later; what listens to signals lets a first one pass.
+        find_backbone(&config.model)?;
     }
     let interrupt = Interrupt::listen()?;
     let options = FitOptions {

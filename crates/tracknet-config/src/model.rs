@@ -117,7 +117,7 @@ pub struct BackboneConfig {
         status = Status::Ignored("the device is chosen by --device")
     )]
     pub device_map: Option<String>,
-    /// Look for hub ids in the local cache only.
+    /// Look for hub ids in the local cache only; false = what the cache lacks is downloaded.
     #[config(default = true)]
     pub local_files_only: bool,
     /// Side of a patch in pixels; must equal the checkpoint's.

@@ -1,5 +1,7 @@
-//! What the tests of several crates share: numbers and their comparison, and memory, measured on the allocator.
+//! What the tests of several crates share: numbers and their comparison, memory, measured on the allocator, and a hub to
+//! download from.
 
+pub mod hub;
 mod memory;
 mod numbers;
 

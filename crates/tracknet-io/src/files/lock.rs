@@ -1,4 +1,5 @@
-//! One process at a time in a directory: a lock that the system releases when its holder ends, however it ends.
+//! One process at a time in a directory, or at a file: locks that the system releases when their holder ends, however it
+//! ends.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -55,6 +56,48 @@ impl Drop for DirectoryLock {
     }
 }
 
+/// The right to write what a lock file stands for, until it is dropped or the process ends. The file stays: others may wait
+/// for it.
+#[derive(Debug)]
+pub struct PathLock {
+    // Closing the file releases the lock.
+    _file: File,
+}
+
+impl PathLock {
+    /// Takes the lock; waits for whoever holds it, and calls `waiting` before. On file systems without locks every call
+    /// succeeds.
+    ///
+    /// # Errors
+    /// The lock file cannot be written.
+    pub fn wait(path: &Path, waiting: impl FnOnce()) -> Result<Self> {
+        let parent = super::parent_of(path);
+        fs::create_dir_all(parent).at(parent)?;
+        let mut waiting = Some(waiting);
+        loop {
+            let file = File::options().write(true).create(true).truncate(false).open(path).at(path)?;
+            let locked = match file.try_lock() {
+                Err(fs::TryLockError::WouldBlock) => {
+                    if let Some(waiting) = waiting.take() {
+                        waiting();
+                    }
+                    file.lock()
+                }
+                Err(fs::TryLockError::Error(cause)) => Err(cause),
+                Ok(()) => Ok(()),
+            };
+            match locked {
+                Err(cause) if cause.kind() != std::io::ErrorKind::Unsupported => {
+                    return Err(FileError::Io { path: path.to_path_buf(), cause });
+                }
+                // Other programs remove their lock files: what was locked may be nobody's file any more.
+                Ok(()) if !leads_to(path, &file) => {}
+                _ => return Ok(Self { _file: file }),
+            }
+        }
+    }
+}
+
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
     let known = file.take(256).read_to_string(&mut text).is_ok() && !text.is_empty();
@@ -74,6 +117,23 @@ mod tests {
         drop(first);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         DirectoryLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_a_file_is_told_so_and_goes_on_after_the_holder_even_if_that_removes_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("locks").join("a.lock");
+        let first = PathLock::wait(&path, || panic!("nobody holds it")).unwrap();
+        let (told, waits) = std::sync::mpsc::channel();
+        let second = std::thread::spawn({
+            let path = path.clone();
+            move || PathLock::wait(&path, || told.send(()).unwrap()).map(|_| path.exists())
+        });
+        waits.recv().unwrap();
+        assert!(!second.is_finished());
+        fs::remove_file(&path).unwrap();
+        drop(first);
+        assert!(second.join().unwrap().unwrap(), "the lock is that of the file that is there");
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! | [`destination`] | nothing of the user's is replaced unasked, and no input is written over |
 //! | [`temporary`] | temporary names that tell whether their writer still lives, and the removal of those it left |
 //! | [`identity`] | whether two names lead to the same file |
-//! | [`lock`] | one process at a time in a directory |
+//! | [`lock`] | one process at a time in a directory, or at a file |
+//! | [`space`] | what a file system has left |
 //! | [`read`] | regular files only, up to a size that fits their kind |
 
 use std::path::{Path, PathBuf};
@@ -18,14 +19,16 @@ pub mod directory;
 pub mod identity;
 pub mod lock;
 pub mod read;
+pub mod space;
 pub mod temporary;
 
 pub use atomic::{write_atomic, write_file_atomic};
 pub use destination::{Destination, Existing};
 pub use directory::{MANIFEST_FILE, Manifest};
 pub use identity::FileId;
-pub use lock::DirectoryLock;
+pub use lock::{DirectoryLock, PathLock};
 pub use read::{Limit, open_regular, read_bytes, read_text};
+pub use space::free_bytes;
 
 /// A result with [`FileError`].
 pub type Result<T, E = FileError> = std::result::Result<T, E>;

@@ -211,7 +211,7 @@ impl BackbonePlan {
         check_adaptation(config)?;
         let mut notes = Vec::new();
         let mut compute = ComputeDtype::F32;
-        let (source, checkpoint, spec) = match pretrained(config)? {
+        let (source, checkpoint, spec) = match find_backbone(config)? {
             Some(dir) => {
                 let checkpoint = Checkpoint::open(&dir)?;
                 let key = dir.join("config.json").display().to_string();
@@ -397,8 +397,11 @@ const RANDOM_AND_FROZEN: &str = "warning: the backbone has random weights and is
                                  model.backbone.freeze=false and without LoRA";
 
 /// The directory of the checkpoint that `config` names; without a name and an architecture, the default one's. `None` = random
-/// weights.
-fn pretrained(config: &ModelConfig) -> Result<Option<PathBuf>> {
+/// weights. Downloads it if it has to be and may be.
+///
+/// # Errors
+/// It is not found, or not downloaded: where it was looked for, what happened and what to do.
+pub fn find_backbone(config: &ModelConfig) -> Result<Option<PathBuf>> {
     let only_local = config.backbone.local_files_only;
     match &config.pretrained_model_name {
         Some(name) => hub::resolve(name, only_local).map(Some),

@@ -14,5 +14,5 @@ pub mod load;
 pub mod pretrained;
 pub mod run;
 
-pub use build::{BuildReport, build_backbone, build_model};
+pub use build::{BuildReport, build_backbone, build_model, find_backbone};
 pub use load::{AdapterChoice, LoadedModel, load_model_for_inference, load_model_with_adapter};

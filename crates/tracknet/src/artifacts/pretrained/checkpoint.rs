@@ -25,6 +25,9 @@ use super::preprocessing::{Preprocessing, PreprocessorFiles};
 use super::spelling::spell;
 use super::weights::Weights;
 
+/// What describes a model in its directory.
+pub(super) const CONFIG_FILE: &str = "config.json";
+
 /// A Hugging Face model directory, opened.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -52,7 +55,7 @@ impl Checkpoint {
     /// `config.json`, `preprocessor_config.json` or the weights are missing, damaged or not understood, or the directory is
     /// something else than a model.
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
+        let path = dir.join(CONFIG_FILE);
         if !is_there(&path)? {
             return Err(describe_directory(dir, Lacks::Config)?.into());
         }

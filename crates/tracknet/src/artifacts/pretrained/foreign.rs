@@ -188,8 +188,22 @@ pub(crate) fn describe_directory(dir: &Path, lacks: Lacks) -> Result<ModelError>
         names.push(entry.at(dir)?.file_name().to_string_lossy().into_owned());
     }
     names.sort();
-    let message = whole_directory(&names).map_or_else(|| other_files(&names, lacks), str::to_owned);
-    Ok(ModelError::file(dir, message))
+    let cut_off = hub_id_of(dir)
+        .filter(|_| !names.is_empty())
+        .map_or_else(String::new, |id| format!("; if its download was cut off, `hf download {id}` goes on with it"));
+    Ok(ModelError::file(dir, describe_names(&names, lacks) + &cut_off))
+}
+
+/// As [`describe_directory`], for the sorted names of the files.
+pub(super) fn describe_names(names: &[String], lacks: Lacks) -> String {
+    whole_directory(names).map_or_else(|| other_files(names, lacks), str::to_owned)
+}
+
+/// The hub id of a model whose revision a directory of the hub cache is: `models--ORG--NAME/snapshots/COMMIT`.
+fn hub_id_of(dir: &Path) -> Option<String> {
+    let snapshots = dir.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    let folder = snapshots.parent()?.file_name()?.to_str()?;
+    Some(folder.strip_prefix("models--")?.replacen("--", "/", 1))
 }
 
 /// What the directory is as a whole, if it is a known one.

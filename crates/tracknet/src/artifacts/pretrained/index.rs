@@ -1,6 +1,6 @@
 //! `model.safetensors.index.json`: which file of a sharded checkpoint holds which tensor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -42,6 +42,11 @@ impl ShardIndex {
             None => Ok(Self { weight_map }),
         }
     }
+
+    /// The files, each once.
+    pub fn files(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
 }
 
 /// One component, which is neither `..` nor a drive; a backslash separates on Windows.
@@ -63,6 +68,7 @@ mod tests {
         let index = ShardIndex::parse(text.as_bytes()).unwrap();
         assert_eq!(index.weight_map["a"], "1.safetensors");
         assert_eq!(index.weight_map.len(), 2);
+        assert_eq!(Vec::from_iter(index.files()), ["1.safetensors", "2.safetensors"]);
     }
 
     #[test]

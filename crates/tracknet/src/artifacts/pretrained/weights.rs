@@ -22,8 +22,12 @@ use super::index::ShardIndex;
 
 /// Bytes that are read at once: a float tensor never exists a second time as bytes.
 const CHUNK: usize = 1 << 20;
+/// The weights of a model directory in one file.
+pub(super) const SINGLE_FILE: &str = "model.safetensors";
+/// The file that names the shards.
+pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
 /// An index above this is no index: it would name a million tensors.
-const INDEX: Limit = Limit { kind: "an index of shards", bytes: 256 << 20 };
+pub(super) const INDEX: Limit = Limit { kind: "an index of shards", bytes: 256 << 20 };
 
 /// The tensors of one or several safetensors files.
 #[derive(Debug)]
@@ -49,11 +53,11 @@ impl Weights {
     /// # Errors
     /// Nothing to open, or a file that is damaged; a PyTorch pickle says how to convert it.
     pub fn open_dir(dir: &Path) -> Result<Self> {
-        let single = dir.join("model.safetensors");
+        let single = dir.join(SINGLE_FILE);
         if is_there(&single)? {
             return Self::open_file(&single);
         }
-        let index = dir.join("model.safetensors.index.json");
+        let index = dir.join(INDEX_FILE);
         if is_there(&index)? {
             return Self::open_shards(dir, &index);
         }

@@ -55,7 +55,7 @@ impl FeatureModel {
         quantization: &QuantizationConfig,
         device: &Device,
     ) -> Result<(Self, BuildReport)> {
-        let dir = hub::resolve(&options.model, true)?;
+        let dir = hub::find(&options.model)?;
         let checkpoint = Checkpoint::open(&dir)?;
         if checkpoint.quantization.is_some() {
             let message = "the teacher must be stored as floats, but this checkpoint is in 4 bits; `tracknet dequantize` \
