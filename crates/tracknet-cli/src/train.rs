@@ -9,9 +9,10 @@ use tracknet::artifacts::{BuildReport, build_model, find_backbone};
 use tracknet::compute::Compute;
 use tracknet::config::{Config, Loaded};
 use tracknet::console;
+use tracknet::evaluation::report::EVALUATION_FILE;
 use tracknet::models::MemoryReport;
 use tracknet::models::memory::bytes;
-use tracknet::training::{Console, EVALUATION_FILE, FitOptions, Outcome, fit, training_peak, with_schedule};
+use tracknet::training::{Console, FitOptions, Outcome, fit, training_peak, with_schedule};
 
 use crate::args::{ConfigArgs, DeviceArgs};
 use crate::device;

@@ -11,6 +11,7 @@
 //! | [`training`] | losses, optimizer, the fit loop, distillation |
 //! | [`evaluation`] | heatmap decoding, metrics, reports, pictures of detections |
 //! | [`inference`] | prediction on images, folders and clips |
+//! | [`export`] | models for other programs: ONNX files, Hugging Face directories, model cards |
 //! | [`inspect`] | what a file or directory is and holds |
 //! | [`files`] | reading and writing: whole or absent, nothing of the user's lost |
 //! | [`console`], [`process`] | what is said to people; what this process takes |
@@ -21,6 +22,7 @@ pub mod compute;
 pub mod datasets;
 pub mod error;
 pub mod evaluation;
+pub mod export;
 pub mod inference;
 pub mod inspect;
 pub mod models;

@@ -26,7 +26,7 @@ impl Pyramid {
     }
 
     /// Each level with the number of its first cell.
-    pub(super) fn with_starts(&self) -> impl Iterator<Item = (usize, [usize; 2])> {
+    pub fn with_starts(&self) -> impl Iterator<Item = (usize, [usize; 2])> {
         self.levels.iter().scan(0, |next, &level| {
             let start = *next;
             *next += level[0] * level[1];

@@ -11,6 +11,9 @@ use crate::datasets::BadFrames;
 use crate::error::Result;
 use crate::files::write_atomic;
 
+/// The evaluation of the best checkpoint, in a run's directory.
+pub const EVALUATION_FILE: &str = "evaluation.json";
+
 /// The metrics of one game.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GameMetrics {

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 
+use super::graph::{Graph, Traced};
 use super::nn::{Builder, Conv2d, ConvSpec, Fill};
 use super::state::{Group, ParameterInfo};
 
@@ -37,6 +38,11 @@ impl HeatmapHead {
     /// `[batch, channels, height, width]` → `[batch, heatmaps, height, width]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.conv.forward(x)
+    }
+
+    /// [`HeatmapHead::forward`] as part of a graph.
+    pub(crate) fn trace(&self, graph: &mut Graph, x: &Traced) -> Traced {
+        graph.within("conv", |graph| self.conv.trace(graph, x))
     }
 }
 

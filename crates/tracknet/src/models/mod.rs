@@ -13,6 +13,7 @@
 //! | [`quantization`] | storing linear layers in 4 bits |
 //! | [`memory`] | what a model weighs |
 //! | [`state`] | parameters by name: for the optimizer, checkpoints and files |
+//! | [`graph`] | a model as a graph of standard operations, for other runtimes |
 //! | [`words`] | the words of configurations as the types of the kernels |
 //! | [`carried`] | what a model takes along to be written again |
 
@@ -21,6 +22,7 @@ pub mod carried;
 pub mod decoders;
 mod error;
 pub mod features;
+pub mod graph;
 pub mod heads;
 pub mod lora;
 pub mod memory;
@@ -45,8 +47,9 @@ pub use decoders::Decoder;
 use decoders::DecoderNetwork;
 pub use error::ModelError;
 pub use features::Features;
+use graph::{Graph, Traced};
 pub use heads::HeatmapHead;
-use lora::AdaptableLayer;
+use lora::{AdaptableLayer, MergeInto, merge_adapters};
 pub use lora::{VisitLayers, apply_lora_to_model};
 pub use memory::MemoryReport;
 pub use quantization::apply_quantization;
@@ -87,6 +90,26 @@ impl HeatmapModel {
             Ok::<_, Infallible>(self.forward(part))
         });
         Tensor::cat(logits, 0)
+    }
+
+    /// What [`Self::forward`] computes of windows of frames of `[W, H]` pixels, as a graph, and its logits in it; the windows are
+    /// its input `frames`. Adapters are merged into the weights, weights in 4 bits are the floats that they stand for.
+    ///
+    /// # Errors
+    /// A merged weight that is not finite, by name.
+    pub fn graph(&self, [width, height]: [usize; 2]) -> Result<(Graph, Traced), ModelError> {
+        let model = merge_adapters(self.valid(), MergeInto::Float)?;
+        let Self { backbone, decoder, head, window } = &model;
+        let mut graph = Graph::default();
+        let windows = graph.input("frames", vec![3 * window.spec().frames, height, width]);
+        let (frame, added, seen) = graph.within("window", |graph| {
+            let added = window.trace_embedding(graph, &windows);
+            (window.trace_last_frame(graph, &windows), added, window.trace_for_decoder(graph, &windows))
+        });
+        let levels = graph.within("backbone", |graph| backbone.trace(graph, &frame, added.as_ref()));
+        let features = graph.within("decoder", |graph| decoder.trace(graph, &levels, &seen));
+        let logits = graph.within("head", |graph| head.trace(graph, &features));
+        Ok((graph, logits))
     }
 
     /// A copy with an autodiff graph and dropout streams of its own; the values are shared.

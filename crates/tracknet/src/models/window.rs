@@ -17,6 +17,7 @@ use crate::config::{DataConfig, HeatmapFrames, ModelConfig, Temporal, TemporalIn
 
 use super::ModelError;
 use super::features::LevelLayout;
+use super::graph::{Graph, Traced};
 use super::nn::{Builder, Conv2d, ConvSpec, Fill};
 use super::state::ParameterInfo;
 
@@ -150,6 +151,43 @@ impl Window {
         match self.spec.temporal {
             Temporal::None | Temporal::Stack => earlier,
             Temporal::Difference => Tensor::cat(vec![self.last_frame(windows); count], 1) - earlier,
+        }
+    }
+
+    /// [`Window::last_frame`] as part of a graph.
+    pub(crate) fn trace_last_frame(&self, graph: &mut Graph, windows: &Traced) -> Traced {
+        graph.slice(windows, 1, 3 * (self.spec.frames - 1)..3 * self.spec.frames)
+    }
+
+    /// [`Window::embedding`] as part of a graph.
+    pub(crate) fn trace_embedding(&self, graph: &mut Graph, windows: &Traced) -> Option<Traced> {
+        let patches = self.patches.as_ref()?;
+        let earlier = self.trace_earlier(graph, windows);
+        Some(graph.within("patches", |graph| patches.trace(graph, &earlier)))
+    }
+
+    /// [`Window::for_decoder`] as part of a graph.
+    pub(crate) fn trace_for_decoder(&self, graph: &mut Graph, windows: &Traced) -> Traced {
+        match (self.spec.enters_stem(), self.spec.temporal) {
+            (false, _) => self.trace_last_frame(graph, windows),
+            (true, Temporal::None | Temporal::Stack) => windows.clone(),
+            (true, Temporal::Difference) => {
+                let (earlier, last) = (self.trace_earlier(graph, windows), self.trace_last_frame(graph, windows));
+                graph.concat(&[&earlier, &last], 1)
+            }
+        }
+    }
+
+    fn trace_earlier(&self, graph: &mut Graph, windows: &Traced) -> Traced {
+        let count = self.spec.frames - 1;
+        let earlier = graph.slice(windows, 1, 0..3 * count);
+        match self.spec.temporal {
+            Temporal::None | Temporal::Stack => earlier,
+            Temporal::Difference => {
+                let last = self.trace_last_frame(graph, windows);
+                let last = graph.concat(&vec![&last; count], 1);
+                graph.subtract(&last, &earlier)
+            }
         }
     }
 }

@@ -37,8 +37,7 @@ mod trainer;
 pub use error::TrainingError;
 pub use evaluate::{EvaluateOptions, Evaluation, evaluate};
 pub use fit::{
-    EVALUATION_FILE, FitOptions, FitReport, Outcome, TrainingRun, fit, set_checkpointing, set_precision, training_peak,
-    unfrozen_trainer,
+    FitOptions, FitReport, Outcome, TrainingRun, fit, set_checkpointing, set_precision, training_peak, unfrozen_trainer,
 };
 pub use freeze::with_schedule;
 pub use gradients::{GradientNorm, MAX_NON_FINITE, NamedGradients, clip_limit};

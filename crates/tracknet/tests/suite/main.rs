@@ -13,6 +13,7 @@ mod convnext;
 mod decoders;
 mod distill;
 mod losses;
+mod onnx;
 mod original_configs;
 mod overfit;
 mod parity_adapters;

@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 use super::ModelError;
 use super::carried::Carried;
 use super::features::{Features, Layout, LevelLayout};
+use super::graph::{Graph, Traced};
 use super::lora::{AdaptableLayer, VisitLayers};
 use super::nn::Builder;
 
@@ -102,6 +103,9 @@ pub trait BackboneNetwork {
     /// Normalized frames → `[batch, tokens, features]`, what `transformers` calls the last hidden state. The first token stands
     /// for the whole frame.
     fn tokens(&self, images: Tensor<4>) -> Tensor<3>;
+
+    /// [`BackboneNetwork::forward`] as part of a graph, without adapters: the maps of the levels, finest first.
+    fn trace(&self, graph: &mut Graph, images: &Traced, added: Option<&Traced>) -> Vec<Traced>;
 
     /// Visits the layers that can carry an adapter, linear ones first.
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer));
@@ -206,6 +210,11 @@ impl Backbone {
     /// for the whole frame.
     pub fn tokens(&self, images: Tensor<4>) -> Tensor<3> {
         self.network.inner().tokens(images)
+    }
+
+    /// [`Backbone::forward`] as part of a graph, without adapters.
+    pub(crate) fn trace(&self, graph: &mut Graph, images: &Traced, added: Option<&Traced>) -> Vec<Traced> {
+        self.network.inner().trace(graph, images, added)
     }
 
     /// Mixed precision on the CPU, as [`BackboneNetwork::use_bfloat16`] says.

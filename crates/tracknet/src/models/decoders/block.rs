@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid};
 
 use crate::config::{Activation as ActivationName, DecoderConfig};
+use crate::models::graph::{Graph, Traced};
 use crate::models::lora::LoraLayer;
 use crate::models::nn::{Activation, Builder, Conv2d, ConvNorm, ConvSpec, Dropout};
 
@@ -68,6 +69,18 @@ impl ResidualBlock {
         };
         x + self.dropout.forward_channels(y)
     }
+
+    /// [`ResidualBlock::forward`] as part of a graph, without adapters and dropout.
+    pub(super) fn trace(&self, graph: &mut Graph, x: &Traced) -> Traced {
+        let y = self.dw.trace(graph, "dw", x);
+        let y = graph.within("norm", |graph| self.norm.trace(graph, &y, self.activation));
+        let y = self.pw.trace(graph, "pw", &y);
+        let y = match &self.se {
+            Some(se) => graph.within("se", |graph| se.trace(graph, &y)),
+            None => y,
+        };
+        graph.add(x, &y)
+    }
 }
 
 /// The activation that a configuration chose.
@@ -97,5 +110,14 @@ impl SqueezeExcite {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let mean = x.clone().mean_dim(2).mean_dim(3);
         x * sigmoid(self.expand.forward(relu(self.reduce.forward(mean))))
+    }
+
+    fn trace(&self, graph: &mut Graph, x: &Traced) -> Traced {
+        let mean = graph.mean_of_channels(x);
+        let inner = graph.within("fc.0", |graph| self.reduce.trace(graph, &mean));
+        let inner = graph.relu(&inner);
+        let gate = graph.within("fc.2", |graph| self.expand.trace(graph, &inner));
+        let gate = graph.sigmoid(&gate);
+        graph.multiply(x, &gate)
     }
 }

@@ -1,9 +1,12 @@
 //! What decoders are mostly made of: a convolution, its norm, its activation.
 
+use std::fmt::Display;
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::config::Norm;
+use crate::models::graph::{Graph, Traced};
 use crate::models::lora::LoraLayer;
 use crate::models::nn::{Activation, Builder, Conv2d, ConvNorm, ConvSpec};
 
@@ -39,5 +42,25 @@ impl ConvLayer {
             return self.activation.forward(self.conv.base.forward_scaled(x, norm.scale, norm.shift));
         }
         self.norm.forward(self.conv.forward(x), self.activation)
+    }
+
+    /// [`ConvLayer::forward`] as part of a graph, without adapters; `name` is what the layer is called.
+    pub(super) fn trace(&self, graph: &mut Graph, name: impl Display, x: &Traced) -> Traced {
+        graph.within(name, |graph| match self.norm.traced_as_still() {
+            Some(norm) => {
+                let conv = &self.conv.base;
+                let y = graph.within("conv", |graph| conv.trace_scaled(graph, x, norm.scale, norm.shift));
+                self.activation.trace(graph, &y)
+            }
+            None => {
+                let y = self.conv.trace(graph, "conv", x);
+                graph.within("norm", |graph| self.norm.trace(graph, &y, self.activation))
+            }
+        })
+    }
+
+    /// Layers one after the other, as part of a graph.
+    pub(super) fn trace_chain(chain: &[Self], graph: &mut Graph, name: impl Display, x: &Traced) -> Traced {
+        graph.within(name, |graph| chain.iter().enumerate().fold(x.clone(), |x, (i, layer)| layer.trace(graph, i, &x)))
     }
 }

@@ -8,11 +8,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::config::DeformableConfig;
 use crate::models::ModelError;
 use crate::models::features::{Features, Layout};
+use crate::models::graph::{Graph, Traced};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Builder, Conv2d, ConvSpec, Fill, cast_to_dtype_of};
 
 use super::encoder::{EncoderLayer, Places};
-use super::fpn::{FeaturePyramid, PyramidSpec, fuse};
+use super::fpn::{FeaturePyramid, PyramidSpec, fuse, trace_fuse};
 use super::levels::{check_channels, check_count};
 use super::{Decoder, DecoderNetwork, DecoderSpec};
 
@@ -128,6 +129,39 @@ impl DecoderNetwork for DeformableDecoder {
         });
         let levels = self.fpn.forward(levels.collect());
         fuse(levels, self.reduce.as_ref(), self.spec.pyramid.output)
+    }
+
+    fn trace(&self, graph: &mut Graph, levels: &[Traced], _frames: &Traced) -> Traced {
+        let model = self.spec.config.d_model;
+        let device = self.level_embed.val().device();
+        let grids: Vec<[usize; 2]> = levels.iter().map(|level| [level.shape[1], level.shape[2]]).collect();
+        let projections = levels.iter().zip(&self.input_proj).zip(&grids).enumerate();
+        let cells: Vec<Traced> = projections
+            .map(|(i, ((level, projection), [rows, columns]))| {
+                let map = projection.trace(graph, format!("input_proj.{i}"), level);
+                let cells = graph.reshape(&map, &[model, rows * columns]);
+                graph.transpose(&cells, &[0, 2, 1])
+            })
+            .collect();
+        let cells = graph.concat(&cells.iter().collect::<Vec<_>>(), 1);
+        let positions = graph.floats("positions", self.positions(&grids, &device));
+        let places = Places::new(&grids, self.spec.config.n_points, &device);
+        let x = self.layers.iter().enumerate().fold(cells, |x, (j, layer)| {
+            graph.within(format!("layers.{j}"), |graph| layer.trace(graph, &x, &positions, &places))
+        });
+        let mut start = 0;
+        let projections = grids.iter().zip(&self.output_proj).enumerate();
+        let levels: Vec<Traced> = projections
+            .map(|(i, ([rows, columns], projection))| {
+                let cells = graph.slice(&x, 1, start..start + rows * columns);
+                start += rows * columns;
+                let map = graph.transpose(&cells, &[0, 2, 1]);
+                let map = graph.reshape(&map, &[model, *rows, *columns]);
+                projection.trace(graph, format!("output_proj.{i}"), &map)
+            })
+            .collect();
+        let levels = self.fpn.trace(graph, &levels);
+        trace_fuse(graph, &levels, self.reduce.as_ref(), self.spec.pyramid.output)
     }
 
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {

@@ -7,6 +7,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use tracknet_kernels::deformable::{Pyramid, deformable_attention};
 
 use crate::config::DeformableConfig;
+use crate::models::graph::{Graph, Traced};
 use crate::models::nn::{Activation, Builder, Dropout, Fill, LayerNorm, Linear};
 
 /// Of attention and feed-forward network.
@@ -82,6 +83,19 @@ impl EncoderLayer {
         self.norm2.forward(x + after_ffn.forward(self.linear2.forward(inner)))
     }
 
+    /// [`EncoderLayer::forward`] as part of a graph, without dropout; `positions` is the name of a constant.
+    pub(super) fn trace(&self, graph: &mut Graph, x: &Traced, positions: &str, places: &Places) -> Traced {
+        let query = graph.with_constant("Add", x, positions);
+        let attended = graph.within("self_attn", |graph| self.self_attn.trace(graph, &query, x, places));
+        let sum = graph.add(x, &attended);
+        let x = graph.within("norm1", |graph| self.norm1.trace(graph, &sum));
+        let inner = graph.within("linear1", |graph| self.linear1.trace(graph, &x));
+        let inner = graph.relu(&inner);
+        let inner = graph.within("linear2", |graph| self.linear2.trace(graph, &inner));
+        let sum = graph.add(&x, &inner);
+        graph.within("norm2", |graph| self.norm2.trace(graph, &sum))
+    }
+
     /// Gives its dropouts streams of masks of their own.
     pub(super) fn own_dropout(&mut self) {
         self.dropouts.iter_mut().for_each(Dropout::own_stream);
@@ -145,6 +159,53 @@ impl DeformableAttention {
         let weights = exact(self.attention_weights.forward(query)).reshape([batch, queries, heads, count]);
         let attended = deformable_attention(value, locations, softmax(weights, 3), places.pyramid.clone());
         self.output_proj.forward(if dtype == DType::F32 { attended } else { attended.cast(dtype) })
+    }
+
+    /// [`DeformableAttention::forward`] as part of a graph: each level is sampled where its places are, and what is found there is
+    /// weighted and added.
+    fn trace(&self, graph: &mut Graph, query: &Traced, cells: &Traced, places: &Places) -> Traced {
+        let [queries, model] = query.shape[..] else { return query.clone() };
+        let (heads, features) = (self.heads, model / self.heads);
+        let Pyramid { points, .. } = places.pyramid;
+        let count = places.pyramid.places();
+        let linear = |graph: &mut Graph, name: &str, layer: &Linear, x: &Traced| {
+            graph.within(name, |graph| layer.trace(graph, x))
+        };
+        let value = linear(graph, "value_proj", &self.value_proj, cells);
+        let value = graph.reshape(&value, &[queries, heads, features]);
+        let value = graph.transpose(&value, &[0, 2, 3, 1]);
+        // From 0..1 at the edges of a level to −1..1.
+        let offsets = linear(graph, "sampling_offsets", &self.sampling_offsets, query);
+        let offsets = graph.reshape(&offsets, &[queries, heads, count, 2]);
+        let offsets = graph.with_tensor("Mul", &offsets, "cell", places.cell.clone().mul_scalar(2.0));
+        let centres = places.centres.clone().mul_scalar(2.0).sub_scalar(1.0);
+        let locations = graph.with_tensor("Add", &offsets, "centres", centres);
+        let locations = graph.transpose(&locations, &[0, 2, 1, 3, 4]);
+        let weights = linear(graph, "attention_weights", &self.attention_weights, query);
+        let weights = graph.reshape(&weights, &[queries, heads, count]);
+        let weights = graph.softmax(&weights);
+        let weights = graph.transpose(&weights, &[0, 2, 1, 3]);
+        let mut sum: Option<Traced> = None;
+        for (level, (start, [rows, columns])) in places.pyramid.with_starts().enumerate() {
+            let of_level = level * points..(level + 1) * points;
+            let map = graph.slice(&value, 3, start..start + rows * columns);
+            let map = graph.regroup(&map, &[features, rows, columns]);
+            let locations = graph.slice(&locations, 3, of_level.clone());
+            let locations = graph.regroup(&locations, &[queries, points, 2]);
+            let weights = graph.slice(&weights, 3, of_level);
+            let weights = graph.regroup(&weights, &[1, queries, points]);
+            let found = graph.sample(&map, &locations);
+            let found = graph.multiply(&found, &weights);
+            let found = graph.sum_last(&found);
+            sum = Some(match sum {
+                Some(sum) => graph.add(&sum, &found),
+                None => found,
+            });
+        }
+        let Some(sum) = sum else { return query.clone() };
+        let attended = graph.regroup(&sum, &[model, queries]);
+        let attended = graph.transpose(&attended, &[0, 2, 1]);
+        linear(graph, "output_proj", &self.output_proj, &attended)
     }
 }
 

@@ -7,11 +7,12 @@ use burn::tensor::Tensor;
 use crate::config::{FpnConfig, Fuse};
 use crate::models::ModelError;
 use crate::models::features::{Features, Layout};
+use crate::models::graph::{Graph, Traced};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Builder, Conv2d, ConvSpec, Fill};
 
 use super::levels::check_channels;
-use super::resize::{resize_bilinear, resize_nearest};
+use super::resize::{resize_bilinear, resize_nearest, trace_nearest};
 use super::{Decoder, DecoderNetwork, DecoderSpec};
 
 /// A pyramid, and how its levels become one map.
@@ -89,6 +90,11 @@ impl DecoderNetwork for FpnDecoder {
         fuse(self.fpn.forward(maps), self.reduce.as_ref(), self.spec.output)
     }
 
+    fn trace(&self, graph: &mut Graph, levels: &[Traced], _frames: &Traced) -> Traced {
+        let maps = self.fpn.trace(graph, levels);
+        trace_fuse(graph, &maps, self.reduce.as_ref(), self.spec.output)
+    }
+
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {
         self.fpn.visit_layers(visit);
         self.reduce.iter().for_each(|layer| visit("reduce", layer));
@@ -158,6 +164,32 @@ impl FeaturePyramid {
         levels
     }
 
+    /// [`FeaturePyramid::forward`] as part of a graph, without adapters.
+    pub(super) fn trace(&self, graph: &mut Graph, maps: &[Traced]) -> Vec<Traced> {
+        let blocks = self.inner_blocks.iter().zip(&self.layer_blocks);
+        let mut coarser: Option<Traced> = None;
+        let mut levels: Vec<Traced> = maps
+            .iter()
+            .zip(blocks)
+            .enumerate()
+            .rev()
+            .map(|(i, (map, ([inner], [layer])))| {
+                let x = inner.trace(graph, format!("fpn.inner_blocks.{i}.0"), map);
+                let x = match coarser.take() {
+                    Some(coarser) => {
+                        let coarser = trace_nearest(graph, &coarser, [x.shape[1], x.shape[2]]);
+                        graph.add(&x, &coarser)
+                    }
+                    None => x,
+                };
+                coarser = Some(x.clone());
+                layer.trace(graph, format!("fpn.layer_blocks.{i}.0"), &x)
+            })
+            .collect();
+        levels.reverse();
+        levels
+    }
+
     /// Visits its convolutions, by their paths below the decoder.
     pub(super) fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {
         for (name, blocks) in [("inner_blocks", &self.inner_blocks), ("layer_blocks", &self.layer_blocks)] {
@@ -191,6 +223,33 @@ pub(super) fn fuse(maps: Vec<Tensor<4>>, reduce: Option<&LoraLayer<Conv2d>>, out
     let sum = (1..maps.len()).fold(at_output(0), |sum, level| sum + at_output(level));
     match reduce {
         Some(reduce) => reduce.base.add_bias(sum),
+        None => sum,
+    }
+}
+
+/// [`fuse`] as part of a graph, without adapters.
+pub(super) fn trace_fuse(
+    graph: &mut Graph,
+    maps: &[Traced],
+    reduce: Option<&LoraLayer<Conv2d>>,
+    output: [usize; 2],
+) -> Traced {
+    let at_output = |graph: &mut Graph, level: usize| {
+        let map = &maps[level];
+        let channels = map.shape[0];
+        let map = match reduce {
+            Some(reduce) => reduce.trace_channels(graph, "reduce", map, level * channels..(level + 1) * channels),
+            None => map.clone(),
+        };
+        graph.resize_bilinear(&map, output)
+    };
+    let first = at_output(graph, 0);
+    let sum = (1..maps.len()).fold(first, |sum, level| {
+        let map = at_output(graph, level);
+        graph.add(&sum, &map)
+    });
+    match reduce {
+        Some(reduce) => graph.within("reduce", |graph| reduce.base.trace_bias(graph, sum)),
         None => sum,
     }
 }

@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use crate::config::{HrnetConfig, Norm};
 use crate::models::ModelError;
 use crate::models::features::{Features, Layout};
+use crate::models::graph::{Graph, Traced};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Activation, Builder, Conv2d, ConvSpec};
 
@@ -107,6 +108,18 @@ impl DecoderNetwork for HrnetDecoder {
         resize_bilinear(self.head.forward(maps[0].clone()), self.output)
     }
 
+    fn trace(&self, graph: &mut Graph, levels: &[Traced], _frames: &Traced) -> Traced {
+        let laterals = levels.iter().zip(&self.lateral).enumerate();
+        let maps = laterals.map(|(i, (map, lateral))| lateral.trace(graph, format!("lateral.{i}"), map)).collect();
+        let maps: Vec<Traced> = self
+            .units
+            .iter()
+            .enumerate()
+            .fold(maps, |maps, (j, unit)| graph.within(format!("units.{j}"), |graph| unit.trace(graph, &maps)));
+        let x = self.head.trace(graph, "head", &maps[0]);
+        graph.resize_bilinear(&x, self.output)
+    }
+
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {
         self.blocks().into_iter().for_each(|(path, block)| visit(&format!("{path}.conv"), &block.conv));
         visit("head", &self.head);
@@ -164,6 +177,21 @@ impl ExchangeUnit {
             others.fold(maps[k].clone(), |sum, (i, chain)| {
                 let heard = chain.iter().fold(maps[i].clone(), |x, op| op.forward(x));
                 sum + resize_bilinear(heard, [height, width])
+            })
+        });
+        fused.collect()
+    }
+
+    fn trace(&self, graph: &mut Graph, maps: &[Traced]) -> Vec<Traced> {
+        let branches = maps.iter().zip(&self.branch_ops).enumerate();
+        let maps: Vec<Traced> =
+            branches.map(|(i, (map, op))| op.trace(graph, format!("branch_ops.{i}"), map)).collect();
+        let fused = self.fuse_layers.iter().enumerate().map(|(k, from)| {
+            let others = from.iter().enumerate().filter(|(i, _)| *i != k);
+            others.fold(maps[k].clone(), |sum, (i, chain)| {
+                let heard = ConvLayer::trace_chain(chain, graph, format!("fuse_layers.{k}.{i}"), &maps[i]);
+                let heard = graph.resize_bilinear(&heard, [sum.shape[1], sum.shape[2]]);
+                graph.add(&sum, &heard)
             })
         });
         fused.collect()

@@ -21,6 +21,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::features::Features;
+use super::graph::{Graph, Traced};
 use super::lora::AdaptableLayer;
 use super::nn::Builder;
 
@@ -47,6 +48,9 @@ pub trait DecoderNetwork {
     /// Features, and the window of frames `[batch, channels, height, width]` that they come from, to
     /// `[batch, channels, heatmap height, heatmap width]`.
     fn forward(&self, features: Features, frames: Tensor<4>) -> Tensor<4>;
+
+    /// [`DecoderNetwork::forward`] as part of a graph, without adapters: from the maps of the levels, finest first.
+    fn trace(&self, graph: &mut Graph, levels: &[Traced], frames: &Traced) -> Traced;
 
     /// Visits the convolutions that can carry an adapter.
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer));
@@ -107,6 +111,10 @@ impl Decoder {
 impl DecoderNetwork for Decoder {
     fn forward(&self, features: Features, frames: Tensor<4>) -> Tensor<4> {
         self.inner().forward(features, frames)
+    }
+
+    fn trace(&self, graph: &mut Graph, levels: &[Traced], frames: &Traced) -> Traced {
+        self.inner().trace(graph, levels, frames)
     }
 
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {

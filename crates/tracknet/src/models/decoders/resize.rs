@@ -2,6 +2,8 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
+use crate::models::graph::{Graph, Traced};
+
 /// Bilinear resize to `[height, width]` with half-pixel centres (`align_corners=False`); unchanged if it fits.
 pub fn resize_bilinear(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
@@ -15,10 +17,23 @@ pub fn resize_nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
         if from == to {
             return x;
         }
-        let indices: Vec<i32> = (0..to).map(|i| (i * from / to) as i32).collect();
+        let indices: Vec<i32> = nearest(from, to).map(|index| index as i32).collect();
         let indices = Tensor::<1, Int>::from_data(TensorData::new(indices, [to]), &x.device());
         x.select(2 + axis, indices)
     })
+}
+
+/// [`resize_nearest`] as part of a graph.
+pub(super) fn trace_nearest(graph: &mut Graph, x: &Traced, size: [usize; 2]) -> Traced {
+    (0..2).fold(x.clone(), |x, axis| match (x.shape[1 + axis], size[axis]) {
+        (from, to) if from == to => x,
+        (from, to) => graph.select(&x, 2 + axis, nearest(from, to).collect()),
+    })
+}
+
+/// The cell of `from` that each of `to` takes.
+fn nearest(from: usize, to: usize) -> impl Iterator<Item = usize> {
+    (0..to).map(move |i| i * from / to)
 }
 
 #[cfg(test)]

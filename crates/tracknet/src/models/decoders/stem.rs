@@ -5,6 +5,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::config::DecoderConfig;
+use crate::models::graph::{Graph, Traced};
 use crate::models::nn::{Builder, ConvSpec};
 
 use super::block::activation;
@@ -27,15 +28,15 @@ pub struct Stem {
     quarter: ConvLayer,
 }
 
-/// What a [`Stem`] gives.
+/// What a [`Stem`] gives: tensors, or values of a graph.
 #[derive(Debug, Clone)]
-pub struct StemFeatures {
+pub struct StemFeatures<T = Tensor<4>> {
     /// At stride 1, if the stem has it.
-    pub full: Option<Tensor<4>>,
+    pub full: Option<T>,
     /// At stride 2.
-    pub half: Tensor<4>,
+    pub half: T,
     /// At stride 4.
-    pub quarter: Tensor<4>,
+    pub quarter: T,
 }
 
 impl Stem {
@@ -61,6 +62,14 @@ impl Stem {
         let full = self.full.as_ref().map(|layer| layer.forward(windows.clone()));
         let half = self.half.forward(windows);
         let quarter = self.quarter.forward(half.clone());
+        StemFeatures { full, half, quarter }
+    }
+
+    /// [`Stem::forward`] as part of a graph.
+    pub(super) fn trace(&self, graph: &mut Graph, windows: &Traced) -> StemFeatures<Traced> {
+        let full = self.full.as_ref().map(|layer| layer.trace(graph, "full", windows));
+        let half = self.half.trace(graph, "half", windows);
+        let quarter = self.quarter.trace(graph, "quarter", &half);
         StemFeatures { full, half, quarter }
     }
 

@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 
 use crate::config::UnetConfig;
 use crate::models::features::{Features, Layout, LevelLayout};
+use crate::models::graph::{Graph, Traced};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Builder, Conv2d, ConvSpec};
 use crate::models::window::WindowSpec;
@@ -136,6 +137,31 @@ impl DecoderNetwork for UnetDecoder {
         resize_bilinear(x, self.output)
     }
 
+    fn trace(&self, graph: &mut Graph, levels: &[Traced], frames: &Traced) -> Traced {
+        let mut x = trace_blocks_as_channels(graph, frames, self.stride);
+        let mut seen = Vec::with_capacity(self.down.len());
+        for (i, chain) in self.down.iter().enumerate() {
+            if i > 0 {
+                x = graph.resize_bilinear(&x, [x.shape[1].div_ceil(2), x.shape[2].div_ceil(2)]);
+            }
+            x = ConvLayer::trace_chain(chain, graph, format!("down.{i}"), &x);
+            seen.push(x.clone());
+        }
+        let sum = |graph: &mut Graph, x: &Traced, coarse: &Traced| {
+            let coarse = graph.resize_bilinear(coarse, [x.shape[1], x.shape[2]]);
+            graph.add(x, &coarse)
+        };
+        let context = self.context.trace(graph, "context", &levels[levels.len() - 1]);
+        let joined = sum(graph, &x, &context);
+        x = ConvLayer::trace_chain(&self.bottom, graph, "bottom", &joined);
+        for (i, chain) in self.up.iter().enumerate().rev() {
+            let lateral = self.lateral[i].trace(graph, format!("lateral.{i}"), &x);
+            let joined = sum(graph, &seen[i], &lateral);
+            x = ConvLayer::trace_chain(chain, graph, format!("up.{i}"), &joined);
+        }
+        graph.resize_bilinear(&x, self.output)
+    }
+
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {
         for (path, chain) in self.chains() {
             chain.iter().enumerate().for_each(|(i, layer)| visit(&format!("{path}.{i}.conv"), &layer.conv));
@@ -185,6 +211,20 @@ fn blocks_as_channels(x: Tensor<4>, side: usize) -> Tensor<4> {
     let x = x.slice([0..batch, 0..channels, 0..rows * side, 0..columns * side]);
     let x = x.reshape([batch, channels, rows, side, columns, side]).permute([0, 1, 3, 5, 2, 4]);
     x.reshape([batch, channels * side * side, rows, columns])
+}
+
+/// [`blocks_as_channels`] as part of a graph.
+fn trace_blocks_as_channels(graph: &mut Graph, x: &Traced, side: usize) -> Traced {
+    if side == 1 {
+        return x.clone();
+    }
+    let [rows, columns] = [x.shape[1] / side, x.shape[2] / side];
+    let channels = x.shape[0];
+    let x = graph.slice(x, 2, 0..rows * side);
+    let x = graph.slice(&x, 3, 0..columns * side);
+    let x = graph.reshape(&x, &[channels, rows, side, columns, side]);
+    let x = graph.transpose(&x, &[0, 1, 3, 5, 2, 4]);
+    graph.reshape(&x, &[channels * side * side, rows, columns])
 }
 
 #[cfg(test)]

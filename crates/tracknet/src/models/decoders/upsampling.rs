@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use crate::config::{DecoderConfig, Section};
 use crate::models::ModelError;
 use crate::models::features::{Features, Layout, LevelLayout};
+use crate::models::graph::{Graph, Traced};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Builder, Conv2d, ConvSpec};
 use crate::models::window::WindowSpec;
@@ -186,6 +187,15 @@ impl DecoderNetwork for UpsamplingDecoder {
         resize_bilinear(x, self.output)
     }
 
+    fn trace(&self, graph: &mut Graph, levels: &[Traced], frames: &Traced) -> Traced {
+        let skips = self.stem.as_ref().map(|stem| graph.within("stem", |graph| stem.trace(graph, frames)));
+        let coarsest = levels[levels.len() - 1].clone();
+        let x = self.stages.iter().enumerate().fold(coarsest, |x, (i, stage)| {
+            graph.within(format!("stages.{i}"), |graph| stage.trace(graph, &x, skips.as_ref()))
+        });
+        graph.resize_bilinear(&x, self.output)
+    }
+
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {
         for (i, stage) in self.stages.iter().enumerate() {
             if let Some(proj) = &stage.proj {
@@ -262,12 +272,7 @@ impl Stage {
     fn forward(&self, x: Tensor<4>, skips: Option<&StemFeatures>) -> Tensor<4> {
         let [_, channels, height, width] = x.dims();
         let size = [height * self.factor, width * self.factor];
-        let extra = match (skips, self.skip) {
-            (Some(stem), Some(Skip::Full)) => stem.full.clone(),
-            (Some(stem), Some(Skip::Half)) => Some(stem.half.clone()),
-            (Some(stem), Some(Skip::Quarter)) => Some(stem.quarter.clone()),
-            _ => None,
-        };
+        let extra = self.taken_in(skips);
         // `proj` has no bias and works on each pixel, the resize works on each channel and its weights sum to one:
         // the two commute, so the convolution runs at the lower resolution and the resize on fewer channels.
         let x = match (&self.proj, extra) {
@@ -280,6 +285,40 @@ impl Stage {
             (None, _) => resize_bilinear(x, size),
         };
         self.blocks.iter().fold(x, |x, block| block.forward(x))
+    }
+
+    /// What it takes in of the stem.
+    fn taken_in<T: Clone>(&self, skips: Option<&StemFeatures<T>>) -> Option<T> {
+        let stem = skips?;
+        match self.skip? {
+            Skip::Full => stem.full.clone(),
+            Skip::Half => Some(stem.half.clone()),
+            Skip::Quarter => Some(stem.quarter.clone()),
+        }
+    }
+
+    /// [`Stage::forward`] as part of a graph, without adapters.
+    fn trace(&self, graph: &mut Graph, x: &Traced, skips: Option<&StemFeatures<Traced>>) -> Traced {
+        let channels = x.shape[0];
+        let size = [x.shape[1] * self.factor, x.shape[2] * self.factor];
+        let x = match (&self.proj, self.taken_in(skips)) {
+            (Some(proj), None) => {
+                let x = proj.trace(graph, "proj", x);
+                graph.resize_bilinear(&x, size)
+            }
+            (Some(proj), Some(extra)) => {
+                let width = channels + extra.shape[0];
+                let x = proj.trace_channels(graph, "proj", x, 0..channels);
+                let from_features = graph.resize_bilinear(&x, size);
+                let from_stem = proj.trace_channels(graph, "proj", &extra, channels..width);
+                graph.add(&from_features, &from_stem)
+            }
+            (None, _) => graph.resize_bilinear(x, size),
+        };
+        self.blocks
+            .iter()
+            .enumerate()
+            .fold(x, |x, (i, block)| graph.within(format!("blocks.{i}"), |graph| block.trace(graph, &x)))
     }
 }
 

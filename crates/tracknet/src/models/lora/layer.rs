@@ -1,5 +1,6 @@
 //! A layer with an adapter: the one place where adapters are computed, merged into weights and taken out again.
 
+use std::fmt::Display;
 use std::ops::Range;
 
 use burn::module::Module;
@@ -7,6 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 use tracknet_kernels::{Linear4bitWeight, PackedWeight};
 
 use crate::models::ModelError;
+use crate::models::graph::{Graph, Traced};
 use crate::models::nn::linear::on_rows;
 use crate::models::nn::{Conv2d, Linear, LinearWeight};
 
@@ -58,6 +60,11 @@ impl LoraLayer<Linear> {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         on_rows(x, |x| forward_rows(&self.base, self.adapter.as_ref(), x))
     }
+
+    /// The layer, whose adapter is merged or absent, as part of a graph; `name` is what it is called.
+    pub(crate) fn trace(&self, graph: &mut Graph, name: impl Display, x: &Traced) -> Traced {
+        graph.within(name, |graph| self.base.trace(graph, x))
+    }
 }
 
 impl LoraLayer<Conv2d> {
@@ -73,6 +80,22 @@ impl LoraLayer<Conv2d> {
     /// `[rows, out]`.
     pub fn forward_patches(&self, x: Tensor<2>) -> Tensor<2> {
         forward_rows(&OnPatches(&self.base), self.adapter.as_ref(), x)
+    }
+
+    /// The layer, whose adapter is merged or absent, as part of a graph; `name` is what it is called.
+    pub(crate) fn trace(&self, graph: &mut Graph, name: impl Display, x: &Traced) -> Traced {
+        graph.within(name, |graph| self.base.trace(graph, x))
+    }
+
+    /// [`LoraLayer::forward_channels`] as part of a graph.
+    pub(crate) fn trace_channels(
+        &self,
+        graph: &mut Graph,
+        name: impl Display,
+        x: &Traced,
+        range: Range<usize>,
+    ) -> Traced {
+        graph.within(name, |graph| self.base.trace_channels(graph, x, range))
     }
 
     /// The part of a pointwise convolution without bias that reads the input channels of `range`: a convolution of

@@ -4,6 +4,11 @@ use burn::tensor::Tensor;
 use burn::tensor::activation;
 use tracknet_kernels::{FusedActivation, gelu};
 
+use crate::models::graph::{Graph, Traced};
+
+/// The slope of the sigmoid in `quick_gelu`.
+const QUICK_GELU: f32 = 1.702;
+
 /// An activation, element by element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -49,9 +54,24 @@ impl Activation {
         match self {
             Self::Gelu => gelu(x),
             Self::GeluTanh => activation::gelu_approximate(x),
-            Self::QuickGelu => activation::sigmoid(x.clone().mul_scalar(1.702)) * x,
+            Self::QuickGelu => activation::sigmoid(x.clone().mul_scalar(QUICK_GELU)) * x,
             Self::Silu => activation::silu(x),
             Self::Relu => activation::relu(x),
         }
+    }
+
+    /// [`Activation::forward`] as part of a graph.
+    pub(crate) fn trace(self, graph: &mut Graph, x: &Traced) -> Traced {
+        let gate = match self {
+            Self::Gelu => return graph.gelu(x),
+            Self::GeluTanh => return graph.gelu_tanh(x),
+            Self::Relu => return graph.relu(x),
+            Self::QuickGelu => {
+                let scaled = graph.with_number("Mul", x, QUICK_GELU);
+                graph.sigmoid(&scaled)
+            }
+            Self::Silu => graph.sigmoid(x),
+        };
+        graph.multiply(x, &gate)
     }
 }

@@ -9,6 +9,8 @@ use burn::tensor::ops::ConvOptions;
 use tracknet_kernels::matmul::matmul;
 use tracknet_kernels::{conv3x3, depthwise_conv_nhwc, depthwise_conv3x3};
 
+use crate::models::graph::{Graph, Traced};
+
 use super::cast_to_dtype_of;
 use super::init::{Builder, Fill};
 
@@ -106,14 +108,35 @@ impl Conv2d {
     /// `scale · (W ∗ x + b) + shift` for each output channel, `scale` and `shift` being `[out]` in the weight's dtype: a normalization
     /// behind the convolution that is a scale and a shift costs one addition.
     pub(crate) fn forward_scaled(&self, x: Tensor<4>, scale: Tensor<1>, shift: Tensor<1>) -> Tensor<4> {
+        let (weight, shift) = self.scaled(scale, shift);
+        let shift = cast_to_dtype_of(shift, &x);
+        self.apply(x, weight, Some(shift))
+    }
+
+    /// Weight and bias of the convolution that [`Conv2d::forward_scaled`] is.
+    fn scaled(&self, scale: Tensor<1>, shift: Tensor<1>) -> (Tensor<4>, Tensor<1>) {
         let shift = match &self.bias {
             Some(bias) => bias.val() * scale.clone() + shift,
             None => shift,
         };
         let [output] = scale.dims();
-        let weight = self.weight.val() * scale.reshape([output, 1, 1, 1]);
-        let shift = cast_to_dtype_of(shift, &x);
-        self.apply(x, weight, Some(shift))
+        (self.weight.val() * scale.reshape([output, 1, 1, 1]), shift)
+    }
+
+    /// [`Conv2d::forward`] as part of a graph.
+    pub(crate) fn trace(&self, graph: &mut Graph, x: &Traced) -> Traced {
+        graph.conv(x, self.weight.val(), self.bias.as_ref().map(Param::val), &self.options)
+    }
+
+    /// [`Conv2d::forward_scaled`] as part of a graph.
+    pub(crate) fn trace_scaled(&self, graph: &mut Graph, x: &Traced, scale: Tensor<1>, shift: Tensor<1>) -> Traced {
+        let (weight, shift) = self.scaled(scale, shift);
+        graph.conv(x, weight, Some(shift), &self.options)
+    }
+
+    /// The part of a pointwise convolution that reads the input channels of `range`, as part of a graph.
+    pub(crate) fn trace_channels(&self, graph: &mut Graph, x: &Traced, range: Range<usize>) -> Traced {
+        graph.conv(x, self.weight_of_channels(range), None, &self.options)
     }
 
     /// A depthwise convolution that keeps the size, on cells as rows of channels, `[batch, rows · columns, channels]`; `grid` is
@@ -190,6 +213,13 @@ impl Conv2d {
     pub(crate) fn add_bias(&self, y: Tensor<4>) -> Tensor<4> {
         let bias = self.bias.as_ref().map(|bias| cast_to_dtype_of(bias.val(), &y));
         add_to_channels(y, bias)
+    }
+
+    /// [`Conv2d::add_bias`] as part of a graph.
+    pub(crate) fn trace_bias(&self, graph: &mut Graph, y: Traced) -> Traced {
+        let Some(bias) = &self.bias else { return y };
+        let channels = y.shape[0];
+        graph.with_tensor("Add", &y, "bias", bias.val().reshape([1, channels, 1, 1]))
     }
 }
 

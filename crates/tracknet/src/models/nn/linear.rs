@@ -5,6 +5,8 @@ use burn::tensor::Tensor;
 use tracknet_kernels::matmul::matmul;
 use tracknet_kernels::{ComputeDtype, Linear4bitWeight, linear_4bit};
 
+use crate::models::graph::{Graph, Traced};
+
 use super::cast_to_dtype_of;
 use super::init::{Builder, Fill};
 
@@ -80,6 +82,11 @@ impl Linear {
     /// `[.., in]` → `[.., out]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         on_rows(x, |x| add_bias(self.weight.multiply(x), self.bias.as_ref()))
+    }
+
+    /// [`Linear::forward`] as part of a graph.
+    pub(crate) fn trace(&self, graph: &mut Graph, x: &Traced) -> Traced {
+        graph.linear(x, self.weight.dense(), self.bias.as_ref().map(Param::val))
     }
 }
 

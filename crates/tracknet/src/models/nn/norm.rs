@@ -2,10 +2,11 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{BatchNorm, BatchNormConfig};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use tracknet_kernels::{FusedActivation, NormSpec, batch_norm, group_norm, layer_norm};
 
 use crate::config::Norm;
+use crate::models::graph::{Graph, Traced};
 
 use super::activation::Activation;
 use super::init::{Builder, Fill};
@@ -48,6 +49,11 @@ impl LayerNorm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)
     }
+
+    /// [`LayerNorm::forward`] as part of a graph.
+    pub(crate) fn trace(&self, graph: &mut Graph, x: &Traced) -> Traced {
+        graph.layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon as f32)
+    }
 }
 
 /// The normalization of feature maps that a configuration chose.
@@ -85,6 +91,26 @@ impl ConvNorm {
         }
     }
 
+    /// [`ConvNorm::forward`] as part of a graph, with the running statistics.
+    pub(crate) fn trace(&self, graph: &mut Graph, x: &Traced, activation: Activation) -> Traced {
+        let y = match self {
+            Self::Group(norm) => norm.trace(graph, x),
+            Self::Batch(norm) => {
+                let StillNorm { scale, shift } = StillNorm::of_running(norm, &norm.gamma.val().device());
+                scale_and_shift(graph, x, scale, shift)
+            }
+        };
+        activation.trace(graph, &y)
+    }
+
+    /// This normalization as a scale and a shift of each channel in a graph, where it is one.
+    pub(crate) fn traced_as_still(&self) -> Option<StillNorm> {
+        match self {
+            Self::Group(_) => None,
+            Self::Batch(norm) => Some(StillNorm::of_running(norm, &norm.gamma.val().device())),
+        }
+    }
+
     /// This normalization as a scale and a shift of each channel, where it is one for `x`.
     pub(crate) fn still(&self, x: &Tensor<4>) -> Option<StillNorm> {
         match self {
@@ -106,12 +132,15 @@ impl StillNorm {
     /// `None` where `x` is trained on and moves the statistics.
     fn of(norm: &BatchNorm, x: &Tensor<4>) -> Option<Self> {
         let device = x.device();
-        if norm.training.is_enabled() && device.is_autodiff() {
-            return None;
-        }
-        let [mean, variance] = [&norm.running_mean, &norm.running_var].map(|state| state.value().to_device(&device));
+        let moves = norm.training.is_enabled() && device.is_autodiff();
+        (!moves).then(|| Self::of_running(norm, &device))
+    }
+
+    /// With the running statistics.
+    fn of_running(norm: &BatchNorm, device: &Device) -> Self {
+        let [mean, variance] = [&norm.running_mean, &norm.running_var].map(|state| state.value().to_device(device));
         let scale = norm.gamma.val() / variance.add_scalar(norm.epsilon).sqrt();
-        Some(Self { shift: norm.beta.val() - mean * scale.clone(), scale })
+        Self { shift: norm.beta.val() - mean * scale.clone(), scale }
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
@@ -161,6 +190,25 @@ impl GroupNorm {
         let y = group_norm(x, self.weight.val(), self.bias.val(), spec);
         if fused.is_some() { y } else { activation.forward(y) }
     }
+
+    /// The normalization without an activation as part of a graph.
+    fn trace(&self, graph: &mut Graph, x: &Traced) -> Traced {
+        let values = x.shape.iter().product::<usize>() / self.groups;
+        let rows = graph.reshape(x, &[self.groups, values]);
+        let rows = graph.standardize_rows(&rows, EPSILON as f32);
+        let y = graph.reshape(&rows, &x.shape);
+        scale_and_shift(graph, &y, self.weight.val(), self.bias.val())
+    }
+}
+
+/// `scale · x + shift` for each channel of `[channels, height, width]`, as part of a graph.
+fn scale_and_shift(graph: &mut Graph, x: &Traced, scale: Tensor<1>, shift: Tensor<1>) -> Traced {
+    let of_channels = |numbers: Tensor<1>| {
+        let [channels] = numbers.dims();
+        numbers.reshape([1, channels, 1, 1])
+    };
+    let y = graph.with_tensor("Mul", x, "weight", of_channels(scale));
+    graph.with_tensor("Add", &y, "bias", of_channels(shift))
 }
 
 /// 32, halved until it divides the channels.

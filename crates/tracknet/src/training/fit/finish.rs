@@ -6,12 +6,13 @@ use crate::artifacts::run::{Checkpoint, RunState};
 use crate::datasets::BatchLoader;
 use crate::error::{Error, IoContext, Result};
 use crate::evaluation::Calibration;
+use crate::evaluation::report::EVALUATION_FILE;
 use crate::models::HeatmapModel;
 use crate::models::memory::bytes;
 use crate::training::TrainingError;
 use crate::training::evaluate::Evaluation;
 
-use super::{EVALUATION_FILE, Outcome, TrainingRun, position};
+use super::{Outcome, TrainingRun, position};
 
 impl TrainingRun<'_> {
     /// Saves what was done before an error. A step changes nothing before it is known to be sound, so the model is that of

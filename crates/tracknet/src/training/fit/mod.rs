@@ -76,9 +76,6 @@ impl FitOptions {
     }
 }
 
-/// The evaluation of the best checkpoint, in a run's directory.
-pub const EVALUATION_FILE: &str = "evaluation.json";
-
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {

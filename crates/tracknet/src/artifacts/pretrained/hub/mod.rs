@@ -156,7 +156,7 @@ fn what_file(path: &Path) -> Result<String> {
 }
 
 /// `org/name`, or `name`, of the characters the hub allows; never a path that leaves the cache.
-fn is_hub_id(name: &str) -> bool {
+pub(crate) fn is_hub_id(name: &str) -> bool {
     let part = |p: &str| {
         !p.is_empty() && !p.starts_with('.') && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };

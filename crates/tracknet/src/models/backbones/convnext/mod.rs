@@ -19,6 +19,7 @@ use tracknet_kernels::{ComputeDtype, block::frozen_mlp};
 
 use crate::compute::is_cpu;
 use crate::models::features::{Features, Level};
+use crate::models::graph::{Graph, Traced};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Activation, Builder, Conv2d, ConvSpec, Fill, LayerNorm, Linear};
 
@@ -181,6 +182,30 @@ impl Stage {
     fn normalize(&self, cells: Cells) -> Cells {
         Cells { values: self.norm.forward(cells.values), ..cells }
     }
+
+    /// [`Stage::forward`] as part of a graph, on maps `[channels, rows, columns]`.
+    fn trace(&self, graph: &mut Graph, x: &Traced, added: Option<&Traced>, activation: Activation) -> Traced {
+        let normalized = |graph: &mut Graph, x: &Traced| {
+            on_cells(graph, x, |graph, x| graph.within("norm", |graph| self.norm.trace(graph, &x)))
+        };
+        let x = if self.is_first { x.clone() } else { normalized(graph, x) };
+        let mut x = self.conv.trace(graph, "conv", &x);
+        if let Some(added) = added {
+            x = graph.add(&x, added);
+        }
+        let x = if self.is_first { normalized(graph, &x) } else { x };
+        self.layers
+            .iter()
+            .enumerate()
+            .fold(x, |x, (i, layer)| graph.within(format!("layers.{i}"), |graph| layer.trace(graph, &x, activation)))
+    }
+}
+
+/// What `f` makes of the cells of a map, in a graph: `[channels, rows, columns]`, as `[rows, columns, channels]`, and back.
+fn on_cells(graph: &mut Graph, map: &Traced, f: impl FnOnce(&mut Graph, Traced) -> Traced) -> Traced {
+    let cells = graph.transpose(map, &[0, 2, 3, 1]);
+    let cells = f(graph, cells);
+    graph.transpose(&cells, &[0, 3, 1, 2])
 }
 
 /// `x + gamma ∘ pointwise2(act(pointwise1(norm(depthwise(x)))))`.
@@ -230,6 +255,19 @@ impl Layer {
         add_scaled(x, y, self.gamma.val())
     }
 
+    /// [`Layer::forward`] as part of a graph, on maps `[channels, rows, columns]`.
+    fn trace(&self, graph: &mut Graph, x: &Traced, activation: Activation) -> Traced {
+        let y = graph.within("depthwise_conv", |graph| self.depthwise_conv.trace(graph, x));
+        let y = on_cells(graph, &y, |graph, y| {
+            let y = graph.within("layer_norm", |graph| self.layer_norm.trace(graph, &y));
+            let y = self.pointwise_conv1.trace(graph, "pointwise_conv1", &y);
+            let y = activation.trace(graph, &y);
+            let y = self.pointwise_conv2.trace(graph, "pointwise_conv2", &y);
+            graph.with_tensor("Mul", &y, "gamma", self.gamma.val())
+        });
+        graph.add(x, &y)
+    }
+
     /// The linear layers by the names of their fields.
     fn linears(&self) -> [(&'static str, &LoraLayer<Linear>); 2] {
         [("pointwise_conv1", &self.pointwise_conv1), ("pointwise_conv2", &self.pointwise_conv2)]
@@ -258,6 +296,18 @@ impl BackboneNetwork for ConvNext {
     fn tokens(&self, images: Tensor<4>) -> Tensor<3> {
         let cells = self.run(images, None, self.stages.len(), |_, _| {}).values;
         self.layer_norm.forward(Tensor::cat(vec![cells.clone().mean_dim(1), cells], 1))
+    }
+
+    fn trace(&self, graph: &mut Graph, images: &Traced, added: Option<&Traced>) -> Vec<Traced> {
+        let (mut x, mut levels) = (images.clone(), Vec::new());
+        for (i, stage) in self.stages.iter().take(self.spec.last_stage()).enumerate() {
+            let added = added.filter(|_| i == 0);
+            x = graph.within(format!("stages.{i}"), |graph| stage.trace(graph, &x, added, self.spec.activation));
+            if self.spec.stages.contains(&(i + 1)) {
+                levels.push(x.clone());
+            }
+        }
+        levels
     }
 
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {

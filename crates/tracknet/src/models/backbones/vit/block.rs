@@ -6,9 +6,11 @@ use tracknet_kernels::ComputeDtype;
 use tracknet_kernels::attention::{Rotary, attention};
 use tracknet_kernels::residual::add_scaled;
 
+use crate::models::graph::{Graph, Numbers, Traced};
 use crate::models::lora::LoraLayer;
 use crate::models::nn::{Builder, Fill, LayerNorm, Linear};
 
+use super::position::Rotation;
 use super::spec::{MlpKind, VitSpec};
 
 /// Attention and MLP, each after a norm and added to its input.
@@ -81,6 +83,57 @@ impl Block {
         self.down.forward(inner)
     }
 
+    /// [`Block::forward`] as part of a graph, without adapters: `[tokens, hidden]` → the same shape.
+    pub(super) fn trace(&self, graph: &mut Graph, x: &Traced, rotation: Option<&Rotation>, spec: &VitSpec) -> Traced {
+        let y = graph.within("norm1", |graph| self.norm1.trace(graph, x));
+        let y = self.trace_attention(graph, &y, rotation, spec);
+        let x = trace_residual(graph, x, y, "scale1", self.scale1.as_ref());
+        let y = graph.within("norm2", |graph| self.norm2.trace(graph, &x));
+        let y = self.trace_mlp(graph, &y, spec);
+        trace_residual(graph, &x, y, "scale2", self.scale2.as_ref())
+    }
+
+    fn trace_attention(&self, graph: &mut Graph, x: &Traced, rotation: Option<&Rotation>, spec: &VitSpec) -> Traced {
+        let VitSpec { hidden, heads, .. } = *spec;
+        let (tokens, head) = (x.shape[0], hidden / heads);
+        let table = rotation.map(|rotation| trace_rotation(graph, rotation, [tokens, head]));
+        let of_heads = |graph: &mut Graph, name: &str, layer: &LoraLayer<Linear>| {
+            let y = layer.trace(graph, name, x);
+            let y = graph.reshape(&y, &[tokens, heads, head]);
+            graph.transpose(&y, &[0, 2, 1, 3])
+        };
+        let rotated = |graph: &mut Graph, x: Traced| match &table {
+            Some(table) => rotate(graph, &x, table),
+            None => x,
+        };
+        let query = of_heads(graph, "query", &self.query);
+        let query = rotated(graph, query);
+        let key = of_heads(graph, "key", &self.key);
+        let key = rotated(graph, key);
+        let value = of_heads(graph, "value", &self.value);
+        let query = graph.with_number("Mul", &query, 1.0 / (head as f32).sqrt());
+        let key = graph.transpose(&key, &[0, 1, 3, 2]);
+        let scores = graph.product(&query, &key);
+        let weights = graph.softmax(&scores);
+        let attended = graph.product(&weights, &value);
+        let attended = graph.transpose(&attended, &[0, 2, 1, 3]);
+        let attended = graph.reshape(&attended, &[tokens, hidden]);
+        self.output.trace(graph, "output", &attended)
+    }
+
+    fn trace_mlp(&self, graph: &mut Graph, x: &Traced, spec: &VitSpec) -> Traced {
+        let up = self.up.trace(graph, "up", x);
+        let inner = match &self.gate {
+            Some(gate) => {
+                let gate = gate.trace(graph, "gate", x);
+                let gate = spec.activation.trace(graph, &gate);
+                graph.multiply(&gate, &up)
+            }
+            None => spec.activation.trace(graph, &up),
+        };
+        self.down.trace(graph, "down", &inner)
+    }
+
     /// The linear layers by the names of their fields.
     pub(super) fn layers(&self) -> Vec<(&'static str, &LoraLayer<Linear>)> {
         let mut all =
@@ -110,4 +163,42 @@ fn residual(x: Tensor<3>, branch: Tensor<3>, scale: Option<&Param<Tensor<1>>>) -
         Some(scale) => add_scaled(x, branch, scale.val()),
         None => x + branch,
     }
+}
+
+/// [`residual`] as part of a graph.
+fn trace_residual(
+    graph: &mut Graph,
+    x: &Traced,
+    branch: Traced,
+    name: &str,
+    scale: Option<&Param<Tensor<1>>>,
+) -> Traced {
+    let branch = match scale {
+        Some(scale) => graph.with_tensor("Mul", &branch, name, scale.val()),
+        None => branch,
+    };
+    graph.add(x, &branch)
+}
+
+/// The constants that [`rotate`] needs, `[tokens, head]` each: cosines of both halves of a head, and sines of which those of the
+/// first half are negative.
+fn trace_rotation(graph: &mut Graph, (cos, sin): &Rotation, [tokens, head]: [usize; 2]) -> [String; 2] {
+    let pairs = head / 2;
+    let halves = |numbers: &[f32], sign: f32| -> Vec<f32> {
+        let rows = numbers.chunks(pairs);
+        rows.flat_map(|row| row.iter().map(move |number| sign * number).chain(row.iter().copied())).collect()
+    };
+    let shape = vec![tokens, head];
+    [("cos", halves(cos, 1.0)), ("sin", halves(sin, -1.0))]
+        .map(|(name, numbers)| graph.constant(name, shape.clone(), Numbers::Floats(numbers)))
+}
+
+/// `(x₁ cos − x₂ sin, x₂ cos + x₁ sin)` for the halves of each head `[heads, tokens, head]`, as part of a graph.
+fn rotate(graph: &mut Graph, x: &Traced, [cos, sin]: &[String; 2]) -> Traced {
+    let head = x.shape[2];
+    let (first, second) = (graph.slice(x, 3, 0..head / 2), graph.slice(x, 3, head / 2..head));
+    let swapped = graph.concat(&[&second, &first], 3);
+    let x = graph.with_constant("Mul", x, cos);
+    let swapped = graph.with_constant("Mul", &swapped, sin);
+    graph.add(&x, &swapped)
 }

@@ -27,12 +27,13 @@ use tracknet_kernels::{ComputeDtype, block::frozen_block};
 use crate::compute::is_cpu;
 use crate::models::ModelError;
 use crate::models::features::{Features, Level};
+use crate::models::graph::{Graph, Traced};
 use crate::models::lora::{AdaptableLayer, LoraLayer};
 use crate::models::nn::{Builder, Conv2d, ConvSpec, Fill, LayerNorm, cast_to_dtype_of};
 
 use super::{BackboneNetwork, BackboneSpec};
 pub use block::Block;
-use position::{resample_table, rotary};
+use position::{resample_table, rotary, rotation};
 pub use spec::{Biases, MlpKind, Position, Resampling, VitSpec};
 
 /// Patches → tokens → blocks → a grid of features.
@@ -134,8 +135,7 @@ impl Vit {
         }
     }
 
-    /// Class token, registers and patches; learned positions are added before the registers come in. `added` is
-    /// `[batch, hidden, rows, columns]`.
+    /// Class token, registers and patches; `added` is `[batch, hidden, rows, columns]`.
     fn embed(&self, images: Tensor<4>, grid: [usize; 2], added: Option<Tensor<4>>) -> Tensor<3> {
         let patches = self.patchify(images, grid);
         let [batch, count, hidden] = patches.dims();
@@ -143,6 +143,13 @@ impl Vit {
             Some(added) => patches + added.reshape([batch, hidden, count]).swap_dims(1, 2),
             None => patches,
         };
+        self.with_prefix(patches, grid)
+    }
+
+    /// Embedded patches `[batch, patches, hidden]` with class token and registers before them; learned positions are added before
+    /// the registers come in.
+    fn with_prefix(&self, patches: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
+        let [batch, count, hidden] = patches.dims();
         let class = cast_to_dtype_of(self.cls_token.val(), &patches).expand([batch, 1, hidden]);
         let tokens = Tensor::cat(vec![class, patches], 1);
         let tokens = match (&self.position, self.spec.position) {
@@ -203,6 +210,34 @@ impl BackboneNetwork for Vit {
     /// Class token, registers and patches after the final norm.
     fn tokens(&self, images: Tensor<4>) -> Tensor<3> {
         self.encode(images, None)
+    }
+
+    /// What comes before the patches, and the positions, are one table, which is added to the patches behind so many zeros.
+    fn trace(&self, graph: &mut Graph, images: &Traced, added: Option<&Traced>) -> Vec<Traced> {
+        let VitSpec { hidden, patch, .. } = self.spec;
+        let grid = [images.shape[1] / patch, images.shape[2] / patch];
+        let (count, prefix) = (grid[0] * grid[1], self.spec.prefix_tokens());
+        let mut map = self.patch.trace(graph, "patch", images);
+        if let Some(added) = added {
+            map = graph.add(&map, added);
+        }
+        let patches = graph.reshape(&map, &[hidden, count]);
+        let patches = graph.transpose(&patches, &[0, 2, 1]);
+        let patches = graph.zeros_before(&patches, prefix);
+        let table = self.with_prefix(Tensor::zeros([1, count, hidden], &self.cls_token.val().device()), grid);
+        let mut tokens = graph.with_tensor("Add", &patches, "embeddings", table);
+        let rotary = match self.spec.position {
+            Position::Rope { theta } => Some(rotation(&self.spec, theta, grid)),
+            Position::Learned { .. } => None,
+        };
+        for (i, block) in self.blocks.iter().enumerate() {
+            tokens =
+                graph.within(format!("blocks.{i}"), |graph| block.trace(graph, &tokens, rotary.as_ref(), &self.spec));
+        }
+        let tokens = graph.within("norm", |graph| self.norm.trace(graph, &tokens));
+        let patches = graph.slice(&tokens, 1, prefix..prefix + count);
+        let map = graph.transpose(&patches, &[0, 2, 1]);
+        vec![graph.reshape(&map, &[hidden, grid[0], grid[1]])]
     }
 
     fn visit_layers(&self, visit: &mut dyn FnMut(&str, &dyn AdaptableLayer)) {

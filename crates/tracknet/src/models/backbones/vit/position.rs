@@ -6,9 +6,18 @@ use tracknet_kernels::matmul::matmul;
 
 use super::spec::{Resampling, VitSpec};
 
+/// Cosines and sines, `[tokens, head / 2]` each.
+pub(super) type Rotation = (Vec<f32>, Vec<f32>);
+
 /// The rotary embedding of a grid of patches, as DINOv3 has it (Siméoni et al., 2025; RoFormer, Su et al., 2021, in two
-/// directions). Class and register tokens are not rotated.
-pub(super) fn rotary(spec: &VitSpec, theta: f32, [rows, columns]: [usize; 2], device: &Device) -> Rotary {
+/// directions).
+pub(super) fn rotary(spec: &VitSpec, theta: f32, grid: [usize; 2], device: &Device) -> Rotary {
+    let (cos, sin) = rotation(spec, theta, grid);
+    Rotary::new(cos, &sin, spec.prefix_tokens() + grid[0] * grid[1], device)
+}
+
+/// By how much [`rotary`] rotates each pair of numbers of a token. Class and register tokens are not rotated.
+pub(super) fn rotation(spec: &VitSpec, theta: f32, [rows, columns]: [usize; 2]) -> Rotation {
     let head = spec.hidden / spec.heads;
     let unrotated = spec.prefix_tokens() * (head / 2);
     let (mut cos, mut sin) = (vec![1.0; unrotated], vec![0.0; unrotated]);
@@ -19,7 +28,7 @@ pub(super) fn rotary(spec: &VitSpec, theta: f32, [rows, columns]: [usize; 2], de
             sin.extend(angles.iter().map(|a| libm::sinf(*a)));
         }
     }
-    Rotary::new(cos, &sin, spec.prefix_tokens() + rows * columns, device)
+    (cos, sin)
 }
 
 /// The centre of patch `index` of `count`, in −1..1.
