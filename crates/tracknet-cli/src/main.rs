@@ -19,6 +19,7 @@ mod out;
 mod predict;
 mod quantize;
 mod quickstart;
+mod serve;
 mod shipped;
 mod train;
 
@@ -42,6 +43,7 @@ enum Verb {
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Predict(predict::PredictArgs),
+    Serve(serve::ServeArgs),
     Data(data::DataArgs),
     Config(config::ConfigVerbArgs),
     Export(export::ExportArgs),
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Train(args) => train::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Predict(args) => predict::run(&args),
+        Verb::Serve(args) => serve::run(&args),
         Verb::Data(args) => data::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Export(args) => export::run(&args),
