@@ -41,6 +41,11 @@ impl Interrupt {
         self.at_once.store(at_once || self.stop.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
+    /// The exit code of an interrupted run, 128 plus the signal's number; `None` when no signal came.
+    pub(crate) fn exit_code_if_any(&self) -> Option<ExitCode> {
+        self.stop.load(Ordering::SeqCst).then(|| self.exit_code())
+    }
+
     /// The exit code of an interrupted run: 128 plus the signal's number.
     pub(crate) fn exit_code(&self) -> ExitCode {
         let number = self.signal.load(Ordering::SeqCst) as u8;

@@ -20,6 +20,7 @@ mod out;
 mod predict;
 mod quantize;
 mod quickstart;
+mod serve;
 mod shipped;
 mod train;
 
@@ -44,6 +45,7 @@ enum Verb {
     Eval(eval::EvalArgs),
     Predict(predict::PredictArgs),
     Label(label::LabelArgs),
+    Serve(serve::ServeArgs),
     Data(data::DataArgs),
     Config(config::ConfigVerbArgs),
     Export(export::ExportArgs),
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Verb::Eval(args) => eval::run(&args),
         Verb::Predict(args) => predict::run(&args),
         Verb::Label(args) => label::run(&args),
+        Verb::Serve(args) => serve::run(&args),
         Verb::Data(args) => data::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Export(args) => export::run(&args),

@@ -30,11 +30,12 @@ fn assert_files(dir: &Path, names: &[&str]) {
 #[test]
 fn the_help_of_every_verb_has_an_example() {
     let dir = tempfile::tempdir().unwrap();
-    let verbs: [&[&str]; 16] = [
+    let verbs: [&[&str]; 17] = [
         &["quickstart"],
         &["train"],
         &["eval"],
         &["predict"],
+        &["serve"],
         &["export"],
         &["quantize"],
         &["dequantize"],

@@ -4,8 +4,18 @@ use std::fs;
 
 /// Largest resident memory of this process since its start, or since [`reset_peak`], in bytes; where the system tells.
 pub fn peak_bytes() -> Option<u64> {
+    status_bytes("VmHWM:")
+}
+
+/// Resident memory of this process now, in bytes; where the system tells.
+pub fn resident_bytes() -> Option<u64> {
+    status_bytes("VmRSS:")
+}
+
+/// A size of proc_pid_status(5), which gives kibibytes.
+fn status_bytes(name: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
@@ -36,6 +46,8 @@ mod tests {
         let before = peak_bytes().unwrap();
         let touched = std::hint::black_box(vec![1u8; 64 << 20]);
         assert!(peak_bytes().unwrap() >= before + (32 << 20));
+        let resident = resident_bytes().unwrap();
+        assert!((32 << 20..=peak_bytes().unwrap()).contains(&resident), "{resident}");
         drop(touched);
         let clock = cpu_seconds().unwrap();
         let mut sum = 0u64;

@@ -25,7 +25,7 @@ mod jpeg;
 
 pub use super::frames::{is_picture, pictures_in};
 use decode::failure;
-pub use decode::{decode, decode_then, dimensions};
+pub use decode::{decode, decode_memory, decode_then, dimensions, dimensions_in_memory};
 
 /// Resizes `crop` (`[left, top, width, height]` in pixels, possibly fractional; `None` = all) of an image to `[W, H]`.
 ///
@@ -139,6 +139,19 @@ pub(crate) mod tests {
         assert!(message(&png[..png.len() / 2]).contains("0001.jpg: cannot decode: "));
         std::fs::remove_file(&path).unwrap();
         assert!(decode(&path).unwrap_err().to_string().contains("0001.jpg: cannot read: "));
+    }
+
+    #[test]
+    fn a_picture_in_memory_is_that_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jpg");
+        write_turned(&path, 24, 16, 6);
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(decode_memory(&bytes).unwrap(), decode(&path).unwrap());
+        assert_eq!(dimensions_in_memory(&bytes).unwrap(), [24, 16]);
+        let cut = decode_memory(&bytes[..bytes.len() - 2]).unwrap_err();
+        assert!(cut.starts_with("cannot decode: "), "{cut}");
+        assert_eq!(dimensions_in_memory(b"plain text").unwrap_err(), "cannot decode: is neither jpeg nor png");
     }
 
     #[test]

@@ -73,8 +73,14 @@ impl Prediction {
     }
 
     pub(super) fn json_line(&self, threshold: f32) -> Result<String> {
+        let json = serde_json::to_string(&self.line(threshold)).map_err(std::io::Error::from).at("(JSON line)")?;
+        Ok(json + "\n")
+    }
+
+    /// The object that is one of [`RowFormat::JsonLines`].
+    pub fn line(&self, threshold: f32) -> impl Serialize + '_ {
         let found = self.visible(threshold);
-        let line = Line {
+        Line {
             frame: self.frame,
             file: self.file.as_deref(),
             visible: found.is_some(),
@@ -83,9 +89,7 @@ impl Prediction {
             score: self.score(),
             source: self.source,
             error: self.damage.as_deref(),
-        };
-        let json = serde_json::to_string(&line).map_err(std::io::Error::from).at("(JSON line)")?;
-        Ok(json + "\n")
+        }
     }
 }
 

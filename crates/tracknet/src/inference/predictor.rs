@@ -33,8 +33,8 @@ use super::ring::{Cut, Ring};
 use super::selection::Selection;
 use super::{InferenceError, Prediction, Source, VideoTools};
 
-/// A model with everything around it that turns pictures into positions.
-#[derive(Debug)]
+/// A model with everything around it that turns pictures into positions. A clone shares the weights.
+#[derive(Debug, Clone)]
 pub struct Predictor {
     model: HeatmapModel,
     pub(super) spec: BatchSpec,
@@ -223,11 +223,28 @@ impl Predictor {
     /// # Errors
     /// If the picture cannot be resized or the model gives values that are not finite.
     pub fn image(&self, frame: RgbImage) -> Result<FrameResult> {
-        let mut ring = Ring::new(&self.spec);
-        let (change, mut cuts) =
-            self.prepare(0, &frame, &mut ring, &mut self.scene_watch()).map_err(InferenceError::Picture)?;
-        cuts.extend(ring.finish());
-        self.result(self.keep(0, None, frame, change), &self.heatmaps(&cuts)?)
+        let none = || Err(InferenceError::Picture("the model gave nothing".to_owned()).into());
+        self.images(vec![frame])?.pop().unwrap_or_else(none)
+    }
+
+    /// [`Predictor::image`] of several that have nothing to do with each other, in common forward passes: what was found on each,
+    /// or why nothing could be. Their numbers are their places in `frames`.
+    ///
+    /// # Errors
+    /// A device that fails them all.
+    pub fn images(&self, frames: Vec<RgbImage>) -> Result<Vec<Result<FrameResult>>> {
+        let mut cuts = Vec::new();
+        let mut read = |(number, frame): (u64, RgbImage)| {
+            let mut ring = Ring::new(&self.spec);
+            let (change, whole) = self.prepare(number, &frame, &mut ring, &mut self.scene_watch())?;
+            cuts.extend(whole);
+            cuts.extend(ring.finish());
+            Ok::<_, String>(self.keep(number, None, frame, change))
+        };
+        let reads: Vec<Result<Read, String>> = (0..).zip(frames).map(&mut read).collect();
+        let heatmaps = self.heatmaps(&cuts)?;
+        let result = |read: Result<Read, String>| self.result(read.map_err(InferenceError::Picture)?, &heatmaps);
+        Ok(reads.into_iter().map(result).collect())
     }
 
     /// Finds the ball on every frame of an image file, of a folder of jpg and png frames (in natural order of their

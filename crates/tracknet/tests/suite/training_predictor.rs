@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
+use image::RgbImage;
 use serde_json::json;
 use tracknet::artifacts::load_model_for_inference;
 use tracknet::evaluation::track::CANDIDATES;
@@ -17,6 +18,21 @@ use tracknet::inference::{FrameResult, Predicted, Predictor, StreamOptions, Trac
 use tracknet::training::{EvaluateOptions, evaluate};
 
 use crate::training_support::{config, lora, model, run, training};
+
+/// Pictures in common forward passes are what each is alone, and one that cannot be searched costs only its own result.
+fn together_as_alone(predictor: &Predictor, frames: Vec<RgbImage>) {
+    let mut mixed = frames.clone();
+    mixed.insert(2, RgbImage::new(0, 0));
+    let mut together = predictor.images(mixed).unwrap();
+    assert!(together.remove(2).is_err());
+    assert_eq!(together.len(), frames.len());
+    for (found, frame) in together.into_iter().map(Result::unwrap).zip(frames) {
+        let alone = predictor.image(frame.clone()).unwrap();
+        assert_eq!(found.frame, frame);
+        let apart = found.heatmap.iter().zip(&alone.heatmap).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart < 1e-4, "{apart}");
+    }
+}
 
 #[test]
 fn a_run_directory_is_enough_to_predict_and_to_evaluate() {
@@ -60,6 +76,7 @@ fn a_run_directory_is_enough_to_predict_and_to_evaluate() {
     assert!(results.iter().any(|result| result.prediction.detection.is_some()), "nothing was compared");
     let single = predictor.image(results[2].frame.clone()).unwrap();
     assert_eq!(single.prediction.frame, 0);
+    together_as_alone(&predictor, results.iter().map(|result| result.frame.clone()).collect());
 
     let options = TrackOptions { threshold: 0.01, ..TrackOptions::default() };
     let metrics = MetricOptions { track: Some(options.clone()), ..MetricOptions::default() };

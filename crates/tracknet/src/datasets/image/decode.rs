@@ -62,6 +62,28 @@ pub fn dimensions(path: &Path, orientation: ExifOrientation) -> Result<[usize; 2
     })
 }
 
+/// [`decode`] of a file's bytes, which did not come from a file.
+///
+/// # Errors
+/// Why it is no picture, damaged or cut off.
+pub fn decode_memory(bytes: &[u8]) -> Result<RgbImage, String> {
+    let header = header_of_memory(bytes)?;
+    let _reserved = PIXELS.reserve(header.bytes);
+    caught(|| decode_bytes(bytes, header.orientation))
+}
+
+/// Size of a picture that is in memory as `[W, H]`, as stored, from its header only.
+///
+/// # Errors
+/// A header that is none of a picture, or of one that is too large for [`decode_memory`].
+pub fn dimensions_in_memory(bytes: &[u8]) -> Result<[u32; 2], String> {
+    header_of_memory(bytes).map(|header| header.size)
+}
+
+fn header_of_memory(bytes: &[u8]) -> Result<Header, String> {
+    caught(|| header_of(Cursor::new(bytes)))
+}
+
 /// What is known of a picture before it is decoded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Header {
@@ -94,12 +116,14 @@ fn read_header(path: &Path) -> Result<Header, DatasetError> {
     Ok(Header { bytes: header.bytes + stored, ..header })
 }
 
-/// Files are somebody else's: a panic inside a codec must not end a run of hours.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, String>) -> Result<T, DatasetError> {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|reason| failure(path, reason)),
-        Err(_) => Err(failure(path, "cannot decode: the codec gave up on this file".to_owned())),
-    }
+    caught(work).map_err(|reason| failure(path, reason))
+}
+
+/// Files are somebody else's: a panic inside a codec must not end a run of hours.
+fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    caught.unwrap_or_else(|_| Err("cannot decode: the codec gave up on this file".to_owned()))
 }
 
 fn header_of(mut reader: impl BufRead + Seek) -> Result<Header, String> {
