@@ -356,7 +356,7 @@ fn several_sources_get_a_folder_each_and_one_that_fails_does_not_end_the_others(
     let of = |name: &str| rows(&dir.path().join(format!("found/{name}/{name}.csv")));
     assert_eq!((of("rally").len(), of("rally"), of("frames").len()), (5, of("rally-2"), 5));
     let [_, error] = ends(1, dir.path(), ["predict", run, "games/*.mkv"]);
-    contains_all(&error, &["games/*.mkv`: no picture, video or folder has a name of this pattern"]);
+    contains_all(&error, &["games/*.mkv: no picture, video or folder has a name of this pattern"]);
 }
 
 #[test]

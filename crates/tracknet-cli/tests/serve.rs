@@ -56,7 +56,7 @@ fn made() -> &'static Made {
             train(
                 dir.path(),
                 "vit_lora_heatmap",
-                &["model.pretrained_model_name=./base", seed, "training.optimizer.lr=0.05"],
+                &["model.pretrained_model_name=./base", seed, "training.optimizer.lr=0.02", "training.loss.name=focal"],
             )
         };
         let runs = [lora("training.seed=2"), lora("training.seed=3")];
@@ -376,7 +376,12 @@ fn videos_give_the_rows_of_predict_as_they_are_found_or_the_video_with_the_ball_
     let (last, found) = rows.split_last().unwrap();
     assert!(found.len() >= 8 && found.iter().all(|row| row.get("frame").is_some()), "{rows:?}");
     assert!(last["detail"].as_str().unwrap().contains("cut off or damaged"), "{last}");
-    contains_all(&server.get("/metrics").text(), &["tracknet_videos 0"]);
+    // The place of a video is free a moment after its answer has ended.
+    let is_free = || server.get("/metrics").text().contains("tracknet_videos 0");
+    assert!((0..100).any(|_| is_free() || {
+        std::thread::sleep(Duration::from_millis(50));
+        false
+    }));
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub fn next(clips: &[usize], labelled: &[bool], doubts: &[Option<f32>], besides:
         counts.into_iter().map(|(clip, [all, with])| (clip, with as f32 / all as f32)).collect();
     let worth = |frame: usize| {
         let doubt = doubts[frame].unwrap_or(UNKNOWN) + 0.02;
-        let near = (distance[frame].min(NEAR) as f32 / NEAR as f32).max(0.02);
+        let near = (distance[frame].min(NEAR) as f32 / NEAR as f32).powi(2);
         // Among equals one of the clip with the fewest labels, and of these the one that is farthest from all of them.
         doubt * near + 1e-4 * distance[frame].min(1000) as f32 - 0.02 * share[&clips[frame]]
     };

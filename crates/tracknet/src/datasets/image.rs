@@ -30,8 +30,11 @@ pub use decode::{decode, decode_memory, decode_then, dimensions, dimensions_in_m
 /// Resizes `crop` (`[left, top, width, height]` in pixels, possibly fractional; `None` = all) of an image to `[W, H]`.
 ///
 /// # Errors
-/// A crop outside the image, with the reason.
+/// A picture without pixels or a crop outside of it, with the reason.
 pub fn resize(image: &RgbImage, crop: Option<[f64; 4]>, size: [usize; 2]) -> Result<RgbImage, String> {
+    if image.width() == 0 || image.height() == 0 {
+        return Err("the picture has no pixels".to_owned());
+    }
     let [width, height] = [0, 1].map(|axis| u32::try_from(size[axis]).unwrap_or(u32::MAX));
     let source =
         ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).map_err(|e| e.to_string())?;

@@ -114,7 +114,7 @@ pub enum InferenceError {
         known: String,
     },
     /// What is named is no source, or not one of which this can be asked.
-    #[error("`{name}`: {reason}")]
+    #[error("{name}: {reason}")]
     Source {
         /// What was named.
         name: String,

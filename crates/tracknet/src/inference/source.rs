@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(names(&both), ["clip", "b9"]);
 
         let error = |name: PathBuf| Source::find_all([name]).unwrap_err().to_string();
-        assert!(error(at("none.mp4")).ends_with("none.mp4`: no such file or directory"));
+        assert!(error(at("none.mp4")).ends_with("none.mp4: no such file or directory"));
         assert!(error(at("*.mp4")).contains("no picture, video or folder has a name of this pattern"));
         assert!(error(at("empty")).contains("empty"), "{}", error(at("empty")));
         for trick in ["concat:a.mp4|b.mp4", "file:/etc/passwd", "-filter_complex"] {
