@@ -47,7 +47,6 @@ impl Browser {
         });
         let Some(mut child) = started else {
             assert!(std::env::var_os("CI").is_none_or(|value| value != "true"), "chromium is not installed");
-            println!("chromium is not installed: what needs a browser is not tested");
             return None;
         };
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);

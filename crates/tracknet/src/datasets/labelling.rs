@@ -39,8 +39,11 @@ struct BookFrame {
     path: PathBuf,
     clip: usize,
     /// The label, and the status of its row.
-    label: Option<(Label, String)>,
+    label: Option<Labelled>,
 }
+
+/// A label, and the status of its row.
+type Labelled = (Label, String);
 
 /// What a copy of a label file of another form is called.
 const KEPT: &str = "Label.csv.before-labelling";
@@ -177,7 +180,7 @@ impl LabelBook {
 
 /// The labels of a clip by the stems of their frames, with the status of their rows; and whether the file has another form than this
 /// program writes.
-fn read_labels(dir: &Path) -> Result<(BTreeMap<String, (Label, String)>, bool)> {
+fn read_labels(dir: &Path) -> Result<(BTreeMap<String, Labelled>, bool)> {
     let Some(path) = label_files(dir).at(dir)?.into_iter().next() else { return Ok((BTreeMap::new(), false)) };
     let refuse = |reason: String| DatasetError::Image { path: path.clone(), reason };
     if path.file_name().is_none_or(|name| name != LABEL_FILE) {
