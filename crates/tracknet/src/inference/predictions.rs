@@ -77,7 +77,7 @@ impl Prediction {
         Ok(json + "\n")
     }
 
-    /// The object that is one of [`RowFormat::JsonLines`].
+    /// The object that is one of [`RowFormat::JsonLines`](super::RowFormat::JsonLines).
     pub fn line(&self, threshold: f32) -> impl Serialize + '_ {
         let found = self.visible(threshold);
         Line {
@@ -109,7 +109,7 @@ struct Line<'a> {
     error: Option<&'a str>,
 }
 
-/// Writes all rows of a clip as CSV, see [`RowFormat::Csv`].
+/// Writes all rows of a clip as CSV, see [`RowFormat::Csv`](super::RowFormat::Csv).
 ///
 /// # Errors
 /// A file that cannot be written; an old file then stays as it was.
