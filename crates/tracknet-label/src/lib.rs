@@ -3,7 +3,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`extract`] | a video → clips of frames to label |
+//! | [`mod@extract`] | a video → clips of frames to label |
 //! | [`proposals`] | what a trained run finds on the frames, computed beside the page |
 //! | [`doubt`] | which frame is worth labelling next |
 //! | [`work`] | the labels, the proposals and the training that several pages share |
