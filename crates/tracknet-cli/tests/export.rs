@@ -22,7 +22,7 @@ fn names(dir: &Path) -> Vec<String> {
 fn a_run_with_adapters_on_4_bits_becomes_one_onnx_file_with_its_card() {
     let dir = tempfile::tempdir().unwrap();
     render_rallies(dir.path(), 3);
-    let run = train(dir.path(), "vit_qlora_heatmap", &[]);
+    let run = train(dir.path(), "vit_qlora_heatmap", &["training.loss.name=focal"]);
     assert_eq!(ok(dir.path(), ["export", &run, "out", "--format", "onnx"]).trim(), "wrote out");
     let out = dir.path().join("out");
     assert_eq!(names(&out), ["README.md", "checksums.json", "model.onnx"]);
