@@ -31,7 +31,7 @@ fn a_run_with_adapters_on_4_bits_becomes_one_onnx_file_with_its_card() {
     let file = fs::read(out.join("model.onnx")).unwrap();
     let file = String::from_utf8_lossy(&file);
     contains_all(&file, &["LayerNormalization", "backbone.blocks.0.query.weight", "decoder.stages.0.proj.weight"]);
-    contains_all(&file, &["\"resize\":[96,64]", "\"mean\":[0.485,0.456,0.406]", "\"activation\":\"clamp\""]);
+    contains_all(&file, &["\"resize\":[96,64]", "\"mean\":[0.485,0.456,0.406]", "\"activation\":\"sigmoid\""]);
     contains_all(&file, &["\"relative_support\":0.5", "\"threshold\":0.5", "x * frame width / 24"]);
 
     let card = fs::read_to_string(out.join("README.md")).unwrap();
